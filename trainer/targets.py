@@ -1,0 +1,22 @@
+"""What an adapter may attach to. Model families list targets; adapters consume them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One layer of one component, with the name that kohya's files give it.
+
+    `in_features` and `out_features` are channels for convolutions. `kernel` is how the FILE stores the layer: None for
+    a linear layer, (1, 1) or (3, 3) for a convolution. `extra` marks layers adapted only when `conv_dim` is set.
+    """
+
+    component: str
+    path: str
+    name: str
+    in_features: int
+    out_features: int
+    kernel: tuple[int, int] | None = None
+    extra: bool = False
