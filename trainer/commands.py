@@ -1,0 +1,82 @@
+"""What a run can be told, and the two ways in: an inbox for this process and a file for any other.
+
+A run asks its inbox at the end of every step and inside every long phase.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections import deque
+from enum import StrEnum
+from pathlib import Path
+
+CONTROL_FILE = "control"
+"""Name inside a run's folder. One command a line; the run removes the file when it has read it."""
+
+_CONTROL_LIMIT = 4096
+"""Bytes read from a control file; more cannot be an honest list of commands."""
+
+
+class Command(StrEnum):
+    """STOP saves and finishes; ABORT ends without a final file; PAUSE frees the device until RESUME."""
+
+    STOP = "stop"
+    ABORT = "abort"
+    PAUSE = "pause"
+    RESUME = "resume"
+    SAVE_NOW = "save_now"
+    SAMPLE_NOW = "sample_now"
+
+
+class Inbox:
+    """A queue of commands, safe to fill from any thread or signal handler."""
+
+    def __init__(self) -> None:
+        self._queue: deque[Command] = deque()
+        self._arrived = threading.Event()
+        self._control: Path | None = None
+
+    def watch(self, folder: Path) -> None:
+        """Also take commands from the control file in `folder`."""
+        self._control = folder / CONTROL_FILE
+
+    def send(self, command: Command) -> None:
+        """Add a command."""
+        self._queue.append(command)
+        self._arrived.set()
+
+    def take(self) -> list[Command]:
+        """Return the commands that have arrived, oldest first, and forget them."""
+        self._arrived.clear()
+        taken = _read_control(self._control) if self._control else []
+        while self._queue:
+            taken.append(self._queue.popleft())
+        return taken
+
+    def peek(self) -> tuple[Command, ...]:
+        """Return the waiting commands without forgetting them; the control file is read into the queue first."""
+        if self._control:
+            self._queue.extend(_read_control(self._control))
+        return tuple(self._queue)
+
+    def wait(self, seconds: float) -> None:
+        """Sleep until a command arrives from this process, at most `seconds`."""
+        self._arrived.wait(seconds)
+
+
+def _read_control(path: Path) -> list[Command]:
+    """Read and remove the control file. Only a regular file counts: a link could lead out of the run's folder."""
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return []
+    except FileNotFoundError:
+        return []
+    claimed = path.with_name(f"{path.name}.taken")
+    os.replace(path, claimed)
+    with open(claimed, encoding="utf-8", errors="replace") as file:
+        words = file.read(_CONTROL_LIMIT).split()
+    claimed.unlink()
+    known = {command.value for command in Command}
+    return [Command(word) for word in words if word in known]

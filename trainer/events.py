@@ -1,0 +1,181 @@
+"""What a run tells those who watch it. Frozen, plain values, picklable.
+
+On disk (`events.jsonl`) and in the snapshot an event is its class name and its fields; see `to_record`.
+Steps are optimizer steps counted from 1, epochs likewise; times are seconds since the Unix epoch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Root of the events. `time` is when it was made."""
+
+    time: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started(Event):
+    """The plan of a run that begins (`step` 0) or goes on after the restored `step`."""
+
+    folder: str
+    step: int
+    total_steps: int
+    total_epochs: int
+    steps_per_epoch: int
+    resumed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage(Event):
+    """Progress of one phase: `done` of `total` (0 = length unknown)."""
+
+    name: str
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepDone(Event):
+    """One optimizer step. `loss` is the mean over its samples, before accumulation divides it.
+
+    `lr` maps a trained component to its learning rate; `step_size` is the D-Adaptation or Prodigy estimate d;
+    `seconds` is the step's duration; `memory` is bytes in use on the device, or of the process on a CPU;
+    `skipped` says that a gradient was not finite and the weights stayed as they were.
+    """
+
+    step: int
+    epoch: int
+    loss: float
+    average_loss: float
+    lr: Mapping[str, float]
+    seconds: float
+    grad_norm: float | None = None
+    step_size: float | None = None
+    memory: int = 0
+    skipped: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochDone(Event):
+    """The end of an epoch with the mean loss of its steps."""
+
+    epoch: int
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saved(Event):
+    """A file or state folder was written and verified. `kind` is "lora" or "state"."""
+
+    kind: str
+    path: str
+    step: int
+    epoch: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleReady(Event):
+    """One sample picture, made after `step` steps (0 = before training)."""
+
+    path: str
+    step: int
+    epoch: int
+    index: int
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validated(Event):
+    """Loss on held-out pictures at fixed noise."""
+
+    step: int
+    epoch: int
+    loss: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warned(Event):
+    """Something to know that does not stop the run."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paused(Event):
+    """The run waits after `step`, its state saved and the device free."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed(Event):
+    """A paused run goes on."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished(Event):
+    """The run ended with a file. `stopped` says that it was asked to end early; `path` is empty after an abort."""
+
+    step: int
+    epoch: int
+    path: str
+    stopped: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed(Event):
+    """The run ended with an error. `kind` is the error's class, `remedy` what to do."""
+
+    kind: str
+    message: str
+    remedy: str
+    step: int
+
+
+Emit = Callable[[Event], None]
+"""Takes an event to whoever watches; never raises, never blocks for long."""
+
+KINDS: dict[str, type[Event]] = {
+    kind.__name__: kind
+    for kind in (
+        Started,
+        Stage,
+        StepDone,
+        EpochDone,
+        Saved,
+        SampleReady,
+        Validated,
+        Warned,
+        Paused,
+        Resumed,
+        Finished,
+        Failed,
+    )
+}
+
+
+def to_record(event: Event) -> dict[str, object]:
+    """Return the event as one JSON-able mapping, its class name under "event"."""
+    return {"event": type(event).__name__, **dataclasses.asdict(event)}
+
+
+def from_record(record: Mapping[str, object]) -> Event:
+    """Return the event of a mapping made by `to_record`; fields that are not known are left out.
+
+    Raises:
+        KeyError: the class name is missing or unknown.
+    """
+    kind = KINDS[str(record["event"])]
+    names = {each.name for each in dataclasses.fields(kind)}
+    return kind(**{name: value for name, value in record.items() if name in names})  # type: ignore[arg-type]
