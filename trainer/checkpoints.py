@@ -1,0 +1,152 @@
+"""The state that a run resumes from: adapter, optimizer, schedule and position. Bit for bit, atomic, verified.
+
+    state/step-00000012/adapter.safetensors   LoRA matrices in float32, kohya's keys
+                        optimizer.pt          optimizer, schedule and loss scaler; read with weights_only
+                        state.json            position and, written last, the sha256 of the other two
+
+Nothing else is needed: data order, noise, timesteps and captions are functions of (seed, step, slot).
+A state is a folder renamed into place when it is complete; the newest `KEPT` are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from trainer.errors import RunError, StateError
+from trainer.files import sha256_of, sync_folder
+
+FORMAT = 1
+KEPT = 2
+_PREFIX = "step-"
+_ADAPTER, _OPTIMIZER, _STATE = "adapter.safetensors", "optimizer.pt", "state.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a run is: `step` optimizer steps are done; `losses` are the newest step losses, oldest first;
+    `epoch_losses` are those of the epoch under way. `settings` is the flat config that the run was started with,
+    `environment` what exactness depends on besides it.
+    """
+
+    step: int
+    losses: tuple[float, ...]
+    epoch_losses: tuple[float, ...]
+    settings: Mapping[str, object]
+    environment: Mapping[str, object]
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a state folder holds: `adapter` by kohya key, float32; `trained` is the optimizer's part."""
+
+    position: Position
+    adapter: dict[str, Tensor]
+    trained: dict[str, Any]
+
+
+def save_state(folder: Path, state: State) -> Path:
+    """Write a state into `folder`, remove all but the newest `KEPT`, and return the new state's folder.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written; earlier states stay as they are.
+    """
+    target = folder / f"{_PREFIX}{state.position.step:08d}"
+    temporary = folder / f".{target.name}.{os.getpid()}.tmp"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        _write(temporary, state)
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(temporary, target)
+        sync_folder(folder)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise RunError(
+            f"The resume state could not be written to {str(target)!r} ({error.strerror or error}).",
+            "Free disk space or restore the folder, then resume; the earlier state is untouched.",
+        ) from error
+    for old in _complete(folder)[:-KEPT]:
+        shutil.rmtree(old)
+    return target
+
+
+def _write(folder: Path, state: State) -> None:
+    save_file(state.adapter, folder / _ADAPTER)
+    torch.save(state.trained, folder / _OPTIMIZER)
+    for name in (_ADAPTER, _OPTIMIZER):
+        with open(folder / name, "rb+") as file:
+            os.fsync(file.fileno())
+    record = {
+        "format": FORMAT,
+        "sha256": {name: sha256_of(folder / name) for name in (_ADAPTER, _OPTIMIZER)},
+        **asdict(state.position),
+    }
+    with open(folder / _STATE, "w", encoding="utf-8") as file:
+        json.dump(record, file)
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(folder)
+
+
+def newest_state(folder: Path, warn: Callable[[str], None]) -> Path | None:
+    """Return the newest state folder whose files are whole; `warn` is told of each that is not."""
+    for path in reversed(_complete(folder)):
+        try:
+            _record(path)
+        except StateError as error:
+            warn(str(error))
+        else:
+            return path
+    return None
+
+
+def load_state(path: Path) -> State:
+    """Read a state folder, onto the CPU.
+
+    Raises:
+        StateError: it is missing, incomplete, damaged, or of another format.
+    """
+    record = _record(path)
+    position = Position(
+        step=int(record["step"]),
+        losses=tuple(record["losses"]),
+        epoch_losses=tuple(record["epoch_losses"]),
+        settings=record["settings"],
+        environment=record["environment"],
+        seconds=float(record["seconds"]),
+    )
+    trained = torch.load(path / _OPTIMIZER, map_location="cpu", weights_only=True)
+    return State(position, load_file(path / _ADAPTER), trained)
+
+
+def _record(path: Path) -> dict[str, Any]:
+    remedy = "Resume from another state, or start again with --overwrite."
+    try:
+        record = json.loads((path / _STATE).read_text(encoding="utf-8"))
+        hashes = {name: sha256_of(path / name) for name in (_ADAPTER, _OPTIMIZER)}
+    except (OSError, ValueError) as error:
+        raise StateError(f"resume: {str(path)!r} is not a whole resume state ({error}).", remedy) from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise StateError(f"resume: {str(path)!r} has a format that this version does not read.", remedy)
+    if record.get("sha256") != hashes:
+        raise StateError(f"resume: files in {str(path)!r} are damaged (their checksums differ).", remedy)
+    return record
+
+
+def _complete(folder: Path) -> list[Path]:
+    """State folders by step, oldest first. A link is not followed: it could lead out of the run's folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.glob(f"{_PREFIX}*") if path.is_dir() and not path.is_symlink())
