@@ -62,13 +62,14 @@ def save_state(folder: Path, state: State) -> Path:
         RunError: the disk is full or the folder cannot be written; earlier states stay as they are.
     """
     target = folder / f"{_PREFIX}{state.position.step:08d}"
-    temporary = folder / f".{target.name}.{os.getpid()}.tmp"
+    temporary = folder / f".{target.name}.new"
+    replaced = folder / f".{target.name}.old"
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         _write(temporary, state)
         if target.exists():
-            shutil.rmtree(target)
+            os.replace(target, replaced)
         os.replace(temporary, target)
         sync_folder(folder)
     except OSError as error:
@@ -77,8 +78,8 @@ def save_state(folder: Path, state: State) -> Path:
             f"The resume state could not be written to {str(target)!r} ({error.strerror or error}).",
             "Free disk space or restore the folder, then resume; the earlier state is untouched.",
         ) from error
-    for old in _complete(folder)[:-KEPT]:
-        shutil.rmtree(old)
+    for old in (replaced, *_complete(folder)[:-KEPT]):
+        shutil.rmtree(old, ignore_errors=True)
     return target
 
 
