@@ -1,0 +1,248 @@
+"""LoRA matrices inside a loaded model: PEFT injects them, the files' names and order are kohya's."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import peft
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from trainer.adapters.lora.config import ALPHA_TOLERANCE, LoraSpec, module_shapes
+from trainer.adapters.lora.header import ALPHA, DOWN, UP
+from trainer.errors import ModelError
+from trainer.randomness import stream
+from trainer.targets import Target
+
+PEFT_NAME = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptedLayer:
+    """One adapted layer: y = base(x) + up(down(x)) * alpha / rank."""
+
+    target: Target
+    layer: LoraLayer
+    rank: int
+    alpha: float
+
+    @property
+    def down(self) -> nn.Parameter:
+        """The first matrix, [rank, in] or [rank, in, kh, kw]."""
+        return self.layer.lora_A[PEFT_NAME].weight
+
+    @property
+    def up(self) -> nn.Parameter:
+        """The second matrix, [out, rank] or [out, rank, 1, 1]; zero at the start."""
+        return self.layer.lora_B[PEFT_NAME].weight
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the module's three entries with the file's shapes; the matrices share memory with the parameters."""
+        shapes = module_shapes(self.target, self.rank)
+        values = (torch.tensor(self.alpha, dtype=torch.float32), self.down.detach(), self.up.detach())
+        return {
+            key: value.reshape(shape).contiguous() for (key, shape), value in zip(shapes.items(), values, strict=True)
+        }
+
+    def check(self, tensors: Mapping[str, Tensor], source: str) -> None:
+        """Raise ModelError if rank, shape or alpha of this module are others in `tensors`."""
+        name = self.target.name
+        for part, parameter in ((DOWN, self.down), (UP, self.up)):
+            value = tensors.get(f"{name}.{part}")
+            if value is not None and _matrix(value.shape) != _matrix(parameter.shape):
+                raise ModelError(
+                    f"{source}: {name}.{part} is {list(value.shape)}, this LoRA has {list(parameter.shape)} "
+                    f"(rank {self.rank}).",
+                    "Use the rank of the file (network_dim, conv_dim), or dim_from_weights = true.",
+                )
+        alpha = tensors.get(f"{name}.{ALPHA}")
+        if alpha is not None and not math.isclose(float(alpha), self.alpha, rel_tol=ALPHA_TOLERANCE):
+            raise ModelError(
+                f"{source}: {name} has alpha {float(alpha):g}, this LoRA has {self.alpha:g}.",
+                "Use the alpha of the file (network_alpha, conv_alpha), or dim_from_weights = true.",
+            )
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy the matrices of this module that `tensors` has."""
+        for part, parameter in ((DOWN, self.down), (UP, self.up)):
+            value = tensors.get(f"{self.target.name}.{part}")
+            if value is not None:
+                # A 1x1 convolution and a linear layer are the same matrix: files have either.
+                parameter.copy_(value.reshape(parameter.shape))
+
+
+class Adapter:
+    """A LoRA on one or more components of a model, each of which keeps its own weights frozen."""
+
+    def __init__(self, modules: Sequence[AdaptedLayer]) -> None:
+        self.modules = tuple(modules)
+
+    @classmethod
+    def inject(
+        cls,
+        components: Mapping[str, nn.Module],
+        targets: Sequence[Target],
+        spec: LoraSpec,
+        *,
+        seed: int,
+        dtype: torch.dtype = torch.float32,
+    ) -> Adapter:
+        """Freeze `components` and add the matrices of `spec` to those of `targets` that it selects.
+
+        The matrices are `dtype` whatever the dtype of the base. `down` is drawn on the CPU from Kaiming's uniform
+        distribution with a = sqrt(5), that is U(-1/sqrt(fan_in), 1/sqrt(fan_in)), as a function of the seed and the
+        module's name, so it is the same on every device and whatever else is trained; `up` is zero.
+
+        Raises ModelError if a target is missing from its component or has another shape there.
+        """
+        selected = spec.select(targets)
+        for target in selected:
+            _check(components, target)
+        for component in components.values():
+            component.requires_grad_(False)
+        for name in dict.fromkeys(target.component for target in selected):
+            _inject(components[name], [target for target in selected if target.component == name], spec)
+        modules = [
+            AdaptedLayer(target, _lora_layer(components, target), spec.rank(target), spec.alpha(target))
+            for target in selected
+        ]
+        for module in modules:
+            _initialise(module, seed, dtype)
+        return cls(modules)
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The components with matrices, in file order."""
+        return tuple(dict.fromkeys(module.target.component for module in self.modules))
+
+    def parameters(self, component: str | None = None) -> list[nn.Parameter]:
+        """Return the trained matrices of one component, or of all, in file order."""
+        return [parameter for _, parameter in self.named_parameters(component)]
+
+    def named_parameters(self, component: str | None = None) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield (kohya key, parameter) in file order, which is the order of the optimizer's state."""
+        for module in self.modules:
+            if component in (None, module.target.component):
+                yield f"{module.target.name}.{DOWN}", module.down
+                yield f"{module.target.name}.{UP}", module.up
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return key -> tensor in creation order, float32 if injected so, as the file will have them.
+
+        The matrices share memory with the parameters: clone them to keep them over a step. They are all that the
+        adapter has of state, so `load(tensors())` is exact.
+        """
+        result: dict[str, Tensor] = {}
+        for module in self.modules:
+            result |= module.tensors()
+        return result
+
+    def load(self, tensors: Mapping[str, Tensor], *, strict: bool = True, source: str = "The LoRA") -> tuple[str, ...]:
+        """Copy a LoRA's tensors into this one and return one notice for each kind of difference.
+
+        With `strict` every key must be there on both sides. Without it, modules that `tensors` lacks keep their start
+        values and modules that only `tensors` has stay out, which the notices say. `source` begins the messages.
+        Raises ModelError, before anything is copied.
+        """
+        wanted = [key for module in self.modules for key in module_shapes(module.target, module.rank)]
+        missing = [key for key in wanted if key not in tensors]
+        unknown = sorted(set(tensors) - set(wanted))
+        notices = []
+        if missing:
+            notices.append(f"{source} lacks {len(missing)} of {len(wanted)} keys, the first is {missing[0]}.")
+        if unknown:
+            notices.append(f"{source} has {len(unknown)} keys that this LoRA doesn't have, the first is {unknown[0]}.")
+        if notices and (strict or len(missing) == len(wanted)):
+            raise ModelError(" ".join(notices), "Use a LoRA for the same model, trained on the same layers.")
+        for module in self.modules:
+            module.check(tensors, source)
+        for module in self.modules:
+            module.load(tensors)
+        return tuple(notices)
+
+    @contextmanager
+    def multiplied(self, factor: float) -> Iterator[None]:
+        """Within the context the matrices count `factor` times: 0 shows the model without the LoRA."""
+        before = [module.layer.scaling[PEFT_NAME] for module in self.modules]
+        try:
+            for module, scale in zip(self.modules, before, strict=True):
+                module.layer.scaling[PEFT_NAME] = scale * factor
+            yield
+        finally:
+            for module, scale in zip(self.modules, before, strict=True):
+                module.layer.scaling[PEFT_NAME] = scale
+
+
+def _matrix(shape: torch.Size) -> tuple[int, ...]:
+    """Return a weight's shape without the 1x1 kernel that a convolution has over a linear layer."""
+    return tuple(shape[:2]) if tuple(shape[2:]) == (1, 1) else tuple(shape)
+
+
+def _check(components: Mapping[str, nn.Module], target: Target) -> None:
+    """Raise ModelError unless the layer that `target` names is there and has its shape."""
+    try:
+        layer = components[target.component].get_submodule(target.path)
+    except (KeyError, AttributeError) as error:
+        raise ModelError(
+            f"The model has no layer {target.path} in its {target.component} ({target.name}).",
+            "Its configuration and its weights don't belong together; check the checkpoint.",
+        ) from error
+    expected = (target.out_features, target.in_features, *(target.kernel or ()))
+    found = tuple(layer.weight.shape) if isinstance(layer, nn.Linear | nn.Conv2d) else ()
+    if _matrix(torch.Size(found)) != _matrix(torch.Size(expected)):
+        raise ModelError(
+            f"{target.name}: expected a layer of shape {list(expected)} at {target.path}, "
+            f"the model has {type(layer).__name__} {list(found)}.",
+            "Its configuration and its weights don't belong together; check the checkpoint.",
+        )
+
+
+def _inject(component: nn.Module, targets: Sequence[Target], spec: LoraSpec) -> None:
+    """Let PEFT wrap exactly the layers of `targets`."""
+    ranks: dict[int, list[str]] = {}
+    alphas: dict[float, list[str]] = {}
+    for target in targets:
+        ranks.setdefault(spec.rank(target), []).append(target.path)
+        alphas.setdefault(spec.alpha(target), []).append(target.path)
+    config = peft.LoraConfig(
+        target_modules=_pattern([target.path for target in targets]),
+        rank_pattern={_pattern(paths): rank for rank, paths in ranks.items()},
+        alpha_pattern={_pattern(paths): alpha for alpha, paths in alphas.items()},
+        lora_dropout=0.0,
+        init_lora_weights=False,
+    )
+    # The new layers' constructors draw from torch's global generator; nothing of ours may depend on that.
+    with torch.random.fork_rng(devices=[]):
+        peft.inject_adapter_in_model(config, component, PEFT_NAME)
+
+
+def _pattern(paths: Sequence[str]) -> str:
+    """Return a regular expression for exactly these module paths; PEFT shortens long lists, but not patterns."""
+    return "|".join(re.escape(path) for path in paths)
+
+
+def _lora_layer(components: Mapping[str, nn.Module], target: Target) -> LoraLayer:
+    layer = components[target.component].get_submodule(target.path)
+    assert isinstance(layer, LoraLayer), f"PEFT left {target.path} as it was"
+    return layer
+
+
+def _initialise(module: AdaptedLayer, seed: int, dtype: torch.dtype) -> None:
+    """Give one module its start values; see `Adapter.inject`."""
+    layer, target = module.layer, module.target
+    # PEFT gives new matrices the dtype of the base, in which small updates of half precision would be lost.
+    layer.lora_A[PEFT_NAME].to(dtype)
+    layer.lora_B[PEFT_NAME].to(dtype)
+    assert layer.scaling[PEFT_NAME] == module.alpha / module.rank, f"PEFT scales {target.path} otherwise"
+    generator = torch.Generator().manual_seed(stream(seed, 0, 0, target.name))
+    start = torch.empty(module.down.shape, dtype=torch.float32)
+    nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
+    with torch.no_grad():
+        module.down.copy_(start)
+        module.up.zero_()
