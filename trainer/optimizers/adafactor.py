@@ -1,0 +1,80 @@
+"""Adafactor (Shazeer & Stern 2018): the square of the gradient is kept as one row and one column."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from trainer.optimizers.arguments import Flag, Number, Pair
+from trainer.optimizers.base import Group, OptimizerKind
+from trainer.optimizers.exact import restore_exactly
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Adafactor(OptimizerKind):
+    """transformers' Adafactor, which is the one that sd-scripts uses.
+
+    Here `scale_parameter` and `relative_step` default to False, so that learning_rate and lr_scheduler mean what they
+    say; the package and sd-scripts default to True, and most published recipes turn them off in so many words.
+    With `relative_step=True` the method takes its rate from the step count, and learning_rate and lr_scheduler have
+    no effect, as in sd-scripts.
+    """
+
+    name = "Adafactor"
+    help = "Needs the least memory. Learning rate around 1e-4, max_grad_norm 0."
+    arguments = {
+        "eps": Pair(
+            (1e-30, 1e-3),
+            "Added to the squared gradient; smallest scale of a weight where scale_parameter is on.",
+            Number(0.0, "", at_least=0),
+        ),
+        "clip_threshold": Number(1.0, "Updates with a larger root mean square are scaled down to it.", above=0),
+        "decay_rate": Number(
+            -0.8, "Exponent of the step count in the decay of the squared gradient's mean.", at_most=0
+        ),
+        "beta1": Number(
+            None,
+            "Decay of the running mean of the update; none is kept unless given.",
+            at_least=0,
+            below=1,
+            optional=True,
+        ),
+        "weight_decay": Number(
+            0.0, "Share of each weight, times the learning rate, taken off at each step.", at_least=0
+        ),
+        "scale_parameter": Flag(False, "Multiply the learning rate by the root mean square of each tensor."),
+        "relative_step": Flag(
+            False, "Take the rate from the step count; learning_rate and lr_scheduler have no effect."
+        ),
+        "warmup_init": Flag(False, "Start relative steps at 1e-6 a step in place of 1e-2."),
+    }
+
+    @classmethod
+    def conflicts(cls, values: Mapping[str, object]) -> list[str]:
+        if values["warmup_init"] and not values["relative_step"]:
+            return ["warmup_init=True has an effect only with relative_step=True; set that too, or leave it out"]
+        return []
+
+    @classmethod
+    def build(cls, groups: Sequence[Group], optimizer_args: Sequence[str] = ()) -> torch.optim.Optimizer:
+        options = cls.options(optimizer_args)
+        from transformers.optimization import Adafactor as Steps
+
+        return restore_exactly(Steps(list(groups), **options))
+
+    @classmethod
+    def rates(cls, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+        return {
+            group["name"]: _relative_rate(group, optimizer) if group["relative_step"] else float(group["lr"])
+            for group in optimizer.param_groups
+        }
+
+
+def _relative_rate(group: Group, optimizer: torch.optim.Optimizer) -> float:
+    """Return the rate of the last step that was taken (0 before the first)."""
+    step = max((optimizer.state[parameter].get("step", 0) for parameter in group["params"]), default=0)
+    if step == 0:
+        return 0.0
+    return float(min(1e-6 * step if group["warmup_init"] else 1e-2, step**-0.5))

@@ -1,0 +1,134 @@
+"""Optimizers that find their own step size.
+
+D-Adaptation: Defazio & Mishchenko 2023, arXiv 2301.07733. Prodigy: Mishchenko & Defazio 2024, arXiv 2306.06101.
+
+pytorch-optimizer's steps are used: the original packages wait for the GPU twice for every trained tensor, these once
+for all of them. Two things are put back as the originals have them (the tests compare whole trajectories):
+
+- a step at learning rate 0, such as the first one of a warm-up, changes nothing, neither moments nor step count;
+- Prodigy's coupled weight decay enters the gradient before the moments see it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from trainer.optimizers.adamw import BETAS, EPS
+from trainer.optimizers.arguments import Flag, Number
+from trainer.optimizers.base import Group, OptimizerKind
+from trainer.optimizers.exact import restore_exactly
+
+if TYPE_CHECKING:
+    import torch
+
+POSITIVE_EPS = Number(EPS.default, EPS.help, above=0)
+WEIGHT_DECAY = Number(0.0, "Share of each weight, times the step size, taken off at each step.", at_least=0)
+BIAS_CORRECTION = Flag(
+    False, "Correct the running means for their start at zero, as Adam does.", parameter="bias_correction"
+)
+D0 = Number(1e-6, "First guess of the step size. Rarely needs a change.", above=0)
+GROWTH_RATE = Number(
+    float("inf"),
+    "The step size grows by at most this factor a step, 1.02 for instance; not limited unless given.",
+    at_least=1,
+)
+
+
+class DAdaptAdam(OptimizerKind):
+    """Adam with D-Adaptation, as dadaptation 3.2 steps."""
+
+    name = "DAdaptAdam"
+    help = "Finds its own learning rate. Set learning_rate to 1."
+    one_rate = True
+    arguments = {
+        "betas": BETAS,
+        "eps": POSITIVE_EPS,
+        "weight_decay": WEIGHT_DECAY,
+        "decouple": Flag(
+            False,
+            "Take weight decay off the weights, as AdamW does, not off the gradient.",
+            parameter="weight_decouple",
+        ),
+        "use_bias_correction": BIAS_CORRECTION,
+        "d0": D0,
+        "growth_rate": GROWTH_RATE,
+    }
+
+    @classmethod
+    def build(cls, groups: Sequence[Group], optimizer_args: Sequence[str] = ()) -> torch.optim.Optimizer:
+        options = cls.options(optimizer_args)
+        from pytorch_optimizer import DAdaptAdam as Steps
+
+        class DAdaptAdamSteps(Steps):
+            def step(self, closure: Callable[[], Any] | None = None) -> Any:
+                return None if _resting(self) else super().step(closure)
+
+        return restore_exactly(DAdaptAdamSteps(list(groups), **options))
+
+    @classmethod
+    def step_size(cls, optimizer: torch.optim.Optimizer) -> float | None:
+        return float(optimizer.param_groups[0]["d"])
+
+
+class Prodigy(OptimizerKind):
+    """Prodigy, as prodigyopt 1.1 steps."""
+
+    name = "Prodigy"
+    help = "Finds its own learning rate, faster than DAdaptAdam. Set learning_rate to 1."
+    one_rate = True
+    arguments = {
+        "betas": BETAS,
+        "beta3": Number(
+            None,
+            "Decay of the sums behind the step size; the root of the second beta unless given.",
+            at_least=0,
+            below=1,
+            optional=True,
+        ),
+        "eps": POSITIVE_EPS,
+        "weight_decay": WEIGHT_DECAY,
+        "decouple": Flag(
+            True, "Take weight decay off the weights, as AdamW does, not off the gradient.", parameter="weight_decouple"
+        ),
+        "use_bias_correction": BIAS_CORRECTION,
+        "safeguard_warmup": Flag(False, "Keep a warm-up's small learning rates out of the step size's denominator."),
+        "d0": D0,
+        "d_coef": Number(1.0, "Multiplies the step size; 0.5 to 2 is the way to make it learn less or more.", above=0),
+        "growth_rate": GROWTH_RATE,
+    }
+
+    @classmethod
+    def build(cls, groups: Sequence[Group], optimizer_args: Sequence[str] = ()) -> torch.optim.Optimizer:
+        options = cls.options(optimizer_args)
+        from pytorch_optimizer import Prodigy as Steps
+
+        class ProdigySteps(Steps):
+            def step(self, closure: Callable[[], Any] | None = None) -> Any:
+                if _resting(self):
+                    return None
+                _decay_gradients(self)
+                return super().step(closure)
+
+        return restore_exactly(ProdigySteps(list(groups), **options))
+
+    @classmethod
+    def step_size(cls, optimizer: torch.optim.Optimizer) -> float | None:
+        return float(optimizer.param_groups[0]["d"])
+
+
+def _resting(optimizer: torch.optim.Optimizer) -> bool:
+    """Tell whether every learning rate is 0."""
+    return all(group["lr"] == 0 for group in optimizer.param_groups)
+
+
+def _decay_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """Add coupled weight decay to the gradients.
+
+    The package adds it too, but after the moments are updated, when nothing reads the gradient any more.
+    """
+    for group in optimizer.param_groups:
+        if group["weight_decay"] and not group["weight_decouple"]:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.grad.add_(parameter.detach(), alpha=group["weight_decay"])

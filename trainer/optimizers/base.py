@@ -1,0 +1,88 @@
+"""What every optimizer of ours offers: its name, its arguments as data, and `build()`. No torch until `build()`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from trainer.errors import ConfigError, Problem
+from trainer.optimizers.arguments import ArgumentSpec, parse
+
+if TYPE_CHECKING:
+    import torch
+
+Group = dict[str, Any]
+"""One parameter group: {"params": list of Parameter, "lr": float, "name": the component it trains}."""
+
+
+class OptimizerKind:
+    """One optimizer that a user may choose. Used as a class, never instantiated.
+
+    Attributes:
+        name: the value of `optimizer_type`.
+        help: one line for the form.
+        one_rate: True where the method estimates one step size for everything it trains, so that all groups must
+            have the same learning rate (which is then a multiplier, 1 in nearly every case).
+        arguments: what `optimizer_args` may say, by the name that the original package and sd-scripts use.
+    """
+
+    name: ClassVar[str]
+    help: ClassVar[str]
+    one_rate: ClassVar[bool] = False
+    arguments: ClassVar[Mapping[str, ArgumentSpec]]
+
+    @classmethod
+    def build(cls, groups: Sequence[Group], optimizer_args: Sequence[str] = ()) -> torch.optim.Optimizer:
+        """Make the torch optimizer.
+
+        Args:
+            groups: what to train, with one learning rate for each group. All rates are equal where `one_rate`.
+            optimizer_args: `name=value` texts.
+
+        Raises:
+            ConfigError: an argument that `problems` names.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def problems(cls, optimizer_args: Sequence[str]) -> list[str]:
+        """Return a message for each text of `optimizer_args` that cannot be used; empty where all can."""
+        values, problems = parse(cls.name, cls.arguments, optimizer_args)
+        return [*problems, *cls.conflicts(cls._with_defaults(values))]
+
+    @classmethod
+    def conflicts(cls, values: Mapping[str, object]) -> list[str]:
+        """Return a message for each set of arguments that contradict one another. `values` holds every argument."""
+        return []
+
+    @classmethod
+    def options(cls, optimizer_args: Sequence[str]) -> dict[str, Any]:
+        """Return every argument, given or default, under the name of the constructor's parameter.
+
+        Raises:
+            ConfigError: an argument that `problems` names.
+        """
+        if problems := cls.problems(optimizer_args):
+            raise ConfigError(Problem("optimizer_args", problem, tuple(optimizer_args)) for problem in problems)
+        values = cls._with_defaults(parse(cls.name, cls.arguments, optimizer_args)[0])
+        return {cls.arguments[name].parameter or name: value for name, value in values.items()}
+
+    @classmethod
+    def step_size(cls, optimizer: torch.optim.Optimizer) -> float | None:
+        """Return the step size that the method has found (its `d`), or None where it looks for none.
+
+        The learning rate in effect is the scheduled one times this number. Costs no synchronisation.
+        """
+        return None
+
+    @classmethod
+    def rates(cls, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+        """Return the learning rate in effect, by the name of each group."""
+        scale = cls.step_size(optimizer)
+        return {
+            group["name"]: float(group["lr"]) * (1.0 if scale is None else scale) for group in optimizer.param_groups
+        }
+
+    @classmethod
+    def _with_defaults(cls, values: Mapping[str, object]) -> dict[str, object]:
+        return {name: values.get(name, spec.default) for name, spec in cls.arguments.items()}
