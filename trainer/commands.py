@@ -18,6 +18,9 @@ CONTROL_FILE = "control"
 _CONTROL_LIMIT = 4096
 """Bytes read from a control file; more cannot be an honest list of commands."""
 
+_POLL_SECONDS = 0.2
+"""Seconds between two looks at the control file while waiting."""
+
 
 class Command(StrEnum):
     """STOP saves and finishes; ABORT ends without a final file; PAUSE frees the device until RESUME."""
@@ -49,21 +52,27 @@ class Inbox:
 
     def take(self) -> list[Command]:
         """Return the commands that have arrived, oldest first, and forget them."""
-        self._arrived.clear()
-        taken = _read_control(self._control) if self._control else []
-        while self._queue:
-            taken.append(self._queue.popleft())
-        return taken
+        self._fetch()
+        return [self._queue.popleft() for _ in range(len(self._queue))]
 
     def peek(self) -> tuple[Command, ...]:
-        """Return the waiting commands without forgetting them; the control file is read into the queue first."""
-        if self._control:
-            self._queue.extend(_read_control(self._control))
+        """Return the waiting commands without forgetting them."""
+        self._fetch()
         return tuple(self._queue)
 
-    def wait(self, seconds: float) -> None:
-        """Sleep until a command arrives from this process, at most `seconds`."""
-        self._arrived.wait(seconds)
+    def wait_for(self, *wanted: Command) -> Command:
+        """Sleep until one of `wanted` has arrived; forget that one and return it. Others stay in the inbox."""
+        while True:
+            for command in self.peek():
+                if command in wanted:
+                    self._queue.remove(command)
+                    return command
+            self._arrived.wait(_POLL_SECONDS)
+            self._arrived.clear()
+
+    def _fetch(self) -> None:
+        if self._control:
+            self._queue.extend(_read_control(self._control))
 
 
 def _read_control(path: Path) -> list[Command]:
