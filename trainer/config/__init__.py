@@ -1,0 +1,19 @@
+"""The configuration of a training: its sections, the rules that cross them, and where it comes from."""
+
+from trainer.config.files import load_config, load_layers, save_config
+from trainer.config.layers import Assembled, config_from_layers, problems_of
+from trainer.config.training_config import TrainingConfig, known_settings, rates, resolution_size, to_flat
+
+__all__ = [
+    "Assembled",
+    "TrainingConfig",
+    "config_from_layers",
+    "known_settings",
+    "load_config",
+    "load_layers",
+    "problems_of",
+    "rates",
+    "resolution_size",
+    "save_config",
+    "to_flat",
+]

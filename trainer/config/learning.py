@@ -1,0 +1,298 @@
+"""Settings of how it learns: the network, the optimizer, the length and precision of training."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from trainer.config.values import parse_rate, parse_steps_or_share
+from trainer.settings.section import Section, Show, setting
+
+
+class NetworkSection(Section):
+    """What is trained: the LoRA's kind and size, and where it attaches."""
+
+    network_type: Literal["lora"] = setting("lora", Show("Kind of LoRA", group="Network"))
+    """The kind of adapter. "lora" is the standard one, which every program loads."""
+
+    network_dim: int = setting(32, Show("Rank", tab="basic", group="Network", widget="slider", place=8), ge=1, le=4096)
+    """How much the LoRA can hold, and how large its file is. 32 is often enough.
+
+    16 to 128 is in use, 2 to 8 for a trial. More also learns what it should not: backgrounds, compression, the style
+    of the few pictures there are.
+    """
+
+    network_alpha: float = setting(
+        16.0, Show("Alpha", tab="basic", group="Network", widget="slider", place=9), gt=0, le=4096
+    )
+    """The LoRA's output is multiplied by alpha / rank, so it scales the learning rate with it. Usual: half the rank.
+
+    8 to 128 is in use, not more than the rank. 16 at rank 32 halves the rate, 1 at rank 32 makes a thirty-second of
+    it and wants a higher rate. When you change the rank, change alpha with it to keep the strength.
+    """
+
+    conv_dim: int | None = setting(
+        None, Show("Rank of 3x3 convolutions", group="Network"), zero_is_off=True, ge=1, le=4096
+    )
+    """Train the 3x3 convolutions too, at this rank. Off: attention and feed-forward layers only.
+
+    Gives a style finer texture for a larger file; at most the rank, often a half or a quarter of it.
+    """
+
+    conv_alpha: float | None = setting(
+        None, Show("Alpha of 3x3 convolutions", group="Network", when={"conv_dim": "*"}), gt=0, le=4096
+    )
+    """Alpha of the 3x3 convolutions; left out it is 1."""
+
+    network_train_unet_only: bool = setting(False, Show("UNet only", group="Network"))
+    """Train the UNet and leave the text encoder as it is.
+
+    Faster and smaller, since captions are encoded once. The meaning of words stays as in the base model.
+    """
+
+    network_train_text_encoder_only: bool = setting(False, Show("Text encoder only", group="Network"))
+    """Train the text encoder and leave the UNet as it is; teaches words, hardly any looks."""
+
+    network_weights: str = setting("", Show("Go on from a LoRA", group="Network", widget="file"))
+    """A LoRA file to begin from instead of from nothing.
+
+    Loads its weights only. To go on with a run that was interrupted, resume that run instead.
+    """
+
+    dim_from_weights: bool = setting(False, Show("Rank from that LoRA", group="Network", when={"network_weights": "*"}))
+    """Take rank and alpha of each layer from the LoRA file begun from; the settings above are then not used."""
+
+
+class OptimizerSection(Section):
+    """How weights are changed: the optimizer, its rates and their course."""
+
+    optimizer_type: Literal["AdamW", "AdamW8bit", "DAdaptAdam", "Prodigy", "Adafactor", "Lion"] = setting(
+        "AdamW", Show("Optimizer", tab="basic", group="Optimizer", place=6)
+    )
+    """How gradients become changes. AdamW is the one most recipes are written for.
+
+    AdamW8bit does the same with less memory and needs bitsandbytes. DAdaptAdam and Prodigy find the rate themselves:
+    set the learning rate to 1, and one rate for all parts. Adafactor takes the least memory. Lion wants a rate three
+    to ten times smaller.
+    """
+
+    optimizer_args: tuple[str, ...] = setting((), Show("Optimizer arguments", group="Optimizer", widget="list"))
+    """More of the optimizer's own arguments, each as "name=value", such as "weight_decay=0.1" or "betas=0.9,0.99"."""
+
+    learning_rate: float = setting(1e-4, Show("Learning rate", tab="basic", group="Optimizer", place=7), ge=0, le=100)
+    """How large each change is. 1e-4 to 5e-5 for AdamW; exactly 1 for DAdaptAdam and Prodigy.
+
+    Too high and pictures burn or turn to noise, too low and nothing is learned. Alpha / rank scales it. 0 trains
+    nothing that has no rate of its own.
+    """
+
+    unet_lr: float | None = setting(None, Show("UNet learning rate", group="Optimizer"), ge=0, le=100)
+    """The UNet's own learning rate. Left out it follows the learning rate; 0 = the UNet is not trained."""
+
+    text_encoder_lr: float | tuple[float, ...] = setting(
+        5e-5,
+        Show("Text encoder learning rate", group="Optimizer"),
+        parse=parse_rate,
+        rule="a number from 0 to 100, or a list of one for each text encoder",
+    )
+    """The text encoder's own learning rate, lower than the UNet's; 0 = it is not trained and not in the file.
+
+    5e-5 or less for Stable Diffusion 1.5: it overfits first, and then words lose their meaning. With DAdaptAdam and
+    Prodigy it follows the learning rate unless it is 0. A list gives one rate for each text encoder.
+    """
+
+    lr_scheduler: Literal[
+        "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
+    ] = setting("cosine", Show("Learning rate schedule", group="Schedule"))
+    """How the rate goes on after the warm-up: constant, or falling to 0 along a line, a cosine or a power.
+
+    "constant" has no warm-up; use "constant_with_warmup" for one. "cosine_with_restarts" falls several times over.
+    """
+
+    lr_warmup_steps: int | float = setting(
+        0.05,
+        Show(
+            "Warm-up",
+            group="Schedule",
+            unit="steps",
+            when={"lr_scheduler": ("constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")},
+        ),
+        parse=parse_steps_or_share,
+        rule="0 for none, a whole number of steps, or a share of all steps below 1",
+    )
+    """Let the rate rise from 0 over so many steps; below 1 it is a share of all steps: 0.05 is a twentieth.
+
+    Steadies the start of training, above all at high rates.
+    """
+
+    lr_scheduler_num_cycles: int = setting(
+        1, Show("Restarts", group="Schedule", when={"lr_scheduler": ("cosine_with_restarts",)}), ge=1, le=10_000
+    )
+    """How often "cosine_with_restarts" falls from the full rate to 0."""
+
+    lr_scheduler_power: float = setting(
+        1.0, Show("Power", group="Schedule", when={"lr_scheduler": ("polynomial",)}), gt=0, le=100
+    )
+    """The power of "polynomial"; 1 is a straight line."""
+
+    max_grad_norm: float = setting(1.0, Show("Gradient clipping", group="Optimizer"), ge=0, le=1_000_000)
+    """Scale gradients down where their norm over all trained weights is larger than this; 0 = never.
+
+    Keeps one odd batch from undoing many good ones. Adafactor does its own: give it 0 here.
+    """
+
+
+class TrainingSection(Section):
+    """How long, in what portions and in what precision."""
+
+    train_batch_size: int = setting(
+        1, Show("Batch size", tab="basic", group="Training", widget="slider", unit="pictures", place=12), ge=1, le=1024
+    )
+    """Pictures in one step. More is faster for each picture and steadier, and takes more memory.
+
+    A larger batch means fewer steps for the same epochs and bears a higher learning rate.
+    """
+
+    gradient_accumulation_steps: int = setting(1, Show("Accumulation", group="Training", unit="batches"), ge=1, le=4096)
+    """Add up the gradients of so many batches before one change: a larger batch without its memory.
+
+    The number of steps falls as with a larger batch; the time for an epoch stays.
+    """
+
+    max_train_epochs: int | None = setting(
+        10, Show("Epochs", tab="basic", group="Training", place=11), zero_is_off=True, ge=1, le=1_000_000
+    )
+    """How often all pictures, with their repeats, are gone through. 10 is usual; 2,000 to 3,000 steps in all is the aim.
+
+    Set either this or the number of steps; where both are given in one place, the epochs count.
+    """
+
+    max_train_steps: int | None = setting(
+        None, Show("Steps", group="Training"), zero_is_off=True, ge=1, le=1_000_000_000
+    )
+    """Stop after so many steps instead of after so many epochs."""
+
+    mixed_precision: Literal["auto", "no", "fp16", "bf16"] = setting("auto", Show("Precision", group="Precision"))
+    """The precision of computing: "auto" takes bf16 where the GPU has it, else fp16, and full precision on a CPU.
+
+    bf16 does not overflow and suits GPUs from 2020 on; fp16 suits older ones; "no" is float32, slowest and largest.
+    The LoRA itself is always trained in float32.
+    """
+
+    gradient_checkpointing: bool = setting(False, Show("Gradient checkpointing", group="Precision"))
+    """Take far less memory for somewhat more time: intermediate results are computed again. The result is the same."""
+
+    seed: int = setting(42, Show("Seed", group="Training"), ge=0, le=2**32 - 1)
+    """Where all random choices come from; the same seed and settings give the same LoRA on the same machine."""
+
+    deterministic: bool = setting(False, Show("Deterministic", group="Precision"))
+    """Use only GPU routines that give the same bits each time, at some cost in speed.
+
+    On a CPU this is always so.
+    """
+
+
+class LossSection(Section):
+    """What counts as wrong, and how much at which noise level."""
+
+    loss_type: Literal["l2", "l1", "huber", "smooth_l1"] = setting("l2", Show("Loss", group="Loss"))
+    """How the difference between predicted and true noise is counted.
+
+    l2 is the standard; huber and smooth_l1 let odd pictures count for less.
+    """
+
+    huber_schedule: Literal["constant", "exponential", "snr"] = setting(
+        "snr", Show("Huber schedule", group="Loss", when={"loss_type": ("huber", "smooth_l1")})
+    )
+    """How the bend of the Huber losses changes with the noise level."""
+
+    huber_c: float = setting(
+        0.1, Show("Huber bend", group="Loss", when={"loss_type": ("huber", "smooth_l1")}), gt=0, le=100
+    )
+    """Where the Huber losses bend from square to straight; smaller is more robust and blurs more."""
+
+    huber_scale: float = setting(
+        1.0,
+        Show(
+            "Huber scale",
+            group="Loss",
+            when={"loss_type": ("huber", "smooth_l1"), "huber_schedule": ("constant", "exponential")},
+        ),
+        gt=0,
+        le=1000,
+    )
+    """Multiplies the bend; the snr schedule does not use it."""
+
+    min_snr_gamma: float | None = setting(
+        None, Show("Min SNR gamma", group="Loss", widget="slider"), zero_is_off=True, gt=0, le=1000
+    )
+    """Limit how much steps with little noise count; 5 is the value of the paper, lower limits more.
+
+    Learns faster and steadier. Not together with the debiased loss: both do the same job.
+    """
+
+    debiased_estimation_loss: bool = setting(False, Show("Debiased estimation", group="Loss"))
+    """Weight the loss by one over the square root of the signal-to-noise ratio: noisy steps count for more.
+
+    An alternative to min SNR gamma, not an addition.
+    """
+
+    scale_v_pred_loss_like_noise_pred: bool = setting(
+        False, Show("Scale v loss like noise loss", group="Loss", when={"v_parameterization": (True,)})
+    )
+    """Give a v-prediction model's loss the weights that noise prediction has."""
+
+    v_pred_like_loss: float | None = setting(
+        None, Show("V-like loss", group="Loss", when={"v_parameterization": (False,)}), zero_is_off=True, gt=0, le=1000
+    )
+    """Add so much of a loss weighted as v-prediction has it, for models that predict noise."""
+
+
+class NoiseSection(Section):
+    """The noise that is put on latents, and at which levels."""
+
+    noise_offset: float | None = setting(
+        None, Show("Noise offset", group="Noise", widget="slider"), zero_is_off=True, gt=0, le=10
+    )
+    """Shift the noise of each channel as a whole, so that darker and brighter pictures can be learned.
+
+    0.05 to 0.15 is in use; more washes colours out.
+    """
+
+    noise_offset_random_strength: bool = setting(
+        False, Show("Random noise offset", group="Noise", when={"noise_offset": "*"})
+    )
+    """Draw the strength of the noise offset anew each time, from 0 to its value."""
+
+    adaptive_noise_scale: float | None = setting(
+        None, Show("Adaptive noise scale", group="Noise", when={"noise_offset": "*"}), zero_is_off=True, ge=-10, le=10
+    )
+    """Add to the noise offset so many times the mean of the latents; needs a noise offset."""
+
+    multires_noise_iterations: int | None = setting(
+        None, Show("Multi-resolution noise", group="Noise"), zero_is_off=True, ge=1, le=64
+    )
+    """Add noise at so many coarser scales, an alternative to the noise offset; 6 to 10 is in use."""
+
+    multires_noise_discount: float = setting(
+        0.3, Show("Multi-resolution discount", group="Noise", when={"multires_noise_iterations": "*"}), ge=0, le=1
+    )
+    """How much weaker each coarser scale is; 0.3 for small sets, up to 0.8 for large ones."""
+
+    ip_noise_gamma: float | None = setting(
+        None, Show("Input perturbation", group="Noise"), zero_is_off=True, gt=0, le=10
+    )
+    """Put so much extra noise on the input but not on what is to be predicted; 0.1 is usual, against overfitting."""
+
+    ip_noise_gamma_random_strength: bool = setting(
+        False, Show("Random input perturbation", group="Noise", when={"ip_noise_gamma": "*"})
+    )
+    """Draw the strength of the input perturbation anew each time, from 0 to its value."""
+
+    min_timestep: int = setting(0, Show("Lowest timestep", group="Noise", widget="slider"), ge=0, le=999)
+    """Train no timestep below this one; low timesteps hold little noise and shape detail."""
+
+    max_timestep: int = setting(1000, Show("Highest timestep", group="Noise", widget="slider"), ge=1, le=1000)
+    """Train only timesteps below this one; high timesteps hold much noise and shape the composition."""
+
+    zero_terminal_snr: bool = setting(False, Show("Zero terminal SNR", group="Noise"))
+    """Change the noise schedule so that its last step is pure noise, for v-prediction models made that way."""

@@ -1,0 +1,79 @@
+"""The forms that values may be written in, and the ones they are kept in: pure functions on plain values.
+
+Each `parse_...` returns the kept form and raises ValueError with the rule in words that follow "it cannot be used:".
+"""
+
+from __future__ import annotations
+
+import re
+
+SMALLEST_SIDE = 64
+LARGEST_SIDE = 4096
+HIGHEST_RATE = 100
+
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+_FORBIDDEN = set('<>:"/\\|?*')
+_LONGEST_NAME = 180
+
+
+def parse_resolution(value: object) -> str:
+    """Return "width,height" in pixels from 512, "512", "512,768", "512x768" or [512, 768]."""
+    parts = re.split(r"[,x]", value) if isinstance(value, str) else value
+    sides = _sides(parts)
+    if len(sides) not in (1, 2) or not all(SMALLEST_SIDE <= side <= LARGEST_SIDE for side in sides):
+        raise ValueError("")
+    return f"{sides[0]},{sides[-1]}"
+
+
+def _sides(value: object) -> tuple[int, ...]:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return (value,)
+    if not isinstance(value, list | tuple):
+        return ()
+    texts = [str(part).strip() for part in value if not isinstance(part, bool)]
+    return tuple(int(text) if re.fullmatch("[0-9]{1,5}", text) else 0 for text in texts)
+
+
+def parse_steps_or_share(value: object) -> object:
+    """Return a whole number of steps (0 for none) or a share of all steps between 0 and 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 10**9:
+        raise ValueError("")
+    if value >= 1 and value != int(value):
+        raise ValueError("")
+    return value if 0 < value < 1 else int(value)
+
+
+def parse_rate(value: object) -> object:
+    """Return a learning rate, or a tuple of one for each text encoder."""
+    rates = value if isinstance(value, tuple) else (value,)
+    for rate in rates:
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= HIGHEST_RATE:
+            raise ValueError("")
+    if not rates:
+        raise ValueError("")
+    numbers = tuple(float(rate) for rate in rates)
+    return numbers if isinstance(value, tuple) else numbers[0]
+
+
+def parse_extension(value: object) -> object:
+    """Return a caption file's ending, which begins with a dot."""
+    if isinstance(value, str) and (not value.startswith(".") or set(value) & _FORBIDDEN):
+        raise ValueError('it must begin with a dot and hold no path, such as ".txt"')
+    return value
+
+
+def parse_file_name(value: object) -> object:
+    """Return a name that is a plain file name on every system, without its ending."""
+    if not isinstance(value, str):
+        return value
+    if any(character in _FORBIDDEN or ord(character) < ord(" ") for character in value):
+        raise ValueError('it must be a plain file name, without folders and without < > : " / \\ | ? *')
+    if value != value.strip() or value.endswith(".") or not value:
+        raise ValueError("a file name must not be empty, nor begin or end with a space, nor end with a dot")
+    if _RESERVED.fullmatch(value):
+        raise ValueError("Windows keeps this name for itself; choose another")
+    if value.lower().endswith(".safetensors"):
+        raise ValueError("leave out .safetensors; it is added")
+    if len(value.encode("utf-8", errors="replace")) > _LONGEST_NAME:
+        raise ValueError(f"a file name must not be longer than {_LONGEST_NAME} bytes")
+    return value

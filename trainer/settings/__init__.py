@@ -1,0 +1,1 @@
+"""The mechanism of settings: one declaration each, from which everything else about a setting follows."""

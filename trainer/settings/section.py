@@ -1,0 +1,125 @@
+"""One declaration per setting.
+
+A section is a frozen, strict pydantic model. Each of its fields is declared with `setting(default, Show(...), bounds)`
+and a docstring under it: the first paragraph is the help line, the rest the tooltip. Validation, the TOML key with its
+comment, the widget, the documentation and the command line all read that one declaration.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+Tab = Literal["basic", "advanced"]
+Widget = Literal["auto", "file", "folder", "text", "multiline", "choice", "checkbox", "number", "slider", "list"]
+
+ANY = "*"
+"""In `Show.when`: any value that is neither unset, nor empty, nor zero, nor false."""
+
+PATHS = ("file", "folder")
+
+
+@dataclass(frozen=True, slots=True)
+class Show:
+    """How a setting is shown.
+
+    `when` says for which values of other settings this one matters, as plain data: {"optimizer_type": ("AdamW",)}, or
+    ANY in place of the tuple. `place` orders the basic tab; settings without one keep the order of declaration.
+    """
+
+    label: str
+    tab: Tab = "advanced"
+    group: str = ""
+    widget: Widget = "auto"
+    unit: str = ""
+    when: Mapping[str, tuple[object, ...] | str] = field(default_factory=dict)
+    place: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """What a setting declares beyond its type, bounds and default.
+
+    `choices`: the values allowed where a registry, not the type, lists them. `zero_is_off`: 0 is read as None and None
+    is written as 0. `parse`: brings accepted spellings into the stored form; raises ValueError with the rule. `rule`:
+    the words for "it must be ..." where type and bounds do not say it all.
+    """
+
+    show: Show
+    choices: tuple[str, ...] = ()
+    zero_is_off: bool = False
+    parse: Callable[[Any], Any] | None = None
+    rule: str = ""
+
+
+def setting(  # noqa: PLR0913 - the one place where a setting's whole declaration is spelled out
+    default: object,
+    show: Show,
+    *,
+    choices: tuple[str, ...] = (),
+    zero_is_off: bool = False,
+    parse: Callable[[Any], Any] | None = None,
+    rule: str = "",
+    **bounds: Any,
+) -> Any:
+    """Declare one setting. `bounds` are pydantic's: ge, gt, le, lt, multiple_of, min_length, max_length."""
+    declaration = Declaration(show, choices, zero_is_off, parse, rule)
+    return Field(default, json_schema_extra={"declaration": declaration}, **bounds)  # type: ignore[dict-item]
+
+
+class Section(BaseModel):
+    """A group of settings: frozen, strict, without unknown keys, without NaN or infinity."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        strict=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _prepare(cls, value: object, info: ValidationInfo) -> object:
+        declaration = declaration_of(cls, str(info.field_name))
+        return prepared(value, declaration)
+
+
+def declaration_of(section: type[Section], key: str) -> Declaration:
+    extra = section.model_fields[key].json_schema_extra
+    if not isinstance(extra, dict):
+        raise TypeError(f"{section.__name__}.{key} is not declared with setting()")
+    declaration = extra["declaration"]
+    assert isinstance(declaration, Declaration)
+    return declaration
+
+
+def prepared(value: object, declaration: Declaration) -> object:
+    """Return the value in the form that is stored, as far as its declaration can tell. Raises ValueError."""
+    if isinstance(value, list):
+        value = tuple(value)
+    if declaration.zero_is_off and not isinstance(value, bool) and isinstance(value, int | float) and value == 0:
+        return None
+    if declaration.show.widget in PATHS and isinstance(value, str):
+        value = clean_path(value)
+    if declaration.parse is not None and value is not None:
+        value = declaration.parse(value)
+    if declaration.choices and value not in declaration.choices:
+        raise ValueError("")
+    return value
+
+
+def clean_path(text: str) -> str:
+    """Return a path as the user meant it: without the quotes of "copy as path", with ~ expanded."""
+    text = text.strip().strip('"')
+    if any(ord(character) < ord(" ") for character in text):
+        raise ValueError(
+            "the path holds a control character. In TOML a backslash inside double quotes is an escape: "
+            "write the path in single quotes, or with forward slashes"
+        )
+    return os.path.expanduser(text) if text.startswith("~") else text

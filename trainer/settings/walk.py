@@ -1,0 +1,134 @@
+"""Read the declarations: every setting of a configuration, with all that is known about it."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pydantic.fields import FieldInfo
+
+from trainer.settings.section import ANY, Section, Show, declaration_of
+
+Kind = Literal["switch", "integer", "number", "choice", "text", "list"]
+
+DOCUMENT = "docs/settings.md"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Bounds:
+    """The limits of a number; None where there is none. `ge` and `le` include the limit, `gt` and `lt` do not."""
+
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+    multiple_of: float | None = None
+    min_length: int | None = None
+    max_length: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting as declared. `help` is one paragraph, `tooltip` what more there is to say, `link` where it is told.
+
+    `accepts_list` marks a number that may also be a list of numbers; `accepts_share` one that is a whole number or a
+    fraction. `rule` is the declared wording of what values are allowed, "" where type and bounds say it all.
+    """
+
+    key: str
+    section: str
+    kind: Kind
+    optional: bool
+    accepts_list: bool
+    choices: tuple[object, ...]
+    bounds: Bounds
+    default: object
+    zero_is_off: bool
+    show: Show
+    help: str
+    tooltip: str
+    rule: str
+
+    @property
+    def link(self) -> str:
+        return f"{DOCUMENT}#{self.key}"
+
+
+@cache
+def sections_of(config: type) -> Mapping[str, type[Section]]:
+    """Return {name: section class} of a dataclass whose fields are sections, in order."""
+    hints = get_type_hints(config)
+    return {field.name: hints[field.name] for field in dataclasses.fields(config)}
+
+
+@cache
+def settings_of(config: type) -> Mapping[str, Setting]:
+    """Return {key: Setting} of every setting, in order. Raises TypeError if two sections declare the same key."""
+    found: dict[str, Setting] = {}
+    for name, section in sections_of(config).items():
+        for key, field in section.model_fields.items():
+            if key in found:
+                raise TypeError(f"{key} is declared in [{found[key].section}] and in [{name}]")
+            found[key] = _setting(name, section, key, field)
+    return found
+
+
+def _setting(name: str, section: type[Section], key: str, field: FieldInfo) -> Setting:
+    declaration = declaration_of(section, key)
+    members = _members(field.annotation)
+    literals = tuple(value for member in members if get_origin(member) is Literal for value in get_args(member))
+    choices = declaration.choices or literals
+    help_line, _, tooltip = (field.description or "").partition("\n\n")
+    return Setting(
+        key=key,
+        section=name,
+        kind=_kind(members, choices),
+        optional=type(None) in members,
+        accepts_list=len(members) > 1 and any(get_origin(member) is tuple for member in members),
+        choices=choices,
+        bounds=_bounds(field),
+        default=field.default,
+        zero_is_off=declaration.zero_is_off,
+        show=declaration.show,
+        help=_one_line(help_line),
+        tooltip="\n\n".join(_one_line(paragraph) for paragraph in tooltip.split("\n\n")),
+        rule=declaration.rule,
+    )
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+def _kind(members: tuple[Any, ...], choices: tuple[object, ...]) -> Kind:
+    if choices:
+        return "choice"
+    for type_, kind in _KINDS:
+        if type_ in members:
+            return kind
+    return "list"
+
+
+_KINDS: tuple[tuple[type, Kind], ...] = ((bool, "switch"), (float, "number"), (int, "integer"), (str, "text"))
+
+
+def _bounds(field: FieldInfo) -> Bounds:
+    names = [bound.name for bound in dataclasses.fields(Bounds)]
+    limits = {name: getattr(item, name) for item in field.metadata for name in names if hasattr(item, name)}
+    return Bounds(**limits)
+
+
+def _one_line(paragraph: str) -> str:
+    return " ".join(paragraph.split())
+
+
+def visible(setting: Setting, values: Mapping[str, object]) -> bool:
+    """Say whether a setting matters, given the values of the others; an unknown other setting hides nothing."""
+    return all(
+        bool(values[key]) if wanted == ANY else values[key] in wanted
+        for key, wanted in setting.show.when.items()
+        if key in values
+    )
