@@ -9,9 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,13 +20,14 @@ from torch import Tensor
 
 from trainer.adapters.lora.header import ALPHA, read_header
 from trainer.errors import ModelError, RunError
+from trainer.files import replacing
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "float": torch.float32}
 """`save_precision` -> dtype of every tensor in the file, alphas included, as sd-scripts does."""
 
 _LEGACY_OFFSET, _LEGACY_LENGTH = 0x100000, 0x10000
 
-_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL_DISK = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +74,9 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str],
     start = 8 + int.from_bytes(plain[:8], "little")
     entries, data = json.loads(plain[8:start]), memoryview(plain)[start:]
     written = {**metadata, **hashes(metadata, entries, data)}
-    size = _replace(path, _head(written, entries), data, cast)
-    _sync_folder(path.parent)
-    return size
+    content = _head(written, entries) + data
+    _replace(path, content, cast)
+    return len(content)
 
 
 def hashes(metadata: Mapping[str, str], entries: Mapping[str, object], data: memoryview) -> dict[str, str]:
@@ -102,39 +101,27 @@ def _head(metadata: Mapping[str, str], entries: Mapping[str, object]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _replace(path: Path, head: bytes, data: memoryview, expected: Mapping[str, Tensor]) -> int:
-    """Write `head` and `data` to a file beside `path`, verify it, put it in the place of `path`, return its size."""
-    part = path.with_name(f"{path.name}.part")
+def _replace(path: Path, content: bytes, expected: Mapping[str, Tensor]) -> None:
+    """Write `content` beside `path`, read it back, compare, and put it in the place of `path`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with part.open("wb") as file:
-                file.write(head)
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            _verify(path, part.read_bytes(), head, data, expected)
-            part.replace(path)
-        except BaseException:
-            with suppress(OSError):
-                part.unlink()
-            raise
+        with replacing(path) as part:
+            part.write_bytes(content)
+            if part.read_bytes() != content or not _holds(content, expected):
+                raise RunError(f"{path} reads back differently from what was written.", "Choose another disk.")
     except OSError as error:
-        raise _cannot_write(path, len(head) + len(data), error) from error
-    return len(head) + len(data)
+        raise _cannot_write(path, len(content), error) from error
 
 
-def _verify(path: Path, found: bytes, head: bytes, data: memoryview, expected: Mapping[str, Tensor]) -> None:
-    """Raise RunError unless the bytes read back are those written and give the expected tensors."""
+def _holds(content: bytes, expected: Mapping[str, Tensor]) -> bool:
+    """True if a safetensors file with these bytes has exactly the expected keys, dtypes, shapes and numbers."""
     try:
-        tensors = safetensors.torch.load(found)
-    except safetensors.SafetensorError as error:
-        raise RunError(f"{path} was not written correctly: {error}.", "Check the disk; choose another one.") from error
-    same = tensors.keys() == expected.keys() and all(
+        tensors = safetensors.torch.load(content)
+    except safetensors.SafetensorError:
+        return False
+    return tensors.keys() == expected.keys() and all(
         tensors[key].dtype == value.dtype and torch.equal(tensors[key], value) for key, value in expected.items()
     )
-    if not same or memoryview(found)[: len(head)] != head or memoryview(found)[len(head) :] != data:
-        raise RunError(f"{path} reads back differently from what was written.", "Check the disk; choose another one.")
 
 
 def _cannot_write(path: Path, size: int, error: OSError) -> RunError:
@@ -147,18 +134,6 @@ def _cannot_write(path: Path, size: int, error: OSError) -> RunError:
         f"The LoRA {path} can't be written: {error.strerror or error}.",
         "Choose an output_dir that you may write to, and close the file where it is in use.",
     )
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` outlast a power cut. Windows can't, and does it on its own."""
-    if os.name != "posix":
-        return
-    with suppress(OSError):  # some network file systems refuse; the file itself is synced
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _refuse_not_finite(
