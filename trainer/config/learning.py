@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
+from trainer.adapters import KINDS
 from trainer.config.values import parse_rate, parse_steps_or_share
+from trainer.optimizers import OPTIMIZERS
 from trainer.settings.section import Section, Show, setting
 
 
 class NetworkSection(Section):
     """What is trained: the LoRA's kind and size, and where it attaches."""
 
-    network_type: Literal["lora"] = setting("lora", Show("Kind of LoRA", group="Network"))
+    network_type: str = setting("lora", Show("Kind of LoRA", group="Network"), choices=tuple(KINDS))
     """The kind of adapter. "lora" is the standard one, which every program loads."""
 
     network_dim: int = setting(32, Show("Rank", tab="basic", group="Network", widget="slider", place=8), ge=1, le=4096)
@@ -65,8 +67,8 @@ class NetworkSection(Section):
 class OptimizerSection(Section):
     """How weights are changed: the optimizer, its rates and their course."""
 
-    optimizer_type: Literal["AdamW", "AdamW8bit", "DAdaptAdam", "Prodigy", "Adafactor", "Lion"] = setting(
-        "AdamW", Show("Optimizer", tab="basic", group="Optimizer", place=6)
+    optimizer_type: str = setting(
+        "AdamW", Show("Optimizer", tab="basic", group="Optimizer", place=6), choices=tuple(OPTIMIZERS)
     )
     """How gradients become changes. AdamW is the one most recipes are written for.
 
@@ -161,7 +163,7 @@ class TrainingSection(Section):
     max_train_epochs: int | None = setting(
         10, Show("Epochs", tab="basic", group="Training", place=11), zero_is_off=True, ge=1, le=1_000_000
     )
-    """How often all pictures, with their repeats, are gone through. 10 is usual; 2,000 to 3,000 steps in all is the aim.
+    """How often all pictures, with their repeats, are gone through. 10 is usual; 2,000 to 3,000 steps is the aim.
 
     Set either this or the number of steps; where both are given in one place, the epochs count.
     """

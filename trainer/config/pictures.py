@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from trainer.config.values import parse_extension, parse_resolution, parse_steps_or_share
+from trainer.families import FAMILIES
 from trainer.settings.section import Section, Show, setting
 
 
@@ -20,7 +21,7 @@ class ModelSection(Section):
     works on models made from 1.5 and on no others. A LoRA file is not a base model.
     """
 
-    model_family: Literal["auto", "sd15"] = setting("auto", Show("Model family", group="Model"))
+    model_family: str = setting("auto", Show("Model family", group="Model"), choices=("auto", *FAMILIES))
     """Which kind of model it is; "auto" recognises it from the file.
 
     Say it only where the file cannot be recognised.

@@ -1,19 +1,24 @@
 """Rules that cross settings. Each is a function on the configuration that yields the problems it finds.
 
-A rule runs only if every setting it reads holds a usable value; for the others the defaults stand in.
+A rule runs only if every setting that it reads holds a usable value. Only what cannot work is a problem; what is
+merely unwise is said by `trainer.advice`.
 """
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from trainer.config.training_config import TrainingConfig, rates, resolution_size
 from trainer.errors import Problem
+from trainer.optimizers import OPTIMIZERS
+from trainer.settings.problems import shown
 
 Check = Callable[[TrainingConfig], Iterator[Problem]]
 
-_ONE_RATE = ("DAdaptAdam", "Prodigy")
+LATENT_STEP = 8
+"""The VAE turns 8x8 pixels into one latent pixel, so sides that it encodes are multiples of 8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +29,152 @@ class Rule:
     check: Check
 
 
+RULES: list[Rule] = []
+
+
+def rule(*keys: str) -> Callable[[Check], Check]:
+    """Register a check of the settings named."""
+
+    def register(check: Check) -> Check:
+        RULES.append(Rule(keys, check))
+        return check
+
+    return register
+
+
 def one_rate(optimizer_type: str) -> bool:
-    """Say whether an optimizer finds the rate itself and takes one factor for all parts."""
-    return optimizer_type in _ONE_RATE
+    """Say whether an optimizer finds the step size itself, so that every part must have the same rate."""
+    return OPTIMIZERS[optimizer_type].one_rate
 
 
-RULES: tuple[Rule, ...] = ()
+@rule("max_train_epochs", "max_train_steps")
+def length_is_set(config: TrainingConfig) -> Iterator[Problem]:
+    if config.training.max_train_epochs is None and config.training.max_train_steps is None:
+        yield Problem("max_train_epochs", "the length of training is not set; give max_train_epochs, such as 10.")
+
+
+@rule("train_data_dir", "reg_data_dir")
+def folders_differ(config: TrainingConfig) -> Iterator[Problem]:
+    pictures, regularisation = config.dataset.train_data_dir, config.dataset.reg_data_dir
+    if pictures and os.path.normpath(pictures) == os.path.normpath(regularisation or "."):
+        message = f"{shown(regularisation)} is train_data_dir too; give a folder of other pictures, or leave it empty."
+        yield Problem("reg_data_dir", message, regularisation)
+
+
+@rule("resolution", "enable_bucket")
+def resolution_fits_the_latents(config: TrainingConfig) -> Iterator[Problem]:
+    if config.dataset.enable_bucket or not any(side % LATENT_STEP for side in resolution_size(config)):
+        return
+    message = (
+        f"{config.dataset.resolution} cannot be used without buckets: each side must be divisible by "
+        f"{LATENT_STEP}; round it, or set enable_bucket to true."
+    )
+    yield Problem("resolution", message, config.dataset.resolution)
+
+
+@rule("resolution", "enable_bucket", "bucket_reso_steps")
+def bucket_step_fits(config: TrainingConfig) -> Iterator[Problem]:
+    width, height = resolution_size(config)
+    step = config.dataset.bucket_reso_steps
+    if config.dataset.enable_bucket and step * step > width * height:
+        message = f"{step} is too large for a resolution of {config.dataset.resolution}: no bucket would be left."
+        yield Problem("bucket_reso_steps", f"{message} Choose 64, or 8 at the least.", step)
+
+
+@rule("resolution", "enable_bucket", "bucket_no_upscale", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps")
+def buckets_hold_the_resolution(config: TrainingConfig) -> Iterator[Problem]:
+    dataset = config.dataset
+    if not dataset.enable_bucket or dataset.bucket_no_upscale:
+        return
+    step = dataset.bucket_reso_steps
+    smallest = dataset.min_bucket_reso // step * step
+    largest = -(-dataset.max_bucket_reso // step) * step
+    sides = resolution_size(config)
+    if min(sides) < smallest:
+        message = (
+            f"{dataset.min_bucket_reso} is above the resolution {dataset.resolution}; choose {min(sides)} or less."
+        )
+        yield Problem("min_bucket_reso", message, dataset.min_bucket_reso)
+    if max(sides) > largest:
+        message = (
+            f"{dataset.max_bucket_reso} is below the resolution {dataset.resolution}; choose {max(sides)} or more."
+        )
+        yield Problem("max_bucket_reso", message, dataset.max_bucket_reso)
+
+
+@rule("network_train_unet_only", "network_train_text_encoder_only")
+def only_one_only(config: TrainingConfig) -> Iterator[Problem]:
+    if config.network.network_train_unet_only and config.network.network_train_text_encoder_only:
+        message = "both this and network_train_unet_only are true; set both to false to train both parts."
+        yield Problem("network_train_text_encoder_only", message, True)
+
+
+@rule("learning_rate", "unet_lr", "text_encoder_lr", "network_train_unet_only", "network_train_text_encoder_only")
+def something_is_trained(config: TrainingConfig) -> Iterator[Problem]:
+    network = config.network
+    if rates(config) or (network.network_train_unet_only and network.network_train_text_encoder_only):
+        return
+    message = "no part is trained, since every part in use has a rate of 0; set learning_rate above 0, such as 1e-4."
+    yield Problem("learning_rate", message, config.optimizer.learning_rate)
+
+
+@rule(
+    "optimizer_type",
+    "learning_rate",
+    "unet_lr",
+    "text_encoder_lr",
+    "network_train_unet_only",
+    "network_train_text_encoder_only",
+)
+def one_rate_for_all(config: TrainingConfig) -> Iterator[Problem]:
+    name = config.optimizer.optimizer_type
+    found = rates(config)
+    if not one_rate(name) or len(set(found.values())) <= 1:
+        return
+    key = "text_encoder_lr" if found["text_encoder"] != config.optimizer.learning_rate else "unet_lr"
+    value = getattr(config.optimizer, key)
+    message = (
+        f"{shown(value)} is another rate than the {found['unet' if key == 'text_encoder_lr' else 'text_encoder']:g} "
+        f"of the other part, but {name} has one rate for all; leave {key} out, or set it to 0 to not train that part."
+    )
+    yield Problem(key, message, value)
+
+
+@rule("optimizer_type", "optimizer_args")
+def optimizer_arguments(config: TrainingConfig) -> Iterator[Problem]:
+    arguments = config.optimizer.optimizer_args
+    for message in OPTIMIZERS[config.optimizer.optimizer_type].problems(arguments):
+        yield Problem("optimizer_args", f"{message}.", list(arguments))
+
+
+@rule("noise_offset", "adaptive_noise_scale")
+def adaptive_scale_needs_an_offset(config: TrainingConfig) -> Iterator[Problem]:
+    scale = config.noise.adaptive_noise_scale
+    if scale is not None and config.noise.noise_offset is None:
+        message = f"{scale:g} has nothing to adapt; set noise_offset too, such as 0.05, or leave this out."
+        yield Problem("adaptive_noise_scale", message, scale)
+
+
+@rule("min_timestep", "max_timestep")
+def timesteps_in_order(config: TrainingConfig) -> Iterator[Problem]:
+    lowest, highest = config.noise.min_timestep, config.noise.max_timestep
+    if lowest > highest:
+        yield Problem("min_timestep", f"{lowest} is above max_timestep {highest}; swap them.", lowest)
+
+
+@rule("v_parameterization", "scale_v_pred_loss_like_noise_pred", "v_pred_like_loss")
+def prediction_type_agrees(config: TrainingConfig) -> Iterator[Problem]:
+    loss, velocity = config.loss, config.model.v_parameterization
+    if loss.scale_v_pred_loss_like_noise_pred and not velocity:
+        message = "true is for v-prediction models only; set v_parameterization too if yours is one, or leave this out."
+        yield Problem("scale_v_pred_loss_like_noise_pred", message, True)
+    if loss.v_pred_like_loss is not None and velocity:
+        message = f"{loss.v_pred_like_loss:g} is for models that predict noise; leave it out with v_parameterization."
+        yield Problem("v_pred_like_loss", message, loss.v_pred_like_loss)
+
+
+@rule("network_weights", "dim_from_weights")
+def weights_to_take_the_rank_from(config: TrainingConfig) -> Iterator[Problem]:
+    if config.network.dim_from_weights and not config.network.network_weights:
+        message = "true needs a LoRA to take the rank from; set network_weights to its path, or leave this out."
+        yield Problem("dim_from_weights", message, True)

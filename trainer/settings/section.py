@@ -56,7 +56,7 @@ class Declaration:
     rule: str = ""
 
 
-def setting(  # noqa: PLR0913 - the one place where a setting's whole declaration is spelled out
+def setting(
     default: object,
     show: Show,
     *,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
-import threading
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import toml
 
+from trainer import files
 from trainer.errors import ConfigError, Problem
 from trainer.settings.walk import Setting
 
@@ -127,14 +126,8 @@ def comment(text: str) -> list[str]:
 
 def write(path: Path, text: str) -> None:
     """Write a text file in one step: a reader finds the old content or the new, never a part. Raises ConfigError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        files.write_text(path, text)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise _unreadable(path, f"it cannot be written: {error.strerror or error}.") from None
