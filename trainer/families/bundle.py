@@ -1,0 +1,90 @@
+"""What the rest of the program uses of a loaded model, whatever its family. No torch at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Protocol
+
+from trainer.targets import Target
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from trainer.families.family import ComponentConfigs
+
+
+class Bundle(Protocol):
+    """The loaded models of one base model: frozen, in eval mode, in the compute dtype, on one device.
+
+    Shapes: b pictures, H x W pixels, h x w latents, c chunks of a long prompt. Nothing here decides about
+    autocast or gradients; the caller does.
+    """
+
+    @property
+    def family(self) -> str:
+        """Name of the family."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the models are."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Compute dtype of the frozen weights."""
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """Float32 [steps], on the CPU: the product of (1 - beta) up to each timestep."""
+
+    @property
+    def prediction_type(self) -> str:
+        """What the UNet predicts: "epsilon" or "v_prediction"."""
+
+    @property
+    def vae_scale(self) -> float:
+        """Factor from the VAE's latents to those the UNet sees."""
+
+    @property
+    def vae_key(self) -> str:
+        """Fingerprint of the VAE's weights and dtype, for caches of what it made."""
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the user should know about this model, up to now."""
+
+    @property
+    def configs(self) -> ComponentConfigs:
+        """How the components are built."""
+
+    @property
+    def components(self) -> Mapping[str, nn.Module]:
+        """The modules that adapters attach to, by component name."""
+
+    @property
+    def tokenize(self) -> Callable[[str], Tensor]:
+        """A picklable callable, independent of the models: text -> token ids, long [c, 77]."""
+
+    def targets(self, conv: bool) -> tuple[Target, ...]:
+        """List the layers that an adapter attaches to."""
+
+    def encode_text(self, token_ids: Tensor) -> dict[str, Tensor]:
+        """Long [b, c, 77] -> what `predict` takes; differentiable."""
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, text: Mapping[str, Tensor], sizes: Tensor | None) -> Tensor:
+        """[b, 4, h, w], long [b], text, long [b, 6] -> [b, 4, h, w] in the compute dtype."""
+
+    def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """[b, 3, H, W] in [-1, 1] -> mean and standard deviation of the posterior, float32 [b, 4, h, w], unscaled."""
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Scaled latents [b, 4, h, w] -> float32 pixels [b, 3, H, W] in [-1, 1]."""
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Trade a second forward pass for memory, in the UNet and the text encoders."""
+
+    def release_vae(self) -> None:
+        """Free the VAE; it is loaded again when it is needed."""
+
+    def release_text_encoders(self) -> None:
+        """Free the text encoders; they are loaded again, without adapters, when they are needed."""
