@@ -1,0 +1,32 @@
+"""What every test stands on: one thread, no network, no cache of the person's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Before anything imports torch: two test processes with spinning threads slow each other down tenfold.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def project() -> Path:
+    """The folder of the checkout."""
+    return PROJECT
+
+
+@pytest.fixture(scope="session", autouse=True)
+def caches_of_our_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep model hub caches out of the person's home: a test may not pass because of what lies there."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hub")))
+    yield
+    patch.undo()
