@@ -52,7 +52,7 @@ def new_unet() -> UNet2DConditionModel:
         out_channels=LATENT_CHANNELS,
         down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-        block_out_channels=(32, 64, 64, 32),
+        block_out_channels=(64, 64, 48, 32),
         layers_per_block=2,
         attention_head_dim=4,
         cross_attention_dim=TEXT_WIDTH,

@@ -1,0 +1,72 @@
+"""Training with two processes of one thread each, which on two cores beats one process of two threads."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import cos, pi
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+
+PROCESSES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How long a training lasts: a number of steps, and minutes after which it ends sooner than that."""
+
+    steps: int
+    minutes: float
+
+    def progress(self, step: int, started: float) -> float:
+        """The part that is done, 0 to 1; equal in every process, because the first one decides."""
+        elapsed = (time.monotonic() - started) / 60
+        done = torch.tensor(max(step / self.steps, elapsed / self.minutes), dtype=torch.float64)
+        if dist.is_initialized():
+            dist.broadcast(done, 0)
+        return min(1.0, float(done))
+
+
+def rate(progress: float, step: int, *, peak: float, warmup: int, floor: float = 0.01) -> float:
+    """Learning rate: a linear warm-up, flat to half way, then a cosine down to ``floor`` times the peak."""
+    rising = min(1.0, (step + 1) / warmup)
+    falling = max(0.0, 2 * progress - 1)
+    return peak * rising * (floor + (1 - floor) * (1 + cos(pi * falling)) / 2)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _start(rank: int, port: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = "127.0.0.1", str(port)
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=PROCESSES)
+    work(rank, *arguments)
+    dist.destroy_process_group()
+
+
+def run_pair(work: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401 - handed on as they are
+    """Runs ``work(rank, *arguments)`` in both processes and waits for them."""
+    mp.spawn(_start, args=(_free_port(), work, arguments), nprocs=PROCESSES)
+
+
+def average_gradients(parameters: list[Tensor]) -> None:
+    """Replaces each gradient by its mean over the processes, with one message for all."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= PROCESSES
+    for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
