@@ -1,0 +1,146 @@
+"""What the scan found: pictures, folders, notices, and the numbers and metadata entries that follow from them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+Size = tuple[int, int]
+
+_TAG_SEPARATOR = ","
+"""ss_tag_frequency is split at commas whatever caption_separator says, as sd-scripts does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture file.
+
+    `size` is (width, height) after EXIF rotation. `caption` is the text as read: stripped, blank lines left out,
+    several lines only where the file has them; the class token where there is no caption file. `bytes` is the
+    file's size.
+    """
+
+    path: Path
+    size: Size
+    caption: str
+    bytes: int
+    caption_missing: bool = False
+
+    @property
+    def name(self) -> str:
+        """Folder and file name, for messages."""
+        return f"{self.path.parent.name}/{self.path.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """One folder of pictures with its repeats; `class_tokens` is what follows N_ in its name."""
+
+    path: Path
+    name: str
+    repeats: int
+    class_tokens: str
+    regularisation: bool
+    pictures: tuple[Picture, ...]
+
+    @property
+    def count(self) -> int:
+        """Pictures times repeats."""
+        return len(self.pictures) * self.repeats
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetReport:
+    """All folders, training first, in the order of their names, and what the user should know about them.
+
+    `unreadable` holds (file, reason) of every picture that was left out; `notices` says it in words.
+    """
+
+    folders: tuple[Folder, ...]
+    notices: tuple[str, ...] = ()
+    unreadable: tuple[tuple[Path, str], ...] = field(default=())
+
+    @property
+    def train_folders(self) -> tuple[Folder, ...]:
+        """The folders of what is to be learned."""
+        return tuple(folder for folder in self.folders if not folder.regularisation)
+
+    @property
+    def reg_folders(self) -> tuple[Folder, ...]:
+        """The folders of regularisation pictures."""
+        return tuple(folder for folder in self.folders if folder.regularisation)
+
+    @property
+    def train_images(self) -> int:
+        """Training pictures, each counted once."""
+        return sum(len(folder.pictures) for folder in self.train_folders)
+
+    @property
+    def reg_images(self) -> int:
+        """Regularisation pictures, each counted once."""
+        return sum(len(folder.pictures) for folder in self.reg_folders)
+
+    @property
+    def train_count(self) -> int:
+        """Training pictures times repeats (`ss_num_train_images`)."""
+        return sum(folder.count for folder in self.train_folders)
+
+    @property
+    def reg_count(self) -> int:
+        """Regularisation pictures times their folder's repeats, before balancing (`ss_num_reg_images`)."""
+        return sum(folder.count for folder in self.reg_folders)
+
+    def to_json(self) -> dict[str, object]:
+        """Return the report in plain lists, texts and numbers, for the run's folder and the page."""
+        return {
+            "train_count": self.train_count,
+            "reg_count": self.reg_count,
+            "folders": [_folder_json(folder) for folder in self.folders],
+            "notices": list(self.notices),
+            "unreadable": [{"path": str(path), "reason": reason} for path, reason in self.unreadable],
+        }
+
+
+def dataset_dirs(folders: Iterable[Folder]) -> dict[str, dict[str, int]]:
+    """Return `ss_dataset_dirs` or `ss_reg_dataset_dirs`: folder name -> repeats and number of pictures."""
+    return {folder.name: {"n_repeats": folder.repeats, "img_count": len(folder.pictures)} for folder in folders}
+
+
+def tag_frequency(report: DatasetReport, *, all_lines: bool = False) -> dict[str, dict[str, int]]:
+    """Return `ss_tag_frequency`: folder name -> lower-cased tag -> number of pictures that have it.
+
+    Each picture counts once, whatever its repeats. `all_lines` counts every line of a wildcard file, as sd-scripts
+    does with enable_wildcard; otherwise only the line that is trained with.
+    """
+    return {folder.name: _tags_of(folder, all_lines) for folder in report.folders}
+
+
+def _tags_of(folder: Folder, all_lines: bool) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for picture in folder.pictures:
+        text = picture.caption if all_lines else picture.caption.partition("\n")[0]
+        found.update(tag.strip().lower() for tag in text.split(_TAG_SEPARATOR) if tag.strip())
+    return dict(found)
+
+
+def _folder_json(folder: Folder) -> dict[str, object]:
+    return {
+        "path": str(folder.path),
+        "name": folder.name,
+        "repeats": folder.repeats,
+        "class_tokens": folder.class_tokens,
+        "regularisation": folder.regularisation,
+        "pictures": [
+            {
+                "name": picture.path.name,
+                "width": picture.size[0],
+                "height": picture.size[1],
+                "bytes": picture.bytes,
+                "caption": picture.caption,
+                "caption_missing": picture.caption_missing,
+            }
+            for picture in folder.pictures
+        ],
+    }
