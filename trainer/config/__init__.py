@@ -1,6 +1,6 @@
 """The configuration of a training: its sections, the rules that cross them, and where it comes from."""
 
-from trainer.config.files import load_config, load_layers, save_config
+from trainer.config.files import load_config, load_layers, parse_set, read_layer, save_config, to_kohya
 from trainer.config.layers import Assembled, config_from_layers, problems_of
 from trainer.config.training_config import TrainingConfig, known_settings, rates, resolution_size, to_flat
 
@@ -11,9 +11,12 @@ __all__ = [
     "known_settings",
     "load_config",
     "load_layers",
+    "parse_set",
     "problems_of",
     "rates",
+    "read_layer",
     "resolution_size",
     "save_config",
     "to_flat",
+    "to_kohya",
 ]

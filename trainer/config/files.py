@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -9,14 +10,18 @@ from types import MappingProxyType
 from trainer.config.layers import Assembled, assemble
 from trainer.config.training_config import TrainingConfig, known_settings, to_flat
 from trainer.errors import ConfigError, Problem
-from trainer.settings import toml
+from trainer.settings import kohya, toml
+from trainer.settings.section import PATHS
 
-NOTHING: Mapping[str, object] = MappingProxyType({})
+PROJECT = Path(__file__).resolve().parents[2]
+PRESETS = PROJECT / "presets"
+
+_NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
 def load_config(
     path: Path | None = None,
-    overrides: Mapping[str, object] = NOTHING,
+    overrides: Mapping[str, object] = _NOTHING,
     *,
     preset: Path | None = None,
     ignore_unsupported: bool = False,
@@ -30,29 +35,96 @@ def load_config(
 
 def load_layers(
     path: Path | None = None,
-    overrides: Mapping[str, object] = NOTHING,
+    overrides: Mapping[str, object] = _NOTHING,
     *,
     preset: Path | None = None,
     ignore_unsupported: bool = False,
 ) -> Assembled:
-    """As `load_config`, but with the notices, and problems in place of an error."""
+    """As `load_config`, but with problems in place of an error, and with the notices a user should see."""
     layers: list[Mapping[str, object]] = []
     problems: list[Problem] = []
+    notices: list[str] = []
     for source in (preset, path):
         if source is None:
             continue
-        try:
-            flat, found = toml.flatten(toml.read(Path(source)))
-        except ConfigError as error:
-            problems += error.problems
-            continue
-        layers.append(flat)
-        problems += found
+        imported = _imported(Path(source), ignore_unsupported)
+        layers.append(imported.values)
+        problems += imported.problems
+        notices += imported.notices
     assembled = assemble([*layers, overrides])
     problems += assembled.problems
-    return Assembled(None if problems else assembled.config, tuple(problems), assembled.notices)
+    return Assembled(None if problems else assembled.config, tuple(problems), (*notices, *assembled.notices))
+
+
+def read_layer(path: Path, *, ignore_unsupported: bool = False) -> dict[str, object]:
+    """Return what one file sets, under our keys, unchecked. Raises ConfigError if it cannot be read or translated."""
+    imported = _imported(Path(path), ignore_unsupported)
+    if imported.problems:
+        raise ConfigError(imported.problems)
+    return imported.values
+
+
+def _imported(path: Path, ignore_unsupported: bool) -> kohya.Imported:
+    try:
+        flat, problems = toml.flatten(toml.read(path))
+    except ConfigError as error:
+        return kohya.Imported({}, list(error.problems))
+    imported = kohya.import_flat(flat, known_settings(), ignore_unsupported=ignore_unsupported)
+    imported.problems[:0] = problems
+    if path.resolve().parent == PRESETS:
+        imported.values = _from_project(imported.values)
+    return imported
+
+
+def _from_project(values: Mapping[str, object]) -> dict[str, object]:
+    """Make the paths of a shipped preset, which are relative to the project, good from any working folder."""
+    if Path.cwd() == PROJECT:
+        return dict(values)
+    known = known_settings()
+    return {
+        key: str(PROJECT / str(value)) if key in known and _is_project_path(known[key].show.widget, value) else value
+        for key, value in values.items()
+    }
+
+
+def _is_project_path(widget: str, value: object) -> bool:
+    """Say whether a value is a path: what is a model's name on a hub, or prompts, is not in the project."""
+    if not isinstance(value, str) or not value:
+        return False
+    if widget == "multiline":
+        return kohya.names_a_file(value)
+    return widget == "folder" or (widget in PATHS and (PROJECT / value).exists())
 
 
 def save_config(config: TrainingConfig, path: Path, header: str = "") -> None:
     """Write every setting with its help line as a comment, in one step. Raises ConfigError if it cannot be written."""
     toml.write(Path(path), toml.document(known_settings().values(), to_flat(config), header))
+
+
+def to_kohya(config: TrainingConfig, prompts_file: str = "") -> dict[str, object]:
+    """Return the configuration as sd-scripts reads it: flat, with `network_module` and `network_args` packed."""
+    return kohya.export_flat(to_flat(config), prompts_file)
+
+
+def parse_set(text: str) -> tuple[str, object]:
+    """Return (key, value) of the "key=value" of `--set`: a TOML literal, else a text. Raises ConfigError.
+
+    A setting that is a text takes what looks like a number, a date or a truth value as the text it is.
+    """
+    key, equals, written = text.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise ConfigError([Problem("--set", f"{text!r} cannot be used; write it as key=value, as in network_dim=16.")])
+    value = _literal(written)
+    known = known_settings().get(key)
+    if known is not None and known.kind == "text" and not isinstance(value, str | list):
+        return key, written
+    return key, value
+
+
+def _literal(written: str) -> object:
+    try:
+        document = tomllib.loads(f"value = {written}")
+    except (ValueError, RecursionError):
+        return written
+    return document["value"] if len(document) == 1 else written
