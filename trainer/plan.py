@@ -44,15 +44,14 @@ class Plan:
         saving, names = self.config.saving, []
         if saving.save_every_n_steps and step % saving.save_every_n_steps == 0:
             names.append(step_name(saving.output_name, step))
-        epoch = self.epoch(step)
-        if (
-            saving.save_every_n_epochs
-            and self.ends_epoch(step)
-            and epoch % saving.save_every_n_epochs == 0
-            and epoch < self.total_epochs
-        ):
-            names.append(epoch_name(saving.output_name, epoch))
+        if self._saves_epoch(step):
+            names.append(epoch_name(saving.output_name, self.epoch(step)))
         return tuple(names)
+
+    def _saves_epoch(self, step: int) -> bool:
+        """The last epoch's file is the finished one."""
+        every, epoch = self.config.saving.save_every_n_epochs, self.epoch(step)
+        return bool(every) and self.ends_epoch(step) and epoch % (every or 1) == 0 and epoch < self.total_epochs
 
     def expired_names(self, step: int) -> tuple[str, ...]:
         """Return the earlier files to remove once those of `step` are written.
@@ -66,7 +65,7 @@ class Plan:
             last = (step - saving.save_last_n_steps - 1) // every * every
             names += [step_name(saving.output_name, last)] if last > 0 else []
         every = saving.save_every_n_epochs
-        if every and saving.save_last_n_epochs and self.ends_epoch(step) and self.epoch(step) % every == 0:
+        if every and saving.save_last_n_epochs and self._saves_epoch(step):
             last = self.epoch(step) - every * saving.save_last_n_epochs
             names += [epoch_name(saving.output_name, last)] if last > 0 else []
         return tuple(names)
