@@ -69,13 +69,13 @@ def main(arguments: Sequence[str]) -> int:
     install = "--no-install" not in arguments
     arguments = [argument for argument in arguments if argument != "--no-install"]
     if arguments[:1] in (["-h"], ["--help"]):
-        say(__doc__.strip())
+        print((__doc__ or "").strip())
         return 0
     module, rest, extras = door(arguments)
     if module == "kohya_gui.app" and not (PROJECT / "kohya_gui" / "app.py").is_file():
         say("The page is not part of this version yet. To train without it: python launch.py train RUN.toml")
         return 0
-    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl+C: no pip goes on behind the person's back
     try:
         if install and not is_ready(extras):
             set_up(extras)
@@ -494,11 +494,6 @@ def try_lock(lock: IO[str]) -> bool:
     except (BlockingIOError, PermissionError):
         return False
     return True
-
-
-def stop(number: int, frame: object) -> None:
-    """Treat SIGTERM as Ctrl+C, so that no pip goes on behind the person's back."""
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
