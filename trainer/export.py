@@ -49,9 +49,10 @@ def read_lora(path: Path) -> LoraFile:
     header = read_header(path)
     try:
         # Not memory-mapped: the file may be replaced while its tensors are in use.
-        tensors = safetensors.torch.load(path.read_bytes())
+        loaded = safetensors.torch.load(path.read_bytes())
     except (OSError, safetensors.SafetensorError) as error:
         raise ModelError(f"The LoRA {path} can't be read: {error}.", "Download or copy it again.") from error
+    tensors = {key: loaded[key] for key in header.shapes}
     bad = _first_not_finite(tensors)
     if bad:
         raise ModelError(f"{path.name}: {bad} has numbers that are not finite.", "The file is of no use; take another.")
