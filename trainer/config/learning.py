@@ -7,6 +7,7 @@ from typing import Literal
 from trainer.adapters import KINDS
 from trainer.config.values import parse_rate, parse_steps_or_share
 from trainer.optimizers import OPTIMIZERS
+from trainer.schedules import SCHEDULES
 from trainer.settings.section import Section, Show, setting
 
 
@@ -102,9 +103,7 @@ class OptimizerSection(Section):
     Prodigy it follows the learning rate unless it is 0. A list gives one rate for each text encoder.
     """
 
-    lr_scheduler: Literal[
-        "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
-    ] = setting("cosine", Show("Learning rate schedule", group="Schedule"))
+    lr_scheduler: str = setting("cosine", Show("Learning rate schedule", group="Schedule"), choices=SCHEDULES)
     """How the rate goes on after the warm-up: constant, or falling to 0 along a line, a cosine or a power.
 
     "constant" has no warm-up; use "constant_with_warmup" for one. "cosine_with_restarts" falls several times over.
@@ -116,7 +115,7 @@ class OptimizerSection(Section):
             "Warm-up",
             group="Schedule",
             unit="steps",
-            when={"lr_scheduler": ("constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")},
+            when={"lr_scheduler": tuple(name for name in SCHEDULES if name != "constant")},
         ),
         parse=parse_steps_or_share,
         rule="0 for none, a whole number of steps, or a share of all steps below 1",

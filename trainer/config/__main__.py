@@ -1,0 +1,10 @@
+"""`python -m trainer.config` writes docs/settings.md anew."""
+
+from trainer.config.files import PROJECT
+from trainer.config.training_config import TrainingConfig
+from trainer.files import write_text
+from trainer.settings import docs
+from trainer.settings.walk import DOCUMENT
+
+if __name__ == "__main__":
+    write_text(PROJECT / DOCUMENT, docs.page(TrainingConfig))
