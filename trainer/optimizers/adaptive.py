@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from trainer.errors import ConfigError, Problem
 from trainer.optimizers.adamw import BETAS, EPS
 from trainer.optimizers.arguments import Flag, Number
 from trainer.optimizers.base import Group, OptimizerKind
@@ -58,6 +59,7 @@ class DAdaptAdam(OptimizerKind):
     @classmethod
     def build(cls, groups: Sequence[Group], optimizer_args: Sequence[str] = ()) -> torch.optim.Optimizer:
         options = cls.options(optimizer_args)
+        _require_one_rate(cls.name, groups)
         from pytorch_optimizer import DAdaptAdam as Steps
 
         class DAdaptAdamSteps(Steps):
@@ -101,6 +103,7 @@ class Prodigy(OptimizerKind):
     @classmethod
     def build(cls, groups: Sequence[Group], optimizer_args: Sequence[str] = ()) -> torch.optim.Optimizer:
         options = cls.options(optimizer_args)
+        _require_one_rate(cls.name, groups)
         from pytorch_optimizer import Prodigy as Steps
 
         class ProdigySteps(Steps):
@@ -115,6 +118,15 @@ class Prodigy(OptimizerKind):
     @classmethod
     def step_size(cls, optimizer: torch.optim.Optimizer) -> float | None:
         return float(optimizer.param_groups[0]["d"])
+
+
+def _require_one_rate(name: str, groups: Sequence[Group]) -> None:
+    """Raise ConfigError where the groups' rates differ: the steps would use the first group's for all."""
+    rates = {group["lr"] for group in groups}
+    if len(rates) > 1:
+        given = ", ".join(f"{group['name']} {group['lr']:g}" for group in groups)
+        message = f"{name} finds one step size for all parts; give them all the same learning rate, not {given}"
+        raise ConfigError([Problem("learning_rate", message, tuple(sorted(rates)))])
 
 
 def _resting(optimizer: torch.optim.Optimizer) -> bool:
