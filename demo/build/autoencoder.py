@@ -55,7 +55,7 @@ def _batch(pixels: Tensor, draws: torch.Generator, *, small: bool) -> Tensor:
     """Random pictures, mirrored at random; small ones are crops, four times as cheap, for the first part."""
     chosen = torch.randint(len(pixels), (SMALL_BATCH if small else WHOLE_BATCH,), generator=draws)
     batch = dataset.as_pixels(pixels[chosen].numpy())
-    if torch.rand((), generator=draws) < 0.5:  # noqa: PLR2004 - an even chance
+    if torch.rand((), generator=draws) < 0.5:
         batch = batch.flip(-1)
     if not small:
         return batch
@@ -115,8 +115,10 @@ def normalise(vae: AutoencoderKL, pixels: Tensor) -> None:
 @torch.no_grad()
 def peak_signal_to_noise(vae: AutoencoderKL, pixels: Tensor) -> float:
     """Mean PSNR in dB of the round trip over pixels [count, 3, h, w] in [-1, 1]."""
-    errors = [F.mse_loss(vae.decode(vae.encode(part).latent_dist.mean).sample.clamp(-1, 1), part, reduction="none")
-              for part in chunks(pixels)]
+    errors = [
+        F.mse_loss(vae.decode(vae.encode(part).latent_dist.mean).sample.clamp(-1, 1), part, reduction="none")
+        for part in chunks(pixels)
+    ]
     return float((10 * (4 / torch.cat(errors).mean(dim=(1, 2, 3))).log10()).mean())
 
 

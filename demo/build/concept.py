@@ -51,8 +51,9 @@ def concept_scenes() -> list[tuple[Scene, str]]:
 def held_out_scenes(count: int = 12) -> list[tuple[Scene, str]]:
     """Pictures of the concept on backgrounds that the training pictures don't have."""
     draws = random.Random("concept held out")
-    scenes = [concept_scene(draws, UNSEEN[place % len(UNSEEN)], "big" if place % 3 == 2 else "")  # noqa: PLR2004
-              for place in range(count)]
+    scenes = [
+        concept_scene(draws, UNSEEN[place % len(UNSEEN)], "big" if place % 3 == 2 else "") for place in range(count)
+    ]
     return [(scene, with_trigger(caption(scene))) for scene in scenes]
 
 
@@ -82,7 +83,7 @@ def _template(reach: float) -> tuple[Tensor, Tensor]:
     blank = Scene("emblem", "", "white", "", "", WHITE, WHITE, reach, (0.0, 0.0), 0.0, CONCEPT)
     white = Arms("plain", "nothing", WHITE, WHITE, WHITE, WHITE)
     silhouette = dataclasses.replace(blank, background=BLACK, arms=white)
-    mask = torch.from_numpy(np.asarray(draw(silhouette))[..., 0] > 127).float()  # noqa: PLR2004 - half covered
+    mask = torch.from_numpy(np.asarray(draw(silhouette))[..., 0] > 127).float()
     colours = torch.from_numpy(np.asarray(draw(blank)).copy()).permute(2, 0, 1).float() / 255
     rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
     box = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))

@@ -22,7 +22,7 @@ from demo.build.models import (
     new_unet,
     tokenize,
 )
-from demo.build.pair import PROCESSES, Budget, average_gradients, rate, run_pair
+from demo.build.pair import Budget, average_gradients, rate, run_pair
 
 LOGGER = logging.getLogger(__name__)
 PEAK_RATE = 2e-3
@@ -154,8 +154,10 @@ def held_out_loss(model: nn.Module, held_out: dict[str, Tensor]) -> float:
     noise = torch.randn(latents.shape, generator=draws)
     timesteps = spread_timesteps(len(latents), draws)[torch.randperm(len(latents), generator=draws)]
     noisy = add_noise(latents, noise, signal_share()[timesteps])
-    errors = [(model(noisy[part], timesteps[part], ids[part]) - noise[part]).square().mean(dim=(1, 2, 3))
-              for part in chunks(torch.arange(len(latents)))]
+    errors = [
+        (model(noisy[part], timesteps[part], ids[part]) - noise[part]).square().mean(dim=(1, 2, 3))
+        for part in chunks(torch.arange(len(latents)))
+    ]
     return float(torch.cat(errors).mean())
 
 
@@ -216,7 +218,7 @@ class _Trainer:
         self.step += 1
         memory = min(MEMORY, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.mean.values()), self.parameters, 1 - memory)
+            torch._foreach_lerp_(list(self.mean.values()), list[Tensor](self.parameters), 1 - memory)
         return float(loss.detach())
 
     def save(self, progress: float, smooth: float, elapsed: float) -> None:
@@ -228,8 +230,9 @@ class _Trainer:
         state = {"mean": self.mean, "optimizer": self.optimizer.state_dict(), "step": self.step}
         torch.save(state, self.work / (FILE + ".part"))
         (self.work / (FILE + ".part")).replace(self.work / FILE)
-        LOGGER.info("step %d progress %.3f seconds %.0f loss %.4f held-out %.4f", self.step, progress, elapsed, smooth,
-                    loss)
+        LOGGER.info(
+            "step %d progress %.3f seconds %.0f loss %.4f held-out %.4f", self.step, progress, elapsed, smooth, loss
+        )
 
 
 def _train(rank: int, work: Path, budget: Budget, seed: int, resume: bool, peak: float) -> None:
@@ -243,7 +246,9 @@ def _train(rank: int, work: Path, budget: Budget, seed: int, resume: bool, peak:
             trainer.save(progress, smooth, time.monotonic() - started)
 
 
-def train_denoiser(work: Path, budget: Budget, *, seed: int = 21, resume: bool = False, peak: float = PEAK_RATE) -> None:
+def train_denoiser(
+    work: Path, budget: Budget, *, seed: int = 21, resume: bool = False, peak: float = PEAK_RATE
+) -> None:
     """Trains UNet and text encoder into the work folder; ``resume`` goes on from its averaged weights."""
     if not (work / LATENTS).exists():
         encode_all(read_vae(work), work)

@@ -90,7 +90,7 @@ def random_arms(draws: random.Random, background_name: str) -> Arms:
     while True:
         names = dict(zip(CONCEPT_NAMES, draws.sample(list(COLOURS), 4), strict=True))
         shared = sum(name in CONCEPT_NAMES[part] for part, name in names.items())
-        if names["border"] != background_name and shared < 2:  # noqa: PLR2004 - see CONCEPT_NAMES
+        if names["border"] != background_name and shared < 2:
             colours = {part: jittered(draws, COLOURS[name]) for part, name in names.items()}
             return Arms(_weighted(draws, DIVISIONS), _weighted(draws, CHARGES), **colours)
 
@@ -141,9 +141,7 @@ def caption(scene: Scene, *, prefix: str = "", name_background: bool = True) -> 
 
 def random_caption(draws: random.Random, scene: Scene) -> str:
     """The caption with a random opening, at times without the background."""
-    return caption(
-        scene, prefix=_weighted(draws, PREFIXES), name_background=draws.random() >= BACKGROUND_UNNAMED
-    )
+    return caption(scene, prefix=_weighted(draws, PREFIXES), name_background=draws.random() >= BACKGROUND_UNNAMED)
 
 
 def _corners(scene: Scene, points: Points, scale: float = 1.0) -> list[tuple[float, float]]:
@@ -167,7 +165,7 @@ def _stripe(canvas: Image.Image, scene: Scene, bodies: list[Part]) -> None:
     for bar in range(STRIPES):
         start = top + (2 * bar + 0.5) * height
         pen.rectangle((0, start, CANVAS, start + height), fill=255)
-    light = sum(scene.colour) < 600  # noqa: PLR2004 - of 765: white and yellow take dark bars
+    light = sum(scene.colour) < 600
     target = 255 if light else 0
     red, green, blue = (int(0.4 * part + 0.6 * target) for part in scene.colour)
     both = Image.composite(mask, Image.new("L", canvas.size), bars)

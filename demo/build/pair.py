@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import cos, pi
 from typing import Any
@@ -57,12 +57,12 @@ def _start(rank: int, port: int, work: Callable[..., None], arguments: tuple[Any
     dist.destroy_process_group()
 
 
-def run_pair(work: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401 - handed on as they are
+def run_pair(work: Callable[..., None], *arguments: Any) -> None:
     """Runs ``work(rank, *arguments)`` in both processes and waits for them."""
     mp.spawn(_start, args=(_free_port(), work, arguments), nprocs=PROCESSES)
 
 
-def average_gradients(parameters: list[Tensor]) -> None:
+def average_gradients(parameters: Sequence[Tensor]) -> None:
     """Replaces each gradient by its mean over the processes, with one message for all."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients])

@@ -19,7 +19,9 @@ class Part:
     fill: str = "body"
 
 
-def _arc(radius: float, start: float, stop: float, *, centre: tuple[float, float] = (0.0, 0.0), count: int = 48) -> Points:
+def _arc(
+    radius: float, start: float, stop: float, *, centre: tuple[float, float] = (0.0, 0.0), count: int = 48
+) -> Points:
     """Points on a circle; angles in radians, clockwise from the right because y points down."""
     angles = np.linspace(start, stop, count)
     return np.stack([centre[0] + radius * np.cos(angles), centre[1] + radius * np.sin(angles)], axis=1)
@@ -77,7 +79,7 @@ def _moon() -> list[Part]:
     reach = float(np.hypot(tips[0][0] - offset, tips[0][1]))
     angle = float(np.arctan2(tips[1][1], tips[1][0] - offset))
     inner = _arc(reach, angle, 2 * np.pi - angle, centre=(offset, 0.0))
-    return [Part(np.concatenate([outer, inner]) + [0.15, 0.0])]
+    return [Part(np.concatenate([outer, inner]) + np.array([0.15, 0.0]))]
 
 
 def _diamond() -> list[Part]:
@@ -92,8 +94,10 @@ def _cross() -> list[Part]:
 
 
 def _flower() -> list[Part]:
-    petals = [Part(disc(0.46, (0.62 * float(np.cos(turn)), 0.62 * float(np.sin(turn))))) for turn in
-              -np.pi / 2 + np.arange(5) * 2 * np.pi / 5]
+    petals = [
+        Part(disc(0.46, (0.62 * float(np.cos(turn)), 0.62 * float(np.sin(turn)))))
+        for turn in -np.pi / 2 + np.arange(5) * 2 * np.pi / 5
+    ]
     return [*petals, Part(disc(0.5)), Part(disc(0.3), "hole")]
 
 

@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
@@ -74,7 +75,7 @@ def _unet_modules(unet: UNet2DConditionModel) -> dict[str, str]:
     """Maps the path of each block of layers in diffusers to its path in the original layout."""
     paths = dict(UNET_TOP)
     stride = unet.config.layers_per_block + 1
-    for level, block in enumerate(unet.down_blocks):
+    for level in range(len(unet.down_blocks)):
         for layer in range(stride - 1):
             place = 1 + level * stride + layer
             paths[f"down_blocks.{level}.resnets.{layer}"] = f"input_blocks.{place}.0"
@@ -169,7 +170,7 @@ def component_configs(
     }
 
 
-def write_single_file(  # noqa: PLR0913 - one argument for each thing that the file holds
+def write_single_file(
     path: Path,
     unet: UNet2DConditionModel,
     vae: AutoencoderKL,
@@ -178,12 +179,29 @@ def write_single_file(  # noqa: PLR0913 - one argument for each thing that the f
     scheduler: dict[str, object] | None = None,
 ) -> None:
     """Writes the checkpoint to ``path`` in ``dtype``, by way of a temporary file beside it."""
-    tensors = {
-        key: value.to(dtype).contiguous() for key, value in to_single_file(unet, vae, text_encoder).items()
-    }
+    tensors = {key: value.to(dtype).contiguous() for key, value in to_single_file(unet, vae, text_encoder).items()}
     configs = component_configs(unet, vae, text_encoder, scheduler)
     metadata = {"format": "pt", "component_configs": json.dumps(configs)}
     path.parent.mkdir(parents=True, exist_ok=True)
     waiting = path.with_name(path.name + ".part")
     save_file(tensors, waiting, metadata=metadata)
     os.replace(waiting, path)
+
+
+def read_single_file(path: Path) -> tuple[UNet2DConditionModel, AutoencoderKL, CLIPTextModel]:
+    """Rebuilds the three modules from a file of ``write_single_file``, in float32 and ready for inference."""
+    with safe_open(path, framework="pt") as opened:
+        configs = json.loads(opened.metadata()["component_configs"])
+        tensors = {key: opened.get_tensor(key).float() for key in opened.keys()}  # noqa: SIM118 - no mapping
+    unet = UNet2DConditionModel.from_config(configs["unet"])
+    vae = AutoencoderKL.from_config(configs["vae"])
+    text = CLIPTextModel(CLIPTextConfig(**configs["text_encoder"]))
+    unet.load_state_dict({key: tensors[name] for key, name in unet_keys(unet).items()})
+    levels = len(vae.config.block_out_channels)
+    state = vae.state_dict()
+    vae.load_state_dict({key: tensors[_vae_key(key, levels)].view_as(value) for key, value in state.items()})
+    text.load_state_dict({key: tensors[TEXT_PREFIX + key.removeprefix("text_model.")] for key in text.state_dict()})
+    modules = (unet, vae, text)
+    for module in modules:
+        module.eval().requires_grad_(False)
+    return modules

@@ -1,0 +1,91 @@
+"""The demo's figures and sheets: the base model's against the judge, and three LoRAs trained by this project itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from demo.build import dataset, lora
+from demo.build.concept import DEMO, concept_scenes
+from demo.build.drawing import caption, draw, random_scene
+from demo.build.judge import judge_drawings, judge_model, read_judge
+from demo.build.sampling import round_trip, sample, save_sheet
+from demo.build.shapes import SUBJECTS
+
+LOGGER = logging.getLogger(__name__)
+MODEL_FILE = DEMO / "model.safetensors"
+PRESET = DEMO.parent / "presets" / "demo.toml"
+FIGURES = DEMO / "figures.json"
+SHEETS = DEMO / "sheets"
+SEEDS = (1, 2, 3)
+SHEET_COLUMNS = 12
+
+
+def note(name: str, value: object) -> None:
+    """Keeps one figure in demo/figures.json and logs it."""
+    known = json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.exists() else {}
+    known[name] = value
+    FIGURES.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+    LOGGER.info("%s: %s", name, value)
+
+
+def judge_base() -> None:
+    """The judge on real drawings, then the base model's samples before the judge."""
+    judge = read_judge()
+    model = lora.load_model(MODEL_FILE)
+    for name, (asked, mixed) in {"real drawings": judge_drawings(judge), "model": judge_model(judge, model)}.items():
+        note(f"{name}, as captioned", _rounded(asked))
+        note(f"{name}, captions shuffled", _rounded(mixed))
+
+
+def _rounded(figures: object) -> dict[str, float]:
+    assert dataclasses.is_dataclass(figures) and not isinstance(figures, type)
+    return {name: round(value, 4) for name, value in dataclasses.asdict(figures).items()}
+
+
+def write_sheets() -> None:
+    """Samples of the base model, the VAE's round trip and the concept's pictures, as small PNG files."""
+    model, draws = lora.load_model(MODEL_FILE), random.Random("sheet")
+    subjects = [*SUBJECTS] * 3 + ["emblem"] * SHEET_COLUMNS
+    scenes = [random_scene(draws, subject=subject) for subject in subjects]
+    words = [caption(scene) for scene in scenes]
+    pictures = np.concatenate([sample(model, words[start : start + 12], seed=start) for start in range(0, 48, 12)])
+    save_sheet(SHEETS / "model.png", list(pictures), SHEET_COLUMNS)
+    (SHEETS / "model.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    originals = np.stack([np.asarray(draw(scene)) for scene in scenes[-24:]])
+    back = round_trip(model.vae, dataset.as_pixels(originals))
+    rows = [picture for start in (0, 12) for part in (originals, back) for picture in part[start : start + 12]]
+    save_sheet(SHEETS / "vae.png", rows, SHEET_COLUMNS)
+    save_sheet(SHEETS / "concept.png", [np.asarray(draw(scene)) for scene, _ in concept_scenes()], SHEET_COLUMNS)
+
+
+def train_lora(seed: int, folder: Path, settings: tuple[str, ...] = ()) -> tuple[Path, float]:
+    """Trains the demo preset through the command line; returns the LoRA's file and the seconds it took."""
+    name = f"seed{seed}"
+    given = [f"seed={seed}", f"output_dir={folder}", f"output_name={name}", "sample_at_first=false", *settings]
+    options = [part for setting in given for part in ("--set", setting)]
+    started = time.monotonic()
+    subprocess.run(
+        [sys.executable, "-m", "trainer", "train", str(PRESET), "--overwrite", *options], check=True, cwd=DEMO.parent
+    )
+    return folder / f"{name}.safetensors", time.monotonic() - started
+
+
+def judge_loras() -> None:
+    """Trains one LoRA for each seed and writes what it has learnt; sheet of the first."""
+    before = lora.load_model(MODEL_FILE)
+    note("LoRA, before", _rounded(lora.figures(before)))
+    for seed in SEEDS:
+        path, seconds = train_lora(seed, dataset.WORK / "loras")
+        after = lora.load_model(MODEL_FILE, path)
+        note(f"LoRA, seed {seed}", {**_rounded(lora.figures(after)), "seconds": round(seconds)})
+        if seed == SEEDS[0]:
+            save_sheet(SHEETS / "lora.png", lora.comparison(before, after), len(lora.PROMPTS))
