@@ -85,9 +85,9 @@ class Checkout:
         assert isinstance(report, dict)
         return report
 
-    def versions(self, **more: str) -> dict[str, str]:
+    def versions(self, cwd: Path | None = None, **more: str) -> dict[str, str]:
         """What is installed after a start."""
-        versions = self.report("train", **more)["versions"]
+        versions = self.report("train", cwd=cwd, **more)["versions"]
         assert isinstance(versions, dict)
         return versions
 
