@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
@@ -56,10 +58,11 @@ TURNED = (5, 6, 7, 8)
 """EXIF orientations that swap width and height."""
 
 
+@cache
 def enable_plugins() -> None:
     """Teach Pillow the formats that need a package of their own, where that package is installed."""
     if find_spec("pillow_jxl"):
-        __import__("pillow_jxl")
+        import_module("pillow_jxl")
 
 
 def open_header(file: BinaryIO) -> Image.Image:
@@ -118,19 +121,18 @@ def _is_whole(image: Image.Image, file: BinaryIO) -> bool:
 
 def _png_chunks(file: BinaryIO, size: int) -> list[bytes]:
     """Return the types of a PNG's chunks in order; a cut-off file's list does not end with IEND."""
-    with open(file.fileno(), "rb", buffering=0, closefd=False) as raw:
-        start = file.tell()
-        types, position = [], 8
-        while position + 12 <= size:
-            raw.seek(position)
-            length, name = struct.unpack(">I4s", raw.read(8))
-            position += 12 + length
-            if position > size:
-                break
-            types.append(name)
-            if name == b"IEND":
-                break
-        file.seek(start)
+    start = file.tell()
+    types, position = [], 8
+    while position + 12 <= size:
+        file.seek(position)
+        length, name = struct.unpack(">I4s", file.read(8))
+        position += 12 + length
+        if position > size:
+            break
+        types.append(name)
+        if name == b"IEND":
+            break
+    file.seek(start)
     return types
 
 
