@@ -265,7 +265,7 @@ def test_every_import_is_a_declared_dependency() -> None:
 
 def test_repository_names_no_place_of_one_machine() -> None:
     # Written so that this file does not name them.
-    folders = r"(?<![\w/])/(work|root|opt/wheels)/|\.\./shared\b|\.pyenv\b"
+    folders = r"(?<![\w/])/(work|root|opt/wheels)/|\.\./shared\b|\.py" + r"env\b"
     hosts = r"\b(pypi|pythonhosted|npmjs)\.org\b"
     place = re.compile(f"{folders}|{hosts}")
     found = [

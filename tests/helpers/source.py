@@ -61,12 +61,13 @@ class Source:
                 yield node.lineno
 
     def blind_handlers(self) -> Iterator[str]:
-        """The functions that catch everything: `except:`, `except Exception`, `except BaseException`."""
+        """The functions that catch everything and don't raise it again: `except:`, `except Exception`."""
         for node, inside, _ in everything(self.tree):
             if isinstance(node, ast.ExceptHandler):
                 caught = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
                 names = {each.id for each in caught if isinstance(each, ast.Name)}
-                if node.type is None or names & {"Exception", "BaseException"}:
+                again = any(isinstance(each, ast.Raise) and each.exc is None for each in node.body)
+                if not again and (node.type is None or names & {"Exception", "BaseException"}):
                     yield ".".join(inside)
 
 
