@@ -64,5 +64,12 @@ def test_the_next_free_name(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StateError, match="output_dir"):
-        RunFolder(tmp_path / "file" / "below", "cat").make()
+    folder = RunFolder(tmp_path / "file" / "below", "cat")
+    for attempt in (folder.check, folder.make):
+        with pytest.raises(StateError, match="output_dir"):
+            attempt()
+
+
+def test_checking_leaves_nothing_behind(tmp_path: Path) -> None:
+    RunFolder(tmp_path / "new" / "deeper", "cat").check()
+    assert list(tmp_path.iterdir()) == []

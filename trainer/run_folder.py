@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,23 +71,38 @@ class RunFolder:
         """The finished LoRA file."""
         return self.output_dir / final_name(self.output_name)
 
+    def check(self) -> None:
+        """Look whether the folder can be made, without leaving anything behind.
+
+        Raises:
+            StateError: nothing can be written there.
+        """
+        ancestor = self.output_dir
+        while not ancestor.exists() and ancestor != ancestor.parent:
+            ancestor = ancestor.parent
+        try:
+            with tempfile.TemporaryFile(dir=ancestor):
+                pass
+        except OSError as error:
+            raise self._cannot_write(error) from error
+
     def make(self) -> None:
         """Create the folder.
 
         Raises:
-            StateError: it cannot be made or written.
+            StateError: it cannot be made.
         """
         try:
             for folder in (self.path, self.state, self.samples):
                 folder.mkdir(parents=True, exist_ok=True)
-            probe = self.path / ".writable"
-            probe.write_bytes(b"")
-            probe.unlink()
         except OSError as error:
-            raise StateError(
-                f"output_dir: cannot write to {str(self.output_dir)!r} ({error.strerror or error}).",
-                "Choose a folder that you may write to, or free disk space.",
-            ) from error
+            raise self._cannot_write(error) from error
+
+    def _cannot_write(self, error: OSError) -> StateError:
+        return StateError(
+            f"output_dir: cannot write to {str(self.output_dir)!r} ({error.strerror or error}).",
+            "Choose a folder that you may write to, or free disk space.",
+        )
 
     def lock(self) -> FileLock:
         """Return the held lock of this run.

@@ -23,16 +23,6 @@ _PLAIN_SECONDS = 10.0
 _UNLOGGED = (events.Stage,)
 """Events that only a live view needs; the log would grow with every picture cached."""
 
-PHASES = {
-    "scan": "Reading pictures",
-    "load_model": "Loading model",
-    "hash_model": "Hashing model",
-    "cache_latents": "Caching latents",
-    "sample": "Sampling",
-    "train": "Training",
-}
-"""What a person reads for each phase."""
-
 
 class JsonLines:
     """Appends events to a log, one object a line, flushed so that a killed process loses at most a torn last line."""
@@ -109,7 +99,7 @@ class Console:
             case events.StepDone():
                 skipped = "  gradient not finite: step skipped" if event.skipped else ""
                 note = f"epoch {event.epoch}  loss {event.loss:.4f}  average {event.average_loss:.4f}{skipped}"
-                self._progress("train", event.step, self._total_steps, note)
+                self._progress("training", event.step, self._total_steps, note)
             case events.Saved(kind="lora"):
                 self.line(f"Saved {event.path} ({event.bytes / 1e6:.1f} MB)")
             case events.SampleReady():
@@ -126,7 +116,7 @@ class Console:
             self._close_bar()
             self._phase = phase
             self._last_line = 0.0
-        name = PHASES.get(phase, phase)
+        name = phase.capitalize()
         if self._live:
             self._show_bar(name, done, total, note)
         elif time.monotonic() - self._last_line > _PLAIN_SECONDS or done == total:

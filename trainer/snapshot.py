@@ -113,8 +113,8 @@ def _started(snapshot: RunSnapshot, event: events.Started) -> dict[str, object]:
 
 def _stage(snapshot: RunSnapshot, event: events.Stage) -> dict[str, object]:
     status = snapshot.status
-    if status in ("idle", "preparing", "training"):
-        status = "training" if event.name == "train" or snapshot.status == "training" else "preparing"
+    if status == "idle":
+        status = "preparing"
     return {
         "status": status,
         "phase": event.name,
@@ -129,7 +129,7 @@ def _step_done(snapshot: RunSnapshot, event: StepDone) -> dict[str, object]:
     rate = next(iter(event.lr.values()), 0.0)
     fields: dict[str, object] = {
         "status": "training" if snapshot.status != "stopping" else "stopping",
-        "phase": "train",
+        "phase": "training",
         "phase_done": event.step,
         "phase_total": snapshot.total_steps,
         "step": event.step,

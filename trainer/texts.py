@@ -1,4 +1,7 @@
-"""Text states for a batch: encoded afresh while the text encoder learns, else once per distinct caption."""
+"""Text states for a batch: encoded afresh while the text encoder learns, else once per distinct caption.
+
+The loader tokenizes captions only where the encoder learns.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from torch import Tensor
 from trainer.data.loader import Batch
 
 if TYPE_CHECKING:
-    from trainer.families.sd15.bundle import Bundle
+    from trainer.families.bundle import Bundle
 
 MEMORY_BYTES = 1 << 30
 """Most memory that remembered captions take; shuffled captions would otherwise fill any memory."""
@@ -24,17 +27,15 @@ class TextStates:
     captions shared its batch or on what a resumed run still remembers.
     """
 
-    def __init__(self, bundle: Bundle, *, learns: bool) -> None:
+    def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
-        self._learns = learns
         self._remembered: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
         self._bytes = 0
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Return the states of the batch's captions, with gradient where the encoder learns."""
-        if self._learns:
-            ids = torch.stack([self._bundle.tokenize(caption) for caption in batch.captions])
-            return self._bundle.encode_text(ids.to(self._bundle.device))
+        if batch.token_ids is not None:
+            return self._bundle.encode_text(batch.token_ids)
         rows = [self._recall(caption) for caption in batch.captions]
         return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 

@@ -1,0 +1,151 @@
+"""Whole runs on a tiny checkpoint and a dozen pictures, in this process or in one that is killed at a chosen moment."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer import events
+from trainer.config import TrainingConfig, load_config
+from trainer.events import Event
+
+FORMATS = (".png", ".jpg", ".webp", ".bmp")
+
+
+def write_dataset(folder: Path) -> Path:
+    """Write twelve pictures of several formats and two shapes under `2_tok class`, and four under a `reg` folder."""
+    from tests.helpers.pictures import write_picture
+
+    for index in range(12):
+        size = (96, 64) if index % 3 == 0 else (64, 64)
+        name = f"{index:02d}{FORMATS[index % len(FORMATS)]}"
+        write_picture(folder / "train" / "2_tok class" / name, size, index, f"tok class, tag {index}, red, big")
+    for index in range(4):
+        write_picture(folder / "reg" / "1_class" / f"{index}.png", (64, 64), 20 + index, "class")
+    return folder
+
+
+def tiny_settings(model: Path, dataset: Path, output: Path, **settings: object) -> dict[str, object]:
+    """Return the settings of a run of a few seconds; `settings` replaces any of them."""
+    return {
+        "pretrained_model_name_or_path": str(model),
+        "train_data_dir": str(dataset / "train"),
+        "resolution": "64,64",
+        "min_bucket_reso": 64,
+        "max_bucket_reso": 128,
+        "bucket_no_upscale": False,
+        "bucket_reso_steps": 32,
+        "network_dim": 4,
+        "network_alpha": 2.0,
+        "learning_rate": 1e-3,
+        "text_encoder_lr": 5e-4,
+        "max_train_steps": 6,
+        "lr_warmup_steps": 0,
+        "train_batch_size": 2,
+        "mixed_precision": "no",
+        "output_dir": str(output),
+        "output_name": "tiny",
+        "save_precision": "float",
+        "seed": 7,
+        **settings,
+    }
+
+
+def tiny_config(model: Path, dataset: Path, output: Path, **settings: object) -> TrainingConfig:
+    """Return `tiny_settings` as a configuration."""
+    return load_config(overrides=tiny_settings(model, dataset, output, **settings))
+
+
+def logged(folder: Path) -> list[dict[str, Any]]:
+    """Return the records of a run folder's log."""
+    return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+
+
+@dataclass(frozen=True)
+class Kill:
+    """When a run kills itself with SIGKILL: at the `count`-th moment of a kind, counted from the process's start.
+
+    "caching": a latent was cached; "step": `seconds` after a step ended, in the middle of the next; "state": the
+    resume state's files are being written; "renaming": just before it is renamed into place; "lora": a LoRA file is
+    being renamed; "sampling": a denoising step was made.
+    """
+
+    moment: str
+    count: int = 1
+    seconds: float = 0.0
+
+
+def run_and_die(settings: Mapping[str, object], resume: str, kill: Kill | None) -> None:
+    """Train in this process, which is meant to be a child of its own, and obey `kill`."""
+    from trainer.run import Start, train
+
+    executioner = _Executioner(kill)
+    if kill and kill.moment in ("state", "renaming", "lora"):
+        sys.addaudithook(executioner.audit)
+    train(load_config(overrides=settings), emit=executioner.watch, start=Start(resume=resume))
+
+
+class _Executioner:
+    """Counts moments and kills the process at the right one."""
+
+    def __init__(self, kill: Kill | None) -> None:
+        self._kill = kill or Kill("never")
+        self._seen = 0
+
+    def _moment(self, name: str) -> None:
+        if name != self._kill.moment:
+            return
+        self._seen += 1
+        if self._seen == self._kill.count:
+            if self._kill.seconds:
+                threading.Timer(self._kill.seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
+            else:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def watch(self, event: Event) -> None:
+        match event:
+            case events.Stage(name="caching latents"):
+                self._moment("caching")
+            case events.Stage(name="sampling"):
+                self._moment("sampling")
+            case events.StepDone():
+                self._moment("step")
+
+    def audit(self, name: str, arguments: tuple[object, ...]) -> None:
+        if name == "open" and str(arguments[0]).endswith("state.json") and "w" in str(arguments[1]):
+            self._moment("state")
+        if name == "os.rename":
+            source, target = str(arguments[0]), str(arguments[1])
+            if target.endswith(".safetensors"):
+                self._moment("lora")
+            if "step-" in Path(target).name and source.endswith(".new"):
+                self._moment("renaming")
+
+
+class RunServer:
+    """Starts runs in children of a process that has imported torch already, so that thirty kills take minutes."""
+
+    def __init__(self) -> None:
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["trainer.loop", "trainer.run", "tests.helpers.runs"])
+
+    def run(self, settings: Mapping[str, object], resume: str = "", kill: Kill | None = None) -> int:
+        """Run to the end or to the kill; return the exit code (-9 where it was killed)."""
+        process = self._context.Process(target=run_and_die, args=(dict(settings), resume, kill))
+        process.start()
+        process.join(timeout=300)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            raise TimeoutError("the run did not end within 300 seconds")
+        return int(process.exitcode or 0)
+
+

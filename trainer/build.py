@@ -1,0 +1,188 @@
+"""From settings to a wired training: the only place that knows every part."""
+
+from __future__ import annotations
+
+import functools
+import platform
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from trainer import export, families, objective, precision, preview, schedules
+from trainer.adapters.lora.layers import Adapter
+from trainer.checkpoints import Position, State
+from trainer.commands import Inbox
+from trainer.config import TrainingConfig, rates, to_flat
+from trainer.control import Progress
+from trainer.data.cache import LatentCache
+from trainer.data.captions import CaptionRules
+from trainer.data.loader import Batch, make_loader
+from trainer.events import Emit, Warned
+from trainer.families.bundle import Bundle
+from trainer.optimizers import OPTIMIZERS
+from trainer.outline import Outline
+from trainer.precision import Precision
+from trainer.run_folder import RunFolder
+from trainer.texts import TextStates
+from trainer.training import AVERAGE_LIMIT, Training
+
+FREE_SETTINGS = frozenset({"output_dir", "output_name", "save_every_n_epochs", "save_every_n_steps"})
+"""Settings that may differ on resume without a word: they change no number of the training."""
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The loaded model and how it computes. Loading comes before `build`, since it must not leave a run folder."""
+
+    bundle: Bundle
+    precision: Precision
+
+
+def load_models(config: TrainingConfig, progress: Progress) -> Models:
+    """Load the base model onto the device.
+
+    Raises:
+        ModelError: it cannot be used; see `families.load`.
+        Stopped: `progress` says so.
+    """
+    chosen = precision.resolve(config)
+    bundle = families.load(config, device=chosen.device, dtype=chosen.compute_dtype, progress=progress)
+    return Models(bundle, chosen)
+
+
+def build(
+    outline: Outline,
+    models: Models,
+    folder: RunFolder,
+    watch: tuple[Emit, Inbox, Progress],
+    state: State | None,
+) -> Training:
+    """Wire a training that begins anew, or that goes on after the step of `state`.
+
+    Raises:
+        TrainerError: the LoRA to go on from, the latent cache or the state cannot be used.
+        Stopped: the progress callback says so.
+    """
+    config, bundle = outline.config, models.bundle
+    tell, inbox, progress = watch
+    for notice in (*outline.notices, *models.precision.notices, *bundle.notices):
+        tell(Warned(message=notice))
+    accelerator = precision.make_accelerator(models.precision, config)
+    adapter = make_adapter(outline, bundle)
+    optimizer = make_optimizer(config, adapter)
+    training = Training(
+        outline=outline,
+        folder=folder,
+        accelerator=accelerator,
+        bundle=bundle,
+        adapter=adapter,
+        optimizer=accelerator.prepare_optimizer(optimizer),
+        schedule=make_schedule(config, optimizer, outline.plan.total_steps),
+        texts=TextStates(bundle),
+        prompts=preview.read_prompts(config),
+        tell=tell,
+        inbox=inbox,
+        progress=progress,
+        environment=environment(accelerator.device),
+        losses=deque(maxlen=min(outline.plan.steps_per_epoch, AVERAGE_LIMIT)),
+    )
+    if state is not None:
+        for change in changes(state.position, to_flat(config), training.environment):
+            tell(Warned(message=change))
+        training.restore(state)
+    training.batches = make_batches(training, fill_cache(training))
+    return training
+
+
+def make_adapter(outline: Outline, bundle: Bundle) -> Adapter:
+    """Inject the adapter, with the weights of `network_weights` where they are given."""
+    network = outline.config.network
+    adapter = outline.spec.build(bundle.components, bundle.targets(conv=True), seed=outline.config.training.seed)
+    if network.network_weights:
+        weights = export.read_lora(Path(network.network_weights))
+        adapter.load(weights.tensors, strict=False, source=weights.path.name)
+    if outline.config.training.gradient_checkpointing:
+        bundle.enable_gradient_checkpointing()
+    return adapter
+
+
+def make_optimizer(config: TrainingConfig, adapter: Adapter) -> torch.optim.Optimizer:
+    """Return the optimizer with one group for each trained component."""
+    learning_rates = rates(config)
+    groups = [
+        {"params": adapter.parameters(component), "lr": learning_rates[component], "name": component}
+        for component in adapter.components
+    ]
+    return OPTIMIZERS[config.optimizer.optimizer_type].build(groups, config.optimizer.optimizer_args)
+
+
+def make_schedule(
+    config: TrainingConfig, optimizer: torch.optim.Optimizer, total_steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Return the learning-rate schedule over the whole run."""
+    settings = config.optimizer
+    return schedules.build(
+        optimizer,
+        name=settings.lr_scheduler,
+        total_steps=total_steps,
+        warmup=settings.lr_warmup_steps,
+        num_cycles=settings.lr_scheduler_num_cycles,
+        power=settings.lr_scheduler_power,
+    )
+
+
+def fill_cache(training: Training) -> LatentCache | None:
+    """Return the latents of every picture, or None where each step encodes its own."""
+    config, bundle = training.config, training.bundle
+    cache = LatentCache.from_config(config)
+    if cache is None:
+        return None
+    batch = config.dataset.vae_batch_size
+    cache.fill(training.outline.examples, bundle.encode_images, bundle.vae_key, batch, training.progress)
+    if not training.prompts:
+        bundle.release_vae()
+    return cache
+
+
+def make_batches(training: Training, cache: LatentCache | None) -> Iterable[Batch]:
+    """Return this rank's batches from the training's position on, with all their random numbers."""
+    config, accelerator = training.config, training.accelerator
+    draw = functools.partial(objective.draw, seed=config.training.seed, options=training.noise_options)
+    text_learns = any(component != "unet" for component in training.adapter.components)
+    return make_loader(
+        training.outline.examples,
+        cache,
+        config,
+        rules=CaptionRules.from_config(config),
+        start_step=training.step,
+        total_steps=training.plan.total_steps,
+        steps_per_epoch=training.plan.steps_per_epoch,
+        ranks=accelerator.num_processes,
+        rank=accelerator.process_index,
+        draw=draw,
+        tokenize=training.bundle.tokenize if text_learns else None,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+
+
+def environment(device: torch.device) -> dict[str, object]:
+    """Return what equal bits depend on besides the settings."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+        **{name: version(name) for name in ("torch", "diffusers", "transformers", "peft", "bitsandbytes")},
+    }
+
+
+def changes(position: Position, settings: Mapping[str, object], surroundings: Mapping[str, object]) -> list[str]:
+    """Return what differs from when the state was saved; where anything does, the bits may differ from here on."""
+    found = []
+    for old, new in ((position.settings, settings), (position.environment, surroundings)):
+        for key, value in new.items():
+            if key not in FREE_SETTINGS and old.get(key) != value:
+                found.append(f"Resuming with another {key}: {value!r}, was {old.get(key)!r}; the run is not exact.")
+    return found

@@ -1,0 +1,82 @@
+"""The training loop, on one screen. It knows no model: `build` wires what it trains.
+
+What changes a run is a line here; what only watches gets events.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from trainer import events, objective
+from trainer.data.loader import Batch
+from trainer.milestones import Milestones
+from trainer.training import Training
+
+
+def train(training: Training) -> events.Finished:
+    """Train from the wired position to the plan's end, or until told to end.
+
+    Raises:
+        RunError: gradient after gradient is not finite, or a file could not be written.
+    """
+    milestones = Milestones(training)
+    milestones.begin()
+    milestones.obey()
+    for batches in training.steps():
+        if training.ending:
+            break
+        began = time.perf_counter()
+        loss = accumulate(training, batches)
+        grad_norm = clip(training)
+        skipped = update(training, grad_norm)
+        training.count(loss, float(grad_norm), skipped, time.perf_counter() - began)
+        milestones.after_step()
+        milestones.obey()
+    return milestones.finish()
+
+
+def accumulate(training: Training, batches: Sequence[Batch]) -> float:
+    """Add up the gradients of one step's micro-batches; return the mean loss over them and over all ranks."""
+    total = torch.zeros((), device=training.device)
+    for batch in batches:
+        loss = loss_of(training, batch.to(training.device)) / batch.group_size
+        training.accelerator.backward(loss)
+        total += loss.detach()
+    return float(training.sum_over_ranks(total))
+
+
+def loss_of(training: Training, batch: Batch) -> Tensor:
+    """Return the mean loss of one micro-batch, a scalar with gradient: add noise, predict, compare."""
+    draws, schedule, options = batch.draws, training.noise_schedule, training.loss_options
+    latents = training.latents(batch)
+    noisy, target = objective.corrupt(latents, draws, schedule, training.noise_options, options.prediction_type)
+    with training.accelerator.autocast():
+        prediction = training.bundle.predict(noisy, draws.timesteps, training.texts(batch), batch.sizes)
+    losses = objective.sample_losses(prediction, target, draws.timesteps, schedule, options, batch.loss_weights)
+    return losses.mean()
+
+
+def clip(training: Training) -> Tensor:
+    """Share gradients between ranks, undo loss scaling, clip to `max_grad_norm` (0 = off); return the norm before."""
+    training.share_gradients()
+    training.accelerator.unscale_gradients(training.optimizer)
+    limit = training.config.optimizer.max_grad_norm or float("inf")
+    return torch.nn.utils.clip_grad_norm_(training.parameters, limit)
+
+
+def update(training: Training, grad_norm: Tensor) -> bool:
+    """Step optimizer and schedule; return True where a gradient was not finite and the weights stay as they were.
+
+    The schedule advances either way, so that the step number alone says which rate is in effect. Under fp16 the loss
+    scaler skips by itself and must see the step to lower its scale.
+    """
+    skipped = not bool(torch.isfinite(grad_norm))
+    if not skipped or training.accelerator.scaler is not None:
+        training.optimizer.step()
+    training.optimizer.zero_grad(set_to_none=True)
+    training.advance_schedule()
+    return skipped

@@ -1,0 +1,139 @@
+"""What a run leaves behind on its way: LoRA files, sample pictures, resume states; and how it obeys commands."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from trainer import checkpoints, events, export, metadata, precision, preview
+from trainer.commands import Command
+from trainer.control import ENDINGS, pause
+from trainer.errors import Stopped
+from trainer.plan import final_name, step_name
+from trainer.training import Training
+
+
+class Milestones:
+    """Does what the plan and the commands say is due. Only rank 0 writes; the others keep step."""
+
+    def __init__(self, training: Training) -> None:
+        self._training = training
+        self._writes = training.accelerator.is_main_process
+        self._state_saved = time.monotonic()
+        self._state_step = training.step
+
+    def begin(self) -> None:
+        """Do what is due before the first step of a run; a resumed run has done it already."""
+        if self._training.step == 0 and self._training.plan.sample_due(0):
+            self._sample()
+
+    def after_step(self) -> None:
+        """Do what is due after the newest step."""
+        training = self._training
+        step, plan = training.step, training.plan
+        epoch_ended = plan.ends_epoch(step)
+        if epoch_ended:
+            self._end_epoch()
+        for name in plan.lora_names(step):
+            self._save_lora(name)
+        for name in plan.expired_names(step):
+            if self._writes:
+                (training.folder.output_dir / name).unlink(missing_ok=True)
+        if plan.sample_due(step):
+            self._sample()
+        minutes = (time.monotonic() - self._state_saved) / 60
+        if epoch_ended or minutes >= training.config.saving.save_state_minutes:
+            self.save_state()
+
+    def obey(self) -> None:
+        """Do what was asked for since the last step. Under several ranks rank 0 decides for all."""
+        for command in self._agreed():
+            if command in ENDINGS:
+                self._training.ending = command
+                return
+            self._ACTIONS[command](self)
+
+    def finish(self) -> events.Finished:
+        """Write the finished file and the last state, unless told to abort, and say how it ended."""
+        training = self._training
+        path = ""
+        if training.ending is not Command.ABORT:
+            path = self._save_lora(final_name(training.config.saving.output_name))
+            self.save_state()
+        finished = events.Finished(
+            step=training.step,
+            epoch=training.epoch,
+            path=path,
+            stopped=training.ending is not None,
+            seconds=training.seconds,
+        )
+        training.tell(finished)
+        return finished
+
+    def save_state(self) -> None:
+        """Write the resume state, unless this step's is there."""
+        training = self._training
+        self._state_saved = time.monotonic()
+        if not self._writes or self._state_step == training.step:
+            return
+        path = checkpoints.save_state(training.folder.state, training.state())
+        self._state_step = training.step
+        size = sum(file.stat().st_size for file in path.iterdir())
+        training.tell(
+            events.Saved(kind="state", path=str(path), step=training.step, epoch=training.epoch, bytes=size)
+        )
+
+    def _save_now(self) -> None:
+        self._save_lora(step_name(self._training.config.saving.output_name, self._training.step))
+        self.save_state()
+
+    def _end_epoch(self) -> None:
+        training = self._training
+        losses = training.epoch_losses
+        training.tell(events.EpochDone(epoch=training.epoch, step=training.step, loss=sum(losses) / len(losses)))
+        losses.clear()
+
+    def _save_lora(self, name: str) -> str:
+        training = self._training
+        path = training.folder.output_dir / name
+        if self._writes:
+            entries = metadata.build(training.facts, step=training.step, epoch=training.epoch, finished=time.time())
+            precision_name = training.config.saving.save_precision
+            size = export.save(path, training.adapter.tensors(), entries, precision_name)
+            training.tell(
+                events.Saved(kind="lora", path=str(path), step=training.step, epoch=training.epoch, bytes=size)
+            )
+        return str(path)
+
+    def _sample(self) -> None:
+        """Make the sample pictures. A stop ends it after the denoising step under way and is obeyed by the loop."""
+        training = self._training
+        if not self._writes:
+            return
+        try:
+            for index, prompt in enumerate(training.prompts):
+                self._sample_one(index, prompt)
+        except Stopped:
+            return
+
+    def _pause(self) -> None:
+        """Save, free the device, wait, take the device back. The numbers are the same as without the pause."""
+        training = self._training
+        self.save_state()
+        training.inbox.send(Command.PAUSE)
+        device = training.device
+        training.move(torch.device("cpu"))
+        pause(training.tell, training.inbox, training.step)
+        training.move(device)
+
+    def _agreed(self) -> list[Command]:
+        commands = self._training.inbox.take() if self._writes else []
+        return precision.from_first_rank(commands)
+
+    _ACTIONS = {
+        Command.SAVE_NOW: _save_now,
+        Command.SAMPLE_NOW: _sample,
+        Command.PAUSE: _pause,
+        Command.RESUME: lambda self: None,
+    }

@@ -1,0 +1,101 @@
+"""What a run would be, before anything heavy is loaded: pictures, buckets, steps, file size, advice. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from trainer import advice as recipe
+from trainer.adapters import LoraSpec, make_spec
+from trainer.advice import Advice
+from trainer.config import TrainingConfig, rates
+from trainer.data.batches import Example, examples
+from trainer.data.counts import Counts, count
+from trainer.data.report import DatasetReport
+from trainer.data.scan import scan
+from trainer.families import FAMILIES, Recognition, recognise
+from trainer.plan import Plan, make_plan
+from trainer.targets import Target
+
+
+@dataclass(frozen=True)
+class Outline:
+    """Everything about a run that follows from its settings, its pictures and its model file's header."""
+
+    config: TrainingConfig
+    report: DatasetReport
+    examples: tuple[Example, ...]
+    counts: Counts
+    plan: Plan
+    recognition: Recognition
+
+    @cached_property
+    def targets(self) -> tuple[Target, ...]:
+        """The layers of this checkpoint that an adapter may attach to."""
+        return FAMILIES[self.recognition.family].targets(self.recognition.configs, conv=True)
+
+    @cached_property
+    def spec(self) -> LoraSpec:
+        """The adapter's ranks and alphas."""
+        return make_spec(self.config.network, rates(self.config))
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the LoRA file without its metadata texts."""
+        return self.spec.file_bytes(self.targets, self.config.saving.save_precision)
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the user should know about pictures and steps."""
+        return (*self.report.notices, *self.counts.notices)
+
+    @cached_property
+    def advice(self) -> tuple[Advice, ...]:
+        """What experience says about these settings. Never blocks."""
+        counted = recipe.Counts(
+            images=self.counts.train_images,
+            samples=self.report.train_count,
+            reg_images=self.report.reg_images,
+            reg_samples=self.report.reg_count,
+            most_repeats=max(folder.repeats for folder in self.report.train_folders),
+            exact_steps=self.plan.total_steps,
+        )
+        return recipe.advise(self.config, counted)
+
+    def lines(self) -> list[str]:
+        """Return the plan as a person reads it, a line each."""
+        counts, plan, training = self.counts, self.plan, self.config.training
+        reg = f" + {counts.reg_images} regularisation pictures" if counts.reg_images else ""
+        lines = [
+            f"Model: {FAMILIES[self.recognition.family].title}, {self.recognition.source}",
+            f"Pictures: {counts.train_images}{reg}; {counts.samples} samples an epoch",
+            "Buckets: " + ", ".join(f"{b.resolution[0]}x{b.resolution[1]} ({b.images})" for b in counts.buckets),
+            f"Rule of thumb: {counts.formula_samples} x {plan.total_epochs} epochs / batch size "
+            f"{training.train_batch_size * training.gradient_accumulation_steps} = {plan.formula_steps:.0f} steps",
+            f"Steps: {plan.steps_per_epoch} an epoch x {plan.total_epochs} epochs = {plan.total_steps} in all",
+        ]
+        if plan.difference():
+            lines.append(f"  The two differ: {plan.difference()}.")
+        modules = len(self.spec.select(self.targets))
+        lines.append(f"LoRA: {modules} modules, about {self.file_bytes / 1e6:.1f} MB")
+        lines += [f"Note: {notice}" for notice in self.notices]
+        lines += [f"Advice: {each}" for each in self.advice]
+        return lines
+
+
+def outline(config: TrainingConfig, progress: Callable[[str, int, int], None] | None = None, ranks: int = 1) -> Outline:
+    """Look at the pictures and the model file and return what would be trained.
+
+    Raises:
+        ConfigError: settings that name folders or contradict the pictures.
+        DataError: no pictures, or captions that cannot be read.
+        ModelError: the model file cannot be used.
+        Stopped: `progress` says so.
+    """
+    recognition = recognise(config.model.pretrained_model_name_or_path)
+    report = scan(config, progress)
+    chosen = examples(report, config)
+    counts = count(report, chosen, config)
+    plan = make_plan(config, micro_batches=counts.batches, formula_samples=counts.formula_samples, ranks=ranks)
+    return Outline(config, report, chosen, counts, plan, recognition)

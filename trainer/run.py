@@ -1,0 +1,238 @@
+"""One training: `train` in the caller's thread, `Run` on a thread of its own with a board to read and an inbox to fill."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainer import events, sinks
+from trainer.commands import Command, Inbox
+from trainer.config import TrainingConfig, save_config
+from trainer.control import progress_of
+from trainer.errors import RunError, StateError, Stopped, TrainerError
+from trainer.events import Emit, Event
+from trainer.files import write_text
+from trainer.outline import Outline, outline
+from trainer.run_folder import RunFolder, cut_events
+from trainer.snapshot import Board, RunSnapshot
+
+if TYPE_CHECKING:
+    from trainer.checkpoints import State
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How a run begins: anew, over what is there, or from a state ("auto" = the newest one, or a state's path)."""
+
+    overwrite: bool = False
+    resume: str = ""
+
+
+def train(
+    config: TrainingConfig, *, emit: Emit, inbox: Inbox | None = None, start: Start | None = None
+) -> events.Finished:
+    """Train one LoRA and return how it ended.
+
+    The settings, the pictures and the model file are checked, and the model is loaded, before anything is written.
+
+    Raises:
+        TrainerError: any error that a user can act on; before the `Started` event nothing has been written.
+    """
+    from trainer import build, loop, precision  # torch: seconds that --check and the window do not pay
+
+    inbox, start = inbox or Inbox(), start or Start()
+    folder = RunFolder(Path(config.saving.output_dir), config.saving.output_name)
+    progress = progress_of(emit, inbox)
+    try:
+        with memory_errors(config):
+            seen = outline(config, progress, ranks=world_size())
+            folder.check()
+            state = opening_state(folder, start, emit)
+            models = build.load_models(config, progress)
+            with run_folder(folder, seen, state, emit) as tell:
+                inbox.watch(folder.path)
+                training = build.build(seen, models, folder, (tell, inbox, progress), state)
+                return loop.train(training)
+    except Stopped:
+        finished = _early_end(RunSnapshot())
+        emit(finished)
+        return finished
+    finally:
+        precision.reset()
+        gc.collect()
+
+
+def _early_end(seen: RunSnapshot) -> events.Finished:
+    """A stop while preparing: there is nothing new to save."""
+    return events.Finished(step=seen.step, epoch=seen.epoch, path="", stopped=True, seconds=0.0)
+
+
+def world_size() -> int:
+    """Return how many processes train together, as torchrun and accelerate launch say it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def opening_state(folder: RunFolder, start: Start, emit: Emit) -> State | None:
+    """Return the state to resume from, or None for a run that begins anew.
+
+    Raises:
+        StateError: something was trained under this name already, or the state asked for cannot be read.
+    """
+    from trainer.checkpoints import load_state, newest_state
+
+    if start.resume and start.resume != "auto":
+        return load_state(Path(start.resume))
+    if start.resume:
+        path = newest_state(folder.state, lambda text: emit(events.Warned(message=text)))
+        return load_state(path) if path else None
+    if folder.exists() and not start.overwrite:
+        raise StateError(
+            f"output_name: {folder.output_name!r} was trained already in {str(folder.output_dir)!r}.",
+            "Add --resume auto to go on, --overwrite to begin anew, or choose another output_name.",
+        )
+    return None
+
+
+@contextmanager
+def run_folder(folder: RunFolder, seen: Outline, state: State | None, emit: Emit) -> Iterator[Emit]:
+    """Make and lock the run's folder, write what belongs there, and yield an emitter that also logs.
+
+    Of several ranks only the first writes and tells.
+    """
+    if int(os.environ.get("RANK", "0")) > 0:
+        yield lambda event: None
+        return
+    folder.make()
+    lock = folder.lock()
+    board = Board()
+    logs: list[sinks.JsonLines | sinks.TensorBoard] = []
+    try:
+        _open_books(folder, state)
+        save_config(seen.config, folder.config)
+        write_text(folder.dataset, json.dumps(seen.report.to_json(), indent=1))
+        logs.append(sinks.JsonLines(folder.events))
+        if seen.config.logging.log_with == "tensorboard":
+            logs.append(sinks.TensorBoard(Path(seen.config.logging.logging_dir or folder.path / "logs")))
+        tell = sinks.fan_out((board.post, *logs, emit))
+        tell(_started(folder, seen, state))
+        yield tell
+    except Exception as error:
+        stopped = isinstance(error, Stopped)
+        for log in logs:
+            log(_early_end(board.snapshot) if stopped else failed(error, board.snapshot.step))
+        raise
+    finally:
+        for log in logs:
+            log.close()
+        lock.release()
+
+
+def _open_books(folder: RunFolder, state: State | None) -> None:
+    """Leave in the folder only what happened up to the step that the run begins after."""
+    if state:
+        cut_events(folder.events, state.position.step)
+        return
+    folder.events.unlink(missing_ok=True)
+    for old in (folder.state, folder.samples):
+        shutil.rmtree(old, ignore_errors=True)
+        old.mkdir()
+
+
+def _started(folder: RunFolder, seen: Outline, state: State | None) -> events.Started:
+    plan = seen.plan
+    return events.Started(
+        folder=str(folder.path),
+        step=state.position.step if state else 0,
+        total_steps=plan.total_steps,
+        total_epochs=plan.total_epochs,
+        steps_per_epoch=plan.steps_per_epoch,
+        resumed=state is not None,
+    )
+
+
+@contextmanager
+def memory_errors(config: TrainingConfig) -> Iterator[None]:
+    """Turn an out-of-memory into a RunError that says what to lower."""
+    import torch
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        remedies = ["lower resolution"]
+        if config.training.train_batch_size > 1:
+            remedies.insert(0, "lower train_batch_size (and raise gradient_accumulation_steps to match)")
+        if not config.training.gradient_checkpointing:
+            remedies.insert(0, "turn on gradient_checkpointing")
+        if not config.dataset.cache_latents:
+            remedies.append("turn on cache_latents")
+        raise RunError(
+            f"Out of memory: {str(error).splitlines()[0] if str(error) else 'the system gave no more'}.",
+            "To need less: " + ", ".join(remedies) + ". Then resume.",
+        ) from None
+
+
+class Run:
+    """One training on a worker thread. The thread outlives any window; ask `snapshot`, send commands."""
+
+    def __init__(self, config: TrainingConfig, start: Start | None = None) -> None:
+        self.config = config
+        self.board = Board()
+        self._inbox = Inbox()
+        self._start = start or Start()
+        self._thread = threading.Thread(target=self._work, name="training", daemon=True)
+
+    @property
+    def snapshot(self) -> RunSnapshot:
+        """What is known now."""
+        return self.board.snapshot
+
+    @property
+    def alive(self) -> bool:
+        """True while the thread works."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+        self.board.post(events.Stage(name="scan"))
+        self._thread.start()
+
+    def send(self, command: Command) -> None:
+        """Tell the run something; it obeys within a step."""
+        if self.alive:
+            self._inbox.send(command)
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for the end."""
+        self._thread.join(timeout)
+
+    def _work(self) -> None:
+        """The run's edge: errors become text here, since a kept exception would keep the model in memory."""
+        failure: Event | None = None
+        try:
+            train(self.config, emit=self.board.post, inbox=self._inbox, start=self._start)
+        except Exception as error:
+            if not isinstance(error, TrainerError):
+                logger.exception("training failed")
+            failure = failed(error, self.snapshot.step)
+        if failure is not None:
+            self.board.post(failure)
+
+
+def failed(error: Exception, step: int) -> events.Failed:
+    """Return the event of an error that ended a run."""
+    if isinstance(error, TrainerError):
+        message, remedy = error.message, error.remedy
+    else:
+        message, remedy = f"{type(error).__name__}: {error}", "This is a fault of the program; the log has the details."
+    return events.Failed(kind=type(error).__name__, message=message, remedy=remedy, step=step)

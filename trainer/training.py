@@ -1,0 +1,256 @@
+"""One wired training: the parts that the loop works with, and where it is."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import groupby
+from typing import Any
+
+import psutil
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from trainer import events
+from trainer.adapters.lora.layers import Adapter
+from trainer.checkpoints import Position, State
+from trainer.commands import Command, Inbox
+from trainer.config import TrainingConfig, to_flat
+from trainer.data.loader import Batch
+from trainer.errors import RunError
+from trainer.events import Emit
+from trainer.families import FAMILIES
+from trainer.families.bundle import Bundle
+from trainer.metadata import ModelFacts, RunFacts, model_hashes, model_name, optimizer_name
+from trainer.objective import LossOptions, NoiseOptions, NoiseSchedule, noise_schedule, posterior_sample
+from trainer.optimizers import OPTIMIZERS
+from trainer.outline import Outline
+from trainer.plan import Plan
+from trainer.preview import SamplePrompt
+from trainer.randomness import stream
+from trainer.run_folder import RunFolder
+from trainer.texts import TextStates
+
+AVERAGE_LIMIT = 10_000
+"""Most step losses kept for the running average; an epoch can be longer than anyone averages over."""
+
+_SESSION_IDS = 2**32
+"""sd-scripts draws ss_session_id from this range."""
+
+SKIPPED_LIMIT = 20
+"""Steps in a row without a finite gradient after which going on is pointless."""
+
+
+@dataclass(eq=False)
+class Training:
+    """What `build` wires and the loop uses.
+
+    `batches` yields the micro-batches of this rank from the position on. `step` optimizer steps are done; `losses`
+    are the newest step losses, `epoch_losses` those of the epoch under way. `ending` is the command that ends it.
+    """
+
+    outline: Outline
+    folder: RunFolder
+    accelerator: Accelerator
+    bundle: Bundle
+    adapter: Adapter
+    optimizer: Any
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    texts: TextStates
+    prompts: Sequence[SamplePrompt]
+    tell: Emit
+    inbox: Inbox
+    progress: Callable[[str, int, int], None]
+    environment: dict[str, object]
+    step: int = 0
+    batches: Iterable[Batch] = ()
+    losses: deque[float] = field(default_factory=deque)
+    epoch_losses: list[float] = field(default_factory=list)
+    rates_used: dict[str, float] = field(default_factory=dict)
+    skipped_in_a_row: int = 0
+    seconds_before: float = 0.0
+    began: float = field(default_factory=time.time)
+    ending: Command | None = None
+
+    @property
+    def config(self) -> TrainingConfig:
+        """The settings."""
+        return self.outline.config
+
+    @property
+    def plan(self) -> Plan:
+        """How long it goes and what is due when."""
+        return self.outline.plan
+
+    @cached_property
+    def noise_options(self) -> NoiseOptions:
+        """What noise is drawn."""
+        return NoiseOptions.from_section(self.config.noise)
+
+    @cached_property
+    def loss_options(self) -> LossOptions:
+        """How a prediction is compared with its target."""
+        return LossOptions.from_section(self.config.loss, prediction_type=self.bundle.prediction_type)
+
+    @cached_property
+    def noise_schedule(self) -> NoiseSchedule:
+        """The noise schedule on the device."""
+        zero_terminal_snr = self.config.noise.zero_terminal_snr
+        return noise_schedule(self.bundle.alphas_cumprod, zero_terminal_snr=zero_terminal_snr).to(self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the arithmetic happens."""
+        return self.accelerator.device
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the newest step, from 1; 0 before the first."""
+        return self.plan.epoch(self.step)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds trained, earlier sittings of a resumed run included."""
+        return self.seconds_before + time.time() - self.began
+
+    @cached_property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """Everything that learns, in a stable order."""
+        return [parameter for component in self.adapter.components for parameter in self.adapter.parameters(component)]
+
+    @cached_property
+    def facts(self) -> RunFacts:
+        """What every file saved by this run says of it. Reads the whole model file once, for its hash."""
+        config, seen = self.config, self.outline
+        family = FAMILIES[seen.recognition.family]
+        model = ModelFacts(
+            name=model_name(seen.recognition.source),
+            base_model_version=family.base_model_version,
+            architecture=family.architecture,
+            prediction_type=self.bundle.prediction_type,
+            hashes=model_hashes(seen.recognition.source),
+            vae_name=model_name(config.model.vae) if config.model.vae else "",
+            vae_hashes=model_hashes(config.model.vae) if config.model.vae else None,
+        )
+        return RunFacts(
+            config=config,
+            plan=self.plan,
+            report=seen.report,
+            counts=seen.counts,
+            model=model,
+            optimizer=optimizer_name(self.optimizer.optimizer, config.optimizer.optimizer_args),
+            mixed_precision=self.accelerator.mixed_precision,
+            started=self.began - self.seconds_before,
+            session_id=stream(config.training.seed, 0, 0, f"session {self.began}") % _SESSION_IDS,
+        )
+
+    def steps(self) -> Iterator[Sequence[Batch]]:
+        """Yield this rank's micro-batches of one optimizer step after another."""
+        for _, group in groupby(self.batches, key=lambda batch: batch.step):
+            yield tuple(group)
+
+    def latents(self, batch: Batch) -> Tensor:
+        """Return a batch's scaled latents, [b, 4, h, w] float32, one draw of the VAE's posterior each."""
+        if batch.mean is None or batch.std is None:
+            with torch.no_grad():
+                mean, std = self.bundle.encode_images(batch.pixels)
+        else:
+            mean, std = batch.mean, batch.std
+        return posterior_sample(mean, std, batch.draws.posterior) * self.bundle.vae_scale
+
+    def sum_over_ranks(self, value: Tensor) -> Tensor:
+        """Return the sum of a tensor over all ranks."""
+        if self.accelerator.num_processes > 1:
+            torch.distributed.all_reduce(value)
+        return value
+
+    def share_gradients(self) -> None:
+        """Add up the ranks' gradients in one message; a rank without pictures in a short last step adds zeros."""
+        if self.accelerator.num_processes == 1:
+            return
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        torch.distributed.all_reduce(flat)
+        for gradient, part in zip(gradients, flat.split([each.numel() for each in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def advance_schedule(self) -> None:
+        """Remember the rates that the step under way used, and set those of the next."""
+        self.rates_used = {group["name"]: float(group["lr"]) for group in self.optimizer.param_groups}
+        self.schedule.step()
+
+    def count(self, loss: float, grad_norm: float, skipped: bool, seconds: float) -> None:
+        """Take note of one more step and tell of it.
+
+        Raises:
+            RunError: `SKIPPED_LIMIT` steps in a row had no finite gradient.
+        """
+        self.step += 1
+        self.losses.append(loss)
+        self.epoch_losses.append(loss)
+        self.tell(
+            events.StepDone(
+                step=self.step,
+                epoch=self.epoch,
+                loss=loss,
+                average_loss=sum(self.losses) / len(self.losses),
+                lr=dict(self.rates_used),
+                seconds=seconds,
+                grad_norm=grad_norm,
+                step_size=OPTIMIZERS[self.config.optimizer.optimizer_type].step_size(self.optimizer.optimizer),
+                memory=memory_in_use(self.device),
+                skipped=skipped,
+            )
+        )
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
+        if self.skipped_in_a_row >= SKIPPED_LIMIT:
+            raise RunError(
+                f"{SKIPPED_LIMIT} steps in a row up to step {self.step} had a gradient that is not a finite number.",
+                "Lower learning_rate, set mixed_precision to bf16 or no, or look for a damaged picture; "
+                "then resume from the last state.",
+            )
+
+    def state(self) -> State:
+        """Return what a resume needs, as of the newest step."""
+        position = Position(
+            step=self.step,
+            losses=tuple(self.losses),
+            epoch_losses=tuple(self.epoch_losses),
+            settings=to_flat(self.config),
+            environment=self.environment,
+            seconds=self.seconds,
+        )
+        scaler = self.accelerator.scaler
+        trained = {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": scaler.state_dict() if scaler else None,
+        }
+        return State(position, {name: tensor.cpu() for name, tensor in self.adapter.tensors().items()}, trained)
+
+    def restore(self, state: State) -> None:
+        """Continue from a state. The reverse of `state`."""
+        self.adapter.load(state.adapter)
+        self.optimizer.load_state_dict(state.trained["optimizer"])
+        self.schedule.load_state_dict(state.trained["schedule"])
+        if self.accelerator.scaler and state.trained["scaler"]:
+            self.accelerator.scaler.load_state_dict(state.trained["scaler"])
+        self.step = state.position.step
+        self.losses.extend(state.position.losses)
+        self.epoch_losses.extend(state.position.epoch_losses)
+        self.seconds_before = state.position.seconds
+
+
+def memory_in_use(device: torch.device) -> int:
+    """Return bytes in use: of the GPU by tensors, or of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    return int(psutil.Process().memory_info().rss)
+
