@@ -113,10 +113,10 @@ class MetadataSection(Section):
     """What the LoRA file says about itself."""
 
     metadata_title: str = setting("", Show("Title", group="Metadata"))
-    """Title in the file's metadata; empty: the output name."""
+    """The title in the file's metadata; empty: the output name."""
 
     metadata_author: str = setting("", Show("Author", group="Metadata"))
-    """Who made it."""
+    """Who made the LoRA, as the file will say."""
 
     metadata_description: str = setting("", Show("Description", group="Metadata", widget="multiline"))
     """What it does, such as the trigger word and the strength to use."""

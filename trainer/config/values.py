@@ -30,7 +30,7 @@ def _sides(value: object) -> tuple[int, ...]:
         return (value,)
     if not isinstance(value, list | tuple):
         return ()
-    texts = [str(part).strip() for part in value if not isinstance(part, bool)]
+    texts = [str(part).strip() for part in value]
     return tuple(int(text) if re.fullmatch("[0-9]{1,5}", text) else 0 for text in texts)
 
 

@@ -92,9 +92,8 @@ def _rename(given: dict[str, object]) -> None:
 
 def _unpack_network(given: dict[str, object], imported: Imported) -> None:
     """Replace network_module and network_args by network_type, conv_dim and conv_alpha."""
-    module = given.pop("network_module", "networks.lora")
-    given["network_type"] = NETWORK_MODULES.get(str(module), "lora")
-    given |= {"conv_dim": None, "conv_alpha": None}
+    module = str(given.pop("network_module", "networks.lora"))
+    given.update(network_type=NETWORK_MODULES.get(module, "lora"), conv_dim=None, conv_alpha=None)
     if module not in NETWORK_MODULES:
         message = f"{shown(module)} is not a kind of LoRA that this version trains; it has networks.lora."
         imported.unsupported.append(Problem("network_module", message, module))
