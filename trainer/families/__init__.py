@@ -88,6 +88,10 @@ def load(
             f"{recognition.source} is a {FAMILIES[recognition.family].title} model, and model_family is {wanted!r}.",
             'Set model_family to "auto".',
         )
+    if recognition.form == HUB:
+        from trainer.families.hub import download
+
+        recognition = recognise(download(recognition.source, ("unet", "text_encoder", "vae")))
     return FAMILIES[recognition.family].load(recognition, config, device=device, dtype=dtype, progress=progress)
 
 

@@ -26,6 +26,10 @@ class Bundle(Protocol):
         """Name of the family."""
 
     @property
+    def name(self) -> str:
+        """File or folder name of the checkpoint, without the folders above it."""
+
+    @property
     def device(self) -> torch.device:
         """Where the models are."""
 
@@ -54,8 +58,8 @@ class Bundle(Protocol):
         """What the user should know about this model, up to now."""
 
     @property
-    def configs(self) -> ComponentConfigs:
-        """How the components are built."""
+    def component_configs(self) -> ComponentConfigs:
+        """How the components are built, in the form that diffusers and transformers take."""
 
     @property
     def components(self) -> Mapping[str, nn.Module]:
@@ -88,3 +92,6 @@ class Bundle(Protocol):
 
     def release_text_encoders(self) -> None:
         """Free the text encoders; they are loaded again, without adapters, when they are needed."""
+
+    def to(self, device: torch.device) -> None:
+        """Move everything that is loaded, in place."""

@@ -1,0 +1,79 @@
+"""Models of the Hugging Face hub: their files, downloaded or from its cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
+
+from trainer.errors import ModelError
+
+_DESCRIPTIONS = ("*.json", "tokenizer/*.txt")
+_WEIGHT_FILES = (
+    "{stem}.safetensors",
+    "{stem}-*-of-*.safetensors",
+    "{stem}.fp16.safetensors",
+    "{stem}.bin",
+)
+"""Weight files of a component in the order of preference: whole, in parts, half precision, pickled."""
+
+_STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
+"""What diffusers and transformers call them; the last is transformers' name for pickles."""
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files with the weights of one component of a diffusers folder.
+
+    Raises:
+        ModelError: there are none.
+    """
+    for pattern in _WEIGHT_FILES:
+        for stem in _STEMS:
+            if found := sorted(folder.glob(pattern.format(stem=stem))):
+                return found
+    raise ModelError(f"The folder {folder} holds no weights.", "Copy or download the model again.")
+
+
+def download(hub_id: str, components: Iterable[str]) -> Path:
+    """Fetch a model's descriptions and the weights of its components; what the cache has is not fetched again.
+
+    Args:
+        hub_id: "user/name".
+        components: sub-folders with weights; "" is the repository's own folder.
+
+    Raises:
+        ModelError: no such model, no access, or no network and not in the cache.
+    """
+    folders = [f"{component}/" if component else "" for component in components]
+    for pattern in _WEIGHT_FILES:
+        names = [folder + pattern.format(stem=stem) for folder in folders for stem in _STEMS]
+        snapshot = _snapshot(hub_id, [*_DESCRIPTIONS, *names])
+        if all(_has_weights(snapshot / folder) for folder in folders):
+            return snapshot
+    raise ModelError(f"{hub_id} on the hub has no weights in the folders of a diffusers model.")
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(any(folder.glob(pattern.format(stem=stem))) for pattern in _WEIGHT_FILES for stem in _STEMS)
+
+
+def _snapshot(hub_id: str, patterns: list[str]) -> Path:
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=patterns))
+    except LocalEntryNotFoundError as error:
+        raise ModelError(
+            f"{hub_id} is no file or folder here, and the hub cannot be reached for it.",
+            "Check the path, or the network.",
+        ) from error
+    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
+        raise ModelError(
+            f"{hub_id} is no file or folder here, and the hub does not give it: {str(error).splitlines()[0]}",
+            "Check the path or the name; a gated model needs a login with `hf auth login`.",
+        ) from error
