@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -222,6 +223,11 @@ def test_a_batch_moves_with_everything_in_it(root: Path, reference: list[Batch])
     assert moved.captions == reference[0].captions
     assert isinstance(loader(root), BatchLoader)
     assert map_tensors({"a": [torch.ones(1)], "b": None}, lambda t: t + 1) == {"a": [torch.tensor([2.0])], "b": None}
+
+
+def test_a_source_can_be_sent_to_a_worker_that_was_not_forked(root: Path, reference: list[Batch]) -> None:
+    source = pickle.loads(pickle.dumps(loader(root).source))
+    assert flat(source.batch(3)) == flat(reference[3])
 
 
 @pytest.mark.gpu

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from tests.helpers.pictures import GOLDEN, gradient, write_picture
@@ -181,3 +183,21 @@ def test_a_picture_exchanged_after_the_scan_is_refused(tmp_path: Path) -> None:
     path = write_picture(tmp_path / "a.png", (96, 64))
     with pytest.raises(DataError, match="96x64 pixels but was 64x64"):
         load_pixels(example(path, (64, 64)), flip=False)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(["png", "jpg", "webp", "bmp", "gif", "tiff", "avif"]), st.data())
+def test_damaged_files_are_pictures_or_one_kind_of_error(tmp_path: Path, extension: str, data: st.DataObject) -> None:
+    clean = tmp_path / f"clean.{extension}"
+    if not clean.exists():
+        write_picture(clean, (24, 16))
+    content = bytearray(clean.read_bytes())
+    for _ in range(data.draw(st.integers(1, 6))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    damaged = tmp_path / f"damaged.{extension}"
+    damaged.write_bytes(content[: data.draw(st.integers(1, len(content)))])
+    try:
+        image = open_picture(damaged)
+    except DataError:
+        return
+    assert image.mode == "RGB"

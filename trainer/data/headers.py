@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+import warnings
 import zlib
 from functools import cache
 from importlib import import_module
@@ -59,14 +60,19 @@ TURNED = (5, 6, 7, 8)
 
 
 @cache
-def enable_plugins() -> None:
-    """Teach Pillow the formats that need a package of their own, where that package is installed."""
+def prepare_pillow() -> None:
+    """Teach Pillow the formats that need a package of their own, and let it be quiet about large pictures.
+
+    It still refuses giants. Done once, for good: changing warnings back and forth is not safe among threads.
+    """
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     if find_spec("pillow_jxl"):
         import_module("pillow_jxl")
 
 
 def open_header(file: BinaryIO) -> Image.Image:
     """Return the picture in `file`, not decoded yet. Raises one of UNREADABLE where there is none."""
+    prepare_pillow()
     return Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN])
 
 

@@ -204,6 +204,7 @@ class BatchLoader:
     """All batches of one rank from a step on, in order; one pass. `len` is the number of batches."""
 
     def __init__(self, source: Source, *, start_step: int = 0, workers: int = 0, pin_memory: bool = False) -> None:
+        self.source = source
         first = source.plan.batches_before(start_step)
         length = max(0, source.plan.batches_before(source.total_steps) - first)
         self._loader = DataLoader(

@@ -6,7 +6,6 @@ converted, animations by their first frame. Scaling is Pillow's LANCZOS.
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,7 +15,7 @@ from PIL import Image
 
 from trainer.data.batches import Example
 from trainer.data.buckets import Placement, Size
-from trainer.data.headers import UNREADABLE, enable_plugins, open_header, orientation, size_as_seen
+from trainer.data.headers import UNREADABLE, open_header, orientation, size_as_seen
 from trainer.errors import DataError
 
 RESAMPLING = "lanczos-gap3/1"
@@ -51,8 +50,7 @@ def open_picture(path: Path, least: Size | None = None, expected: Size | None = 
         DataError: the file cannot be decoded, or is not the one that was scanned.
     """
     try:
-        with open(path, "rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with open(path, "rb") as file:
             return _decode(file, path, least, expected)
     except UNREADABLE as error:
         reason = str(error) or type(error).__name__
@@ -95,7 +93,6 @@ def load_pixels(example: Example, flip: bool) -> torch.Tensor:
 
 
 def _decode(file: BinaryIO, path: Path, least: Size | None, expected: Size | None) -> Image.Image:
-    enable_plugins()
     image = open_header(file)
     turn, seen = orientation(image, file), size_as_seen(image, file)
     if expected is not None and seen != expected:

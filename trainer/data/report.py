@@ -31,7 +31,7 @@ class Picture:
     @property
     def name(self) -> str:
         """Folder and file name, for messages."""
-        return f"{self.path.parent.name}/{self.path.name}"
+        return "/".join(self.path.parts[-2:])
 
 
 @dataclass(frozen=True, slots=True)

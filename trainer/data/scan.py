@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from pathlib import Path
 from PIL import Image
 
 from trainer.config import TrainingConfig
-from trainer.data.headers import EXTENSIONS, FOREIGN_EXTENSIONS, UNREADABLE, enable_plugins, read_size
+from trainer.data.headers import EXTENSIONS, FOREIGN_EXTENSIONS, UNREADABLE, read_size
 from trainer.data.report import DatasetReport, Folder, Picture
 from trainer.errors import ConfigError, DataError, Problem
 
@@ -73,19 +72,15 @@ def scan(config: TrainingConfig, progress: Progress | None = None) -> DatasetRep
     findings = _Findings()
     sources = _sources(config, findings)
     total = sum(len(source.files) for source in sources)
-    enable_plugins()
     folders, done = [], 0
-    with warnings.catch_warnings():
-        # Pillow warns of large pictures and refuses giant ones; only the refusal matters here.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        for source in sources:
-            pictures = []
-            for name in source.files:
-                if progress:
-                    progress(PHASE, done, total)
-                pictures.append(_read_picture(source, name, config, findings))
-                done += 1
-            folders.append(_folder(source, [picture for picture in pictures if picture]))
+    for source in sources:
+        pictures = []
+        for name in source.files:
+            if progress:
+                progress(PHASE, done, total)
+            pictures.append(_read_picture(source, name, config, findings))
+            done += 1
+        folders.append(_folder(source, [picture for picture in pictures if picture]))
     if progress:
         progress(PHASE, done, total)
     _require_pictures(config, folders, findings)
@@ -303,7 +298,7 @@ def _nothing_found(key: str, root: Path) -> DataError:
 
 def _summaries(findings: _Findings, wildcards: bool) -> Iterator[str]:
     for path, reason in findings.unreadable[:_NAMED]:
-        yield f"Left out {path.parent.name}/{path.name}: {reason}."
+        yield f"Left out {'/'.join(path.parts[-2:])}: {reason}."
     if len(findings.unreadable) > _NAMED:
         yield f"Left out {len(findings.unreadable) - _NAMED} more pictures; the dataset report names them."
     if findings.missing:
