@@ -138,7 +138,7 @@ def attach(module: torch.nn.Module, prefix: str, weights: dict[str, torch.Tensor
 
 def hook_of(down: torch.Tensor, up: torch.Tensor, scale: float):  # type: ignore[no-untyped-def]
     def add(layer: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
-        apply = torch.nn.functional.conv2d if down.dim() == 4 else torch.nn.functional.linear  # noqa: PLR2004
+        apply = torch.nn.functional.conv2d if down.dim() == 4 else torch.nn.functional.linear
         return output + apply(apply(inputs[0], down), up) * scale
 
     return add

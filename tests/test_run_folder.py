@@ -32,7 +32,12 @@ def test_cutting_drops_what_came_after_the_state_and_the_torn_line(tmp_path: Pat
     write_log(folder, started(), done(1), done(2), saved, done(3), tail='{"event": "StepDo')
     cut_events(folder.events, 2)
     assert list(read_events(folder.events)) == list(read_events(folder.events))
-    assert [type(event).__name__ for event in read_events(folder.events)] == ["Started", "StepDone", "StepDone", "Saved"]
+    assert [type(event).__name__ for event in read_events(folder.events)] == [
+        "Started",
+        "StepDone",
+        "StepDone",
+        "Saved",
+    ]
     assert folder.events.read_text().endswith("\n")
 
 

@@ -70,7 +70,9 @@ def test_the_ring_is_bounded_and_numbered() -> None:
     assert [number for number, _ in board.since(RING_SIZE + 48)] == [RING_SIZE + 49, RING_SIZE + 50]
 
 
-@pytest.mark.parametrize("event", [step(3, grad_norm=1.0, step_size=2e-6), events.Stage(name="a"), events.Paused(step=2)])
+@pytest.mark.parametrize(
+    "event", [step(3, grad_norm=1.0, step_size=2e-6), events.Stage(name="a"), events.Paused(step=2)]
+)
 def test_events_survive_the_log_and_pickling(event: events.Event) -> None:
     assert events.from_record(json.loads(json.dumps(events.to_record(event)))) == event
     assert pickle.loads(pickle.dumps(event)) == event

@@ -1,4 +1,4 @@
-"""The headless door: `python -m trainer train RUN.toml`, `keys`, `export`. Also under `accelerate launch` and `torchrun`.
+"""The headless door: `python -m trainer train RUN.toml` and `keys`. Also under `accelerate launch` and `torchrun`.
 
 Exit codes: 0 completed; 1 failed while training; 2 refused before it; 3 stopped.
 """
@@ -14,8 +14,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
-from trainer import events, sinks
+from trainer import sinks
 from trainer.adapters import keys, make_spec
 from trainer.commands import Command, Inbox
 from trainer.config import TrainingConfig, load_layers, parse_set, rates
@@ -140,10 +141,9 @@ def complain(error: TrainerError) -> None:
         say(line, sys.stderr)
 
 
-def say(text: str, stream: object = None) -> None:
-    """Write one line; the only place in the engine that writes to a terminal besides the console sink."""
-    target = stream or sys.stdout
-    target.write(text + "\n")  # type: ignore[attr-defined]
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Write one line, to the output where no stream is named."""
+    (stream or sys.stdout).write(f"{text}\n")
 
 
 if __name__ == "__main__":

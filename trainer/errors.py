@@ -1,12 +1,12 @@
 """Every error that this program raises on purpose.
 
-    TrainerError            root; text = what is wrong, then the way out
-    +- ConfigError          settings: all problems at once, each with its key
-    +- DataError            pictures, captions, caches
-    +- ModelError           checkpoints and LoRA files
-    +- StateError           resume state, run folders, locks
-    +- RunError             failures while training: memory, disk, numbers that are not finite
-    +- Stopped              a long phase was told to stop; passes through every layer below the run
+TrainerError            root; text = what is wrong, then the way out
++- ConfigError          settings: all problems at once, each with its key
++- DataError            pictures, captions, caches
++- ModelError           checkpoints and LoRA files
++- StateError           resume state, run folders, locks
++- RunError             failures while training: memory, disk, numbers that are not finite
++- Stopped              a long phase was told to stop; passes through every layer below the run
 """
 
 from __future__ import annotations

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 import torch
 
-from trainer import checkpoints, events, export, metadata, precision, preview
+from trainer import checkpoints, events, export, metadata, precision
 from trainer.commands import Command
 from trainer.control import ENDINGS, pause
 from trainer.errors import Stopped
@@ -80,9 +81,7 @@ class Milestones:
         path = checkpoints.save_state(training.folder.state, training.state())
         self._state_step = training.step
         size = sum(file.stat().st_size for file in path.iterdir())
-        training.tell(
-            events.Saved(kind="state", path=str(path), step=training.step, epoch=training.epoch, bytes=size)
-        )
+        training.tell(events.Saved(kind="state", path=str(path), step=training.step, epoch=training.epoch, bytes=size))
 
     def _save_now(self) -> None:
         self._save_lora(step_name(self._training.config.saving.output_name, self._training.step))
@@ -111,11 +110,9 @@ class Milestones:
         training = self._training
         if not self._writes:
             return
-        try:
+        with suppress(Stopped):
             for index, prompt in enumerate(training.prompts):
                 self._sample_one(index, prompt)
-        except Stopped:
-            return
 
     def _pause(self) -> None:
         """Save, free the device, wait, take the device back. The numbers are the same as without the pause."""

@@ -83,7 +83,7 @@ class Plan:
         """Return why `total_steps` is not the rule of thumb's number, or an empty text where it is."""
         if self.config.training.max_train_steps is not None or self.total_steps == round(self.formula_steps):
             return ""
-        reasons = ["each bucket's last batch may be short, and regularisation pictures are repeated to the training count"]
+        reasons = ["a bucket's last batch may be short, and regularisation pictures are balanced with the others"]
         if self.accumulation > 1:
             reasons.append(f"each step gathers {self.accumulation} batches")
         if self.ranks > 1:

@@ -1,4 +1,4 @@
-"""One training: `train` in the caller's thread, `Run` on a thread of its own with a board to read and an inbox to fill."""
+"""One training: `train` in the caller's thread, `Run` on its own, with a board to read and an inbox to fill."""
 
 from __future__ import annotations
 

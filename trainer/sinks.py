@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Never, TextIO
 
 from tqdm import tqdm
 
@@ -48,7 +48,7 @@ class TensorBoard:
     """Writes scalars under sd-scripts' names: loss/current, loss/average, loss/epoch_average, lr/*."""
 
     def __init__(self, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  seconds to import, seldom wanted
+        from torch.utils.tensorboard import SummaryWriter
 
         self._writer: SummaryWriter = SummaryWriter(str(folder))
 
@@ -81,7 +81,7 @@ class Console:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._live = stream.isatty()
-        self._bar: tqdm[None] | None = None
+        self._bar: tqdm[Never] | None = None
         self._phase = ""
         self._total_steps = 0
         self._last_line = 0.0
@@ -124,11 +124,11 @@ class Console:
             self._write(f"{name} {done}/{total or '?'}  {note}".rstrip())
 
     def _show_bar(self, name: str, done: int, total: int, note: str) -> None:
-        if self._bar is None:
-            self._bar = tqdm(total=total or None, desc=name, initial=done, file=self._stream, dynamic_ncols=True)
-        self._bar.set_postfix_str(note, refresh=False)
-        self._bar.n = done
-        self._bar.refresh()
+        bar = self._bar or tqdm(total=total or None, desc=name, initial=done, file=self._stream, dynamic_ncols=True)
+        bar.set_postfix_str(note, refresh=False)
+        bar.n = done
+        bar.refresh()
+        self._bar = bar
 
     def _finished(self, event: events.Finished) -> None:
         self._close_bar()

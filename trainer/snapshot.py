@@ -8,10 +8,12 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from trainer import events
-from trainer.events import Event, Saved, SampleReady, StepDone
+from trainer.events import Event, SampleReady, Saved, StepDone
 
 CURVE_POINTS = 500
 """Points kept of each curve: more than a plot can show, few enough to stay light after 100,000 steps."""
@@ -100,7 +102,7 @@ def fold(snapshot: RunSnapshot, event: Event) -> RunSnapshot:
     return dataclasses.replace(snapshot, revision=snapshot.revision + 1, **fields)
 
 
-def _started(snapshot: RunSnapshot, event: events.Started) -> dict[str, object]:
+def _started(snapshot: RunSnapshot, event: events.Started) -> dict[str, Any]:
     return {
         "status": "preparing",
         "folder": event.folder,
@@ -111,7 +113,7 @@ def _started(snapshot: RunSnapshot, event: events.Started) -> dict[str, object]:
     }
 
 
-def _stage(snapshot: RunSnapshot, event: events.Stage) -> dict[str, object]:
+def _stage(snapshot: RunSnapshot, event: events.Stage) -> dict[str, Any]:
     status = snapshot.status
     if status == "idle":
         status = "preparing"
@@ -124,10 +126,10 @@ def _stage(snapshot: RunSnapshot, event: events.Stage) -> dict[str, object]:
     }
 
 
-def _step_done(snapshot: RunSnapshot, event: StepDone) -> dict[str, object]:
+def _step_done(snapshot: RunSnapshot, event: StepDone) -> dict[str, Any]:
     before = snapshot.seconds_per_step
     rate = next(iter(event.lr.values()), 0.0)
-    fields: dict[str, object] = {
+    fields: dict[str, Any] = {
         "status": "training" if snapshot.status != "stopping" else "stopping",
         "phase": "training",
         "phase_done": event.step,
@@ -149,16 +151,16 @@ def _step_done(snapshot: RunSnapshot, event: StepDone) -> dict[str, object]:
     return fields
 
 
-def _finished(snapshot: RunSnapshot, event: events.Finished) -> dict[str, object]:
+def _finished(snapshot: RunSnapshot, event: events.Finished) -> dict[str, Any]:
     status = "stopped" if event.stopped else "finished"
     return {"status": status, "finished": event, "phase": "", "ended_at": event.time}
 
 
-def _failed(snapshot: RunSnapshot, event: events.Failed) -> dict[str, object]:
+def _failed(snapshot: RunSnapshot, event: events.Failed) -> dict[str, Any]:
     return {"status": "failed", "error": event, "phase": "", "ended_at": event.time}
 
 
-_FOLDS = {
+_FOLDS: dict[type[Event], Callable[[RunSnapshot, Any], dict[str, Any]]] = {
     events.Started: _started,
     events.Stage: _stage,
     events.StepDone: _step_done,

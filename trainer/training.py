@@ -155,11 +155,10 @@ class Training:
 
     def latents(self, batch: Batch) -> Tensor:
         """Return a batch's scaled latents, [b, 4, h, w] float32, one draw of the VAE's posterior each."""
-        if batch.mean is None or batch.std is None:
-            with torch.no_grad():
-                mean, std = self.bundle.encode_images(batch.pixels)
-        else:
-            mean, std = batch.mean, batch.std
+        mean, std = batch.mean, batch.std
+        if mean is None or std is None:
+            assert batch.pixels is not None, "a batch has latents or pixels"
+            mean, std = self.bundle.encode_images(batch.pixels)
         return posterior_sample(mean, std, batch.draws.posterior) * self.bundle.vae_scale
 
     def sum_over_ranks(self, value: Tensor) -> Tensor:
@@ -217,6 +216,14 @@ class Training:
                 "then resume from the last state.",
             )
 
+    def move(self, device: torch.device) -> None:
+        """Move the models and the optimizer's state, in place: parameters keep their identity."""
+        self.bundle.to(device)
+        for state in self.optimizer.state.values():
+            for name, value in state.items():
+                if isinstance(value, Tensor):
+                    state[name] = value.to(device)
+
     def state(self) -> State:
         """Return what a resume needs, as of the newest step."""
         position = Position(
@@ -253,4 +260,3 @@ def memory_in_use(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     return int(psutil.Process().memory_info().rss)
-

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,8 +65,9 @@ def tiny_config(model: Path, dataset: Path, output: Path, **settings: object) ->
 
 
 def logged(folder: Path) -> list[dict[str, Any]]:
-    """Return the records of a run folder's log."""
-    return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    """Return the records of a run folder's log, without a last line that is still being written."""
+    lines = (folder / "events.jsonl").read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 @dataclass(frozen=True)
@@ -147,5 +148,3 @@ class RunServer:
             process.join()
             raise TimeoutError("the run did not end within 300 seconds")
         return int(process.exitcode or 0)
-
-

@@ -1,0 +1,142 @@
+"""Killed anywhere, a run goes on as if nothing had happened: same steps, same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.helpers.checkpoints import tiny_sd15
+from tests.helpers.runs import Kill, RunServer, logged, tiny_settings, write_dataset
+
+KILLED = -9
+
+FEW = (
+    Kill("sampling", 4),
+    Kill("caching", 3),
+    Kill("step", 3, seconds=0.05),
+    Kill("renaming", 1),
+)
+"""One kill in each phase; each run in between goes on from the newest state."""
+
+MANY = (
+    *FEW,
+    Kill("state", 1),
+    Kill("lora", 1),
+    Kill("step", 1, seconds=0.02),
+    Kill("caching", 7),
+    Kill("sampling", 1),
+    Kill("state", 2),
+    Kill("caching", 11),
+    Kill("sampling", 6),
+    Kill("step", 2, seconds=0.09),
+    Kill("lora", 2),
+)
+"""At least three in each phase: caching, mid-step, mid-save, sampling."""
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("ground")
+    return tiny_sd15(folder), write_dataset(folder)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunServer]:
+    yield RunServer()
+
+
+def settings_of(ground: tuple[Path, Path], output: Path, **settings: object) -> dict[str, object]:
+    """A run of three epochs of four steps with everything random in it."""
+    return tiny_settings(
+        *ground,
+        output,
+        **{
+            "max_train_steps": None,
+            "max_train_epochs": 3,
+            "train_batch_size": 3,
+            "gradient_accumulation_steps": 2,
+            "flip_aug": True,
+            "shuffle_caption": True,
+            "keep_tokens": 1,
+            "caption_dropout_rate": 0.1,
+            "noise_offset": 0.05,
+            "sample_prompts": "tok class --w 64 --h 64 --s 2 --d 1",
+            "sample_every_n_epochs": 1,
+            **settings,
+        },
+    )
+
+
+def assert_survives(
+    server: RunServer, straight: dict[str, object], killed: dict[str, object], kills: tuple[Kill, ...]
+) -> None:
+    """Compare a run that is left alone with one that is killed at every moment of `kills`."""
+    assert server.run(straight) == 0
+    for kill in kills:
+        code = server.run(killed, resume="auto", kill=kill)
+        assert code in (KILLED, 0), f"the run failed by itself around {kill}"
+    assert server.run(killed, resume="auto") == 0
+    one, other = Path(str(straight["output_dir"])), Path(str(killed["output_dir"]))
+    assert_same_files(one, other)
+    assert_steps_go_on(logged(other / "tiny.run"), logged(one / "tiny.run"))
+
+
+def assert_same_files(one: Path, other: Path) -> None:
+    names = sorted(path.name for path in one.glob("*.safetensors"))
+    assert names == sorted(path.name for path in other.glob("*.safetensors"))
+    assert "tiny.safetensors" in names
+    for name in names:
+        expected, found = load_file(one / name), load_file(other / name)
+        assert expected.keys() == found.keys()
+        for key, tensor in expected.items():
+            assert torch.equal(tensor, found[key]), f"{name}: {key}"
+
+
+def assert_steps_go_on(killed: list[dict[str, object]], straight: list[dict[str, object]]) -> None:
+    """The log tells of each step once, in order, with the same losses; after a resume the next step comes first."""
+    expected = [(record["step"], record["loss"]) for record in straight if record["event"] == "StepDone"]
+    assert [(record["step"], record["loss"]) for record in killed if record["event"] == "StepDone"] == expected
+    restored: object = 0
+    for record in killed:
+        if record["event"] == "Started":
+            restored = record["step"]
+        elif record["event"] == "StepDone" and restored is not None:
+            assert record["step"] == int(str(restored)) + 1
+            restored = None
+
+
+@pytest.mark.parametrize("optimizer", ["AdamW", "DAdaptAdam", "Prodigy"])
+def test_killed_in_each_phase(server: RunServer, ground: tuple[Path, Path], tmp_path: Path, optimizer: str) -> None:
+    rates = {} if optimizer == "AdamW" else {"learning_rate": 1.0, "text_encoder_lr": 1.0}
+    straight, killed = (
+        settings_of(ground, tmp_path / name, optimizer_type=optimizer, **rates) for name in ("straight", "killed")
+    )
+    assert_survives(server, straight, killed, FEW)
+
+
+def test_killed_often_with_8_bit_states_and_two_workers(
+    server: RunServer, ground: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Rank 64 on 64 channels: matrices of 4,096 elements, which is where the 8-bit states begin."""
+    more = {"optimizer_type": "AdamW8bit", "network_dim": 64, "max_data_loader_n_workers": 2}
+    straight, killed = (settings_of(ground, tmp_path / name, **more) for name in ("straight", "killed"))
+    assert_survives(server, straight, killed, MANY)
+    state = next((tmp_path / "killed" / "tiny.run" / "state").glob("step-*")) / "optimizer.pt"
+    optimizer = torch.load(state, weights_only=True)["optimizer"]["state"]
+    assert any(each["state1"].dtype == torch.uint8 for each in optimizer.values())
+
+
+def test_a_damaged_state_gives_way_to_the_one_before(
+    server: RunServer, ground: tuple[Path, Path], tmp_path: Path
+) -> None:
+    straight, killed = (settings_of(ground, tmp_path / name) for name in ("straight", "killed"))
+    assert server.run(straight) == 0
+    assert server.run(killed, kill=Kill("step", 9)) == KILLED
+    newest = max((tmp_path / "killed" / "tiny.run" / "state").glob("step-*")) / "optimizer.pt"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    assert server.run(killed, resume="auto") == 0
+    assert_same_files(tmp_path / "straight", tmp_path / "killed")
