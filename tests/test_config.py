@@ -64,6 +64,23 @@ def test_a_setting_may_be_none_only_if_that_is_its_default_or_zero_says_it() -> 
             assert setting.default is None or setting.zero_is_off, setting.key
 
 
+def test_other_names_of_settings_belong_to_one_setting_each() -> None:
+    names = [name for setting in known_settings().values() for name in setting.show.also]
+    assert len(set(names)) == len(names)
+    assert not set(names) & set(known_settings())
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [("epoch", "max_train_epochs"), ("lr", "learning_rate"), ("optimizer", "optimizer_type"), ("Rank", "network_dim")],
+)
+def test_a_setting_by_another_name_is_refused_with_its_own(key: str, meant: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(f"{key} = 5\n")
+    with pytest.raises(ConfigError, match=f"{key}: there is no such setting; did you mean {meant}"):
+        load_config(path)
+
+
 def test_sections_are_small() -> None:
     for name, section in sections_of(TrainingConfig).items():
         assert len(section.model_fields) <= 15, name

@@ -14,10 +14,24 @@ from trainer.settings.section import Section, Show, setting
 class NetworkSection(Section):
     """What is trained: the LoRA's kind and size, and where it attaches."""
 
-    network_type: str = setting("lora", Show("Kind of LoRA", group="Network"), choices=tuple(KINDS))
+    network_type: str = setting(
+        "lora", Show("Kind of LoRA", group="Network", also=("lora_type",)), choices=tuple(KINDS)
+    )
     """The kind of adapter. "lora" is the standard one, which every program loads."""
 
-    network_dim: int = setting(32, Show("Rank", tab="basic", group="Network", widget="slider", place=8), ge=1, le=4096)
+    network_dim: int = setting(
+        32,
+        Show(
+            "Rank",
+            tab="basic",
+            group="Network",
+            widget="slider",
+            place=8,
+            also=("rank", "dim", "network_rank", "lora_rank"),
+        ),
+        ge=1,
+        le=4096,
+    )
     """How much the LoRA can hold, and how large its file is. 32 is often enough.
 
     16 to 128 is in use, 2 to 8 for a trial. More also learns what it should not: backgrounds, compression, the style
@@ -25,7 +39,10 @@ class NetworkSection(Section):
     """
 
     network_alpha: float = setting(
-        16.0, Show("Alpha", tab="basic", group="Network", widget="slider", place=9), gt=0, le=4096
+        16.0,
+        Show("Alpha", tab="basic", group="Network", widget="slider", place=9, also=("alpha", "lora_alpha")),
+        gt=0,
+        le=4096,
     )
     """The LoRA's output is multiplied by alpha / rank, so it scales the learning rate with it. Usual: half the rank.
 
@@ -69,7 +86,9 @@ class OptimizerSection(Section):
     """How weights are changed: the optimizer, its rates and their course."""
 
     optimizer_type: str = setting(
-        "AdamW", Show("Optimizer", tab="basic", group="Optimizer", place=6), choices=tuple(OPTIMIZERS)
+        "AdamW",
+        Show("Optimizer", tab="basic", group="Optimizer", place=6, also=("optimizer",)),
+        choices=tuple(OPTIMIZERS),
     )
     """How gradients become changes. AdamW is the one most recipes are written for.
 
@@ -81,7 +100,9 @@ class OptimizerSection(Section):
     optimizer_args: tuple[str, ...] = setting((), Show("Optimizer arguments", group="Optimizer", widget="list"))
     """More of the optimizer's own arguments, each as "name=value", such as "weight_decay=0.1" or "betas=0.9,0.99"."""
 
-    learning_rate: float = setting(1e-4, Show("Learning rate", tab="basic", group="Optimizer", place=7), ge=0, le=100)
+    learning_rate: float = setting(
+        1e-4, Show("Learning rate", tab="basic", group="Optimizer", place=7, also=("lr",)), ge=0, le=100
+    )
     """How large each change is. 1e-4 to 5e-5 for AdamW; exactly 1 for DAdaptAdam and Prodigy.
 
     Too high and pictures burn or turn to noise, too low and nothing is learned. Alpha / rank scales it. 0 trains
@@ -93,7 +114,7 @@ class OptimizerSection(Section):
 
     text_encoder_lr: float | tuple[float, ...] = setting(
         5e-5,
-        Show("Text encoder learning rate", group="Optimizer"),
+        Show("Text encoder learning rate", group="Optimizer", also=("te_lr", "learning_rate_te")),
         parse=parse_rate,
         rule="a number from 0 to 100, or a list of one for each text encoder",
     )
@@ -103,7 +124,9 @@ class OptimizerSection(Section):
     Prodigy it follows the learning rate unless it is 0. A list gives one rate for each text encoder.
     """
 
-    lr_scheduler: str = setting("cosine", Show("Learning rate schedule", group="Schedule"), choices=SCHEDULES)
+    lr_scheduler: str = setting(
+        "cosine", Show("Learning rate schedule", group="Schedule", also=("scheduler",)), choices=SCHEDULES
+    )
     """How the rate goes on after the warm-up: constant, or falling to 0 along a line, a cosine or a power.
 
     "constant" has no warm-up; use "constant_with_warmup" for one. "cosine_with_restarts" falls several times over.
@@ -116,6 +139,7 @@ class OptimizerSection(Section):
             group="Schedule",
             unit="steps",
             when={"lr_scheduler": tuple(name for name in SCHEDULES if name != "constant")},
+            also=("lr_warmup", "warmup", "warmup_steps", "warmup_ratio"),
         ),
         parse=parse_steps_or_share,
         rule="0 for none, a whole number of steps, or a share of all steps below 1",
@@ -146,21 +170,47 @@ class TrainingSection(Section):
     """How long, in what portions and in what precision."""
 
     train_batch_size: int = setting(
-        1, Show("Batch size", tab="basic", group="Training", widget="slider", unit="pictures", place=12), ge=1, le=1024
+        1,
+        Show(
+            "Batch size",
+            tab="basic",
+            group="Training",
+            widget="slider",
+            unit="pictures",
+            place=12,
+            also=("batch_size",),
+        ),
+        ge=1,
+        le=1024,
     )
     """Pictures in one step. More is faster for each picture and steadier, and takes more memory.
 
     A larger batch means fewer steps for the same epochs and bears a higher learning rate.
     """
 
-    gradient_accumulation_steps: int = setting(1, Show("Accumulation", group="Training", unit="batches"), ge=1, le=4096)
+    gradient_accumulation_steps: int = setting(
+        1,
+        Show("Accumulation", group="Training", unit="batches", also=("gradient_accumulation", "grad_accum")),
+        ge=1,
+        le=4096,
+    )
     """Add up the gradients of so many batches before one change: a larger batch without its memory.
 
     The number of steps falls as with a larger batch; the time for an epoch stays.
     """
 
     max_train_epochs: int | None = setting(
-        10, Show("Epochs", tab="basic", group="Training", place=11), zero_is_off=True, ge=1, le=1_000_000
+        10,
+        Show(
+            "Epochs",
+            tab="basic",
+            group="Training",
+            place=11,
+            also=("epoch", "epochs", "num_epochs", "num_train_epochs"),
+        ),
+        zero_is_off=True,
+        ge=1,
+        le=1_000_000,
     )
     """How often all pictures, with their repeats, are gone through. 10 is usual; 2,000 to 3,000 steps is the aim.
 
@@ -168,11 +218,13 @@ class TrainingSection(Section):
     """
 
     max_train_steps: int | None = setting(
-        None, Show("Steps", group="Training"), zero_is_off=True, ge=1, le=1_000_000_000
+        None, Show("Steps", group="Training", also=("steps", "max_steps")), zero_is_off=True, ge=1, le=1_000_000_000
     )
     """Stop after so many steps instead of after so many epochs."""
 
-    mixed_precision: Literal["auto", "no", "fp16", "bf16"] = setting("auto", Show("Precision", group="Precision"))
+    mixed_precision: Literal["auto", "no", "fp16", "bf16"] = setting(
+        "auto", Show("Precision", group="Precision", also=("precision",))
+    )
     """The precision of computing: "auto" takes bf16 where the GPU has it, else fp16, and full precision on a CPU.
 
     bf16 does not overflow and suits GPUs from 2020 on; fp16 suits older ones; "no" is float32, slowest and largest.

@@ -13,7 +13,15 @@ class ModelSection(Section):
     """The base model that the LoRA is trained on."""
 
     pretrained_model_name_or_path: str = setting(
-        "", Show("Base model", tab="basic", group="Model", widget="file", place=1)
+        "",
+        Show(
+            "Base model",
+            tab="basic",
+            group="Model",
+            widget="file",
+            place=1,
+            also=("model", "base_model", "checkpoint", "model_path"),
+        ),
     )
     """The model to train on: a .safetensors or .ckpt file, a diffusers folder, or a Hugging Face name.
 
@@ -65,7 +73,17 @@ class ModelSection(Section):
 class DatasetSection(Section):
     """The pictures: folders, size, buckets, caching."""
 
-    train_data_dir: str = setting("", Show("Picture folder", tab="basic", group="Pictures", widget="folder", place=2))
+    train_data_dir: str = setting(
+        "",
+        Show(
+            "Picture folder",
+            tab="basic",
+            group="Pictures",
+            widget="folder",
+            place=2,
+            also=("image_dir", "img_dir", "dataset_dir", "data_dir"),
+        ),
+    )
     """The folder that holds one folder for each concept, named N_trigger class, such as "10_sks dog".
 
     N says how often its pictures are repeated in one epoch; the rest of the name is the caption of pictures that have
@@ -74,7 +92,15 @@ class DatasetSection(Section):
     """
 
     reg_data_dir: str = setting(
-        "", Show("Regularisation folder", tab="basic", group="Pictures", widget="folder", place=3)
+        "",
+        Show(
+            "Regularisation folder",
+            tab="basic",
+            group="Pictures",
+            widget="folder",
+            place=3,
+            also=("reg_dir", "regularization_dir", "class_data_dir"),
+        ),
     )
     """Optional: a folder of folders N_class with pictures of the class in general, such as "1_dog".
 
@@ -84,7 +110,7 @@ class DatasetSection(Section):
 
     resolution: str = setting(
         "512,512",
-        Show("Resolution", tab="basic", group="Pictures", unit="pixels", place=10),
+        Show("Resolution", tab="basic", group="Pictures", unit="pixels", place=10, also=("max_resolution",)),
         parse=parse_resolution,
         rule='a size such as 512 or "512,768", each side from 64 to 4096',
     )

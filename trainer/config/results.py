@@ -12,12 +12,17 @@ class SavingSection(Section):
     """Where the LoRA goes, and how often it is saved."""
 
     output_dir: str = setting(
-        "outputs", Show("Output folder", tab="basic", group="Saving", widget="folder", place=5), min_length=1
+        "outputs",
+        Show("Output folder", tab="basic", group="Saving", widget="folder", place=5, also=("output_folder",)),
+        min_length=1,
     )
     """The folder for the LoRA files, and for the folder of the run beside them; made if it is not there."""
 
     output_name: str = setting(
-        "lora", Show("Output name", tab="basic", group="Saving", place=4), parse=parse_file_name, min_length=1
+        "lora",
+        Show("Output name", tab="basic", group="Saving", place=4, also=("lora_name",)),
+        parse=parse_file_name,
+        min_length=1,
     )
     """The name of the LoRA file, without folder and ending: "lora" becomes lora.safetensors.
 
@@ -57,7 +62,15 @@ class SamplingSection(Section):
     """Pictures drawn while training, to see how it goes."""
 
     sample_prompts: str = setting(
-        "", Show("Sample prompts", tab="basic", group="Samples", widget="multiline", place=13)
+        "",
+        Show(
+            "Sample prompts",
+            tab="basic",
+            group="Samples",
+            widget="multiline",
+            place=13,
+            also=("prompts", "validation_prompt"),
+        ),
     )
     """What to draw: one prompt a line, or the path of a .txt file of such lines.
 

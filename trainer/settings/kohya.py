@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from trainer.errors import Problem
-from trainer.settings.problems import nearest, shown, unknown
-from trainer.settings.sd_scripts import CHANGING, HARMLESS, INSTEAD, SHARED
+from trainer.settings.problems import nearest_key, shown, unknown
+from trainer.settings.sd_scripts import CHANGING, HARMLESS, INSTEAD, SHARED, WRITTEN_BY_KOHYA_SS
 from trainer.settings.walk import Setting
 
 NETWORK_MODULES = {"networks.lora": "lora"}
@@ -167,10 +167,10 @@ def _set_unsupported_aside(imported: Imported, known: Mapping[str, Setting], *, 
             imported.unsupported.append(_unsupported(key, value))
         elif not from_sd_scripts:
             continue
-        elif nearest(key, known):
-            imported.problems.append(unknown(key, known))
-        else:
+        elif key in WRITTEN_BY_KOHYA_SS or not nearest_key(key, known):
             imported.unused.append(key)
+        else:
+            imported.problems.append(unknown(key, known))
         del imported.values[key]
 
 

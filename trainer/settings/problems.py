@@ -35,11 +35,19 @@ def refused(setting: Setting, value: object, reason: str = "") -> Problem:
     return Problem(setting.key, f"{shown(value)} cannot be used: {because}{hint} ({default_of(setting)}).", value)
 
 
-def unknown(key: str, known: Iterable[str]) -> Problem:
+def unknown(key: str, known: Mapping[str, Setting]) -> Problem:
     """Return the Problem of a key that no setting has."""
-    near = nearest(key, known)
+    near = nearest_key(key, known)
     way_out = f"did you mean {near}?" if near else f"all settings are listed in {DOCUMENT}."
     return Problem(key, f"there is no such setting; {way_out}")
+
+
+def nearest_key(key: str, known: Mapping[str, Setting]) -> str:
+    """Return the key that was probably meant, "" if none is near: by its own name or another one people know."""
+    names = {name: setting.key for setting in known.values() for name in setting.show.also} | {
+        name: name for name in known
+    }
+    return names.get(nearest(key, names), "")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

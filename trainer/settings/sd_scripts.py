@@ -207,12 +207,12 @@ HARMLESS = frozenset(
         "zero3_init_flag",
         "zero3_save_16bit_model",
         "zero_stage",
-        # Written by kohya_ss into its files, though sd-scripts itself reads neither.
-        "epoch",
-        "noise_offset_type",
     }
 )
 """Arguments that we lack and that change nothing about what is learned: speed, memory, logs, uploads."""
+
+WRITTEN_BY_KOHYA_SS = frozenset({"epoch", "noise_offset_type"})
+"""What kohya_ss writes into its files for sd-scripts, which reads neither."""
 
 INSTEAD: Mapping[str, str] = {
     "caption_extention": "it is spelled caption_extension now",

@@ -28,7 +28,8 @@ class Show:
     """How a setting is shown.
 
     `when` says for which values of other settings this one matters, as plain data: {"optimizer_type": ("AdamW",)}, or
-    ANY in place of the tuple. `place` orders the basic tab; settings without one keep the order of declaration.
+    ANY in place of the tuple. `place` orders the basic tab; settings without one keep the order of declaration. `also`
+    are other names that people know the setting by, for searching and for what to suggest in place of a wrong key.
     """
 
     label: str
@@ -38,6 +39,7 @@ class Show:
     unit: str = ""
     when: Mapping[str, tuple[object, ...] | str] = field(default_factory=dict)
     place: int = 0
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
