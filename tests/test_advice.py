@@ -226,6 +226,8 @@ def test_strength_says_what_alpha_makes_of_the_rate() -> None:
 @pytest.mark.parametrize(
     ("rule", "values"),
     [
+        ("warm-up", {"lr_warmup_steps": 0.6}),
+        ("warm-up", {"lr_warmup_steps": 5000}),
         ("resolution", {"resolution": 448}),
         ("resolution", {"resolution": "768,1024"}),
         ("enlarging", {"bucket_no_upscale": False}),
@@ -252,6 +254,8 @@ def test_rules_that_speak_and_whose_remedy_silences_them(rule: str, values: dict
 @pytest.mark.parametrize(
     ("rule", "values"),
     [
+        ("warm-up", {"lr_warmup_steps": 200}),
+        ("warm-up", {"lr_warmup_steps": 5000, "lr_scheduler": "constant"}),
         ("resolution", {"resolution": "512,768"}),
         ("resolution", {"resolution": 64}),
         ("enlarging", {"enable_bucket": False, "bucket_no_upscale": False}),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import toml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.config import (
@@ -29,6 +29,9 @@ from trainer.config import (
 )
 from trainer.errors import ConfigError
 from trainer.settings.walk import sections_of
+
+UNHURRIED = settings(deadline=None)
+"""A busy machine is no failure."""
 
 
 def refused(**values: object) -> dict[str, str]:
@@ -414,6 +417,7 @@ VALUES: dict[str, st.SearchStrategy[object]] = {
 }
 
 
+@UNHURRIED
 @given(st.fixed_dictionaries({}, optional=VALUES))
 def test_a_saved_configuration_comes_back_equal(
     tmp_path_factory: pytest.TempPathFactory, values: dict[str, object]
@@ -434,6 +438,7 @@ ANYTHING = st.recursive(
 KEYS = st.sampled_from([*known_settings(), "network_module", "network_args", "v2", "xformers", "epoch"]) | st.text()
 
 
+@UNHURRIED
 @given(st.dictionaries(KEYS, ANYTHING, max_size=6))
 def test_any_mapping_gives_a_configuration_or_a_config_error(values: dict[str, object]) -> None:
     try:
@@ -445,6 +450,7 @@ def test_any_mapping_gives_a_configuration_or_a_config_error(values: dict[str, o
         assert config_from_layers([to_flat(config)]) == config
 
 
+@UNHURRIED
 @given(
     st.dictionaries(KEYS, ANYTHING.filter(lambda value: value is not None), max_size=6),
     st.sampled_from([{}, {"network_module": "networks.lora"}]),
@@ -464,6 +470,7 @@ def test_any_file_gives_a_configuration_or_a_config_error(
             assert error.problems
 
 
+@UNHURRIED
 @given(st.text(max_size=60))
 def test_any_text_gives_a_configuration_or_a_config_error(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     path = tmp_path_factory.mktemp("text") / "run.toml"

@@ -6,26 +6,32 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.errors import ConfigError
 from trainer.settings import toml
 
+UNHURRIED = settings(deadline=None)
+"""A busy machine is no failure."""
+
 # TOML has no place for lone surrogates.
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 
 
+@UNHURRIED
 @given(TEXTS)
 def test_any_text_comes_back(text: str) -> None:
     assert tomllib.loads(f"value = {toml.encoded(text)}")["value"] == text
 
 
+@UNHURRIED
 @given(st.text(st.sampled_from('\\"\n\r\tnux0{}\x7f\x00'), max_size=12))
 def test_texts_made_of_troublesome_characters_come_back(text: str) -> None:
     assert tomllib.loads(f"value = {toml.encoded(text)}")["value"] == text
 
 
+@UNHURRIED
 @given(
     st.one_of(
         st.booleans(),

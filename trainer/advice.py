@@ -200,6 +200,22 @@ class LearningRate(Rule):
             yield self.advice(message, reason, {key: advised}, key)
 
 
+class Warmup(Rule):
+    name = "warm-up"
+    key = "lr_warmup_steps"
+
+    def look(self, config: TrainingConfig, counts: Counts) -> Iterator[Advice]:
+        warmup = config.optimizer.lr_warmup_steps
+        steps = counts.exact_steps if counts.exact_steps is not None else formula_steps(counts, config)
+        share = warmup if warmup < 1 else warmup / steps if steps else 0.0
+        if share > 0.5 and config.optimizer.lr_scheduler != "constant":
+            yield self.advice(
+                f"the warm-up takes {min(share, 1.0):.0%} of all steps; 5 to 10 % is usual.",
+                "The rate is hardly ever as high as you set it.",
+                {"lr_warmup_steps": 0.05},
+            )
+
+
 class TextEncoderRate(Rule):
     name = "text-encoder-rate"
     key = "text_encoder_lr"
@@ -443,6 +459,7 @@ RULES: tuple[Rule, ...] = (
     RepeatsAlone(),
     Regularisation(),
     LearningRate(),
+    Warmup(),
     TextEncoderRate(),
     Rank(),
     Alpha(),
