@@ -41,17 +41,34 @@ def test_no_upscale_choice_is_that_of_sd_scripts(case: dict) -> None:
     assert placement.ar_error == pytest.approx(case["ar_error"], abs=1e-6)
 
 
-@given(SIDES, SIDES, st.booleans(), st.booleans(), st.sampled_from([(256, 256), (512, 512), (512, 768), (1024, 1024)]))
-def test_every_placement_covers_its_bucket(width, height, enable, no_upscale, resolution) -> None:
-    buckets = Buckets(resolution, enable=enable, no_upscale=no_upscale)
+BUCKETS = st.fixed_dictionaries(
+    {
+        "resolution": st.tuples(st.integers(64, 2048), st.integers(64, 2048)),
+        "minimum": st.integers(64, 512),
+        "maximum": st.integers(512, 4096),
+        "steps": st.sampled_from([8, 32, 64, 96, 128]),
+        "no_upscale": st.booleans(),
+        "enable": st.booleans(),
+    }
+)
+
+
+@given(SIDES, SIDES, BUCKETS)
+def test_every_placement_covers_its_bucket(width, height, options) -> None:
+    try:
+        buckets = Buckets(**options)
+    except ConfigError:
+        return
     placement = buckets.choose((width, height))
     (bucket_width, bucket_height), (resized_width, resized_height) = placement.bucket, placement.resized
-    assert bucket_width >= 64 and bucket_height >= 64
-    assert bucket_width % 64 == 0 and bucket_height % 64 == 0
+    assert bucket_width % 8 == 0 and bucket_height % 8 == 0
+    assert bucket_width > 0 and bucket_height > 0
+    assert bucket_width * bucket_height <= options["resolution"][0] * options["resolution"][1]
     assert 0 <= placement.left <= resized_width - bucket_width
     assert 0 <= placement.top <= resized_height - bucket_height
-    assert bucket_width * bucket_height <= resolution[0] * resolution[1]
-    if not (enable and no_upscale):
+    if options["enable"]:
+        assert bucket_width % options["steps"] == 0 and bucket_height % options["steps"] == 0
+    if not (options["enable"] and options["no_upscale"]):
         assert placement.bucket in buckets.resolutions
 
 

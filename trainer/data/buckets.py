@@ -159,8 +159,8 @@ class Buckets:
         return self.resolution[0] * self.resolution[1]
 
     def _rounded_range(self) -> tuple[int, int]:
-        """Minimum rounded down, maximum up to the step, as sd-scripts does."""
-        return floor_to(self.minimum, self.steps), -floor_to(-self.maximum, self.steps)
+        """Minimum rounded down, maximum up to the step, as sd-scripts does; a side of 0 is no bucket."""
+        return max(self.steps, floor_to(self.minimum, self.steps)), -floor_to(-self.maximum, self.steps)
 
     def _step_problems(self) -> list[Problem]:
         problems = []
