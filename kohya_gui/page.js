@@ -1,0 +1,50 @@
+// What the page does by itself: leads from a problem to its field, closes the dialog, keeps the phone's layout in order.
+document.addEventListener('click', (event) => {
+  const link = event.target.closest('[data-goto]');
+  if (link) goTo(link.dataset.goto, link.dataset.tab);
+});
+
+document.addEventListener('keydown', (event) => {
+  if (event.key !== 'Escape') return;
+  const cancel = document.querySelector('#dialog [data-act=close]');
+  if (cancel) cancel.click();
+});
+
+function goTo(key, tab) {
+  const name = tab === 'basic' ? 'Basic' : 'Advanced';
+  for (const button of document.querySelectorAll('#form-tabs [role=tab]')) {
+    if (button.textContent.trim() === name && button.getAttribute('aria-selected') !== 'true') button.click();
+  }
+  let tries = 40;
+  const find = () => {
+    const input = document.getElementById(key);
+    if (!input || !input.offsetParent && tries > 20 && !openGroup(input)) {
+      if (tries-- > 0) requestAnimationFrame(find);
+      return;
+    }
+    openGroup(input);
+    input.scrollIntoView({block: 'center', behavior: 'smooth'});
+    input.focus({preventScroll: true});
+  };
+  find();
+}
+
+function openGroup(input) {
+  const group = input.closest('details');
+  if (!group) return false;
+  group.open = true;
+  return true;
+}
+
+// The dialog takes the focus when it opens and gives it back when it closes.
+let before = null;
+new MutationObserver(() => {
+  const dialog = document.querySelector('#dialog .dialog');
+  if (dialog && !dialog.contains(document.activeElement)) {
+    before = before || document.activeElement;
+    (dialog.querySelector('.entries button') || dialog.querySelector('button')).focus();
+  } else if (!dialog && before) {
+    if (before.isConnected) before.focus();
+    before = null;
+  }
+}).observe(document.documentElement, {childList: true, subtree: true});

@@ -1,0 +1,74 @@
+"""Pictures for the page, served under names that only this program can hand out: a client never sends a path."""
+
+from __future__ import annotations
+
+import io
+import secrets
+import threading
+from collections import OrderedDict
+from functools import lru_cache
+from pathlib import Path
+
+from PIL import Image, ImageOps
+from starlette.requests import Request
+from starlette.responses import Response
+
+MOST_NAMES = 50_000
+THUMBNAIL_SIDE = 256
+
+_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
+
+
+class Pictures:
+    """Hands out addresses for picture files and answers requests for them."""
+
+    def __init__(self) -> None:
+        self._paths: OrderedDict[str, Path] = OrderedDict()
+        self._names: dict[Path, str] = {}
+        self._lock = threading.Lock()
+
+    def thumbnail(self, path: Path) -> str:
+        """Return the address of a small version of a picture."""
+        return f"pictures/small/{self._name(path)}"
+
+    def full(self, path: Path) -> str:
+        """Return the address of the picture itself."""
+        return f"pictures/full/{self._name(path)}"
+
+    def _name(self, path: Path) -> str:
+        with self._lock:
+            if path not in self._names:
+                name = secrets.token_urlsafe(12)
+                self._names[path], self._paths[name] = name, path
+                if len(self._paths) > MOST_NAMES:
+                    _, oldest = self._paths.popitem(last=False)
+                    del self._names[oldest]
+            return self._names[path]
+
+    def answer(self, request: Request) -> Response:
+        """Answer GET pictures/{kind}/{name}."""
+        path = self._paths.get(request.path_params["name"])
+        kind = _TYPES.get(path.suffix.lower()) if path else None
+        small = request.path_params["kind"] == "small"
+        if path is None or not (small or kind):
+            return Response("There is no such picture.", 404)
+        try:
+            body = _small(path, path.stat().st_mtime_ns) if small else path.read_bytes()
+        except (OSError, ValueError, Image.DecompressionBombError):
+            return Response("The picture cannot be read.", 404)
+        headers = {"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"}
+        return Response(body, media_type="image/webp" if small else kind, headers=headers)
+
+
+@lru_cache(maxsize=1000)
+def _small(path: Path, changed: int) -> bytes:
+    """Return a picture as WebP of at most THUMBNAIL_SIDE pixels. `changed` makes a rewritten file a new entry."""
+    with Image.open(path) as picture:
+        picture.draft("RGB", (THUMBNAIL_SIDE * 2, THUMBNAIL_SIDE * 2))
+        turned = ImageOps.exif_transpose(picture).convert("RGBA")
+    turned.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    white = Image.new("RGBA", turned.size, "white")
+    white.alpha_composite(turned)
+    target = io.BytesIO()
+    white.convert("RGB").save(target, "WEBP", quality=82)
+    return target.getvalue()

@@ -1,0 +1,186 @@
+"""Beside the form: what the settings come to. Steps, rates, file size, schedule, advice, and what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kohya_gui import form
+from kohya_gui.charts import Line, chart
+from kohya_gui.draft import Checked
+from kohya_gui.markup import button, esc, number, size
+from kohya_gui.survey import Survey
+from trainer.advice import AIM_STEPS, FEWEST_STEPS, MOST_STEPS, Advice, is_trial
+from trainer.config import TrainingConfig, known_settings, rates
+from trainer.errors import Problem
+from trainer.schedules import multiplier, warmup_steps
+
+CURVE_POINTS = 120
+PART_NAMES = {"unet": "UNet", "text_encoder": "Text encoder", "text_encoder_2": "Text encoder 2"}
+
+
+def plan_panel(checked: Checked, survey: Survey | None) -> str:
+    """Return the whole panel."""
+    problems = (*checked.problems, *(survey.problems if survey else ()))
+    parts = [problem_list(problems)]
+    if survey:
+        parts += [steps_card(survey), rates_card(survey), advice_list(survey.advice)]
+    elif checked.config:
+        parts += [advice_list(())]
+    return "".join(parts)
+
+
+def problem_list(problems: Sequence[Problem]) -> str:
+    """Return the one list of everything that stands in the way, each line leading to its field."""
+    if not problems:
+        return ""
+    count = "1 setting needs" if len(problems) == 1 else f"{len(problems)} settings need"
+    rows = "".join(
+        f'<li>{_to_field(problem.key)}<span class="why">{esc(problem.message)}</span></li>' for problem in problems
+    )
+    return f'<section class="card bad" id="problems" role="status"><h3>{count} attention</h3><ul>{rows}</ul></section>'
+
+
+def _to_field(key: str) -> str:
+    setting = known_settings().get(key)
+    if setting is None:
+        return f"<b>{esc(key)}</b>"
+    data = f'data-goto="{esc(key)}" data-tab="{setting.show.tab}"'
+    return f'<button type="button" class="link" {data}>{esc(setting.show.label)}</button>'
+
+
+def steps_card(survey: Survey) -> str:
+    """Return the arithmetic that people know by heart, the exact number, and whether it is near the aim."""
+    if survey.plan is None or survey.counts is None or survey.report is None:
+        return (
+            '<section class="card"><h3>Steps</h3><p class="quiet">Choose a folder of pictures, and the number of '
+            "steps appears here.</p></section>"
+        )
+    plan = survey.plan
+    return (
+        '<section class="card steps"><h3>Steps</h3>'
+        f'<p class="big"><b id="total-steps">{number(plan.total_steps)}</b> steps'
+        f"{_verdict(survey.config, plan.total_steps)}</p>"
+        f'<p class="sum">{_formula(survey)}</p>{_exact(survey)}</section>'
+    )
+
+
+def _formula(survey: Survey) -> str:
+    """Return images x repeats + regularisation images x repeats, times epochs, over batch size."""
+    assert survey.report is not None and survey.plan is not None
+    report, training = survey.report, survey.config.training
+    terms = [f"{len(folder.pictures)} × {folder.repeats}" for folder in report.train_folders]
+    words = _sum_words(terms, "images × repeats", report.train_count)
+    if report.reg_folders:
+        regular = [f"{len(folder.pictures)} × {folder.repeats}" for folder in report.reg_folders]
+        words += f" + {_sum_words(regular, 'regularisation', report.reg_count)}"
+    batch = training.train_batch_size * training.gradient_accumulation_steps
+    words = f"({words})" if "+" in words else words
+    over = f" ÷ {batch} per step" if batch > 1 else ""
+    epochs = survey.plan.total_epochs
+    times = f"{epochs} {'epoch' if epochs == 1 else 'epochs'}"
+    return f"{words} × {times}{over} = <b>{number(round(survey.plan.formula_steps))}</b>"
+
+
+def _sum_words(terms: Sequence[str], what: str, total: int) -> str:
+    if len(terms) <= 2:
+        return f'{" + ".join(terms)} <span class="quiet">{what}</span>'
+    return f'{number(total)} <span class="quiet">{what} in {len(terms)} folders</span>'
+
+
+def _exact(survey: Survey) -> str:
+    assert survey.plan is not None
+    plan, words = survey.plan, ""
+    if plan.difference():
+        words = f" The rule of thumb above differs, because {plan.difference()}."
+    each = f"{number(plan.steps_per_epoch)} an epoch"
+    return f'<p class="quiet">Exactly: {each}, {number(plan.total_steps)} in all.{esc(words)}</p>'
+
+
+def _verdict(config: TrainingConfig, steps: int) -> str:
+    if is_trial(config):
+        return '<span class="badge">a trial</span>'
+    if steps < FEWEST_STEPS:
+        return f'<span class="badge warn">below {number(FEWEST_STEPS)}</span>'
+    if steps > MOST_STEPS:
+        return f'<span class="badge warn">above {number(MOST_STEPS)}</span>'
+    return f'<span class="badge good">near {number(AIM_STEPS)}, as it should be</span>'
+
+
+def rates_card(survey: Survey) -> str:
+    """Return the strength, each part's rate with and without it, the file's size, and the schedule drawn."""
+    config, found = survey.config, rates(survey.config)
+    strength = config.network.network_alpha / config.network.network_dim
+    rows = "".join(
+        f"<tr><th>{esc(PART_NAMES.get(part, part))}</th><td>{number(rate)}</td><td>{number(rate * strength)}</td></tr>"
+        for part, rate in found.items()
+    )
+    missing = "".join(
+        f'<tr class="quiet"><th>{PART_NAMES[part]}</th><td colspan="2">not trained</td></tr>'
+        for part in ("unet", "text_encoder")
+        if part not in found
+    )
+    file = f"<p>The LoRA file: about <b>{size(survey.outline.file_bytes)}</b></p>" if survey.outline else ""
+    return (
+        '<section class="card"><h3>Learning</h3>'
+        f"<p>Strength: alpha ÷ rank = {number(config.network.network_alpha)} ÷ {config.network.network_dim} "
+        f"= <b>{number(strength)}</b></p>"
+        f'<table class="rates"><thead><tr><th></th><th>rate</th><th>× strength</th></tr></thead>'
+        f"<tbody>{rows}{missing}</tbody></table>{file}{_schedule(config, survey)}</section>"
+    )
+
+
+def _schedule(config: TrainingConfig, survey: Survey) -> str:
+    found = rates(config)
+    if survey.plan is None or not found:
+        return ""
+    total, optimizer = survey.plan.total_steps, config.optimizer
+    peak = max(found.values())
+    points = sorted({round(place * (total - 1) / CURVE_POINTS) for place in range(CURVE_POINTS + 1)})
+    values = [
+        peak
+        * multiplier(
+            step,
+            name=optimizer.lr_scheduler,
+            total_steps=total,
+            warmup_steps=warmup_steps(optimizer.lr_warmup_steps, total),
+            num_cycles=optimizer.lr_scheduler_num_cycles,
+            power=optimizer.lr_scheduler_power,
+            learning_rate=peak,
+        )
+        for step in points
+    ]
+    steps = [step + 1 for step in points]
+    return chart(
+        "Learning rate over the steps",
+        [Line(steps, values, "rate")],
+        last=total,
+        floor=0.0,
+        note=optimizer.lr_scheduler,
+    )
+
+
+def advice_list(advice: Sequence[Advice]) -> str:
+    """Return what experience says, each with its reason and, where it is certain, a button that follows it."""
+    if not advice:
+        return (
+            '<section class="card good-card"><h3>Advice</h3><p class="quiet">Nothing unusual in these settings.</p>'
+            "</section>"
+        )
+    rows = "".join(_advice(place, each) for place, each in enumerate(advice))
+    return f'<section class="card" id="advice"><h3>Advice</h3><ul class="advice">{rows}</ul></section>'
+
+
+def _advice(place: int, each: Advice) -> str:
+    fix = ""
+    if each.remedy:
+        words = ", ".join(_remedy(key, value) for key, value in each.remedy.items())
+        fix = button("remedy", f"Set {words}", place=place, rule=each.rule)
+    return (
+        f"<li><p>{_to_field(each.key)} <span>{esc(each.message)}</span></p>"
+        f'<p class="quiet">{esc(each.reason)}</p>{fix}</li>'
+    )
+
+
+def _remedy(key: str, value: object) -> str:
+    setting = known_settings()[key]
+    return f"{setting.show.label.lower()} to {form.named(setting, value)}"

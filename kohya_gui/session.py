@@ -1,0 +1,201 @@
+"""What the server holds for all tabs: the form, the run, its log. There is one of these, made in `app`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+import time
+from pathlib import Path
+
+from kohya_gui.draft import Checked, Draft, defaults, payload, refused_paths
+from kohya_gui.folders import Folders
+from kohya_gui.pictures import Pictures
+from kohya_gui.presets import DEMO, Preset, Presets, laid_over
+from kohya_gui.survey import Survey, Surveyor
+from trainer.commands import Command
+from trainer.config import TrainingConfig, known_settings, load_config, to_flat
+from trainer.errors import ConfigError, StateError
+from trainer.events import Event
+from trainer.files import write_text
+from trainer.run import Run, Start
+from trainer.run_folder import PastRun, RunFolder, next_free_name, past_runs
+from trainer.snapshot import RunSnapshot
+
+LOG_LINES = 300
+
+
+class Session:
+    """One program, one form, at most one run at a time. Methods may be called from any thread."""
+
+    def __init__(self, folders: Folders, presets: Presets, store: Path | None = None) -> None:
+        self.folders = folders
+        self.presets = presets
+        self.pictures = Pictures()
+        self.draft = Draft(folders)
+        self.run: Run | None = None
+        self.runs_started = 0
+        self._surveyor = Surveyor()
+        self._store = store
+        self._lock = threading.Lock()
+        self._log: list[Event] = []
+        self._log_number = 0
+        self._open_form()
+
+    # --- the form ---------------------------------------------------------------------------------------------------
+
+    def _open_form(self) -> None:
+        """Take up the form as it was left, else begin with the demo."""
+        if self._store and self._restored(self._store):
+            return
+        demo = self.presets.all().get(DEMO)
+        if demo:
+            self.apply(demo)
+
+    def _restored(self, store: Path) -> bool:
+        try:
+            saved = json.loads(store.read_text(encoding="utf-8"))
+            values, base, name = saved["values"], saved["base"], saved["name"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        known = defaults()
+        if not (isinstance(values, dict) and isinstance(base, dict) and set(values) == set(base) == set(known)):
+            return False
+        self.draft.restore(values, base, str(name))
+        return True
+
+    def keep_form(self) -> None:
+        """Write the form to the disk, so that a restarted program shows it."""
+        if self._store is None:
+            return
+        saved = {"values": self.draft.values, "base": self.draft.base, "name": self.draft.base_name}
+        self._store.parent.mkdir(parents=True, exist_ok=True)
+        write_text(self._store, json.dumps(saved))
+
+    def apply(self, preset: Preset) -> None:
+        """Lay a preset under the form.
+
+        Raises:
+            ConfigError: the preset cannot be used.
+        """
+        self.draft.lay(laid_over(self.draft.values, preset.values()), preset.name)
+
+    def survey(self, checked: Checked) -> Survey | None:
+        """Return what the values come to, or None where they cannot be used."""
+        return self._surveyor.survey(checked.config) if checked.config else None
+
+    def scan_again(self) -> None:
+        """Forget the last scan."""
+        self._surveyor.forget()
+
+    def shown(self, checked: Checked, survey: Survey | None) -> dict[str, object]:
+        """Return what the fields are to show."""
+        return payload(self.draft, checked, survey.problems if survey else ())
+
+    # --- the run ----------------------------------------------------------------------------------------------------
+
+    @property
+    def snapshot(self) -> RunSnapshot:
+        """What is known of the run, or an idle snapshot."""
+        return self.run.snapshot if self.run else RunSnapshot()
+
+    @property
+    def busy(self) -> bool:
+        """True while a run holds its thread."""
+        return self.run is not None and self.run.alive
+
+    def start(self) -> Run:
+        """Begin to train what the form says, under a name that is free.
+
+        Raises:
+            ConfigError: what stands in the way, every problem.
+            StateError: a run is under way.
+        """
+        checked = self.draft.check()
+        survey = self.survey(checked)
+        problems = (*checked.problems, *(survey.problems if survey else ()))
+        if problems or checked.config is None:
+            raise ConfigError(problems)
+        saving = checked.config.saving
+        name = next_free_name(Path(saving.output_dir), saving.output_name)
+        renamed = saving.model_copy(update={"output_name": name})
+        return self._begin(dataclasses.replace(checked.config, saving=renamed), Start())
+
+    def resume(self, folder: RunFolder) -> Run:
+        """Go on with a run from its newest state.
+
+        Raises:
+            ConfigError, StateError: its settings cannot be read, or a run is under way.
+        """
+        config = load_config(folder.config)
+        saving = config.saving.model_copy(
+            update={"output_dir": str(folder.output_dir), "output_name": folder.output_name}
+        )
+        return self._begin(dataclasses.replace(config, saving=saving), Start(resume="auto"))
+
+    def _begin(self, config: TrainingConfig, start: Start) -> Run:
+        refused = refused_paths(self.folders, to_flat(config))
+        if refused:
+            raise ConfigError(refused)
+        with self._lock:
+            if self.busy:
+                raise StateError("A run is under way.", "Stop it, or wait until it ends.")
+            self.run = None  # the old run's memory goes before the new one's comes
+            self.run = Run(config, start)
+            self.runs_started += 1
+            self._log, self._log_number = [], 0
+            self.run.start()
+            return self.run
+
+    def send(self, command: Command) -> None:
+        """Tell the run something, if there is one."""
+        if self.run:
+            self.run.send(command)
+
+    def log(self) -> list[Event]:
+        """Return the newest events of the run that a person reads, oldest first."""
+        run = self.run
+        if run is None:
+            return []
+        with self._lock:
+            for number, event in run.board.since(self._log_number):
+                self._log_number = number
+                if not _is_routine(event):
+                    self._log.append(event)
+            del self._log[:-LOG_LINES]
+            return list(self._log)
+
+    # --- past runs --------------------------------------------------------------------------------------------------
+
+    def output_dir(self) -> Path:
+        """Return the output folder that the form names, or the default one where it may not be used."""
+        text = str(self.draft.values["output_dir"] or "")
+        if not text or self.folders.problem(text):
+            text = str(known_settings()["output_dir"].default)
+        return Path(text)
+
+    def past(self) -> tuple[PastRun, ...]:
+        """Return the runs in the output folder, the newest first, without the one under way."""
+        current = Path(self.snapshot.folder).resolve() if self.busy and self.snapshot.folder else None
+        return tuple(run for run in past_runs(self.output_dir()) if run.folder.path.resolve() != current)
+
+    def past_named(self, name: object) -> PastRun:
+        """Return one of the listed runs.
+
+        Raises:
+            StateError: there is none of that name.
+        """
+        for run in self.past():
+            if run.folder.output_name == name:
+                return run
+        raise StateError(f"There is no run named {name!r} in {str(self.output_dir())!r}.", "Look at the list again.")
+
+
+def _is_routine(event: Event) -> bool:
+    """True for events that are shown as numbers, not as lines of the log."""
+    return type(event).__name__ in ("StepDone", "Stage") or getattr(event, "kind", "") == "state"
+
+
+def clock(seconds: float) -> str:
+    """Return a time of day."""
+    return time.strftime("%H:%M:%S", time.localtime(seconds))

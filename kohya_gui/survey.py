@@ -1,0 +1,102 @@
+"""What the form's values would come to: pictures, steps, file size, advice, and what stands in the way."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.advice import Advice, advise
+from trainer.advice import Counts as Known
+from trainer.config import TrainingConfig, known_settings
+from trainer.data.batches import examples
+from trainer.data.counts import Counts, count
+from trainer.data.report import DatasetReport
+from trainer.data.scan import scan
+from trainer.errors import ConfigError, Problem, TrainerError
+from trainer.families import recognise
+from trainer.outline import Outline
+from trainer.plan import Plan, make_plan
+
+MODEL = "pretrained_model_name_or_path"
+PICTURES = "train_data_dir"
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What was found. Parts are None where something is missing; `problems` says what."""
+
+    config: TrainingConfig
+    report: DatasetReport | None = None
+    counts: Counts | None = None
+    plan: Plan | None = None
+    outline: Outline | None = None
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def advice(self) -> tuple[Advice, ...]:
+        """What experience says, as far as it can be said."""
+        return self.outline.advice if self.outline else advise(self.config, Known())
+
+
+class Surveyor:
+    """Makes surveys. Remembers the last scan of the folders, since only their change makes a new one necessary."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seen: tuple[object, DatasetReport] | None = None
+
+    def forget(self) -> None:
+        """Scan anew next time: captions may have been edited in place."""
+        self._seen = None
+
+    def survey(self, config: TrainingConfig) -> Survey:
+        """Look at the pictures and the model file."""
+        problems: list[Problem] = []
+        try:
+            recognition = recognise(config.model.pretrained_model_name_or_path)
+        except TrainerError as error:
+            recognition = None
+            problems += problems_in(error, MODEL)
+        try:
+            report = self._report(config)
+            chosen = examples(report, config)
+        except TrainerError as error:
+            return Survey(config, problems=(*problems, *problems_in(error, PICTURES)))
+        counts = count(report, chosen, config)
+        plan = make_plan(config, micro_batches=counts.batches, formula_samples=counts.formula_samples)
+        seen = Outline(config, report, chosen, counts, plan, recognition) if recognition else None
+        return Survey(config, report, counts, plan, seen, tuple(problems))
+
+    def _report(self, config: TrainingConfig) -> DatasetReport:
+        with self._lock:
+            key = _signature(config)
+            if self._seen is None or self._seen[0] != key:
+                self._seen = (key, scan(config))
+            return self._seen[1]
+
+
+def problems_in(error: TrainerError, key: str) -> tuple[Problem, ...]:
+    """Return an error as problems of settings; `key` is the setting that it is about where it does not say so."""
+    if isinstance(error, ConfigError):
+        return error.problems
+    named, _, rest = error.message.partition(": ")
+    message = rest if named in known_settings() else error.message
+    return (Problem(named if named in known_settings() else key, f"{message} {error.remedy}".strip()),)
+
+
+def _signature(config: TrainingConfig) -> object:
+    folders = (config.dataset.train_data_dir, config.dataset.reg_data_dir)
+    captions = (config.captions.caption_extension, config.captions.enable_wildcard)
+    return (folders, captions, tuple(_changed(folder) for folder in folders if folder))
+
+
+def _changed(folder: str) -> tuple[tuple[str, int], ...]:
+    """Return the times at which a folder and those directly in it changed."""
+    root = Path(folder)
+    try:
+        inside = [Path(entry.path) for entry in os.scandir(root) if entry.is_dir()]
+        return tuple((str(path), path.stat().st_mtime_ns) for path in (root, *sorted(inside)))
+    except OSError:
+        return ()
