@@ -11,9 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
+import torch
+from safetensors.torch import load_file, save_file
 
-from tests.helpers.checkpoints import tiny_sd15, tiny_sd15_folder
+from demo.build.single_file import write_single_file
+from tests.helpers.checkpoints import tiny_modules, tiny_sd15, tiny_sd15_folder
 from tests.helpers.pictures import write_folder
 from tests.helpers.runs import logged, tiny_config, write_dataset
 from trainer.__main__ import COMPLETED, FAILED, REFUSED, STOPPED, main
@@ -92,8 +94,7 @@ def bad_things(model: Path, folder: Path) -> dict[str, str]:
     corrupt = folder / "corrupt.safetensors"
     corrupt.write_bytes(model.read_bytes()[:-5000])
     lora = folder / "a_lora.safetensors"
-    header = json.dumps({"lora_unet_x.alpha": {"dtype": "F16", "shape": [], "data_offsets": [0, 2]}}).encode()
-    lora.write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0")
+    save_file({"lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": torch.zeros(4, 64, 1, 1)}, lora)
     (folder / "FILE").touch()
     names = {"EMPTY": folder / "EMPTY", "CORRUPT": corrupt, "LORA": lora, "FILE": folder / "FILE"}
     return {name: str(path) for name, path in names.items()}
@@ -117,9 +118,17 @@ def test_every_wrong_setting_is_named_at_once(
 def test_a_failure_during_training_exits_with_one_and_is_logged(
     ground: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = write_run(ground, tmp_path, learning_rate=1e30, text_encoder_lr=1e30, max_train_steps=40)
+    """A UNet with one NaN among its weights: no gradient is ever finite."""
+    unet, vae, text_encoder = tiny_modules()
+    with torch.no_grad():
+        unet.conv_in.weight[0, 0, 0, 0] = float("nan")
+    broken = tmp_path / "broken.safetensors"
+    write_single_file(broken, unet, vae, text_encoder, dtype=torch.float32)
+    run = write_run((broken, ground[1]), tmp_path, max_train_steps=40)
     assert main(["train", str(run)]) == FAILED
-    assert "learning_rate" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "not a finite number" in printed
+    assert "learning_rate" in printed
     assert logged(tmp_path / "out" / "tiny.run")[-1]["event"] == "Failed"
     assert not (tmp_path / "out" / "tiny.safetensors").exists()
 

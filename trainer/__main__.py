@@ -1,4 +1,4 @@
-"""The headless door: `python -m trainer train RUN.toml` and `keys`. Also under `accelerate launch` and `torchrun`.
+"""The headless door: `python -m trainer train RUN.toml`, `keys`, ... Also under `accelerate launch` and `torchrun`.
 
 Exit codes: 0 completed; 1 failed while training; 2 refused before it; 3 stopped.
 """
@@ -16,10 +16,13 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
+import toml
+
 from trainer import sinks
 from trainer.adapters import keys, make_spec
+from trainer.adapters.lora.header import read_header
 from trainer.commands import Command, Inbox
-from trainer.config import TrainingConfig, load_layers, parse_set, rates
+from trainer.config import TrainingConfig, load_layers, parse_set, rates, to_kohya
 from trainer.errors import ConfigError, TrainerError
 from trainer.families import FAMILIES
 from trainer.outline import Outline, outline
@@ -66,6 +69,14 @@ def parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("keys", parents=[settings], help="print the keys and shapes of a LoRA file")
     listing.add_argument("--family", choices=tuple(FAMILIES), default=next(iter(FAMILIES)))
     listing.set_defaults(command=keys_command)
+
+    inspection = commands.add_parser("inspect", help="print what a LoRA file says of itself")
+    inspection.add_argument("file", type=Path, metavar="LORA.safetensors")
+    inspection.set_defaults(command=inspect_command)
+
+    export = commands.add_parser("export", parents=[settings], help="print settings as a TOML file of sd-scripts")
+    export.add_argument("file", type=Path, metavar="RUN.toml")
+    export.set_defaults(command=export_command)
     return top
 
 
@@ -115,6 +126,25 @@ def keys_command(given: argparse.Namespace) -> int:
     targets = family.targets(family.configs, conv=config.network.conv_dim is not None)
     spec = make_spec(config.network, rates(config))
     say(json.dumps(keys(targets, spec, config.saving.save_precision)))
+    return COMPLETED
+
+
+def inspect_command(given: argparse.Namespace) -> int:
+    """Print a LoRA file's ranks, alphas and metadata as JSON."""
+    header = read_header(given.file)
+    found = {
+        "modules": len(header.ranks),
+        "ranks": sorted(set(header.ranks.values())),
+        "alphas": sorted(set(header.alphas.values())),
+        "metadata": dict(header.metadata),
+    }
+    say(json.dumps(found, indent=1, ensure_ascii=False))
+    return COMPLETED
+
+
+def export_command(given: argparse.Namespace) -> int:
+    """Print the settings as sd-scripts reads them."""
+    say(toml.dumps(to_kohya(read_settings(given, given.file))))
     return COMPLETED
 
 
