@@ -254,7 +254,7 @@ def test_stopping_by_signal_ends_pip_too(checkout: Checkout) -> None:
 def test_moved_folder_gets_a_new_environment(checkout: Checkout, tmp_path: Path) -> None:
     checkout.versions()
     moved = Checkout(folder=tmp_path / "elsewhere", wheels=checkout.wheels)
-    shutil.copytree(checkout.folder, moved.folder, symlinks=True)
+    shutil.copytree(checkout.folder, moved.folder, symlinks=True, ignore=shutil.ignore_patterns("bulky*", "heavy*"))
     report = moved.report("train")
     assert report["prefix"] == str(moved.folder / ".venv")
     script = next((moved.folder / ".venv" / "bin").glob("pip")).read_text()
@@ -313,6 +313,28 @@ def test_other_pythons_are_refused_with_words(monkeypatch: pytest.MonkeyPatch) -
 )
 def test_builds_that_suit_a_computer(system: str, cuda: tuple[int, int] | None, builds: list[str]) -> None:
     assert launch.suitable_builds(system, cuda) == builds
+
+
+@pytest.mark.parametrize(
+    ("shown", "cuda"),
+    [
+        ("| NVIDIA-SMI 580.65.06    Driver Version: 580.65.06    CUDA Version: 13.0     |", (13, 0)),
+        ("| NVIDIA-SMI 590.44.01    KMD Version: 590.44.01    CUDA UMD Version: 13.1    |", (13, 1)),
+        ("| NVIDIA-SMI, and nothing that we can read", (12, 0)),
+    ],
+)
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in for nvidia-smi is a shell script")
+def test_cuda_version_of_the_driver(
+    shown: str, cuda: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert launch.driver_cuda() is None
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\necho '{shown}'\n")
+    program.chmod(0o755)
+    assert launch.driver_cuda() == cuda
+    program.write_text("#!/bin/sh\necho no devices were found; exit 6\n")
+    assert launch.driver_cuda() is None
 
 
 class _Index(BaseHTTPRequestHandler):
