@@ -98,7 +98,8 @@ class Presets:
         if (self._shipped / path.name).exists():
             raise ConfigError([Problem("preset", f"{name!r} comes with the program; choose another name.", name)])
         chosen = {key: value for key, value in values.items() if not is_kept(key) and value != defaults()[key]}
-        text = toml.document(known_settings().values(), chosen, f"{name}\nSaved from the page.")
+        settings = [setting for setting in known_settings().values() if setting.key in chosen]
+        text = toml.document(settings, chosen, f"{name}\nSaved from the page.")
         toml.write(path, text)
         return Preset(path, own=True)
 
