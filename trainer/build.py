@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from trainer import export, families, objective, precision, preview, schedules
+from trainer import export, families, objective, precision, schedules
 from trainer.adapters.lora.layers import Adapter
 from trainer.checkpoints import Position, State
 from trainer.commands import Inbox
@@ -72,7 +72,7 @@ def build(
     for notice in (*outline.notices, *models.precision.notices, *bundle.notices):
         tell(Warned(message=notice))
     accelerator = precision.make_accelerator(models.precision, config)
-    adapter = make_adapter(outline, bundle)
+    adapter = make_adapter(outline, bundle, tell)
     optimizer = make_optimizer(config, adapter)
     training = Training(
         outline=outline,
@@ -83,7 +83,6 @@ def build(
         optimizer=accelerator.prepare_optimizer(optimizer),
         schedule=make_schedule(config, optimizer, outline.plan.total_steps),
         texts=TextStates(bundle),
-        prompts=preview.read_prompts(config),
         tell=tell,
         inbox=inbox,
         progress=progress,
@@ -98,13 +97,14 @@ def build(
     return training
 
 
-def make_adapter(outline: Outline, bundle: Bundle) -> Adapter:
+def make_adapter(outline: Outline, bundle: Bundle, tell: Emit) -> Adapter:
     """Inject the adapter, with the weights of `network_weights` where they are given."""
     network = outline.config.network
     adapter = outline.spec.build(bundle.components, bundle.targets(conv=True), seed=outline.config.training.seed)
     if network.network_weights:
         weights = export.read_lora(Path(network.network_weights))
-        adapter.load(weights.tensors, strict=False, source=weights.path.name)
+        for notice in adapter.load(weights.tensors, strict=False, source=weights.path.name):
+            tell(Warned(message=notice))
     if outline.config.training.gradient_checkpointing:
         bundle.enable_gradient_checkpointing()
     return adapter
@@ -143,7 +143,7 @@ def fill_cache(training: Training) -> LatentCache | None:
         return None
     batch = config.dataset.vae_batch_size
     cache.fill(training.outline.examples, bundle.encode_images, bundle.vae_key, batch, training.progress)
-    if not training.prompts:
+    if not training.outline.prompts:
         bundle.release_vae()
     return cache
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from datetime import datetime
 
 import torch
 
 from trainer import checkpoints, events, export, metadata, precision
 from trainer.commands import Command
 from trainer.control import ENDINGS, pause
-from trainer.errors import Stopped
+from trainer.errors import RunError, Stopped
 from trainer.plan import final_name, step_name
+from trainer.preview.prompts import SampleRequest, picture_name, settle
+from trainer.preview.sampling import sample, save_picture
 from trainer.training import Training
 
 
@@ -111,8 +114,25 @@ class Milestones:
         if not self._writes:
             return
         with suppress(Stopped):
-            for index, prompt in enumerate(training.prompts):
-                self._sample_one(index, prompt)
+            for index, prompt in enumerate(training.outline.prompts):
+                self._sample_one(settle(prompt, training.config, index))
+
+    def _sample_one(self, request: SampleRequest) -> None:
+        training = self._training
+        step, name = training.step, training.config.saving.output_name
+        epoch = training.epoch if training.plan.samples_epoch(step) else None
+        path = training.folder.samples / picture_name(name, request, step=step, epoch=epoch, moment=datetime.now())
+        try:
+            save_picture(sample(training.bundle, request, progress=training.progress), request, path)
+        except OSError as error:
+            raise RunError(
+                f"The sample picture {str(path)!r} could not be written ({error.strerror or error}).",
+                "Free disk space or restore the folder, then resume.",
+            ) from error
+        ready = events.SampleReady(
+            path=str(path), step=step, epoch=training.epoch, index=request.index, prompt=request.prompt
+        )
+        training.tell(ready)
 
     def _pause(self) -> None:
         """Save, free the device, wait, take the device back. The numbers are the same as without the pause."""

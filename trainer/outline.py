@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from trainer import advice as recipe
 from trainer.adapters import LoraSpec, make_spec
+from trainer.adapters.lora.header import read_header
 from trainer.advice import Advice
 from trainer.config import TrainingConfig, rates
 from trainer.data.batches import Example, examples
@@ -16,6 +18,7 @@ from trainer.data.report import DatasetReport
 from trainer.data.scan import scan
 from trainer.families import FAMILIES, Recognition, recognise
 from trainer.plan import Plan, make_plan
+from trainer.preview.prompts import SamplePrompt, prompt_notices, read_prompts
 from trainer.targets import Target
 
 
@@ -29,6 +32,7 @@ class Outline:
     counts: Counts
     plan: Plan
     recognition: Recognition
+    prompts: tuple[SamplePrompt, ...]
 
     @cached_property
     def targets(self) -> tuple[Target, ...]:
@@ -48,7 +52,7 @@ class Outline:
     @property
     def notices(self) -> tuple[str, ...]:
         """What the user should know about pictures and steps."""
-        return (*self.report.notices, *self.counts.notices)
+        return (*self.report.notices, *self.counts.notices, *prompt_notices(self.prompts))
 
     @cached_property
     def advice(self) -> tuple[Advice, ...]:
@@ -94,8 +98,12 @@ def outline(config: TrainingConfig, progress: Callable[[str, int, int], None] | 
         Stopped: `progress` says so.
     """
     recognition = recognise(config.model.pretrained_model_name_or_path)
+    prompts = read_prompts(config)
     report = scan(config, progress)
     chosen = examples(report, config)
     counts = count(report, chosen, config)
     plan = make_plan(config, micro_batches=counts.batches, formula_samples=counts.formula_samples, ranks=ranks)
-    return Outline(config, report, chosen, counts, plan, recognition)
+    seen = Outline(config, report, chosen, counts, plan, recognition, prompts)
+    if config.network.network_weights:
+        seen.spec.check(seen.targets, read_header(Path(config.network.network_weights)))
+    return seen

@@ -76,8 +76,12 @@ class Plan:
         if step == 0:
             return sampling.sample_at_first
         by_step = bool(sampling.sample_every_n_steps) and step % (sampling.sample_every_n_steps or 1) == 0
-        by_epoch = bool(sampling.sample_every_n_epochs) and self.ends_epoch(step)
-        return by_step or (by_epoch and self.epoch(step) % (sampling.sample_every_n_epochs or 1) == 0)
+        return by_step or self.samples_epoch(step)
+
+    def samples_epoch(self, step: int) -> bool:
+        """True when the end of an epoch is why samples are wanted after `step`; their file names then say so."""
+        every = self.config.sampling.sample_every_n_epochs
+        return bool(every) and step > 0 and self.ends_epoch(step) and self.epoch(step) % (every or 1) == 0
 
     def difference(self) -> str:
         """Return why `total_steps` is not the rule of thumb's number, or an empty text where it is."""

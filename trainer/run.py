@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import glob
 import json
 import logging
 import os
@@ -22,7 +23,7 @@ from trainer.errors import RunError, StateError, Stopped, TrainerError
 from trainer.events import Emit, Event
 from trainer.files import write_text
 from trainer.outline import Outline, outline
-from trainer.run_folder import RunFolder, cut_events
+from trainer.run_folder import RunFolder, cut_events, read_events
 from trainer.snapshot import Board, RunSnapshot
 
 if TYPE_CHECKING:
@@ -139,9 +140,15 @@ def run_folder(folder: RunFolder, seen: Outline, state: State | None, emit: Emit
 
 
 def _open_books(folder: RunFolder, state: State | None) -> None:
-    """Leave in the folder only what happened up to the step that the run begins after."""
+    """Leave in the folder only what happened up to the step that the run begins after, and no half-written file."""
+    for torn in folder.output_dir.glob(f".{glob.escape(folder.output_name)}*.tmp"):
+        torn.unlink()
     if state:
         cut_events(folder.events, state.position.step)
+        told = {event.path for event in read_events(folder.events) if isinstance(event, events.SampleReady)}
+        for picture in folder.samples.glob("*.png"):
+            if str(picture) not in told:
+                picture.unlink()
         return
     folder.events.unlink(missing_ok=True)
     for old in (folder.state, folder.samples):

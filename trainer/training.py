@@ -30,7 +30,6 @@ from trainer.objective import LossOptions, NoiseOptions, NoiseSchedule, noise_sc
 from trainer.optimizers import OPTIMIZERS
 from trainer.outline import Outline
 from trainer.plan import Plan
-from trainer.preview import SamplePrompt
 from trainer.randomness import stream
 from trainer.run_folder import RunFolder
 from trainer.texts import TextStates
@@ -61,7 +60,6 @@ class Training:
     optimizer: Any
     schedule: torch.optim.lr_scheduler.LRScheduler
     texts: TextStates
-    prompts: Sequence[SamplePrompt]
     tell: Emit
     inbox: Inbox
     progress: Callable[[str, int, int], None]
