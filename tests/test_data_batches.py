@@ -85,6 +85,12 @@ def test_epochs_and_seeds_differ_in_order() -> None:
     assert len(orders) == 6
 
 
+def test_pictures_meet_others_in_every_epoch() -> None:
+    found = made_up([((512, 512), 1)] * 30)
+    meetings = [{frozenset(batch) for batch in epoch_batches(found, 2, 0, epoch)} for epoch in (1, 2, 3)]
+    assert len(set.union(*meetings)) > 40
+
+
 @given(DATASETS, st.integers(1, 3), st.integers(1, 3), st.integers(1, 3))
 def test_steps_group_the_epoch_and_number_the_slots(dataset, batch_size, accumulation, ranks) -> None:
     found = made_up(dataset)

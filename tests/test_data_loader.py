@@ -129,6 +129,19 @@ def test_captions_are_rendered_and_flips_happen(reference: list[Batch]) -> None:
     assert max(map(len, latents.values())) == 2
 
 
+def test_choices_about_one_sample_are_independent(root: Path) -> None:
+    batches = loader(root, caption_dropout_rate=0.5)
+    cache = batches.source.cache
+    assert cache is not None
+    plain = {str(cache.get(index, False)[0].tolist()) for index in range(len(batches.source.plan.examples))}
+    seen = set()
+    for batch in batches:
+        assert batch.mean is not None
+        for caption, mean in zip(batch.captions, batch.mean, strict=True):
+            seen.add((caption == "", str(mean.tolist()) in plain))
+    assert len(seen) == 4
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("cached", [True, False])
 def test_workers_change_nothing(root: Path, workers: int, cached: bool) -> None:
