@@ -25,9 +25,9 @@ from demo.build.models import (
 from demo.build.pair import Budget, average_gradients, rate, run_pair
 
 LOGGER = logging.getLogger(__name__)
-PEAK_RATE = 2e-3
+PEAK_RATE = 1.5e-3
 WARMUP = 100
-BATCH = 32
+BATCH = 12
 MEMORY = 0.998
 TIMESTEPS = 1000
 SNR_LIMIT = 5.0

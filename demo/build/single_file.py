@@ -185,6 +185,7 @@ def write_single_file(
     path.parent.mkdir(parents=True, exist_ok=True)
     waiting = path.with_name(path.name + ".part")
     save_file(tensors, waiting, metadata=metadata)
+    waiting.chmod(0o644)  # safetensors writes files for their owner alone
     os.replace(waiting, path)
 
 
