@@ -282,6 +282,25 @@ def test_adaptive_offset_follows_the_latents_mean() -> None:
     torch.testing.assert_close(late, draw(SHAPE, 0, (0, 1), seed=0, options=NoiseOptions(noise_offset=0.1)).noise)
 
 
+def test_noise_that_waits_for_the_latents_has_unit_variance_in_each_sample() -> None:
+    draws = draw((3, 4, 8, 12), 0, (0, 1, 2), seed=0, options=EVERYTHING)
+    latents = torch.linspace(-1, 9, 3).view(3, 1, 1, 1).expand(3, 4, 8, 12)
+    noise = training_noise(draws, latents, EVERYTHING)
+    torch.testing.assert_close(noise.std(dim=(1, 2, 3)), torch.ones(3))
+
+
+def test_input_perturbation_has_its_strength() -> None:
+    fixed = NoiseOptions(ip_noise_gamma=0.2)
+    varied = NoiseOptions(ip_noise_gamma=0.2, ip_noise_gamma_random_strength=True)
+    full, part = (draw((256, 4, 2, 2), 0, tuple(range(256)), seed=5, options=o).perturbation for o in (fixed, varied))
+    assert full is not None and part is not None
+    assert full.std().item() == pytest.approx(0.2, rel=0.1)
+    shares = (part / full).flatten(1)
+    torch.testing.assert_close(shares.min(dim=1).values, shares.max(dim=1).values)  # one strength for each sample
+    assert shares.min() >= 0.0 and shares.max() <= 1.0
+    assert shares.mean().item() == pytest.approx(0.5, abs=0.1)
+
+
 def test_a_negative_adaptive_scale_stops_at_zero() -> None:
     assert adaptive_strength(torch.full((1, 1, 1, 1), 0.1), torch.ones(1, 2, 3, 3), -5.0).tolist() == [
         [[[0.0]], [[0.0]]]
@@ -296,6 +315,7 @@ def test_pyramid_ends_at_one_pixel() -> None:
 
 
 def test_zero_terminal_snr_ends_in_pure_noise_and_keeps_the_first_level() -> None:
+    torch.manual_seed(0)
     original = alphas_cumprod()
     rescaled = rescale_to_zero_terminal_snr(original)
     latents, noise = torch.randn(1, 4, 2, 2), torch.randn(1, 4, 2, 2)
@@ -307,6 +327,7 @@ def test_zero_terminal_snr_ends_in_pure_noise_and_keeps_the_first_level() -> Non
 
 def test_latents_come_back_from_noisy_latents_and_velocity() -> None:
     """x_0 = sqrt(alpha-bar) x_t - sqrt(1 - alpha-bar) v, Salimans & Ho 2022, appendix D."""
+    torch.manual_seed(0)
     schedule = noise_schedule(alphas_cumprod())
     latents = torch.randn(8, 4, 3, 3)
     draws = Draws(torch.randn_like(latents), torch.zeros_like(latents), TIMESTEPS)
@@ -319,9 +340,13 @@ def test_latents_come_back_from_noisy_latents_and_velocity() -> None:
 
 def test_low_precision_latents_are_noised_in_float32() -> None:
     latents = golden_latents().bfloat16()
-    draws = draw(SHAPE, 0, (0, 1), seed=0)
-    noisy, target = corrupt(latents, draws, noise_schedule(alphas_cumprod()), NoiseOptions(), "epsilon")
-    assert noisy.dtype == target.dtype == torch.float32
+    draws = draw(SHAPE, 0, (0, 1), seed=0, options=EVERYTHING)
+    schedule = noise_schedule(alphas_cumprod())
+    low = corrupt(latents, draws, schedule, EVERYTHING, "v_prediction")
+    high = corrupt(latents.float(), draws, schedule, EVERYTHING, "v_prediction")
+    for ours, exact in zip(low, high, strict=True):
+        assert ours.dtype == torch.float32
+        assert torch.equal(ours, exact)
 
 
 def test_posterior_sample_scales_and_shifts() -> None:
