@@ -68,7 +68,7 @@ def test_five_steps_equal_a_plain_loop(ground: tuple[Path, Path], tmp_path: Path
     written = load_file(tmp_path / "tiny.safetensors")
     assert written.keys() == weights.keys() | {name for name in initial if name.endswith("alpha")}
     for name, weight in weights.items():
-        torch.testing.assert_close(written[name], weight, rtol=1e-5, atol=1e-6)
+        assert torch.allclose(written[name], weight, rtol=1e-5, atol=1e-6), name
     assert max(float((weights[name] - initial[name]).abs().max()) for name in weights) > 1e-4
 
 

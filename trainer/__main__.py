@@ -35,6 +35,8 @@ COMPLETED, FAILED, REFUSED, STOPPED = 0, 1, 2, 3
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    # It warns at every import that a kernel nobody here uses is missing.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     given = parser().parse_args(arguments)
     try:
         code: int = given.command(given)
