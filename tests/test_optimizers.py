@@ -310,6 +310,13 @@ def test_a_state_loaded_to_the_cpu_moves_to_the_parameters(name: str) -> None:
     assert {tensor.device.type for tensor in tensors} == {"meta"}
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_built_class_is_called_as_its_package_calls_it(kind: type[OptimizerKind]) -> None:
+    """`ss_optimizer` in a saved file is made of these two."""
+    built, package = type(kind.build(groups(1.0))), PACKAGES[kind.name]
+    assert (built.__module__, built.__name__) == (package.__module__, package.__name__)
+
+
 # --- set-up ----------------------------------------------------------------------------------------------------------
 
 

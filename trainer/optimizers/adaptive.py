@@ -62,11 +62,13 @@ class DAdaptAdam(OptimizerKind):
         _require_one_rate(cls.name, groups)
         from pytorch_optimizer import DAdaptAdam as Steps
 
-        class DAdaptAdamSteps(Steps):
+        class DAdaptAdam(Steps):
+            __module__ = Steps.__module__  # the saved file names the optimizer by its module
+
             def step(self, closure: Callable[[], Any] | None = None) -> Any:
                 return None if _resting(self) else super().step(closure)
 
-        return restore_exactly(DAdaptAdamSteps(list(groups), **options))
+        return restore_exactly(DAdaptAdam(list(groups), **options))
 
     @classmethod
     def step_size(cls, optimizer: torch.optim.Optimizer) -> float | None:
@@ -106,14 +108,16 @@ class Prodigy(OptimizerKind):
         _require_one_rate(cls.name, groups)
         from pytorch_optimizer import Prodigy as Steps
 
-        class ProdigySteps(Steps):
+        class Prodigy(Steps):
+            __module__ = Steps.__module__  # the saved file names the optimizer by its module
+
             def step(self, closure: Callable[[], Any] | None = None) -> Any:
                 if _resting(self):
                     return None
                 _decay_gradients(self)
                 return super().step(closure)
 
-        return restore_exactly(ProdigySteps(list(groups), **options))
+        return restore_exactly(Prodigy(list(groups), **options))
 
     @classmethod
     def step_size(cls, optimizer: torch.optim.Optimizer) -> float | None:
