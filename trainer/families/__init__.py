@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainer.control import Progress
 from trainer.errors import ModelError
-from trainer.families.family import FILE, FOLDER, HUB, ComponentConfigs, Family, Progress, Recognition
+from trainer.families.family import FILE, FOLDER, HUB, ComponentConfigs, Family, Recognition
 from trainer.families.foreign import FOREIGN_PIPELINES, name_file
 from trainer.families.headers import CONFIGS_ENTRY, Header, read_header
 from trainer.families.sd15 import StableDiffusion15

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from trainer.control import Progress
 from trainer.families.headers import Header
 from trainer.targets import Target
 
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 
 ComponentConfigs = Mapping[str, Mapping[str, Any]]
 """The configuration of each component ("unet", "vae", "text_encoder", "scheduler"), as its class takes it."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with (phase, done, total) by long phases. It may raise `Stopped`, which is let through."""
 
 FILE = "file"
 FOLDER = "folder"

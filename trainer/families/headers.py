@@ -146,16 +146,16 @@ class _Tensor:
     shape: tuple[int, ...]
 
 
-class _Inert:
+class Inert:
     """Stands in for every class and function that a pickle names: takes everything, does nothing."""
 
-    def __new__(cls, *_: object, **__: object) -> _Inert:
+    def __new__(cls, *_: object, **__: object) -> Inert:
         return super().__new__(cls)
 
     def __init__(self, *_: object, **__: object) -> None:
         pass
 
-    def __call__(self, *_: object, **__: object) -> _Inert:
+    def __call__(self, *_: object, **__: object) -> Inert:
         return self
 
     def __setstate__(self, _: object) -> None:
@@ -180,7 +180,7 @@ def _first(value: object, *_: object) -> object:
     return value
 
 
-class _InertUnpickler(pickle.Unpickler):
+class InertUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> object:
         if module == "collections" and name == "OrderedDict":
             return OrderedDict
@@ -188,7 +188,7 @@ class _InertUnpickler(pickle.Unpickler):
             return _tensor
         if module == "torch._utils" and name == "_rebuild_parameter":
             return _first
-        return _Inert
+        return Inert
 
     def persistent_load(self, _: object) -> None:
         """Storages stay where they are."""

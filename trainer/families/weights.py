@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from trainer.errors import ModelError
-from trainer.families.headers import SAFETENSORS, read_header
+from trainer.families.headers import SAFETENSORS, Inert, read_header
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -62,19 +62,6 @@ def open_weights(*paths: Path) -> Iterator[Mapping[str, Tensor]]:
         yield Weights(files, pickled)
 
 
-class _Inert:
-    """Stands in for what a pickle holds beside weights: callbacks, settings. Takes everything, does nothing."""
-
-    def __new__(cls, *_: object, **__: object) -> _Inert:
-        return super().__new__(cls)
-
-    def __init__(self, *_: object, **__: object) -> None:
-        pass
-
-    def __setstate__(self, _: object) -> None:
-        pass
-
-
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     """Read a PyTorch pickle with torch's restricted unpickler.
 
@@ -87,7 +74,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     except ValueError:
         strangers = []  # the format before PyTorch 1.6, which has no such listing
     # torch takes pairs of stand-in and name; its annotation knows classes only.
-    replaced: list[Any] = [(_Inert, name) for name in strangers]
+    replaced: list[Any] = [(Inert, name) for name in strangers]
     try:
         with torch.serialization.safe_globals(replaced):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trainer.families.family import ComponentConfigs, Family, Progress, Recognition
+from trainer.control import Progress
+from trainer.families.family import ComponentConfigs, Family, Recognition
 from trainer.families.headers import Header
 from trainer.families.sd15 import facts
 from trainer.targets import Target

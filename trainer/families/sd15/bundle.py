@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel
 
 from trainer.config import TrainingConfig
+from trainer.control import Progress
 from trainer.errors import ConfigError, ModelError, Problem
-from trainer.families.family import ComponentConfigs, Progress, Recognition
+from trainer.families.family import ComponentConfigs, Recognition
 from trainer.families.sd15 import facts
 from trainer.families.sd15.checkpoint import Checkpoint
 from trainer.families.tokens import LENGTH, PromptTokenizer
@@ -56,7 +57,6 @@ class Bundle:
         self.notices = _notices(checkpoint, self.prediction_type)
         self._checkpoint = checkpoint
         self._clip_skip = config.model.clip_skip
-        self._checkpointing = False
 
     @property
     def name(self) -> str:
@@ -161,7 +161,6 @@ class Bundle:
 
         transformers checkpoints only in train mode; CLIP has no dropout, so nothing else changes by it.
         """
-        self._checkpointing = True
         self.unet.enable_gradient_checkpointing()
         for encoder in self.text_encoders.values():
             encoder.gradient_checkpointing_enable({"use_reentrant": False})

@@ -1,0 +1,187 @@
+"""Prompts for sample pictures, in sd-scripts' notation: `a cat --n ugly --w 512 --h 768 --d 1 --l 7.5 --s 28`.
+
+Unlike there, what stands before the first option is always the prompt: "n girl" is not taken for a negative prompt.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from trainer.config import TrainingConfig, resolution_size
+from trainer.errors import ConfigError, Problem
+from trainer.preview.samplers import SAMPLERS
+from trainer.randomness import stream
+
+STEPS = 30
+SCALE = 7.5
+"""sd-scripts' defaults for steps and guidance scale."""
+
+_SIDE, _SMALLEST_SIDE = 8, 64
+_MOST_STEPS = 1000
+_SEEDS = 2**32
+"""Seeds that other programs accept too."""
+
+_INTEGER, _NUMBER, _TEXT = r"\d+", r"\d+(?:\.\d*)?|\.\d+", r".+"
+_PARSERS = {_INTEGER: int, _NUMBER: float, _TEXT: str}
+
+_OPTIONS = {
+    "w": ("width", _INTEGER),
+    "h": ("height", _INTEGER),
+    "d": ("seed", _INTEGER),
+    "s": ("sample_steps", _INTEGER),
+    "l": ("scale", _NUMBER),
+    "n": ("negative_prompt", _TEXT),
+    "ss": ("sample_sampler", _TEXT),
+}
+_OPTIONS_OF_OTHER_FAMILIES = {
+    "g": ("guidance_scale", _NUMBER),
+    "fs": ("flow_shift", _TEXT),
+    "ctr": ("cfg_trunc_ratio", _NUMBER),
+    "rcfg": ("renorm_cfg", _NUMBER),
+    "cn": ("controlnet_image", _TEXT),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SamplePrompt:
+    """One line as written. None is "not said".
+
+    `others` are options of sd-scripts that have no meaning for the families we train; `ignored` is what is no option,
+    or no value of its option.
+    """
+
+    prompt: str
+    negative_prompt: str = ""
+    width: int | None = None
+    height: int | None = None
+    seed: int | None = None
+    scale: float | None = None
+    sample_steps: int | None = None
+    sample_sampler: str | None = None
+    others: tuple[tuple[str, object], ...] = ()
+    ignored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRequest:
+    """One picture to draw, with every value decided. Sides in pixels; `index` counts the prompts from 0."""
+
+    prompt: str
+    negative_prompt: str
+    width: int
+    height: int
+    steps: int
+    scale: float
+    sampler: str
+    seed: int
+    index: int = 0
+
+    @property
+    def parameters(self) -> str:
+        """The values in the form that web UIs write into their pictures."""
+        negative = f"\nNegative prompt: {self.negative_prompt}" if self.negative_prompt else ""
+        values = {
+            "Steps": self.steps,
+            "Sampler": self.sampler,
+            "CFG scale": self.scale,
+            "Seed": self.seed,
+            "Size": f"{self.width}x{self.height}",
+        }
+        return f"{self.prompt}{negative}\n" + ", ".join(f"{key}: {value}" for key, value in values.items())
+
+
+def parse_prompt(line: str) -> SamplePrompt:
+    """Read one line. Options may be in capitals; of an option given twice the later one counts."""
+    text, *options = line.split(" --")
+    result = SamplePrompt(text.strip())
+    others: dict[str, object] = {}
+    for option in options:
+        letter, _, value = option.strip().partition(" ")
+        field, pattern = {**_OPTIONS, **_OPTIONS_OF_OTHER_FAMILIES}.get(letter.lower(), ("", _TEXT))
+        value = value.strip()
+        if not field or not re.fullmatch(pattern, value):
+            result = replace(result, ignored=(*result.ignored, f"--{option.strip()}"))
+        elif letter.lower() in _OPTIONS:
+            result = replace(result, **{field: _PARSERS[pattern](value)})
+        else:
+            others[field] = _PARSERS[pattern](value)
+    return replace(result, others=tuple(others.items()))
+
+
+def read_prompts(config: TrainingConfig) -> tuple[SamplePrompt, ...]:
+    """Read the setting `sample_prompts`: prompts line by line, or the path of a .txt file of them.
+
+    Blank lines and lines that begin with # are left out.
+
+    Raises:
+        ConfigError: the file cannot be read, or a line names a sampler that does not exist.
+    """
+    text = config.sampling.sample_prompts.strip()
+    lines = _lines_of(text) if _is_path(text) else text.splitlines()
+    prompts = [parse_prompt(line) for line in map(str.strip, lines) if line and not line.startswith("#")]
+    problems = [
+        Problem("sample_prompts", f"{prompt.sample_sampler!r} is no sampler; choose from {', '.join(SAMPLERS)}.", text)
+        for prompt in prompts
+        if prompt.sample_sampler and prompt.sample_sampler not in SAMPLERS
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return tuple(prompts)
+
+
+def prompt_notices(prompts: Iterable[SamplePrompt]) -> tuple[str, ...]:
+    """Say which parts of sample prompts have no effect."""
+    without_effect = [(prompt.prompt, [*prompt.ignored, *(name for name, _ in prompt.others)]) for prompt in prompts]
+    return tuple(
+        f"sample_prompts: no effect in {text!r}: {', '.join(parts)}." for text, parts in without_effect if parts
+    )
+
+
+def settle(prompt: SamplePrompt, config: TrainingConfig, index: int) -> SampleRequest:
+    """Decide what a prompt leaves open.
+
+    The size is the training's, the sampler the settings', the seed a function of the training's seed and the prompt's
+    place, so that the pictures of one prompt can be compared over a run. Sides are lowered to a multiple of 8.
+    """
+    width, height = resolution_size(config)
+    seed = prompt.seed if prompt.seed is not None else stream(config.training.seed, 0, index, "sample") % _SEEDS
+    return SampleRequest(
+        prompt=prompt.prompt,
+        negative_prompt=prompt.negative_prompt,
+        width=_side(prompt.width or width),
+        height=_side(prompt.height or height),
+        steps=min(max(STEPS if prompt.sample_steps is None else prompt.sample_steps, 1), _MOST_STEPS),
+        scale=SCALE if prompt.scale is None else prompt.scale,
+        sampler=prompt.sample_sampler or config.sampling.sample_sampler,
+        seed=seed,
+        index=index,
+    )
+
+
+def picture_name(output_name: str, request: SampleRequest, *, step: int, epoch: int | None, moment: datetime) -> str:
+    """Return the file name of a sample picture, as sd-scripts makes it.
+
+    `epoch` is given for pictures made at an epoch's end, and goes before the step.
+    """
+    when = f"{step:06d}" if epoch is None else f"e{epoch:06d}"
+    return f"{output_name}_{when}_{request.index:02d}_{moment:%Y%m%d%H%M%S}_{request.seed}.png"
+
+
+def _is_path(text: str) -> bool:
+    return "\n" not in text and text.lower().endswith(".txt")
+
+
+def _lines_of(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        problem = Problem("sample_prompts", f"the file {path} cannot be read as UTF-8 text; check the path.", path)
+        raise ConfigError([problem]) from error
+
+
+def _side(pixels: int) -> int:
+    return max(pixels // _SIDE * _SIDE, _SMALLEST_SIDE)

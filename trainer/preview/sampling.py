@@ -1,0 +1,125 @@
+"""Drawing sample pictures with the model as it is being trained.
+
+The loop is small on purpose: text encoding, chunks and clip skip are the bundle's own, so a sample shows what training
+sees. Guidance is Ho & Salimans 2022, "Classifier-Free Diffusion Guidance".
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from trainer.control import Progress
+from trainer.families.bundle import Bundle
+from trainer.files import replacing
+from trainer.preview.prompts import SampleRequest
+from trainer.preview.schedulers import make_scheduler
+
+_PHASE = "sample"
+_LATENT_SIDE = 8
+"""Pixels per latent, each way."""
+_LATENT_CHANNELS = 4
+
+_Predict = Callable[[Tensor, Tensor], Tensor]
+"""Latents and timestep -> the model's prediction, guided."""
+
+
+def sample(bundle: Bundle, request: SampleRequest, *, progress: Progress | None = None) -> Image.Image:
+    """Draw one picture. It is a function of the weights and the request; all random numbers come from the CPU.
+
+    The models' modes and the global random numbers are left as they were found.
+
+    Args:
+        progress: called with ("sample", done, steps) before the first step and after each.
+
+    Raises:
+        Stopped: `progress` asked for it.
+    """
+    report = progress or (lambda _phase, _done, _total: None)
+    half = bundle.dtype != torch.float32
+    with (
+        torch.no_grad(),
+        _as_found(bundle),
+        torch.autocast(bundle.device.type, bundle.dtype if half else None, enabled=half),
+    ):
+        latents = _denoise(bundle, request, _guided(bundle, request), report)
+        pixels = bundle.decode_latents(latents)
+    return to_picture(pixels[0])
+
+
+def save_picture(picture: Image.Image, request: SampleRequest, path: Path) -> None:
+    """Write a PNG with its prompt and parameters in the text entry "parameters", at once or not at all.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    entries = PngInfo()
+    entries.add_itxt("parameters", request.parameters)
+    with replacing(path) as temporary:
+        picture.save(temporary, format="PNG", pnginfo=entries)
+
+
+def to_picture(pixels: Tensor) -> Image.Image:
+    """Turn float [3, H, W] in [-1, 1] into an 8-bit RGB picture."""
+    values = ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return Image.fromarray(values.permute(1, 2, 0).cpu().numpy())
+
+
+def _denoise(bundle: Bundle, request: SampleRequest, predict: _Predict, report: Progress) -> Tensor:
+    """Go from noise to latents; returns [1, 4, h, w] float32."""
+    scheduler = make_scheduler(request.sampler, dict(bundle.component_configs["scheduler"]), bundle.prediction_type)
+    scheduler.set_timesteps(request.steps, device=bundle.device)
+    generator = torch.Generator("cpu").manual_seed(request.seed)
+    # Samplers without randomness of their own take no generator.
+    takes_generator = "generator" in inspect.signature(scheduler.step).parameters
+    extra = {"generator": generator} if takes_generator else {}
+    shape = (1, _LATENT_CHANNELS, request.height // _LATENT_SIDE, request.width // _LATENT_SIDE)
+    latents = torch.randn(shape, generator=generator).to(bundle.device) * scheduler.init_noise_sigma
+    total = len(scheduler.timesteps)
+    report(_PHASE, 0, total)
+    for number, timestep in enumerate(scheduler.timesteps, 1):
+        prediction = predict(scheduler.scale_model_input(latents, timestep), timestep)
+        latents = scheduler.step(prediction, timestep, latents, return_dict=False, **extra)[0]
+        report(_PHASE, number, total)
+    return latents
+
+
+def _guided(bundle: Bundle, request: SampleRequest) -> _Predict:
+    """Return the prediction for the prompt, pushed away from that for the negative prompt by the guidance scale."""
+    guides = request.scale > 1
+    prompts = [request.negative_prompt, request.prompt] if guides else [request.prompt]
+    text = bundle.encode_text(torch.stack([bundle.tokenize(prompt) for prompt in prompts]).to(bundle.device))
+    size = (request.height, request.width, 0, 0, request.height, request.width)
+    sizes = torch.tensor([size] * len(prompts), device=bundle.device)
+
+    def predict(latents: Tensor, timestep: Tensor) -> Tensor:
+        inputs, steps = latents.expand(len(prompts), -1, -1, -1), timestep.expand(len(prompts))
+        predictions = bundle.predict(inputs, steps, text, sizes).float()
+        if not guides:
+            return predictions
+        away, towards = predictions.chunk(2)
+        return away + request.scale * (towards - away)
+
+    return predict
+
+
+@contextmanager
+def _as_found(bundle: Bundle) -> Iterator[None]:
+    """Put every module in eval mode, and restore modes and global random numbers at the end."""
+    training = [part for module in bundle.components.values() for part in module.modules() if part.training]
+    devices = [bundle.device] if bundle.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            for part in training:
+                part.training = False
+            yield
+        finally:
+            for part in training:
+                part.training = True
