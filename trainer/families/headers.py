@@ -180,7 +180,7 @@ def _first(value: object, *_: object) -> object:
     return value
 
 
-class InertUnpickler(pickle.Unpickler):
+class _InertUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> object:
         if module == "collections" and name == "OrderedDict":
             return OrderedDict
