@@ -39,7 +39,7 @@ def dataset_panel(survey: Survey | None, pictures: Pictures) -> str:
     folders = "".join(_folder(folder, pictures) for folder in report.folders)
     return (
         f'<section class="card" id="dataset">{head}<div class="figures">{cells}</div>'
-        f"{_notices((*report.notices, *counts.notices))}{folders}{_buckets(counts.buckets)}</section>"
+        f"{_notices(survey.notices)}{folders}{_buckets(counts.buckets)}</section>"
     )
 
 

@@ -14,6 +14,7 @@ from kohya_gui import form
 from kohya_gui.folders import Folders
 from trainer.config import TrainingConfig, known_settings, problems_of
 from trainer.errors import Problem
+from trainer.optimizers import OPTIMIZERS
 from trainer.run_folder import RunFolder, next_free_name
 from trainer.settings.section import PATHS
 from trainer.settings.walk import Setting, visible
@@ -26,9 +27,14 @@ LONGEST_TEXT = 200_000
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """The form's values, judged. `config` is None where there are problems."""
+    """The form's values, judged. `config` is None where there are problems.
+
+    `usable` has defaults in place of the values that cannot be used, to look at the pictures all the same; it is None
+    where even that does not make a configuration.
+    """
 
     config: TrainingConfig | None
+    usable: TrainingConfig | None
     problems: tuple[Problem, ...]
     notes: Mapping[str, str]
 
@@ -99,14 +105,19 @@ class Draft:
         problems = (*(each for each in problems if each.key not in {one.key for one in refused}), *refused)
         ordered = tuple(sorted(problems, key=lambda problem: _place(problem.key)))
         notes = {} if config is None or refused else self._notes(config)
-        return Checked(None if ordered else config, ordered, notes)
+        usable = config if not ordered else problems_of(_mended(values, ordered))[0]
+        return Checked(None if ordered else config, usable, ordered, notes)
 
     def _notes(self, config: TrainingConfig) -> dict[str, str]:
-        saving = config.saving
+        saving, optimizer = config.saving, config.optimizer.optimizer_type
+        arguments = ", ".join(OPTIMIZERS[optimizer].arguments)
+        notes = {"optimizer_args": f"{optimizer} takes {arguments}."}
         free = next_free_name(Path(saving.output_dir), saving.output_name)
         if free == saving.output_name:
-            return {"output_name": f"The LoRA becomes {RunFolder(Path(saving.output_dir), free).lora}"}
-        return {"output_name": f"{saving.output_name} was trained already; this run will be called {free}."}
+            words = f"The LoRA becomes {RunFolder(Path(saving.output_dir), free).lora}"
+        else:
+            words = f"{saving.output_name} was trained already; this run will be called {free}."
+        return {**notes, "output_name": words}
 
 
 def refused_paths(folders: Folders, values: Mapping[str, object]) -> tuple[Problem, ...]:
@@ -145,6 +156,12 @@ def payload(draft: Draft, checked: Checked, extra: Iterable[Problem] = ()) -> di
         "changed": [key for key, setting in settings.items() if values[key] != _plain(setting.default)],
         "hidden": [key for key, setting in settings.items() if not visible(setting, values) and key not in problems],
     }
+
+
+def _mended(values: Mapping[str, object], problems: Iterable[Problem]) -> dict[str, object]:
+    """Return the values with defaults for those that cannot be used."""
+    wrong = {problem.key for problem in problems}
+    return {key: defaults()[key] if key in wrong else value for key, value in values.items()}
 
 
 def _plain(value: object) -> object:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from kohya_gui.folders import MODEL_ENDINGS, Folders, Listing, Refused
 from kohya_gui.markup import button, esc
+from kohya_gui.presets import PROJECT
 from trainer.config import known_settings
 
 TOML_FILE = "toml-file"
@@ -47,7 +48,8 @@ def _roots(folders: Folders, key: str) -> str:
 
 
 def _short(root: Path) -> str:
-    return "Home" if root == Path.home() else root.name or str(root)
+    names = {PROJECT: "Program", Path.home(): "Home"}
+    return names.get(root) or root.name or str(root)
 
 
 def _entries(listing: Listing, key: str) -> str:

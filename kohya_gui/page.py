@@ -116,6 +116,7 @@ class Page:
                 self.message = panel(run_panel.message(self.session.snapshot), elem_id="message")
                 self.curves = panel(elem_id="curves")
                 self.samples = panel(elem_id="samples-panel")
+                self.rates = panel(elem_id="rates")
                 self.files = panel(elem_id="files-panel")
                 self.log = panel(elem_id="log")
             with gr.Tab("Runs", id="runs") as self.runs_tab:
@@ -343,7 +344,7 @@ class Page:
     # --- the run ----------------------------------------------------------------------------------------------------
 
     def _wire_run(self) -> None:
-        news = [self.bar, self.message, self.curves, self.samples, self.files, self.log]
+        news = [self.bar, self.message, self.curves, self.samples, self.rates, self.files, self.log]
         news += [*self.controls.values(), self.timer, self.seen]
         calm: dict[str, Any] = {**QUIET, "concurrency_limit": None}
         self.timer.tick(self.on_tick, self.seen, news, trigger_mode="once", **calm)
@@ -375,6 +376,7 @@ class Page:
             self.message: run_panel.message(snapshot),
             self.curves: run_panel.curves(snapshot),
             self.samples: run_panel.samples(snapshot, session.pictures),
+            self.rates: run_panel.rates(snapshot),
             self.files: run_panel.files(snapshot),
             self.log: run_panel.log(session.log()),
         }

@@ -22,10 +22,8 @@ def plan_panel(checked: Checked, survey: Survey | None) -> str:
     """Return the whole panel."""
     problems = (*checked.problems, *(survey.problems if survey else ()))
     parts = [problem_list(problems)]
-    if survey:
+    if survey and checked.config:
         parts += [steps_card(survey), rates_card(survey), advice_list(survey.advice)]
-    elif checked.config:
-        parts += [advice_list(())]
     return "".join(parts)
 
 

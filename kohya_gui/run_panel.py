@@ -184,23 +184,28 @@ def _ending(snapshot: RunSnapshot, finished: events.Finished) -> str:
 
 
 def curves(snapshot: RunSnapshot) -> str:
-    """Return the curves of loss, learning rate and, where the optimizer estimates it, d."""
+    """Return the curve of the loss: each step's, and the average as kohya's programs count it."""
     if not snapshot.losses.steps:
         return ""
-    last = float(snapshot.total_steps)
-    loss, rate = snapshot.losses, snapshot.rates
+    last, loss = float(snapshot.total_steps), snapshot.losses
     note = f"{snapshot.average_loss:.4f} on average" if snapshot.average_loss is not None else ""
     averages = Line(snapshot.averages.steps, snapshot.averages.values, "bold")
-    main = chart("Loss", [Line(loss.steps, loss.values, "raw"), averages], last=last, note=note)
-    rates = ", ".join(f"{part.replace('_', ' ')} {number(value)}" for part, value in snapshot.lr.items())
-    side = chart("Learning rate", [Line(rate.steps, rate.values, "rate")], last=last, floor=0.0, note=rates)
-    parts = [f'<div class="loss">{main}</div>', f'<div class="minor">{side}</div>']
+    drawn = chart("Loss", [Line(loss.steps, loss.values, "raw"), averages], last=last, note=note)
+    return f'<section class="card loss">{drawn}</section>'
+
+
+def rates(snapshot: RunSnapshot) -> str:
+    """Return the curves of the learning rate and, where the optimizer estimates it, of d."""
+    if not snapshot.rates.steps:
+        return ""
+    last, rate = float(snapshot.total_steps), snapshot.rates
+    parts = ", ".join(f"{part.replace('_', ' ')} {number(value)}" for part, value in snapshot.lr.items())
+    drawn = [chart("Learning rate", [Line(rate.steps, rate.values, "rate")], last=last, floor=0.0, note=parts)]
     if snapshot.step_sizes.steps:
         sizes = snapshot.step_sizes
         note = number(snapshot.step_size) if snapshot.step_size is not None else ""
-        drawn = chart("Step size d", [Line(sizes.steps, sizes.values, "rate")], last=last, floor=0.0, note=note)
-        parts.append(f'<div class="minor">{drawn}</div>')
-    return f'<section class="card curves">{"".join(parts)}</section>'
+        drawn.append(chart("Step size d", [Line(sizes.steps, sizes.values, "rate")], last=last, floor=0.0, note=note))
+    return f'<section class="card rates-card">{"".join(drawn)}</section>'
 
 
 def samples(snapshot: RunSnapshot, pictures: Pictures) -> str:

@@ -81,8 +81,8 @@ class Session:
         self.draft.lay(laid_over(self.draft.values, preset.values()), preset.name)
 
     def survey(self, checked: Checked) -> Survey | None:
-        """Return what the values come to, or None where they cannot be used."""
-        return self._surveyor.survey(checked.config) if checked.config else None
+        """Return what the values come to, as far as they can be used."""
+        return self._surveyor.survey(checked.usable) if checked.usable else None
 
     def scan_again(self) -> None:
         """Forget the last scan."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from trainer.advice import Advice, advise
 from trainer.advice import Counts as Known
@@ -16,11 +18,13 @@ from trainer.data.report import DatasetReport
 from trainer.data.scan import scan
 from trainer.errors import ConfigError, Problem, TrainerError
 from trainer.families import recognise
-from trainer.outline import Outline
+from trainer.outline import Outline, outline
 from trainer.plan import Plan, make_plan
 
 MODEL = "pretrained_model_name_or_path"
 PICTURES = "train_data_dir"
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,13 @@ class Survey:
     plan: Plan | None = None
     outline: Outline | None = None
     problems: tuple[Problem, ...] = ()
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What there is to know about the pictures and prompts."""
+        if self.outline:
+            return self.outline.notices
+        return (*(self.report.notices if self.report else ()), *(self.counts.notices if self.counts else ()))
 
     @property
     def advice(self) -> tuple[Advice, ...]:
@@ -53,21 +64,19 @@ class Surveyor:
 
     def survey(self, config: TrainingConfig) -> Survey:
         """Look at the pictures and the model file."""
-        problems: list[Problem] = []
-        try:
-            recognition = recognise(config.model.pretrained_model_name_or_path)
-        except TrainerError as error:
-            recognition = None
-            problems += problems_in(error, MODEL)
         try:
             report = self._report(config)
-            chosen = examples(report, config)
         except TrainerError as error:
-            return Survey(config, problems=(*problems, *problems_in(error, PICTURES)))
-        counts = count(report, chosen, config)
-        plan = make_plan(config, micro_batches=counts.batches, formula_samples=counts.formula_samples)
-        seen = Outline(config, report, chosen, counts, plan, recognition) if recognition else None
-        return Survey(config, report, counts, plan, seen, tuple(problems))
+            model = _attempt(lambda: recognise(config.model.pretrained_model_name_or_path), MODEL)[1]
+            return Survey(config, problems=(*model, *problems_in(error, PICTURES)))
+        seen, problems = _attempt(lambda: outline(config, report=report), MODEL)
+        if seen is not None:
+            return Survey(config, report, seen.counts, seen.plan, seen)
+        counted, more = _attempt(lambda: count(report, examples(report, config), config), PICTURES)
+        if counted is None:
+            return Survey(config, report, problems=more)
+        plan = make_plan(config, micro_batches=counted.batches, formula_samples=counted.formula_samples)
+        return Survey(config, report, counted, plan, problems=problems)
 
     def _report(self, config: TrainingConfig) -> DatasetReport:
         with self._lock:
@@ -75,6 +84,14 @@ class Surveyor:
             if self._seen is None or self._seen[0] != key:
                 self._seen = (key, scan(config))
             return self._seen[1]
+
+
+def _attempt(look: Callable[[], Found], key: str) -> tuple[Found | None, tuple[Problem, ...]]:
+    """Return what was found, or the problems that kept it from being found; `key` is the setting looked at."""
+    try:
+        return look(), ()
+    except TrainerError as error:
+        return None, problems_in(error, key)
 
 
 def problems_in(error: TrainerError, key: str) -> tuple[Problem, ...]:
