@@ -56,6 +56,9 @@ ADVICE = (
     ("Permission denied", "This folder cannot be written to. Move the program to a folder of your own."),
 )
 
+TEST_OPTIONS = ("--numprocesses", str(min(4, os.cpu_count() or 1)), "--dist", "worksteal")
+"""Every test computes on one thread, so the tests run side by side."""
+
 
 class SetUpError(Exception):
     """The program could not be set up. The message is for the person who started it."""
@@ -95,7 +98,7 @@ def door(arguments: Sequence[str]) -> tuple[str, list[str], frozenset[str]]:
     if not arguments or arguments[0].startswith("-"):
         return "kohya_gui.app", list(arguments), frozenset()
     if arguments[0] == "test":
-        return "pytest", list(arguments[1:]), frozenset({"test"})
+        return "pytest", [*TEST_OPTIONS, *arguments[1:]], frozenset({"test"})
     return "trainer", list(arguments), frozenset()
 
 

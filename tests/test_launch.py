@@ -187,7 +187,7 @@ def test_program_runs_with_cached_bytecode_passive_threads_and_no_foreign_packag
 
 def test_test_door_brings_its_extra_and_runs_in_the_project(checkout: Checkout) -> None:
     report = checkout.report("test", "-k", "word")
-    assert (report["arguments"], report["folder"]) == (["-k", "word"], str(checkout.folder))
+    assert (report["arguments"], report["folder"]) == ([*launch.TEST_OPTIONS, "-k", "word"], str(checkout.folder))
     assert "[3/3]" not in checkout.run("train")[2], "a plain start after `test` must not set up again"
 
 
