@@ -158,7 +158,7 @@ def test_files_that_are_damaged_or_missing_are_refused(tmp_path: Path) -> None:
     path = file_with(tmp_path, module(LINEAR, 3))
     whole = path.read_bytes()
     cases = {
-        b"": "cut short",
+        b"": "no header",
         whole[:60]: "cut short",
         whole[:-1]: "cut short",
         b"PK\x03\x04" + b"\xff" * 100: "no .safetensors file",

@@ -27,6 +27,7 @@ ROWS = {
     "trainer.control": 0,
     "trainer.files": 0,
     "trainer.randomness": 0,
+    "trainer.safetensors_header": 0,
     "trainer.targets": 0,
     "trainer.settings": 1,
     "trainer.snapshot": 1,

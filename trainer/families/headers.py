@@ -12,17 +12,18 @@ Neither needs torch, and both take milliseconds.
 from __future__ import annotations
 
 import io
-import json
-import pickle
-import struct
+import math
 import zipfile
-from collections import OrderedDict
-from collections.abc import Mapping
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from trainer.errors import ModelError
+from trainer.families.pickles import UNPICKLING_ERRORS, InertUnpickler, Tensor
+from trainer.safetensors_header import HeaderError, read_table
 
 CONFIGS_ENTRY = "component_configs"
 """Metadata entry (in a pickle: top-level entry) with the JSON of the component configurations of a checkpoint."""
@@ -30,25 +31,34 @@ CONFIGS_ENTRY = "component_configs"
 SAFETENSORS = "safetensors"
 PICKLE = "pickle"
 
-_MOST_HEADER_BYTES = 100_000_000
-"""The limit that the safetensors library sets; also a bound for what a pickle may make us read."""
+_MOST_PICKLE_BYTES = 3 << 20
+"""The lists of weights of the largest models stay below a megabyte; a longer one would only cost time and memory."""
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _PICKLE_MAGIC = b"\x80"
 _LEGACY_PICKLES_BEFORE_DATA = 3
 """Before PyTorch 1.6 a file began with three pickles (magic number, protocol, system) ahead of the weights."""
 
-_TENSOR_BUILDERS = frozenset({"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_qtensor"})
+_PRECISIONS = {
+    "F32": "fp32", "F16": "fp16", "BF16": "bf16", "F64": "fp64", "F8_E4M3": "fp8", "F8_E5M2": "fp8",
+    "Float": "fp32", "Half": "fp16", "BFloat16": "bf16", "Double": "fp64",
+}  # fmt: skip
+"""The common names of dtypes, from those of safetensors and of PyTorch's storages."""
+
 _SAFE_DOWNLOAD = "Copy or download the file again."
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Names and shapes of the tensors of one file, its text metadata, and the container it is in."""
+    """Names and shapes of the tensors of one file, its text metadata, and the container it is in.
+
+    `precision` is the dtype that most numbers of the file have: "fp32", "fp16", "bf16", "fp8", ...
+    """
 
     shapes: Mapping[str, tuple[int, ...]]
     metadata: Mapping[str, str]
     container: str
+    precision: str = ""
 
     def has(self, *prefixes: str) -> bool:
         """True when a tensor's name begins with one of `prefixes`."""
@@ -85,21 +95,13 @@ def _damaged(path: Path, what: str, cause: Exception | None = None) -> NoReturn:
 
 
 def _read_safetensors(path: Path, file: BinaryIO, size: int) -> Header:
-    if size < struct.calcsize("<Q"):
-        _damaged(path, f"it has {size} bytes and no header")
-    (length,) = struct.unpack("<Q", file.read(8))
-    if length > _MOST_HEADER_BYTES or 8 + length > size:
-        _damaged(path, "its header is cut short, or it is no safetensors file and no PyTorch checkpoint")
     try:
-        entries = json.loads(file.read(length))
-        metadata = entries.pop("__metadata__", None) or {}
-        shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
-        end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-        _damaged(path, "its header is not that of a safetensors file", error)
-    if 8 + length + end != size:
-        _damaged(path, f"its header promises {8 + length + end:,} bytes and the file has {size:,}")
-    return Header(shapes, metadata, SAFETENSORS)
+        table = read_table(file, size)
+    except HeaderError as error:
+        _damaged(path, str(error), error)
+    shapes = {name: entry.shape for name, entry in table.entries.items()}
+    precision = _precision((entry.dtype, entry.shape) for entry in table.entries.values())
+    return Header(shapes, table.metadata, SAFETENSORS, precision)
 
 
 def _read_zip(path: Path, file: BinaryIO) -> Header:
@@ -110,85 +112,45 @@ def _read_zip(path: Path, file: BinaryIO) -> Header:
                 raise ModelError(
                     f"{path} is a zip archive and no model.", "Unpack it and choose the .safetensors or .ckpt inside."
                 )
-            if archive.getinfo(name).file_size > _MOST_HEADER_BYTES:
+            if archive.getinfo(name).file_size > _MOST_PICKLE_BYTES:
                 _damaged(path, "its list of weights is too long to be one")
             content = io.BytesIO(archive.read(name))
-    except (zipfile.BadZipFile, EOFError) as error:
+    # The last three: what zipfile raises for an entry that is compressed in another way, encrypted, or torn.
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError, zlib.error) as error:
         _damaged(path, "the archive is cut short", error)
     return _header_of(path, content, before=0)
 
 
 def _read_legacy_pickle(path: Path, file: BinaryIO) -> Header:
-    return _header_of(path, file, before=_LEGACY_PICKLES_BEFORE_DATA)
+    return _header_of(path, io.BytesIO(file.read(_MOST_PICKLE_BYTES)), before=_LEGACY_PICKLES_BEFORE_DATA)
 
 
 def _header_of(path: Path, stream: BinaryIO, before: int) -> Header:
     try:
         for _ in range(before):
-            _InertUnpickler(stream).load()
-        content = _InertUnpickler(stream).load()
-    # A damaged pickle can fail in any of these ways; all of them mean the same to the user.
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            InertUnpickler(stream).load()
+        content = InertUnpickler(stream).load()
+    except UNPICKLING_ERRORS as error:
         _damaged(path, "its list of weights cannot be read", error)
     if not isinstance(content, dict):
         _damaged(path, "it holds no table of weights")
     weights = content.get("state_dict", content)
     if not isinstance(weights, dict):
         _damaged(path, "its entry state_dict is no table of weights")
-    shapes = {name: value.shape for name, value in weights.items() if isinstance(value, _Tensor)}
+    tensors = {str(name): value for name, value in weights.items() if isinstance(value, Tensor)}
+    shapes = {name: value.shape for name, value in tensors.items()}
+    precision = _precision((value.dtype, value.shape) for value in tensors.values())
     described = content.get(CONFIGS_ENTRY)
     metadata = {CONFIGS_ENTRY: described} if isinstance(described, str) else {}
-    return Header(shapes, metadata, PICKLE)
+    return Header(shapes, metadata, PICKLE, precision)
 
 
-@dataclass(frozen=True, slots=True)
-class _Tensor:
-    shape: tuple[int, ...]
-
-
-class Inert:
-    """Stands in for every class and function that a pickle names: takes everything, does nothing."""
-
-    def __new__(cls, *_: object, **__: object) -> Inert:
-        return super().__new__(cls)
-
-    def __init__(self, *_: object, **__: object) -> None:
-        pass
-
-    def __call__(self, *_: object, **__: object) -> Inert:
-        return self
-
-    def __setstate__(self, _: object) -> None:
-        pass
-
-    def __setitem__(self, _: object, __: object) -> None:
-        pass
-
-    def append(self, _: object) -> None:
-        """Take one item of a list."""
-
-    def extend(self, _: object) -> None:
-        """Take the items of a list."""
-
-
-def _tensor(_storage: object, _offset: object, shape: tuple[int, ...], *_: object) -> _Tensor:
-    return _Tensor(tuple(shape))
-
-
-def _first(value: object, *_: object) -> object:
-    """Stands for `torch._utils._rebuild_parameter`: a parameter is its tensor."""
-    return value
-
-
-class _InertUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> object:
-        if module == "collections" and name == "OrderedDict":
-            return OrderedDict
-        if module == "torch._utils" and name in _TENSOR_BUILDERS:
-            return _tensor
-        if module == "torch._utils" and name == "_rebuild_parameter":
-            return _first
-        return Inert
-
-    def persistent_load(self, _: object) -> None:
-        """Storages stay where they are."""
+def _precision(tensors: Iterable[tuple[str, tuple[int, ...]]]) -> str:
+    """Return the common name of the dtype that most numbers have; empty where there are none."""
+    counts: Counter[str] = Counter()
+    for dtype, shape in tensors:
+        counts[dtype] += math.prod(shape)
+    if not counts:
+        return ""
+    dtype = counts.most_common(1)[0][0]
+    return _PRECISIONS.get(dtype, dtype.lower())

@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from trainer.errors import ModelError
-from trainer.families.headers import SAFETENSORS, Inert, read_header
+from trainer.families.headers import SAFETENSORS, read_header
+from trainer.families.pickles import Inert
 
 Module = TypeVar("Module", bound=nn.Module)
 

@@ -1,11 +1,7 @@
-"""Read what a LoRA file says about itself, without torch and without its matrices.
-
-A safetensors file is eight bytes (little-endian length), a JSON header of that length and the tensors' bytes.
-"""
+"""Read what a LoRA file says about itself, without torch and without its matrices."""
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 from collections.abc import Collection, Mapping
@@ -14,13 +10,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from trainer.errors import ModelError
+from trainer.safetensors_header import Entry, HeaderError, Table, read_table
 
 DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
 
-_HEADER_LIMIT = 100_000_000
-"""safetensors' own limit on the header's length in bytes."""
-
 _NUMBERS = {"F16": "<e", "F32": "<f", "F64": "<d", "I8": "<b", "I16": "<h", "I32": "<i", "I64": "<q"}
+_LONGEST_NUMBER = 8
 
 _OTHERS = (
     ("hada_w1_a", "a LyCORIS LoHa"),
@@ -62,51 +57,44 @@ def read_header(path: Path) -> LoraHeader:
     """Return the header of a kohya LoRA. Raises ModelError that says what the file is otherwise."""
     try:
         with path.open("rb") as file:
-            entries, start = _entries(path, file)
-            metadata = entries.pop("__metadata__", {})
-            shapes = {key: tuple(entry["shape"]) for key, entry in entries.items()}
+            table = _table(path, file)
+            entries = table.entries
+            shapes = {key: entry.shape for key, entry in entries.items()}
             ranks = _ranks(path, shapes)
             alphas = {name: float(rank) for name, rank in ranks.items()}
             for name in ranks:
                 entry = entries.get(f"{name}.{ALPHA}")
                 if entry is not None:
-                    alphas[name] = _number(path, file, start, f"{name}.{ALPHA}", entry) or alphas[name]
+                    alphas[name] = _number(path, file, table.start, f"{name}.{ALPHA}", entry) or alphas[name]
     except OSError as error:
         raise ModelError(
             f"The LoRA {path} can't be read: {error.strerror or error}.", "Check network_weights."
         ) from error
-    return LoraHeader(path, shapes, ranks, alphas, metadata)
+    return LoraHeader(path, shapes, ranks, alphas, table.metadata)
 
 
-def _entries(path: Path, file: BinaryIO) -> tuple[dict, int]:
-    """Return the JSON header and the offset of the first tensor's bytes."""
-    prefix = file.read(8)
-    length = int.from_bytes(prefix, "little")
-    size = file.seek(0, 2)
-    if len(prefix) < 8 or length > min(_HEADER_LIMIT, size - 8):
-        raise ModelError(f"{path.name} is no .safetensors file, or it was cut short ({size:,} bytes).", _WANTED)
-    file.seek(8)
+def _table(path: Path, file: BinaryIO) -> Table:
+    """Return the checked table of the file."""
     try:
-        entries = json.loads(file.read(length))
-        ends = [entry["data_offsets"][1] for key, entry in entries.items() if key != "__metadata__"]
-        end = 8 + length + max(ends, default=0)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ModelError(f"{path.name} is no .safetensors file: its header can't be read.", _WANTED) from error
-    if end > size:
-        raise ModelError(f"{path.name} was cut short: it has {size:,} of {end:,} bytes.", "Download or copy it again.")
-    return entries, 8 + length
+        return read_table(file, file.seek(0, 2))
+    except HeaderError as error:
+        raise ModelError(f"{path.name} is no .safetensors file or damaged: {error}.", _WANTED) from error
 
 
 def _ranks(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """Return the rank of each module. Raises ModelError if the keys or shapes are not those of a kohya LoRA."""
-    ranks = {key.removesuffix(f".{DOWN}"): shape[0] for key, shape in shapes.items() if key.endswith(f".{DOWN}")}
+    ranks = {
+        key.removesuffix(f".{DOWN}"): shape[0] if len(shape) > 1 else 0
+        for key, shape in shapes.items()
+        if key.endswith(f".{DOWN}")
+    }
     known = {f"{name}.{part}" for name in ranks for part in (DOWN, UP, ALPHA)}
     strangers = [key for key in shapes if key not in known]
     if strangers or not ranks:
         raise ModelError(f"{path.name} is {_what(strangers)}.", _WANTED)
     for name, rank in ranks.items():
         up = shapes.get(f"{name}.{UP}", ())
-        if len(up) < 2 or up[1] != rank:
+        if rank < 1 or len(up) < 2 or up[1] != rank:
             raise ModelError(
                 f"{path.name} is damaged: {name} has rank {rank} in {DOWN} and {list(up)} in {UP}.", _WANTED
             )
@@ -120,16 +108,17 @@ def _what(strangers: Collection[str]) -> str:
     return f"no LoRA with kohya's key names (it has {next(iter(strangers))})" if strangers else "an empty file"
 
 
-def _number(path: Path, file: BinaryIO, start: int, key: str, entry: Mapping) -> float:
+def _number(path: Path, file: BinaryIO, start: int, key: str, entry: Entry) -> float:
     """Return the single number stored under `key`."""
-    begin, end = entry["data_offsets"]
-    file.seek(start + begin)
-    raw, kind = file.read(end - begin), entry["dtype"]
+    raw, kind = b"", entry.dtype
+    if entry.end - entry.begin <= _LONGEST_NUMBER:
+        file.seek(start + entry.begin)
+        raw = file.read(entry.end - entry.begin)
     if kind == "BF16":  # bf16 is the upper half of a float32
         raw, kind = b"\0\0" + raw, "F32"
     layout = _NUMBERS.get(kind, "")
     if not layout or len(raw) != struct.calcsize(layout):
-        raise ModelError(f"{path.name}: {key} is not one number ({kind} {entry['shape']}).", _WANTED)
+        raise ModelError(f"{path.name}: {key} is not one number ({kind} {list(entry.shape)}).", _WANTED)
     value = float(struct.unpack(layout, raw)[0])
     if not math.isfinite(value):
         raise ModelError(f"{path.name}: {key} is {value}.", "The file is damaged; choose another one.")
