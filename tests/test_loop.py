@@ -40,8 +40,10 @@ def wired(config: TrainingConfig, told: list[events.Event]) -> Training:
     )
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_five_steps_equal_a_plain_loop(ground: tuple[Path, Path], tmp_path: Path, prediction: str) -> None:
+@pytest.mark.parametrize(("prediction", "text_learns"), [("epsilon", True), ("v_prediction", True), ("epsilon", False)])
+def test_five_steps_equal_a_plain_loop(
+    ground: tuple[Path, Path], tmp_path: Path, prediction: str, text_learns: bool
+) -> None:
     model, dataset = ground
     config = tiny_config(
         model,
@@ -55,6 +57,7 @@ def test_five_steps_equal_a_plain_loop(ground: tuple[Path, Path], tmp_path: Path
         network_alpha=2.0,
         gradient_accumulation_steps=2,
         lr_scheduler="linear",
+        network_train_unet_only=not text_learns,
     )
     told: list[events.Event] = []
     training = wired(config, told)
@@ -63,6 +66,7 @@ def test_five_steps_equal_a_plain_loop(ground: tuple[Path, Path], tmp_path: Path
     training.batches = batches
     loop.train(training)
     losses = [event.loss for event in told if isinstance(event, events.StepDone)]
+    assert any(len(batch.captions) > 1 and len(set(batch.captions)) > 1 for batch in batches)
     expected, weights = plain_loop(batches, initial, prediction)
     assert losses == pytest.approx(expected, rel=1e-6)
     written = load_file(tmp_path / "tiny.safetensors")
@@ -80,11 +84,12 @@ def plain_loop(
     weights = {name: tensor.clone().requires_grad_() for name, tensor in initial.items() if "weight" in name}
     attach(unet, "lora_unet", weights, scale=2.0 / 4)
     attach(text_encoder, "lora_te_text_model", weights, scale=2.0 / 4)
+    full_rates = {"lora_te": 5e-4, "lora_unet": 1e-3}
     groups = [
-        {"params": [each for name, each in weights.items() if name.startswith("lora_te")], "lr": 5e-4},
-        {"params": [each for name, each in weights.items() if name.startswith("lora_unet")], "lr": 1e-3},
+        {"params": [each for name, each in weights.items() if name.startswith(prefix)], "lr": rate, "full": rate}
+        for prefix, rate in full_rates.items()
     ]
-    optimizer = torch.optim.AdamW(groups)
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]])
     alphas = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").alphas_cumprod
     losses = []
     for step in range(STEPS):
@@ -95,8 +100,8 @@ def plain_loop(
             loss.backward()
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(list(weights.values()), 1.0)
-        for group, rate in zip(optimizer.param_groups, (5e-4, 1e-3), strict=True):
-            group["lr"] = rate * (1 - step / STEPS)
+        for group in optimizer.param_groups:
+            group["lr"] = group["full"] * (1 - step / STEPS)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(total)

@@ -99,6 +99,7 @@ def assert_same_files(one: Path, other: Path) -> None:
 def assert_steps_go_on(killed: list[dict[str, object]], straight: list[dict[str, object]]) -> None:
     """The log tells of each step once, in order, with the same losses; after a resume the next step comes first."""
     expected = [(record["step"], record["loss"]) for record in straight if record["event"] == "StepDone"]
+    assert [step for step, _ in expected] == list(range(1, int(str(straight[0]["total_steps"])) + 1))
     assert [(record["step"], record["loss"]) for record in killed if record["event"] == "StepDone"] == expected
     restored: object = 0
     for record in killed:
@@ -140,3 +141,4 @@ def test_a_damaged_state_gives_way_to_the_one_before(
     newest.write_bytes(newest.read_bytes()[:-100])
     assert server.run(killed, resume="auto") == 0
     assert_same_files(tmp_path / "straight", tmp_path / "killed")
+    assert_steps_go_on(logged(tmp_path / "killed" / "tiny.run"), logged(tmp_path / "straight" / "tiny.run"))
