@@ -43,7 +43,7 @@ def dialog(folders: Folders, key: str, at: str) -> str:
 
 
 def _roots(folders: Folders, key: str) -> str:
-    chips = "".join(button("look", _short(root), key=key, path=root) for root in folders.roots)
+    chips = "".join(button("look", _short(root), key=key, at=root) for root in folders.roots)
     return f'<div class="chips">{chips}</div>'
 
 
@@ -66,7 +66,7 @@ def _entries(listing: Listing, key: str) -> str:
 
 
 def _entry(act: str, label: str, key: str, path: Path) -> str:
-    data = f'data-act="{act}" data-key="{esc(key)}" data-path="{esc(path)}"'
+    data = f'data-act="{act}" data-key="{esc(key)}" data-at="{esc(path)}"'
     return f'<li><button type="button" {data}>{esc(label)}</button></li>'
 
 
@@ -74,5 +74,5 @@ def _closing(listing: Listing | None = None, key: str = "", wanted: tuple[str, .
     use = ""
     if listing is not None and key != TOML_FILE:
         words = "Use this folder" if not wanted else "Use this folder (diffusers layout)"
-        use = button("pick", words, style="primary", key=key, path=listing.path)
+        use = button("pick", words, style="primary", key=key, at=listing.path)
     return f'<div class="closing">{button("close", "Cancel")}{use}</div>'

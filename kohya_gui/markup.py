@@ -68,6 +68,6 @@ def duration(seconds: float) -> str:
 
 
 def button(act: str, label: str, *, style: str = "", **data: object) -> str:
-    """Return a button that reports the event `act`."""
+    """Return a button that reports the event `act` with `data`. No key may be "path": Gradio takes that for a file."""
     extra = "".join(f' data-{name}="{esc(value)}"' for name, value in data.items())
     return f'<button type="button" class="small {style}" data-act="{esc(act)}"{extra}>{esc(label)}</button>'

@@ -204,7 +204,7 @@ class Page:
     def on_dialog(self, event: gr.EventData) -> Update:
         """Something in the dialog was clicked."""
         told = _told(event)
-        act, key, path = told.get("act"), str(told.get("key")), str(told.get("path"))
+        act, key, path = told.get("act"), str(told.get("key")), str(told.get("at"))
         if act == "look":
             return {self.dialog: self._dialog(key, path)}
         if act != "pick" or self.session.folders.problem(path):

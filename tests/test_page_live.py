@@ -1,0 +1,289 @@
+"""The page as people use it: a real process, a real browser, a real training of the demo model."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
+from safetensors.numpy import load_file
+
+from tests.helpers.page import CHROMIUM, PROJECT, QUIET_BROWSER, App, start_app
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium; put one on the PATH or name it in TRAINER_CHROMIUM"),
+]
+
+PATIENCE = 120_000
+"""Milliseconds for what includes loading a model on a busy machine."""
+
+expect.set_options(timeout=20_000)
+
+
+@pytest.fixture(scope="session")
+def browser_type_launch_args() -> dict[str, object]:
+    return {"executable_path": CHROMIUM, "args": QUIET_BROWSER}
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    folder = tmp_path_factory.mktemp("app")
+    running = start_app(folder, folder / "own")
+    yield running
+    assert running.stop() == 0
+
+
+@pytest.fixture
+def tab(app: App, page: Page) -> Page:
+    return opened(page, app)
+
+
+def opened(page: Page, app: App) -> Page:
+    page.goto(app.url)
+    expect(page.locator("#basic-fields [data-field]").first).to_be_visible()
+    expect(page.locator("#plan section").first).to_be_visible()  # the server has said what the form holds
+    return page
+
+
+def fill(page: Page, key: str, text: str) -> None:
+    page.fill(f"#{key}", text)
+    page.press(f"#{key}", "Tab")
+
+
+def problem(page: Page, key: str) -> str:
+    return f"[data-field={key}] .problem"
+
+
+def step_shown(page: Page) -> int:
+    return int(page.inner_text("[data-number=step]").split("/")[0].replace(",", "").replace("–", "0"))
+
+
+def finish(page: Page, words: str) -> None:
+    expect(page.locator(".pill")).to_have_text(words, timeout=PATIENCE)
+
+
+# --- the form -------------------------------------------------------------------------------------------------------
+
+
+def test_five_wrong_values_say_so_at_their_fields_and_in_one_list(tab: Page) -> None:
+    wrong = {
+        "resolution": "banana",
+        "network_dim": "abc",
+        "learning_rate": "-1",
+        "max_train_epochs": "-3",
+        "train_batch_size": "0",
+    }
+    right = {key: tab.input_value(f"#{key}") for key in wrong}
+    for key, text in wrong.items():
+        fill(tab, key, text)
+    for key in wrong:
+        expect(tab.locator(problem(tab, key))).to_contain_text("cannot be used")
+    expect(tab.locator("#problems h3")).to_have_text("5 settings need attention")
+    expect(tab.locator("#problems li")).to_have_count(5)
+    tab.click("#start")
+    expect(tab.locator(".pill")).to_contain_text("Not started")
+    tab.locator("#problems .link", has_text="Rank").click()
+    expect(tab.locator("#network_dim")).to_be_focused()
+    for key, text in right.items():
+        fill(tab, key, text)
+    expect(tab.locator("#problems")).to_have_count(0)
+    for key in wrong:
+        expect(tab.locator(problem(tab, key))).to_be_hidden()
+
+
+def test_what_is_typed_survives_a_reload_and_shows_in_another_tab(app: App, tab: Page) -> None:
+    fill(tab, "network_alpha", "4")
+    expect(tab.locator("[data-field=network_alpha]")).to_have_class(re.compile("own"))
+    tab.reload()
+    expect(tab.locator("#network_alpha")).to_have_value("4")
+    other = opened(tab.context.new_page(), app)
+    expect(other.locator("#network_alpha")).to_have_value("4")
+    other.locator("[data-undo=network_alpha]").click()
+    expect(other.locator("#network_alpha")).to_have_value("8")
+
+
+def test_search_and_visibility_in_the_advanced_tab(tab: Page) -> None:
+    tab.get_by_role("tab", name="Advanced").click()
+    tab.fill("[data-search]", "huber")
+    expect(tab.locator("#huber_c")).to_be_visible()
+    expect(tab.locator("#noise_offset")).to_be_hidden()
+    tab.fill("[data-search]", "")
+    tab.locator(".group[data-group=Loss]").evaluate("group => group.open = true")
+    expect(tab.locator("#huber_c")).to_be_hidden()
+    tab.select_option("#loss_type", "huber")
+    expect(tab.locator("#huber_c")).to_be_visible()
+    tab.locator("[data-undo=loss_type]").click()
+    expect(tab.locator("#huber_c")).to_be_hidden()
+
+
+def test_prodigy_offers_a_learning_rate_of_one(tab: Page) -> None:
+    tab.select_option("#optimizer_type", "Prodigy")
+    expect(tab.locator("#problems, #advice").first).to_be_visible()
+    for key in ("unet_lr", "text_encoder_lr"):  # the demo sets these; Prodigy has one rate for all
+        tab.get_by_role("tab", name="Advanced").click()
+        tab.locator(".group[data-group=Optimizer]").evaluate("group => group.open = true")
+        fill(tab, key, "" if key == "unet_lr" else "2e-3")
+    tab.get_by_role("tab", name="Basic").click()
+    tab.locator("#advice .small", has_text="learning rate to 1").click()
+    expect(tab.locator("#learning_rate")).to_have_value("1")
+    tab.get_by_role("button", name="Save, open, reset").click()
+    tab.click("#reset-preset")
+    expect(tab.locator("#optimizer_type")).to_have_value("AdamW")
+
+
+def test_a_folder_is_picked_in_the_dialog(app: App, tab: Page) -> None:
+    (app.folder / "mine" / "3_zwx dog").mkdir(parents=True)
+    Image.new("RGB", (64, 64), "red").save(app.folder / "mine" / "3_zwx dog" / "one.png")
+    tab.click("[data-browse=train_data_dir]")
+    tab.locator(".chips button", has_text="Home").click()
+    tab.locator(".entries button", has_text="mine/").click()
+    tab.locator(".closing .primary").click()
+    expect(tab.locator("#train_data_dir")).to_have_value(str(app.folder / "mine"))
+    expect(tab.locator("#dataset .folder").first).to_contain_text("3_zwx dog")
+    expect(tab.locator("#dataset img").first).to_have_js_property("naturalWidth", 64)
+    tab.locator("[data-undo=train_data_dir]").click()
+    expect(tab.locator("#dataset .folder").first).to_contain_text("sks emblem")
+
+
+def test_a_path_outside_the_allowed_folders_is_refused(tab: Page) -> None:
+    fill(tab, "train_data_dir", "/etc")
+    expect(tab.locator(problem(tab, "train_data_dir"))).to_contain_text("outside the folders")
+    tab.locator("[data-undo=train_data_dir]").click()
+    expect(tab.locator(problem(tab, "train_data_dir"))).to_be_hidden()
+
+
+def test_a_saved_preset_is_there_after_a_restart(app: App, tab: Page, browser: Browser) -> None:
+    fill(tab, "network_dim", "6")
+    tab.get_by_role("button", name="Save, open, reset").click()
+    tab.fill("#preset-name textarea, #preset-name input", "six")
+    tab.click("#preset-save")
+    expect(tab.locator("#preset-told")).to_contain_text("Saved as six")
+    tab.locator("#preset input").click()
+    tab.get_by_role("option", name="Demo").click()
+    tab.click("#preset-apply")
+    expect(tab.locator("#network_dim")).to_have_value("8")
+
+    again = start_app(app.folder, app.own)
+    try:
+        page = opened(browser.new_page(), again)
+        page.locator("#preset input").click()
+        page.get_by_role("option", name="six (own)").click()
+        expect(page.locator("#preset-preview")).to_contain_text("Rank")
+        page.click("#preset-apply")
+        expect(page.locator("#network_dim")).to_have_value("6")
+        page.locator("#preset input").click()
+        page.get_by_role("option", name="Demo").click()
+        page.click("#preset-apply")
+        expect(page.locator("#network_dim")).to_have_value("8")
+        page.close()
+    finally:
+        assert again.stop() == 0
+
+
+# --- the run --------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_typed_then_start_watch_reload_second_tab_stop(app: App, tab: Page) -> None:
+    tab.click("#start")
+    expect(tab.locator("#samples img").first).to_have_js_property("naturalWidth", 64, timeout=PATIENCE)
+    expect(tab.locator("[data-number=step]")).to_have_text(re.compile(r"^[1-9]\d* / 384"), timeout=PATIENCE)
+    loss, step = tab.inner_text("[data-number=loss]"), step_shown(tab)
+    expect(tab.locator("[data-number=loss]")).not_to_have_text(loss)
+    expect(tab.locator("#curves polyline.bold")).to_have_count(1)
+
+    tab.reload()
+    expect(tab.locator(".pill")).to_have_text("Training")
+    assert step_shown(tab) >= step
+    other = opened(tab.context.new_page(), app)
+    expect(other.locator(".run-name")).to_have_text(tab.inner_text(".run-name"))
+    expect(other.locator("#start")).to_be_disabled()
+
+    other.click("#pause")
+    expect(other.locator("#pause")).to_have_text("Continue")
+    expect(tab.locator("#pause")).to_have_text("Continue")
+    paused = step_shown(other)
+    tab.click("#pause")
+    expect(tab.locator("[data-number=step]")).not_to_have_text(re.compile(rf"^{paused} /"))
+
+    before = step_shown(other)
+    other.click("#stop")
+    finish(other, "Stopped")
+    finish(tab, "Stopped")
+    assert step_shown(tab) - before < 40  # as many as fit into the second between two looks, not the rest of the run
+    other.get_by_role("tab", name="Training").click()
+    expect(other.locator("#ending")).to_contain_text("demo.safetensors")
+    expect(other.locator("#files-panel")).to_contain_text("demo.safetensors")
+    assert (app.folder / "outputs" / "demo.safetensors").stat().st_size > 100_000
+    assert (app.folder / "outputs" / "demo.run" / "config.toml").is_file()
+    other.get_by_role("tab", name="Runs").click()
+    expect(other.locator("[data-run=demo] .badge")).to_have_text("stopped")
+
+
+def small_run(folder: Path, name: str, **changes: object) -> Path:
+    """Write the settings of a run of a few steps, and return their path."""
+    values: dict[str, object] = {
+        "pretrained_model_name_or_path": str(PROJECT / "demo" / "model.safetensors"),
+        "train_data_dir": str(PROJECT / "demo" / "pictures"),
+        "output_name": name,
+        "resolution": "64,64",
+        "enable_bucket": False,
+        "network_dim": 4,
+        "network_alpha": 4.0,
+        "text_encoder_lr": 0.0,
+        "train_batch_size": 2,
+        "max_train_steps": 4,
+        "mixed_precision": "no",
+        "save_every_n_epochs": 0,
+        **changes,
+    }
+    path = folder / f"{name}.toml"
+    path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()))
+    return path
+
+
+def open_file(tab: Page, path: Path) -> None:
+    if not tab.locator("#toml-open").is_visible():
+        tab.get_by_role("button", name="Save, open, reset").click()
+    tab.fill("#toml-path textarea, #toml-path input", str(path))
+    tab.click("#toml-open")
+    expect(tab.locator("#preset-told")).to_contain_text("Opened")
+
+
+def test_page_and_terminal_train_the_same_bytes(app: App, tab: Page) -> None:
+    path = small_run(app.folder, "same")
+    open_file(tab, path)
+    tab.click("#start")
+    finish(tab, "Finished")
+    command = [sys.executable, "-m", "trainer", "train", str(path), "--set", f"output_dir={app.folder / 'headless'}"]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, capture_output=True, env=environment, cwd=app.folder, timeout=300)
+    page, terminal = (load_file(app.folder / name / "same.safetensors") for name in ("outputs", "headless"))
+    assert list(page) == list(terminal)
+    assert all(page[key].tobytes() == terminal[key].tobytes() for key in page)
+
+
+def test_an_error_while_training_is_told_and_the_page_lives_on(app: App, tab: Page) -> None:
+    folder = app.folder / "broken" / "2_zwx dog"
+    folder.mkdir(parents=True)
+    noise = np.random.default_rng(1).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "torn.png")
+    open_file(tab, small_run(app.folder, "torn", train_data_dir=str(app.folder / "broken")))
+    with (folder / "torn.png").open("r+b") as file:  # after the page has looked at it
+        file.truncate(5000)
+    tab.click("#start")
+    finish(tab, "Failed")
+    expect(tab.locator("#failure")).to_contain_text("torn.png")
+    expect(tab.locator("#failure .remedy")).to_be_visible()
+    open_file(tab, small_run(app.folder, "after"))
+    tab.click("#start")
+    finish(tab, "Finished")
