@@ -21,6 +21,7 @@ from trainer.config import TrainingConfig, save_config
 from trainer.control import progress_of
 from trainer.errors import RunError, StateError, Stopped, TrainerError
 from trainer.events import Emit, Event
+from trainer.families import look_up
 from trainer.files import write_text
 from trainer.outline import Outline, outline
 from trainer.run_folder import RunFolder, cut_events, read_events
@@ -53,10 +54,13 @@ def train(
     from trainer import build, loop, precision  # torch: seconds that --check and the window do not pay
 
     inbox, start = inbox or Inbox(), start or Start()
+    if not is_first_rank():
+        emit = _silent
     folder = RunFolder(Path(config.saving.output_dir), config.saving.output_name)
     progress = progress_of(emit, inbox)
     try:
         with memory_errors(config):
+            look_up(config)
             seen = outline(config, progress, ranks=world_size())
             folder.check()
             state = opening_state(folder, start, emit)
@@ -77,6 +81,15 @@ def train(
 def _early_end(seen: RunSnapshot) -> events.Finished:
     """A stop while preparing: there is nothing new to save."""
     return events.Finished(step=seen.step, epoch=seen.epoch, path="", stopped=True, seconds=0.0)
+
+
+def _silent(event: Event) -> None:
+    """What ranks other than the first tell."""
+
+
+def is_first_rank() -> bool:
+    """True in a process of its own, and in the first of several that train together; only that one tells and writes."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def world_size() -> int:
@@ -111,8 +124,8 @@ def run_folder(folder: RunFolder, seen: Outline, state: State | None, emit: Emit
 
     Of several ranks only the first writes and tells.
     """
-    if int(os.environ.get("RANK", "0")) > 0:
-        yield lambda event: None
+    if not is_first_rank():
+        yield emit
         return
     folder.make()
     lock = folder.lock()
