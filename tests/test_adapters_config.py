@@ -17,6 +17,7 @@ from trainer.adapters import LoraSpec, make_spec
 from trainer.adapters.lora.header import read_header
 from trainer.errors import ModelError
 from trainer.families.sd15 import facts
+from trainer.families.stable.layers import adapter_targets
 
 BOTH = ("unet", "text_encoder")
 LINEAR = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
@@ -44,7 +45,7 @@ def test_keys_and_shapes_of_rank_8_are_kohyas_in_creation_order() -> None:
     expected: dict[str, list[int]] = {}
     for name, down, up in known["modules"]:
         expected |= {f"{name}.alpha": [], f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
-    targets = facts.adapter_targets(facts.UNET_CONFIG, facts.TEXT_ENCODER_CONFIG, conv=True)
+    targets = adapter_targets(facts.FACTS, facts.FACTS.configs, conv=True)
     found = adapters.keys(targets, make_spec(Network(network_dim=8), BOTH), "fp16")
     assert list(found["keys"].items()) == list(expected.items())
     parameters = sum(math.prod(shape) for shape in expected.values())

@@ -80,6 +80,7 @@ def test_a_hub_id_is_taken_without_looking_it_up() -> None:
 
 
 SD = {"model/diffusion_model/input_blocks/0/0/weight": (8, 4, 3, 3)}
+SDXL = ["conditioner.embedders.0.transformer.x", "conditioner.embedders.1.model.x"]
 CLIP = "cond_stage_model.transformer.text_model.final_layer_norm.weight"
 
 
@@ -89,7 +90,9 @@ CLIP = "cond_stage_model.transformer.text_model.final_layer_norm.weight"
         (["lora_unet_mid_block_attentions_0_proj_in.lora_down.weight"], {}, "a LoRA file"),
         (["unet.mid_block.attentions.0.proj_in.lora_A.weight"], {}, "a LoRA file"),
         (["lycoris_mid_block.lokr_w1"], {}, "a LoRA file"),
-        (["conditioner.embedders.0.transformer.x", "conditioner.embedders.1.model.x"], SD, "an SDXL checkpoint"),
+        (["conditioner.embedders.0.transformer.x"], SD, "an SDXL checkpoint without one of its text encoders"),
+        ([*SDXL, "edm_mean"], SD, "a model after Karras"),
+        (SDXL, {"model/diffusion_model/input_blocks/0/0/weight": (8, 9, 3, 3)}, "an inpainting model"),
         (["conditioner.embedders.0.model.x"], SD, "an SDXL refiner"),
         (["cond_stage_model.model.transformer.x"], SD, "a Stable Diffusion 2 checkpoint"),
         ([CLIP], {"model/diffusion_model/input_blocks/0/0/weight": (8, 9, 3, 3)}, "an inpainting model"),
@@ -114,6 +117,15 @@ def test_other_files_are_refused_by_name(
     assert caught.value.remedy
 
 
+@pytest.mark.parametrize(
+    ("names", "variant"),
+    [([], ""), (["v_pred"], "v-prediction"), (["v_pred", "ztsnr"], "v-prediction, zero terminal SNR")],
+)
+def test_markers_say_how_a_model_was_trained(tmp_path: Path, names: list[str], variant: str) -> None:
+    recognition = recognise(fake(tmp_path / "noob.safetensors", *SDXL, *names, **SD))
+    assert (recognition.family, recognition.variant) == ("sdxl", variant)
+
+
 def test_a_lora_is_told_where_it_belongs(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="network_weights"):
         recognise(fake(tmp_path / "lora.safetensors", "lora_unet_x.lora_up.weight"))
@@ -122,7 +134,8 @@ def test_a_lora_is_told_where_it_belongs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pipeline", "unet", "expected"),
     [
-        ("StableDiffusionXLPipeline", {}, "an SDXL model"),
+        ("StableDiffusionXLPipeline", {"in_channels": 9}, "an inpainting model"),
+        ("StableDiffusionXLImg2ImgPipeline", {}, "an SDXL refiner"),
         ("StableDiffusionPipeline", {"use_linear_projection": True}, "a Stable Diffusion 2 model"),
         ("StableDiffusionInpaintPipeline", {"in_channels": 9}, "an inpainting model"),
         ("KandinskyPipeline", {}, "KandinskyPipeline"),

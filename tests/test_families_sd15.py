@@ -23,8 +23,10 @@ from tests.helpers.checkpoints import tiny_modules, tiny_sd15, tiny_sd15_ckpt, t
 from trainer import families
 from trainer.config import TrainingConfig, load_config
 from trainer.errors import ConfigError, ModelError, Stopped
-from trainer.families.sd15 import facts, layout
+from trainer.families.sd15 import facts
 from trainer.families.sd15.bundle import Bundle
+from trainer.families.stable import layout
+from trainer.families.stable.facts import UNET_PREFIX, VAE_PREFIX
 from trainer.families.weights import fingerprint
 
 CPU = torch.device("cpu")
@@ -102,13 +104,13 @@ def test_original_names_are_those_that_diffusers_reads() -> None:
     with init_empty_weights():
         unet, vae = UNet2DConditionModel(**facts.UNET_CONFIG), AutoencoderKL(**facts.VAE_CONFIG)
     state = unet.state_dict()
-    original = {layout.UNET_PREFIX + layout.unet_name(name, facts.UNET_CONFIG): state[name] for name in state}
+    original = {UNET_PREFIX + layout.unet_name(name, facts.UNET_CONFIG): state[name] for name in state}
     assert len(original) == len(state) == 686
     converted = convert_ldm_unet_checkpoint(original, dict(unet.config))
     assert {name: id(value) for name, value in converted.items()} == {name: id(value) for name, value in state.items()}
 
     numbered = {name: torch.full((1, 1, 1, 1), float(number)) for number, name in enumerate(vae.state_dict())}
-    original = {layout.VAE_PREFIX + layout.vae_name(name, facts.VAE_CONFIG): numbered[name] for name in numbered}
+    original = {VAE_PREFIX + layout.vae_name(name, facts.VAE_CONFIG): numbered[name] for name in numbered}
     converted = convert_ldm_vae_checkpoint(original, dict(vae.config))
     assert {name: value.item() for name, value in converted.items()} == {
         name: value.item() for name, value in numbered.items()

@@ -126,7 +126,7 @@ def keys_command(given: argparse.Namespace) -> int:
     config = read_settings(given, None)
     family = FAMILIES[given.family]
     targets = family.targets(family.configs, conv=config.network.conv_dim is not None)
-    spec = make_spec(config.network, rates(config))
+    spec = make_spec(config.network, rates(config, family.trainable))
     say(json.dumps(keys(targets, spec, config.saving.save_precision)))
     return COMPLETED
 

@@ -224,7 +224,7 @@ class TextEncoderRate(Rule):
         found = rates(config)
         if len(found) < 2 or OPTIMIZERS[config.optimizer.optimizer_type].one_rate or is_tiny(config):
             return
-        if found["text_encoder"] > max(TEXT_ENCODER_RATE, found["unet"] / 2):
+        if found.get("text_encoder", 0.0) > max(TEXT_ENCODER_RATE, found["unet"] / 2):
             yield self.advice(
                 f"{found['text_encoder']:g} is high beside the UNet's {found['unet']:g}.",
                 "The text encoder overfits first, and then words lose their meaning; half of the UNet's rate or less "

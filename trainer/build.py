@@ -69,7 +69,8 @@ def build(
     """
     config, bundle = outline.config, models.bundle
     tell, inbox, progress = watch
-    for notice in (*outline.notices, *models.precision.notices, *bundle.notices):
+    known = bundle.notices
+    for notice in (*outline.notices, *models.precision.notices, *known):
         tell(Warned(message=notice))
     accelerator = precision.make_accelerator(models.precision, config)
     adapter = make_adapter(outline, bundle, tell)
@@ -94,6 +95,8 @@ def build(
             tell(Warned(message=change))
         training.restore(state)
     training.batches = make_batches(training, fill_cache(training))
+    for notice in bundle.notices[len(known) :]:
+        tell(Warned(message=notice))
     return training
 
 
@@ -112,7 +115,7 @@ def make_adapter(outline: Outline, bundle: Bundle, tell: Emit) -> Adapter:
 
 def make_optimizer(config: TrainingConfig, adapter: Adapter) -> torch.optim.Optimizer:
     """Return the optimizer with one group for each trained component."""
-    learning_rates = rates(config)
+    learning_rates = rates(config, adapter.components)
     groups = [
         {"params": adapter.parameters(component), "lr": learning_rates[component], "name": component}
         for component in adapter.components

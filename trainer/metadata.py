@@ -129,8 +129,8 @@ class FileHashes:
 class ModelFacts:
     """The base model as the file tells of it. Names are file names or hub ids, never paths (`model_name`).
 
-    `base_model_version` and `architecture` are the family's; `prediction_type` is "epsilon" or "v_prediction". Hashes
-    are None where there is no local file.
+    `base_model_version`, `architecture`, `implementation` and `v2` are the family's; `prediction_type` is "epsilon" or
+    "v_prediction". Hashes are None where there is no local file.
     """
 
     name: str
@@ -140,6 +140,8 @@ class ModelFacts:
     hashes: FileHashes | None = None
     vae_name: str = ""
     vae_hashes: FileHashes | None = None
+    implementation: str = "diffusers"
+    v2: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +308,7 @@ def _model(model: ModelFacts) -> dict[str, object]:
     entries: dict[str, object] = {
         "base_model_version": model.base_model_version,
         "sd_model_name": model.name,
-        "v2": False,
+        "v2": model.v2,
     }
     if model.hashes:
         entries |= {"sd_model_hash": model.hashes.old, "new_sd_model_hash": model.hashes.new}
@@ -324,7 +326,7 @@ def _modelspec(facts: RunFacts, finished: float) -> dict[str, str]:
     entries = {
         "sai_model_spec": "1.0.1",
         "architecture": f"{facts.model.architecture}/lora",
-        "implementation": "diffusers",
+        "implementation": facts.model.implementation,
         "implementation_version": f"{PROGRAM}/{_program_version()}",
         "title": given.metadata_title or config.saving.output_name,
         "resolution": f"{width}x{height}",

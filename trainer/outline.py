@@ -16,7 +16,7 @@ from trainer.data.batches import Example, examples
 from trainer.data.counts import Counts, count
 from trainer.data.report import DatasetReport
 from trainer.data.scan import scan
-from trainer.families import FAMILIES, Recognition, recognise
+from trainer.families import FAMILIES, Recognition, recognise_chosen
 from trainer.plan import Plan, make_plan
 from trainer.preview.prompts import SamplePrompt, prompt_notices, read_prompts
 from trainer.targets import Target
@@ -39,10 +39,15 @@ class Outline:
         """The layers of this checkpoint that an adapter may attach to."""
         return FAMILIES[self.recognition.family].targets(self.recognition.configs, conv=True)
 
+    @property
+    def rates(self) -> dict[str, float]:
+        """The learning rate of each component that is trained."""
+        return rates(self.config, FAMILIES[self.recognition.family].trainable)
+
     @cached_property
     def spec(self) -> LoraSpec:
         """The adapter's ranks and alphas."""
-        return make_spec(self.config.network, rates(self.config))
+        return make_spec(self.config.network, self.rates)
 
     @property
     def file_bytes(self) -> int:
@@ -88,8 +93,15 @@ class Outline:
         return lines
 
 
-def outline(config: TrainingConfig, progress: Callable[[str, int, int], None] | None = None, ranks: int = 1) -> Outline:
+def outline(
+    config: TrainingConfig,
+    progress: Callable[[str, int, int], None] | None = None,
+    ranks: int = 1,
+    report: DatasetReport | None = None,
+) -> Outline:
     """Look at the pictures and the model file and return what would be trained.
+
+    `report` is a scan of the same settings' pictures where there is one already.
 
     Raises:
         ConfigError: settings that name folders or contradict the pictures.
@@ -97,9 +109,9 @@ def outline(config: TrainingConfig, progress: Callable[[str, int, int], None] | 
         ModelError: the model file cannot be used.
         Stopped: `progress` says so.
     """
-    recognition = recognise(config.model.pretrained_model_name_or_path)
+    recognition = recognise_chosen(config)
     prompts = read_prompts(config)
-    report = scan(config, progress)
+    report = report or scan(config, progress)
     chosen = examples(report, config)
     counts = count(report, chosen, config)
     plan = make_plan(config, micro_batches=counts.batches, formula_samples=counts.formula_samples, ranks=ranks)

@@ -97,7 +97,7 @@ class Training:
     @cached_property
     def noise_schedule(self) -> NoiseSchedule:
         """The noise schedule on the device."""
-        zero_terminal_snr = self.config.noise.zero_terminal_snr
+        zero_terminal_snr = self.config.noise.zero_terminal_snr or self.bundle.zero_terminal_snr
         return noise_schedule(self.bundle.alphas_cumprod, zero_terminal_snr=zero_terminal_snr).to(self.device)
 
     @property
@@ -124,11 +124,13 @@ class Training:
     def facts(self) -> RunFacts:
         """What every file saved by this run says of it. Reads the whole model file once, for its hash."""
         config, seen = self.config, self.outline
-        family = FAMILIES[seen.recognition.family]
+        names = FAMILIES[seen.recognition.family].file_names(self.bundle.prediction_type)
         model = ModelFacts(
             name=model_name(seen.recognition.source),
-            base_model_version=family.base_model_version,
-            architecture=family.architecture,
+            base_model_version=names.base_model_version,
+            architecture=names.architecture,
+            implementation=names.implementation,
+            v2=names.v2,
             prediction_type=self.bundle.prediction_type,
             hashes=model_hashes(seen.recognition.source),
             vae_name=model_name(config.model.vae) if config.model.vae else "",

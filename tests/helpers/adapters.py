@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from tests.helpers.checkpoints import TEXT_ENCODER, UNET, tiny_modules
 from trainer.families.sd15 import facts
+from trainer.families.stable.facts import CLIP_L_CONFIG
+from trainer.families.stable.layers import adapter_targets
 from trainer.targets import Target
 
-CONFIGS = ({**facts.UNET_CONFIG, **UNET}, {**facts.TEXT_ENCODER_CONFIG, **TEXT_ENCODER})
+CONFIGS = {"unet": {**facts.UNET_CONFIG, **UNET}, "text_encoder": {**CLIP_L_CONFIG, **TEXT_ENCODER}}
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ def components(dtype: torch.dtype = torch.float32) -> dict[str, nn.Module]:
 
 def tiny_targets(*, conv: bool = True) -> tuple[Target, ...]:
     """Return the adapter targets of the tiny model."""
-    return facts.adapter_targets(*CONFIGS, conv=conv)
+    return adapter_targets(facts.FACTS, CONFIGS, conv=conv)
 
 
 def target_named(name: str) -> Target:

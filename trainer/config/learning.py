@@ -121,7 +121,8 @@ class OptimizerSection(Section):
     """The text encoder's own learning rate, lower than the UNet's; 0 = it is not trained and not in the file.
 
     5e-5 or less for Stable Diffusion 1.5: it overfits first, and then words lose their meaning. With DAdaptAdam and
-    Prodigy it follows the learning rate unless it is 0. A list gives one rate for each text encoder.
+    Prodigy it follows the learning rate unless it is 0. SDXL has two text encoders: [5e-5, 1e-5] is a rate for each,
+    and a single number holds for both.
     """
 
     lr_scheduler: str = setting(

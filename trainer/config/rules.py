@@ -10,12 +10,15 @@ import os.path
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from trainer.config.training_config import TrainingConfig, rates, resolution_size
+from trainer.config.training_config import TEXT_ENCODERS, TrainingConfig, rates, resolution_size
 from trainer.errors import Problem
 from trainer.optimizers import OPTIMIZERS
 from trainer.settings.problems import shown
 
 Check = Callable[[TrainingConfig], Iterator[Problem]]
+
+EVERY_PART = ("unet", *TEXT_ENCODERS)
+"""Rules look before it is known how many text encoders the model has."""
 
 LATENT_STEP = 8
 """The VAE turns 8x8 pixels into one latent pixel, so sides that it encodes are multiples of 8."""
@@ -112,7 +115,7 @@ def only_one_only(config: TrainingConfig) -> Iterator[Problem]:
 @rule("learning_rate", "unet_lr", "text_encoder_lr", "network_train_unet_only", "network_train_text_encoder_only")
 def something_is_trained(config: TrainingConfig) -> Iterator[Problem]:
     network = config.network
-    if rates(config) or (network.network_train_unet_only and network.network_train_text_encoder_only):
+    if rates(config, EVERY_PART) or (network.network_train_unet_only and network.network_train_text_encoder_only):
         return
     message = "no part is trained, since every part in use has a rate of 0; set learning_rate above 0, such as 1e-4."
     yield Problem("learning_rate", message, config.optimizer.learning_rate)
@@ -128,14 +131,16 @@ def something_is_trained(config: TrainingConfig) -> Iterator[Problem]:
 )
 def one_rate_for_all(config: TrainingConfig) -> Iterator[Problem]:
     name = config.optimizer.optimizer_type
-    found = rates(config)
+    found = rates(config, EVERY_PART)
     if not one_rate(name) or len(set(found.values())) <= 1:
         return
-    key = "text_encoder_lr" if found["text_encoder"] != config.optimizer.learning_rate else "unet_lr"
+    encoders = {rate for part, rate in found.items() if part in TEXT_ENCODERS}
+    key = "text_encoder_lr" if encoders != {config.optimizer.learning_rate} else "unet_lr"
     value = getattr(config.optimizer, key)
+    other = found.get("unet", max(encoders)) if key == "text_encoder_lr" else max(encoders)
     message = (
-        f"{shown(value)} is another rate than the {found['unet' if key == 'text_encoder_lr' else 'text_encoder']:g} "
-        f"of the other part, but {name} has one rate for all; leave {key} out, or set it to 0 to not train that part."
+        f"{shown(value)} is another rate than the {other:g} of the other part, but {name} has one rate for all; "
+        f"leave {key} out, or set it to 0 to not train that part."
     )
     yield Problem(key, message, value)
 

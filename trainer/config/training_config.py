@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from trainer.config.learning import (
@@ -57,19 +57,24 @@ def resolution_size(config: TrainingConfig) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def rates(config: TrainingConfig) -> dict[str, float]:
-    """Return the learning rate of each component that is trained: "unet", "text_encoder".
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+"""The components that `text_encoder_lr` is about, in the order of its list. Many models have the first only."""
 
-    A component that is not trained, by its rate of 0 or by a switch, is not in the dict and gets no adapter.
+
+def rates(config: TrainingConfig, components: Collection[str] = ("unet", "text_encoder")) -> dict[str, float]:
+    """Return the learning rate of each component that is trained.
+
+    A component that is not trained, by its rate of 0 or by a switch, is not in the dict and gets no adapter. The last
+    of the text encoders' rates holds for all further ones, so a single number is one for all.
+
+    Args:
+        components: those that the model has: "unet" and some of `TEXT_ENCODERS`.
     """
     optimizer, network = config.optimizer, config.network
-    text_encoder = optimizer.text_encoder_lr
-    found = {
-        "unet": optimizer.learning_rate if optimizer.unet_lr is None else optimizer.unet_lr,
-        "text_encoder": text_encoder[0] if isinstance(text_encoder, tuple) else text_encoder,
-    }
-    if network.network_train_unet_only:
-        del found["text_encoder"]
-    if network.network_train_text_encoder_only:
-        del found["unet"]
-    return {component: rate for component, rate in found.items() if rate > 0}
+    given = optimizer.text_encoder_lr if isinstance(optimizer.text_encoder_lr, tuple) else (optimizer.text_encoder_lr,)
+    found: dict[str, float] = {}
+    if not network.network_train_text_encoder_only:
+        found["unet"] = optimizer.learning_rate if optimizer.unet_lr is None else optimizer.unet_lr
+    if not network.network_train_unet_only:
+        found |= {name: given[min(place, len(given) - 1)] for place, name in enumerate(TEXT_ENCODERS)}
+    return {component: rate for component, rate in found.items() if rate > 0 and component in components}

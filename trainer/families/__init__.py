@@ -8,15 +8,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.control import Progress
-from trainer.errors import ModelError
+from trainer.errors import ConfigError, ModelError, Problem
 from trainer.families.family import FILE, FOLDER, HUB, ComponentConfigs, Family, Recognition
 from trainer.families.foreign import FOREIGN_PIPELINES, name_file
 from trainer.families.headers import CONFIGS_ENTRY, Header, read_header
+from trainer.families.hub import cached_descriptions, descriptions, download
 from trainer.families.sd15 import StableDiffusion15
+from trainer.families.sdxl import StableDiffusionXL
+from trainer.families.stable.facts import INPAINTING_CHANNELS, VELOCITY
 
 if TYPE_CHECKING:
     import torch
@@ -24,17 +28,20 @@ if TYPE_CHECKING:
     from trainer.config import TrainingConfig
     from trainer.families.bundle import Bundle
 
-__all__ = ["FAMILIES", "Family", "Recognition", "component_configs", "load", "recognise"]
+__all__ = ["FAMILIES", "Family", "Recognition", "component_configs", "load", "look_up", "recognise", "recognise_chosen"]
 
 FAMILIES: Mapping[str, Family] = {
     family.name: family
     for family in (
         StableDiffusion15(),
+        StableDiffusionXL(),
     )
 }  # fmt: skip
 """Every family by the value of `model_family` that means it."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_COMPONENTS = ("unet", "vae", "text_encoder", "scheduler")
+"""What every family's folders have."""
 _FILE_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 _TRAINED = "This version trains " + " and ".join(family.title for family in FAMILIES.values()) + "."
 
@@ -55,9 +62,38 @@ def recognise(source: str | Path) -> Recognition:
     if path.is_dir():
         return _recognise_folder(path)
     if not path.exists() and _HUB_ID.fullmatch(text) and not text.endswith(_FILE_SUFFIXES):
+        cached = cached_descriptions(text)
+        if cached is not None:
+            return replace(_recognise_folder(cached), form=HUB, source=text)
         family = next(iter(FAMILIES.values()))
         return Recognition(family.name, HUB, text, family.configs)
     return _recognise_file(path)
+
+
+def look_up(config: TrainingConfig) -> None:
+    """Fetch the descriptions of a model on the hub, some kilobytes, for `recognise` to find in the cache.
+
+    Raises:
+        ModelError: there is no such model, or the hub cannot be reached and the cache has nothing.
+    """
+    source = config.model.pretrained_model_name_or_path
+    if recognise(source).form == HUB:
+        descriptions(source)
+
+
+def recognise_chosen(config: TrainingConfig) -> Recognition:
+    """Recognise the model that the settings name, and see that they don't contradict it.
+
+    Raises:
+        ModelError: as `recognise`.
+        ConfigError: `model_family` is another family than the model's.
+    """
+    recognition, wanted = recognise(config.model.pretrained_model_name_or_path), config.model.model_family
+    if wanted not in ("auto", recognition.family):
+        title = FAMILIES[recognition.family].title
+        message = f'{wanted!r} is not what {recognition.source} is: a {title} model. Set model_family to "auto".'
+        raise ConfigError([Problem("model_family", message, wanted)])
+    return recognition
 
 
 def component_configs(source: str | Path) -> ComponentConfigs:
@@ -79,20 +115,15 @@ def load(
     """Load the model that the settings name, frozen, in the compute dtype, onto the device.
 
     Raises:
+        ConfigError: as `recognise_chosen`.
         ModelError: as `recognise`; or weights are missing or have other shapes than the configuration says.
         Stopped: `progress` asked for it.
     """
-    recognition = recognise(config.model.pretrained_model_name_or_path)
-    wanted = config.model.model_family
-    if wanted not in ("auto", recognition.family):
-        raise ModelError(
-            f"{recognition.source} is a {FAMILIES[recognition.family].title} model, and model_family is {wanted!r}.",
-            'Set model_family to "auto".',
-        )
+    look_up(config)
+    recognition = recognise_chosen(config)
     if recognition.form == HUB:
-        from trainer.families.hub import download
-
-        recognition = recognise(download(recognition.source, ("unet", "text_encoder", "vae")))
+        components = FAMILIES[recognition.family].weighty
+        recognition = _recognise_folder(download(recognition.source, components))
     return FAMILIES[recognition.family].load(recognition, config, device=device, dtype=dtype, progress=progress)
 
 
@@ -100,7 +131,9 @@ def _recognise_file(path: Path) -> Recognition:
     header = read_header(path)
     for family in FAMILIES.values():
         if family.matches_file(header):
-            return Recognition(family.name, FILE, str(path), {**family.configs, **_described(path, header)})
+            configs = {**family.configs, **_described(path, header)}
+            configs["scheduler"] = {**configs["scheduler"], **_marked(header)}
+            return Recognition(family.name, FILE, str(path), configs, header.precision)
     foreign = name_file(header)
     raise ModelError(f"{path} is {foreign.title}.", foreign.remedy or _TRAINED)
 
@@ -118,6 +151,20 @@ def _described(path: Path, header: Header) -> dict[str, Any]:
         ) from error
 
 
+def _marked(header: Header) -> dict[str, Any]:
+    """Return what a file's marker entries and metadata say of the noise schedule.
+
+    NoobAI's makers began the custom of empty tensors named v_pred and ztsnr, which ComfyUI and web UIs read.
+    """
+    said = {header.metadata.get(f"modelspec.{key}", "") for key in ("prediction_type", "predict_key")}
+    marks: dict[str, Any] = {}
+    if "v_pred" in header.shapes or said & {"v", VELOCITY}:
+        marks["prediction_type"] = VELOCITY
+    if "ztsnr" in header.shapes:
+        marks["rescale_betas_zero_snr"] = True
+    return marks
+
+
 def _recognise_folder(path: Path) -> Recognition:
     index = path / "model_index.json"
     if not index.is_file():
@@ -126,15 +173,24 @@ def _recognise_folder(path: Path) -> Recognition:
             "Choose the checkpoint file inside it, or the folder that holds unet, vae and text_encoder.",
         )
     pipeline = str(_read_json(index).get("_class_name", ""))
-    configs = {name: _component_config(path / name) for name in ("unet", "vae", "text_encoder", "scheduler")}
+    folders = [folder.name for folder in path.iterdir() if folder.is_dir()]
+    configs = {name: _component_config(path / name) for name in (*_COMPONENTS, *folders)}
     for family in FAMILIES.values():
         if family.matches_folder(pipeline, configs):
             known = {name: config for name, config in configs.items() if config}
-            return Recognition(family.name, FOLDER, str(path), {**family.configs, **known})
+            return Recognition(family.name, FOLDER, str(path), {**family.configs, **known}, _folder_precision(path))
     raise ModelError(f"{path} is {_name_folder(pipeline, configs)}.", _TRAINED)
 
 
+def _folder_precision(path: Path) -> str:
+    """Return the dtype of a folder's UNet, where it lies in safetensors files."""
+    first = next(iter(sorted((path / "unet").glob("*.safetensors"))), None)
+    return read_header(first).precision if first else ""
+
+
 def _name_folder(pipeline: str, configs: ComponentConfigs) -> str:
+    if configs["unet"].get("in_channels") == INPAINTING_CHANNELS:
+        return "an inpainting model"
     if pipeline == "StableDiffusionPipeline" and configs["unet"].get("use_linear_projection"):
         return "a Stable Diffusion 2 model"
     return FOREIGN_PIPELINES.get(pipeline, f"a model for diffusers' {pipeline or 'unnamed pipeline'}")

@@ -46,6 +46,10 @@ class Bundle(Protocol):
         """What the UNet predicts: "epsilon" or "v_prediction"."""
 
     @property
+    def zero_terminal_snr(self) -> bool:
+        """True when the model says that it was trained to begin from pure noise."""
+
+    @property
     def vae_scale(self) -> float:
         """Factor from the VAE's latents to those the UNet sees."""
 
@@ -67,13 +71,13 @@ class Bundle(Protocol):
 
     @property
     def tokenize(self) -> Callable[[str], Tensor]:
-        """A picklable callable, independent of the models: text -> token ids, long [c, 77]."""
+        """A picklable callable, independent of the models: text -> token ids, long [c, 77], or [encoders, c, 77]."""
 
     def targets(self, conv: bool) -> tuple[Target, ...]:
         """List the layers that an adapter attaches to."""
 
     def encode_text(self, token_ids: Tensor) -> dict[str, Tensor]:
-        """Long [b, c, 77] -> what `predict` takes; differentiable."""
+        """Token ids as `tokenize` gives them, stacked to [b, ...] -> what `predict` takes; differentiable."""
 
     def predict(self, noisy: Tensor, timesteps: Tensor, text: Mapping[str, Tensor], sizes: Tensor | None) -> Tensor:
         """[b, 4, h, w], long [b], text, long [b, 6] -> [b, 4, h, w] in the compute dtype."""

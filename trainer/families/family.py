@@ -30,13 +30,40 @@ class Recognition:
     """A model that can be trained: which family, in which form, where, and how its components are built.
 
     `form` is "file" (one file in the original layout), "folder" (diffusers layout) or "hub" (an id such as
-    "user/name"; nothing is looked up, so `configs` are the family's own).
+    "user/name"; nothing is looked up, so `configs` are the family's own). `precision` is the dtype of most weights
+    ("fp16", "bf16", "fp32", ...), where the file's header says it.
     """
 
     family: str
     form: str
     source: str
     configs: ComponentConfigs
+    precision: str = ""
+
+    @property
+    def variant(self) -> str:
+        """What sets the model apart in its family, in words; empty for the usual kind."""
+        scheduler = self.configs.get("scheduler", {})
+        words = []
+        if scheduler.get("prediction_type") == "v_prediction":
+            words.append("v-prediction")
+        if scheduler.get("rescale_betas_zero_snr"):
+            words.append("zero terminal SNR")
+        return ", ".join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class FileNames:
+    """What a LoRA file's metadata call its base model.
+
+    `base_model_version` and `v2` are kohya's entries ss_base_model_version and ss_v2; `architecture` and
+    `implementation` are modelspec's, the first without the "/lora" behind it.
+    """
+
+    base_model_version: str
+    architecture: str
+    implementation: str = "diffusers"
+    v2: bool = False
 
 
 class Family(ABC):
@@ -46,12 +73,18 @@ class Family(ABC):
     """The value of the setting `model_family`."""
     title: ClassVar[str]
     """The name people know it by."""
-    base_model_version: ClassVar[str]
-    """kohya's metadata entry ss_base_model_version."""
-    architecture: ClassVar[str]
-    """The model's part of the metadata entry modelspec.architecture."""
     configs: ClassVar[ComponentConfigs]
     """How the published model's components are built; a checkpoint may describe itself otherwise."""
+
+    @property
+    def trainable(self) -> tuple[str, ...]:
+        """The components that adapters attach to: "unet" and the text encoders."""
+        return tuple(name for name in self.configs if name == "unet" or name.startswith("text_encoder"))
+
+    @property
+    def weighty(self) -> tuple[str, ...]:
+        """The components that have weights."""
+        return tuple(name for name in self.configs if name != "scheduler")
 
     @abstractmethod
     def matches_file(self, header: Header) -> bool:
@@ -60,6 +93,10 @@ class Family(ABC):
     @abstractmethod
     def matches_folder(self, pipeline: str, configs: ComponentConfigs) -> bool:
         """True when a diffusers folder with this pipeline class and these configurations is of this family."""
+
+    @abstractmethod
+    def file_names(self, prediction_type: str) -> FileNames:
+        """Return what LoRA files call a model of this family that predicts "epsilon" or "v_prediction"."""
 
     @abstractmethod
     def targets(self, configs: ComponentConfigs, *, conv: bool) -> tuple[Target, ...]:

@@ -21,6 +21,13 @@ _FIRST_CONV = f"{_UNET}input_blocks.0.0.weight"
 _INPAINTING_CHANNELS = 9
 _EDIT_CHANNELS = 8
 
+_REFINER = (
+    "Train on the base model: the refiner sees only the last steps of a picture, and no program uses LoRAs on it."
+)
+_INPAINTING = (
+    "Its UNet also takes a mask and a picture, which training has not. Train on the model that it was made from."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
@@ -52,11 +59,12 @@ FOREIGN: tuple[Foreign, ...] = (
         "To go on training it, set network_weights to it; pretrained_model_name_or_path takes the model under it.",
     ),
     Foreign("a ControlNet", lambda header: header.has("control_model.", "controlnet_cond_embedding.")),
-    Foreign("an SDXL refiner", lambda header: header.has("conditioner.embedders.0.model.")),
-    Foreign("an SDXL checkpoint", lambda header: header.has("conditioner.embedders.")),
-    Foreign("a Stable Diffusion 2 checkpoint", lambda header: header.has("cond_stage_model.model.")),
-    Foreign("an inpainting model", _input_channels(_INPAINTING_CHANNELS)),
+    Foreign("an SDXL refiner", lambda header: header.has("conditioner.embedders.0.model."), _REFINER),
+    Foreign("an inpainting model", _input_channels(_INPAINTING_CHANNELS), _INPAINTING),
     Foreign("an InstructPix2Pix model", _input_channels(_EDIT_CHANNELS)),
+    Foreign("a model after Karras (EDM), such as Playground 2.5 or CosXL", lambda header: header.has("edm_")),
+    Foreign("an SDXL checkpoint without one of its text encoders", lambda header: header.has("conditioner.embedders.")),
+    Foreign("a Stable Diffusion 2 checkpoint", lambda header: header.has("cond_stage_model.model.")),
     Foreign("a Stable Diffusion 3 model", _named("joint_blocks.")),
     Foreign("a Flux 2 model", _named("single_stream_modulation.")),
     Foreign("a Chroma model", _named("distilled_guidance_layer.")),

@@ -5,17 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-)
-
 from trainer.errors import ModelError
 
-_DESCRIPTIONS = ("*.json", "tokenizer/*.txt")
+_DESCRIPTIONS = ("*.json", "*/*.json", "tokenizer/*.txt")
 _WEIGHT_FILES = (
     "{stem}.safetensors",
     "{stem}-*-of-*.safetensors",
@@ -39,6 +31,27 @@ def weight_files(folder: Path) -> list[Path]:
             if found := sorted(folder.glob(pattern.format(stem=stem))):
                 return found
     raise ModelError(f"The folder {folder} holds no weights.", "Copy or download the model again.")
+
+
+def cached_descriptions(hub_id: str) -> Path | None:
+    """Return the folder with a model's descriptions where they are in the cache; the network is not asked."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        folder = Path(snapshot_download(hub_id, allow_patterns=list(_DESCRIPTIONS), local_files_only=True))
+    except (OSError, HFValidationError):
+        return None
+    return folder if (folder / "model_index.json").is_file() else None
+
+
+def descriptions(hub_id: str) -> Path:
+    """Fetch a model's descriptions, some kilobytes, and return their folder.
+
+    Raises:
+        ModelError: as `download`.
+    """
+    return cached_descriptions(hub_id) or _snapshot(hub_id, list(_DESCRIPTIONS))
 
 
 def download(hub_id: str, components: Iterable[str]) -> Path:
@@ -65,6 +78,15 @@ def _has_weights(folder: Path) -> bool:
 
 
 def _snapshot(hub_id: str, patterns: list[str]) -> Path:
+    # huggingface_hub takes a good part of a second to import, and most people have files.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    )
+
     try:
         return Path(snapshot_download(hub_id, allow_patterns=patterns))
     except LocalEntryNotFoundError as error:

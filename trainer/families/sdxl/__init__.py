@@ -1,0 +1,38 @@
+"""Stable Diffusion XL: the family's entry in `trainer.families.FAMILIES`. No torch until `load`."""
+
+from __future__ import annotations
+
+from trainer.families.family import ComponentConfigs, FileNames
+from trainer.families.headers import Header
+from trainer.families.sdxl.facts import FACTS
+from trainer.families.stable.facts import LATENT_CHANNELS
+from trainer.families.stable.family import StableFamily, input_channels
+
+
+class StableDiffusionXL(StableFamily):
+    """SDXL 1.0 and what was fine-tuned from it (Pony, Illustrious, NoobAI): two text encoders, picture sizes given."""
+
+    name = FACTS.name
+    title = "Stable Diffusion XL"
+    facts = FACTS
+    configs = FACTS.configs
+
+    def matches_file(self, header: Header) -> bool:
+        encoders = all(header.has(encoder.original) for encoder in FACTS.text_encoders)
+        # Playground 2.5 and CosXL have the same structure and another noise schedule.
+        return encoders and input_channels(header) == LATENT_CHANNELS and not header.has("edm_")
+
+    def matches_folder(self, pipeline: str, configs: ComponentConfigs) -> bool:
+        # The refiner has the second text encoder only.
+        return (
+            pipeline == "StableDiffusionXLPipeline"
+            and bool(configs["text_encoder"])
+            and configs["unet"].get("in_channels") == LATENT_CHANNELS
+        )
+
+    def file_names(self, prediction_type: str) -> FileNames:
+        return FileNames(
+            base_model_version="sdxl_base_v1-0",
+            architecture="stable-diffusion-xl-v1-base",
+            implementation="https://github.com/Stability-AI/generative-models",
+        )
