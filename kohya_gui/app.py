@@ -107,9 +107,9 @@ def make_session(allowed: Sequence[Path], own: Path) -> Session:
 def serve(page: Page, given: argparse.Namespace, password: str, *, open_to_others: bool) -> None:
     """Start the server; returns when it answers."""
     hosts = frozenset() if open_to_others else LOCAL_HOSTS
-    pictures = page.session.pictures
+    pictures, started = page.session.pictures, threading.Event()
     options: dict[str, Any] = {
-        "middleware": [Middleware(Guard, hosts=hosts, password=password)],
+        "middleware": [Middleware(Guard, hosts=hosts, password=password, started=started)],
         "routes": [
             Route("/pictures/{kind}/{name}", pictures.answer),
             Route("/guide/images/{name}", guide.answer_picture),
@@ -136,6 +136,7 @@ def serve(page: Page, given: argparse.Namespace, password: str, *, open_to_other
         head=look.HEAD,
         app_kwargs=options,
     )
+    started.set()
     say(f"The page is at {public or address}  (Ctrl+C ends the program)")
 
 

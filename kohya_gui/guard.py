@@ -9,6 +9,7 @@ import asyncio
 import base64
 import binascii
 import hmac
+import threading
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -21,17 +22,21 @@ LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 CLOSED = ("file=", "file/", "upload", "upload_progress", "proxy=", "component_server", "stream", "deep_link", "vibe-")
 CLOSED_PAGES = ("/monitoring", "/custom_component", "/gradio_api/custom_component", "/gradio_api/process_recording")
 
+START_CHECK = "/gradio_api/startup-events"
 READING = ("GET", "HEAD", "OPTIONS")
 WRONG_PASSWORD_SECONDS = 0.5
 
 
 class Guard:
-    """ASGI middleware. `hosts` empty lets any Host in, which only a server with a password may do."""
+    """ASGI middleware. `hosts` empty lets any Host in, which only a server with a password may do.
 
-    def __init__(self, app: ASGIApp, *, hosts: frozenset[str], password: str = "") -> None:
+    Until `started` is set, Gradio's own request to find out whether its server is up passes without the password.
+    """
+
+    def __init__(self, app: ASGIApp, *, hosts: frozenset[str], password: str, started: threading.Event) -> None:
         if not hosts and not password:
             raise ValueError("a server that answers to any Host needs a password")
-        self.app, self.hosts, self.password = app, hosts, password
+        self.app, self.hosts, self.password, self.started = app, hosts, password, started
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
@@ -51,7 +56,8 @@ class Guard:
         host = headers.get("host", "")
         if self.hosts and _name_of(host) not in self.hosts:
             return PlainTextResponse("This address is not one of the program's own.", 421)
-        if self.password and not _is_start_check(scope) and not self._knows(headers.get("authorization", "")):
+        starting = not self.started.is_set() and scope.get("path") == START_CHECK
+        if self.password and not starting and not self._knows(headers.get("authorization", "")):
             asked = {"WWW-Authenticate": 'Basic realm="LoRA trainer", charset="UTF-8"'}
             return PlainTextResponse("A password is needed.", 401, headers=asked)
         if is_closed(str(scope.get("path", ""))):
@@ -87,9 +93,3 @@ def _name_of(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0].lower()
-
-
-def _is_start_check(scope: Scope) -> bool:
-    """True for the request by which Gradio finds, while starting, that its server is up; it tells and does nothing."""
-    client = scope.get("client") or ("",)
-    return scope.get("path") == "/gradio_api/startup-events" and client[0] in LOCAL_HOSTS

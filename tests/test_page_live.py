@@ -190,6 +190,16 @@ def test_a_saved_preset_is_there_after_a_restart(app: App, tab: Page, browser: B
         assert again.stop() == 0
 
 
+def test_the_page_asks_nobody_else(app: App, page: Page) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    opened(page, app)
+    page.get_by_role("tab", name="Advanced").click()
+    expect(page.locator("#advanced-fields [data-field]").first).to_be_attached()
+    assert asked
+    assert [url for url in asked if not url.startswith((app.url, "data:", "blob:"))] == []
+
+
 # --- the run --------------------------------------------------------------------------------------------------------
 
 
@@ -227,6 +237,19 @@ def test_nothing_typed_then_start_watch_reload_second_tab_stop(app: App, tab: Pa
     assert (app.folder / "outputs" / "demo.run" / "config.toml").is_file()
     other.get_by_role("tab", name="Runs").click()
     expect(other.locator("[data-run=demo] .badge")).to_have_text("stopped")
+
+
+def test_a_stopped_run_is_listed_and_goes_on_where_it_stopped(app: App, tab: Page) -> None:
+    stopped_at = step_shown(tab)
+    assert stopped_at > 0
+    tab.get_by_role("tab", name="Runs").click()
+    tab.locator("[data-run=demo] button", has_text="Resume").click()
+    finish(tab, "Training")
+    expect(tab.locator("#log")).to_contain_text(f"Resumed after step {stopped_at}:", timeout=PATIENCE)
+    expect(tab.locator("[data-number=step]")).not_to_have_text(re.compile(rf"^{stopped_at} /"))
+    tab.click("#abort")
+    finish(tab, "Stopped")
+    expect(tab.locator("#ending")).to_contain_text("without a file")
 
 
 def small_run(folder: Path, name: str, **changes: object) -> Path:

@@ -1,0 +1,258 @@
+"""What stands beside the form and in the training tab, from snapshots of whole runs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from kohya_gui import run_panel
+from kohya_gui.charts import Line, chart
+from kohya_gui.draft import Draft
+from kohya_gui.folders import Folders
+from kohya_gui.page import Page
+from kohya_gui.pictures import Pictures
+from kohya_gui.plan_panel import plan_panel
+from kohya_gui.presets import PROJECT, Preset, Presets
+from kohya_gui.session import Session
+from trainer import events
+from trainer.config import load_config, save_config
+from trainer.run_folder import RunFolder
+from trainer.snapshot import RunSnapshot, fold
+
+DEMO = Preset(PROJECT / "presets" / "demo.toml", own=False)
+
+
+@pytest.fixture
+def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
+    monkeypatch.chdir(tmp_path)
+    return Session(Folders([PROJECT, tmp_path]), Presets(PROJECT / "presets", tmp_path / "own"), tmp_path / "form.json")
+
+
+def run_of(steps: int, total: int | None = None) -> RunSnapshot:
+    """The snapshot of a run after so many steps."""
+    total = total or steps
+    snapshot = fold(
+        RunSnapshot(),
+        events.Started(
+            folder="/o/x.run", step=0, total_steps=total, total_epochs=1, steps_per_epoch=total, resumed=False
+        ),
+    )
+    for step in range(1, steps + 1):
+        done = events.StepDone(
+            step=step,
+            epoch=1,
+            loss=1 / step,
+            average_loss=0.1,
+            lr={"unet": 1e-4},
+            seconds=0.25,
+            step_size=1e-5,
+            memory=5,
+        )
+        snapshot = fold(snapshot, done)
+    return snapshot
+
+
+# --- the run --------------------------------------------------------------------------------------------------------
+
+
+def test_a_refresh_stays_light_after_100_000_steps(session: Session) -> None:
+    snapshot = run_of(100_000)
+    began = time.process_time()
+    parts = (
+        run_panel.bar(snapshot, busy=True),
+        run_panel.message(snapshot),
+        run_panel.curves(snapshot),
+        run_panel.rates(snapshot),
+        run_panel.samples(snapshot, session.pictures),
+        run_panel.files(snapshot),
+    )
+    assert time.process_time() - began < 0.1
+    assert sum(map(len, parts)) < 100_000
+    assert parts[2].count(",") <= 2 * 510
+
+
+def test_a_refresh_without_news_sends_nothing(session: Session) -> None:
+    page = Page(session)
+    seen = page.on_open()[page.seen]
+    assert page.on_tick(seen) == {page.seen: seen}
+
+
+def test_the_bar_tells_step_epoch_speed_time_and_memory() -> None:
+    bar = run_panel.bar(run_of(100, total=400), busy=True)
+    for words in ("100 / 400", "1 / 1", "4.00 it/s", "1 min 15 s", "Training"):
+        assert words in bar
+    assert 'aria-valuenow="25"' in bar
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.0, "–"), (0.2, "5.00 it/s"), (3.5, "3.50 s/it")])
+def test_speed_as_kohyas_console_has_it(seconds: float, text: str) -> None:
+    assert run_panel.speed(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("status", "usable"),
+    [
+        ("training", {"pause", "stop", "abort", "save", "sample"}),
+        ("preparing", {"pause", "stop", "abort"}),
+        ("paused", {"pause", "stop", "abort"}),
+    ],
+)
+def test_buttons_that_would_do_nothing_are_off(status: str, usable: set[str]) -> None:
+    controls = run_panel.controls(RunSnapshot(status=status), busy=True)
+    assert {name for name, on in controls.items() if on} == usable
+
+
+def test_without_a_run_only_start_can_be_pressed() -> None:
+    controls = run_panel.controls(RunSnapshot(status="finished"), busy=False)
+    assert [name for name, on in controls.items() if on] == ["start"]
+
+
+def test_a_failure_shows_its_remedy_and_offers_to_resume() -> None:
+    failed = events.Failed(kind="RunError", message="Out of <memory>.", remedy="Lower the batch size.", step=7)
+    words = run_panel.message(fold(run_of(7), failed))
+    assert "Out of &lt;memory&gt;." in words
+    assert "Lower the batch size." in words
+    assert 'data-act="resume"' in words
+
+
+@pytest.mark.parametrize(("path", "words"), [("/o/x.safetensors", "Done: x.safetensors"), ("", "without a file")])
+def test_a_finished_run_says_what_to_do_next(path: str, words: str) -> None:
+    finished = events.Finished(step=7, epoch=1, path=path, stopped=not path, seconds=3)
+    assert words in run_panel.message(fold(run_of(7), finished))
+
+
+def test_samples_stand_by_prompt_and_step(session: Session, tmp_path: Path) -> None:
+    snapshot = run_of(3)
+    for step in (0, 2):
+        for index, prompt in enumerate(("a cat --w 64", "a {dog}")):
+            path = tmp_path / f"{step}-{index}.png"
+            snapshot = fold(
+                snapshot, events.SampleReady(path=str(path), step=step, epoch=0, index=index, prompt=prompt)
+            )
+    shown = run_panel.samples(snapshot, session.pictures)
+    assert shown.count('class="sample-row"') == 2
+    assert shown.count("<img") == 4
+    assert shown.index("a cat") < shown.index("a &#123;dog&#125;")
+    assert str(tmp_path) not in shown
+
+
+def test_every_event_that_matters_has_its_line() -> None:
+    quiet = {"Stage", "StepDone"}
+    examples = {
+        "Started": events.Started(folder="f", step=0, total_steps=1, total_epochs=1, steps_per_epoch=1, resumed=True),
+        "EpochDone": events.EpochDone(epoch=1, step=1, loss=0.1),
+        "Saved": events.Saved(kind="lora", path="x", step=1, epoch=1, bytes=3),
+        "SampleReady": events.SampleReady(path="x", step=1, epoch=1, index=0, prompt="p"),
+        "Validated": events.Validated(step=1, epoch=1, loss=0.1),
+        "Warned": events.Warned(message="m"),
+        "Paused": events.Paused(step=1),
+        "Resumed": events.Resumed(step=1),
+        "Finished": events.Finished(step=1, epoch=1, path="x", stopped=False, seconds=1),
+        "Failed": events.Failed(kind="k", message="m", remedy="", step=1),
+    }
+    assert set(examples) | quiet == set(events.KINDS)
+    assert all(run_panel.line(event) for event in examples.values())
+
+
+@pytest.mark.parametrize("values", [[1.0], [0.5, 0.5], [1.0, float(10**9), 0.1], []])
+def test_a_chart_draws_any_values_inside_its_frame(values: list[float]) -> None:
+    drawn = chart("Loss", [Line(range(1, len(values) + 1), values, "raw")], last=10)
+    points = drawn.partition('points="')[2].partition('"')[0].split()
+    assert all(0 <= float(x) <= 602 and 0 <= float(y) <= 160 for x, y in (point.split(",") for point in points))
+    assert bool(points) == bool(values)
+
+
+# --- the plan -------------------------------------------------------------------------------------------------------
+
+
+def test_the_plan_shows_the_sum_the_exact_steps_and_the_strength(session: Session) -> None:
+    checked = session.draft.check()
+    survey = session.survey(checked)
+    assert survey is not None and survey.plan is not None
+    words = plan_panel(checked, survey)
+    assert f'id="total-steps">{survey.plan.total_steps}<' in words
+    assert "images × repeats" in words
+    assert "alpha ÷ rank = 8 ÷ 8" in words
+
+
+def test_a_missing_model_leaves_the_steps_in_sight(session: Session) -> None:
+    session.draft.edit("pretrained_model_name_or_path", "gone.safetensors")
+    checked = session.draft.check()
+    survey = session.survey(checked)
+    assert survey is not None and survey.plan is not None
+    assert [problem.key for problem in survey.problems] == ["pretrained_model_name_or_path"]
+    assert "1 setting needs attention" in plan_panel(checked, survey)
+
+
+def test_both_a_missing_model_and_missing_pictures_are_told(session: Session) -> None:
+    session.draft.edit("pretrained_model_name_or_path", "")
+    session.draft.edit("train_data_dir", "")
+    survey = session.survey(session.draft.check())
+    assert survey is not None
+    assert {problem.key for problem in survey.problems} >= {"pretrained_model_name_or_path", "train_data_dir"}
+
+
+def test_a_scan_is_not_repeated_until_the_folder_changes(session: Session, tmp_path: Path) -> None:
+    folder = tmp_path / "p" / "2_a cat"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (64, 64)).save(folder / "1.png")
+    session.draft.edit("train_data_dir", str(tmp_path / "p"))
+    first, second = (session.survey(session.draft.check()) for _ in range(2))
+    assert first is not None and second is not None
+    assert first.report is second.report
+    Image.new("RGB", (64, 64)).save(folder / "2.png")
+    third = session.survey(session.draft.check())
+    assert third is not None and third.report is not None
+    assert third.report.train_images == 2
+
+
+# --- session, pictures, past runs -----------------------------------------------------------------------------------
+
+
+def test_the_form_is_there_after_a_restart(session: Session, tmp_path: Path) -> None:
+    session.draft.edit("network_dim", "77")
+    session.keep_form()
+    again = Session(session.folders, session.presets, tmp_path / "form.json")
+    assert again.draft.values["network_dim"] == 77
+    assert again.draft.base_name == "demo"
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"values": {}, "base": {}, "name": ""}', "[1]"])
+def test_a_damaged_form_file_gives_the_demo(session: Session, tmp_path: Path, content: str) -> None:
+    (tmp_path / "bad.json").write_text(content)
+    again = Session(session.folders, session.presets, tmp_path / "bad.json")
+    assert again.draft.base_name == "demo"
+
+
+def test_a_past_run_lends_its_settings_and_only_listed_ones_resume(session: Session, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "outputs", "old")
+    folder.make()
+    folder.events.write_text(
+        '{"event": "StepDone", "time": 1, "step": 3, "epoch": 1, "loss": 1, "average_loss": 1, '
+        '"lr": {}, "seconds": 1}\n'
+    )
+    save_config(load_config(overrides={"network_dim": 5, "output_name": "old"}), folder.config)
+    assert [(run.folder.output_name, run.status, run.step) for run in session.past()] == [("old", "interrupted", 3)]
+    assert session.past_named("old").folder.path.resolve() == folder.path
+    with pytest.raises(Exception, match="no run named"):
+        session.past_named("../../etc")
+
+
+def test_pictures_have_names_that_tell_nothing_and_only_pictures_are_served(tmp_path: Path) -> None:
+    pictures = Pictures()
+    path = tmp_path / "one.png"
+    address = pictures.full(path)
+    assert address == pictures.full(path)
+    assert "one" not in address
+    assert pictures.thumbnail(path) != address
+
+
+def test_undoing_everything_keeps_the_base(tmp_path: Path) -> None:
+    draft = Draft(Folders([PROJECT, tmp_path]))
+    draft.lay({**draft.values, **DEMO.values()}, "demo")
+    draft.edit("network_dim", "99")
+    draft.lay(draft.base, draft.base_name)
+    assert draft.values["network_dim"] == 8
