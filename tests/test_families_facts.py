@@ -25,7 +25,7 @@ RANK = 8
 
 # Modules of the text encoders and of the UNet without and with conv_dim, and million parameters at rank 8 with
 # conv_dim 4: what sd-scripts makes.
-COUNTS = {"sd15": (72, 192, 278, 7.56), "sdxl": (72 + 192, 722, 788, 30.40)}
+COUNTS = {"sd15": (72, 192, 278, 7.56), "sd2": (138, 192, 278, 9.69), "sdxl": (72 + 192, 722, 788, 30.40)}
 
 
 def stable(name: str) -> StableFamily:
@@ -104,6 +104,7 @@ def empty_modules(family: StableFamily, configs: Mapping[str, Mapping[str, Any]]
     ("family", "sizes"),
     [
         ("sd15", {"unet": 859_520_964, "text_encoder": 123_060_480}),
+        ("sd2", {"unet": 865_910_724, "text_encoder": 340_387_840}),
         ("sdxl", {"unet": 2_567_463_684, "text_encoder": 123_060_480, "text_encoder_2": 694_659_840}),
     ],
 )

@@ -94,7 +94,7 @@ CLIP = "cond_stage_model.transformer.text_model.final_layer_norm.weight"
         ([*SDXL, "edm_mean"], SD, "a model after Karras"),
         (SDXL, {"model/diffusion_model/input_blocks/0/0/weight": (8, 9, 3, 3)}, "an inpainting model"),
         (["conditioner.embedders.0.model.x"], SD, "an SDXL refiner"),
-        (["cond_stage_model.model.transformer.x"], SD, "a Stable Diffusion 2 checkpoint"),
+        (["cond_stage_model.model.transformer.x", "model.diffusion_model.label_emb.0.x"], SD, "a depth, upscaling or"),
         ([CLIP], {"model/diffusion_model/input_blocks/0/0/weight": (8, 9, 3, 3)}, "an inpainting model"),
         ([CLIP], {"model/diffusion_model/input_blocks/0/0/weight": (8, 8, 3, 3)}, "an InstructPix2Pix model"),
         (["model.diffusion_model.joint_blocks.0.x"], {}, "a Stable Diffusion 3 model"),
@@ -136,7 +136,7 @@ def test_a_lora_is_told_where_it_belongs(tmp_path: Path) -> None:
     [
         ("StableDiffusionXLPipeline", {"in_channels": 9}, "an inpainting model"),
         ("StableDiffusionXLImg2ImgPipeline", {}, "an SDXL refiner"),
-        ("StableDiffusionPipeline", {"use_linear_projection": True}, "a Stable Diffusion 2 model"),
+        ("StableDiffusionPipeline", {"use_linear_projection": True, "in_channels": 9}, "an inpainting model"),
         ("StableDiffusionInpaintPipeline", {"in_channels": 9}, "an inpainting model"),
         ("KandinskyPipeline", {}, "KandinskyPipeline"),
     ],

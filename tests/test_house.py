@@ -41,6 +41,7 @@ ROWS = {
     "trainer.families.stable.bundle": 4,
     "trainer.families.stable.checkpoint": 4,
     "trainer.families.sd15.bundle": 4,
+    "trainer.families.sd2.bundle": 4,
     "trainer.families.sdxl.bundle": 4,
     "trainer.config": 3,
     "trainer.plan": 3,

@@ -69,7 +69,7 @@ class Tiny:
 
     def write_file(self, path: Path, *, seed: int = 0, extra: Mapping[str, Tensor] | None = None) -> Path:
         """Write the original layout with the components' configurations in the header, and return the path."""
-        tensors, metadata = self.original(seed), {"format": "pt", "component_configs": json.dumps(self.configs())}
+        tensors, metadata = self.original(seed), {"format": "pt", "component_configs": self.description()}
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: value.contiguous() for name, value in (tensors | dict(extra or {})).items()}, path, metadata)
         return path
@@ -77,12 +77,21 @@ class Tiny:
     def write_ckpt(self, path: Path, *, seed: int = 0) -> Path:
         """Write a pickle of {"state_dict": ..., "component_configs": JSON} and return the path."""
         tensors = {name: value.clone() for name, value in self.original(seed).items()}
-        torch.save({"state_dict": tensors, "component_configs": json.dumps(self.configs())}, path)
+        torch.save({"state_dict": tensors, "component_configs": self.description()}, path)
         return path
 
     def configs(self) -> dict[str, Any]:
         """Return every component's configuration as diffusers and transformers take it."""
         return {"unet": self.unet, "vae": self.vae, "scheduler": self.scheduler, **self.text_encoders}
+
+    def description(self) -> str:
+        """Return the configurations as a file describes itself, with every default written out."""
+        made = self.modules()
+        full = {
+            name: {key: value for key, value in made[name].config.items() if not key.startswith("_")}
+            for name in ("unet", "vae")
+        }
+        return json.dumps({**self.configs(), **full})
 
     def original(self, seed: int = 0) -> dict[str, Tensor]:
         """Return every weight under its name in the original layout."""
@@ -129,6 +138,15 @@ def open_clip(state: Mapping[str, Tensor], layers: int, extra_layers: int = 0) -
     return {name: value.clone() for name, value in made.items()}
 
 
+WIDER = {
+    **TEXT_ENCODER,
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "projection_dim": 48,
+    "num_hidden_layers": 4,
+    "hidden_act": "gelu",
+}
+
 TINY = {
     "sd15": Tiny(
         pipeline="StableDiffusionPipeline",
@@ -136,6 +154,20 @@ TINY = {
         vae=VAE,
         text_encoders={"text_encoder": TEXT_ENCODER},
         prefixes={"text_encoder": "cond_stage_model.transformer."},
+    ),
+    "sd2": Tiny(
+        pipeline="StableDiffusionPipeline",
+        unet={
+            **UNET,
+            "attention_head_dim": (2, 4, 4, 4),
+            "use_linear_projection": True,
+            "cross_attention_dim": 48,
+        },
+        vae=VAE,
+        text_encoders={"text_encoder": WIDER},
+        prefixes={"text_encoder": "cond_stage_model.model."},
+        open_clip=("text_encoder",),
+        extra_layers=1,
     ),
     "sdxl": Tiny(
         pipeline="StableDiffusionXLPipeline",
@@ -158,14 +190,7 @@ TINY = {
         text_encoders={
             "text_encoder": TEXT_ENCODER,
             # Another width than the first: diffusers tells the two apart by it.
-            "text_encoder_2": {
-                **TEXT_ENCODER,
-                "hidden_size": 48,
-                "intermediate_size": 96,
-                "projection_dim": 48,
-                "num_hidden_layers": 4,
-                "hidden_act": "gelu",
-            },
+            "text_encoder_2": WIDER,
         },
         prefixes={
             "text_encoder": "conditioner.embedders.0.transformer.",

@@ -6,6 +6,7 @@ A new family is one folder with a subclass of `Family`, and one line in `FAMILIE
 from __future__ import annotations
 
 import json
+import os.path
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,8 +17,9 @@ from trainer.control import Progress
 from trainer.errors import ConfigError, ModelError, Problem
 from trainer.families.family import FILE, FOLDER, HUB, ComponentConfigs, Family, Recognition
 from trainer.families.foreign import FOREIGN_PIPELINES, name_file
-from trainer.families.headers import CONFIGS_ENTRY, Header, read_header
+from trainer.families.headers import Header, described, read_header
 from trainer.families.hub import cached_descriptions, descriptions, download
+from trainer.families.sd2 import StableDiffusion2
 from trainer.families.sd15 import StableDiffusion15
 from trainer.families.sdxl import StableDiffusionXL
 from trainer.families.stable.facts import INPAINTING_CHANNELS, VELOCITY
@@ -34,6 +36,7 @@ FAMILIES: Mapping[str, Family] = {
     family.name: family
     for family in (
         StableDiffusion15(),
+        StableDiffusion2(),
         StableDiffusionXL(),
     )
 }  # fmt: skip
@@ -59,9 +62,9 @@ def recognise(source: str | Path) -> Recognition:
     text, path = str(source), Path(source)
     if not text:
         raise ModelError("No model is chosen.", "Set pretrained_model_name_or_path to a checkpoint.")
-    if path.is_dir():
+    if os.path.isdir(path):
         return _recognise_folder(path)
-    if not path.exists() and _HUB_ID.fullmatch(text) and not text.endswith(_FILE_SUFFIXES):
+    if not os.path.exists(path) and _HUB_ID.fullmatch(text) and not text.endswith(_FILE_SUFFIXES):
         cached = cached_descriptions(text)
         if cached is not None:
             return replace(_recognise_folder(cached), form=HUB, source=text)
@@ -131,24 +134,11 @@ def _recognise_file(path: Path) -> Recognition:
     header = read_header(path)
     for family in FAMILIES.values():
         if family.matches_file(header):
-            configs = {**family.configs, **_described(path, header)}
+            configs = {**family.configs, **described(path, header)}
             configs["scheduler"] = {**configs["scheduler"], **_marked(header)}
             return Recognition(family.name, FILE, str(path), configs, header.precision)
     foreign = name_file(header)
     raise ModelError(f"{path} is {foreign.title}.", foreign.remedy or _TRAINED)
-
-
-def _described(path: Path, header: Header) -> dict[str, Any]:
-    """Return the configurations that a file carries in its own header."""
-    text = header.metadata.get(CONFIGS_ENTRY)
-    if text is None:
-        return {}
-    try:
-        return dict(json.loads(text))
-    except (ValueError, TypeError) as error:
-        raise ModelError(
-            f"The metadata entry {CONFIGS_ENTRY} of {path} is no table of configurations.", "Make the file again."
-        ) from error
 
 
 def _marked(header: Header) -> dict[str, Any]:
@@ -191,8 +181,6 @@ def _folder_precision(path: Path) -> str:
 def _name_folder(pipeline: str, configs: ComponentConfigs) -> str:
     if configs["unet"].get("in_channels") == INPAINTING_CHANNELS:
         return "an inpainting model"
-    if pipeline == "StableDiffusionPipeline" and configs["unet"].get("use_linear_projection"):
-        return "a Stable Diffusion 2 model"
     return FOREIGN_PIPELINES.get(pipeline, f"a model for diffusers' {pipeline or 'unnamed pipeline'}")
 
 
@@ -206,6 +194,9 @@ def _component_config(folder: Path) -> Mapping[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise TypeError("it is no table")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read as JSON ({error}).", "Copy or download the model again.") from error
+    return found

@@ -18,6 +18,7 @@ LORA_SUFFIXES = (
 
 _UNET = "model.diffusion_model."
 _FIRST_CONV = f"{_UNET}input_blocks.0.0.weight"
+_OPEN_CLIP = "cond_stage_model.model."
 _INPAINTING_CHANNELS = 9
 _EDIT_CHANNELS = 8
 
@@ -64,7 +65,7 @@ FOREIGN: tuple[Foreign, ...] = (
     Foreign("an InstructPix2Pix model", _input_channels(_EDIT_CHANNELS)),
     Foreign("a model after Karras (EDM), such as Playground 2.5 or CosXL", lambda header: header.has("edm_")),
     Foreign("an SDXL checkpoint without one of its text encoders", lambda header: header.has("conditioner.embedders.")),
-    Foreign("a Stable Diffusion 2 checkpoint", lambda header: header.has("cond_stage_model.model.")),
+    Foreign("a depth, upscaling or unCLIP model of Stable Diffusion 2", lambda header: header.has(_OPEN_CLIP)),
     Foreign("a Stable Diffusion 3 model", _named("joint_blocks.")),
     Foreign("a Flux 2 model", _named("single_stream_modulation.")),
     Foreign("a Chroma model", _named("distilled_guidance_layer.")),

@@ -12,14 +12,16 @@ Neither needs torch, and both take milliseconds.
 from __future__ import annotations
 
 import io
+import json
 import math
+import os.path
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from trainer.errors import ModelError
 from trainer.families.pickles import UNPICKLING_ERRORS, InertUnpickler, Tensor
@@ -75,7 +77,7 @@ def read_header(path: Path) -> Header:
     Raises:
         ModelError: the file is missing, empty, cut short, damaged, or neither of the two.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelError(f"There is no model file at {path}.", "Check the path; it is relative to the working folder.")
     try:
         with path.open("rb") as file:
@@ -154,3 +156,20 @@ def _precision(tensors: Iterable[tuple[str, tuple[int, ...]]]) -> str:
         return ""
     dtype = counts.most_common(1)[0][0]
     return _PRECISIONS.get(dtype, dtype.lower())
+
+
+def described(path: Path, header: Header) -> dict[str, dict[str, Any]]:
+    """Return the configurations of components that a file carries in its own header, by component; often none.
+
+    Raises:
+        ModelError: the entry is something else.
+    """
+    try:
+        found = json.loads(header.metadata.get(CONFIGS_ENTRY, "{}"))
+        if not isinstance(found, dict) or not all(isinstance(config, dict) for config in found.values()):
+            raise TypeError("no table of tables")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ModelError(
+            f"The metadata entry {CONFIGS_ENTRY} of {path} is no table of configurations.", "Make the file again."
+        ) from error
+    return found

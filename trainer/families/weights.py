@@ -72,8 +72,9 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     """
     try:
         strangers = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-    except ValueError:
-        strangers = []  # the format before PyTorch 1.6, which has no such listing
+    except (ValueError, RuntimeError):
+        # The format before PyTorch 1.6, which has no such listing, or a damaged file, of which torch.load will tell.
+        strangers = []
     # torch takes pairs of stand-in and name; its annotation knows classes only.
     replaced: list[Any] = [(Inert, name) for name in strangers]
     try:

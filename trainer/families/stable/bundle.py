@@ -32,6 +32,10 @@ _FLOAT32_NOTICE = (
     "The VAE gave numbers that are not finite in half precision and goes on in float32. "
     "no_half_vae = true avoids the detour."
 )
+_EITHER_NOTICE = (
+    "The file doesn't say whether the model predicts noise or v; it is trained as predicting noise. A 768 model of "
+    "Stable Diffusion 2 predicts v: set v_parameterization = true for it."
+)
 
 
 class StableBundle(ABC):
@@ -331,6 +335,8 @@ def _prediction(checkpoint: Checkpoint, config: TrainingConfig) -> tuple[str, tu
         return VELOCITY, ("The model says of itself that it predicts v, and is trained so (v_parameterization).",)
     if said == EPSILON and asked:
         return VELOCITY, ("The model's own scheduler says epsilon, and v_parameterization makes it predict v.",)
+    if said is None and checkpoint.facts.predicts_either and not asked:
+        return EPSILON, (_EITHER_NOTICE,)
     return VELOCITY if asked else EPSILON, ()
 
 

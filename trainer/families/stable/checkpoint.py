@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from trainer.errors import ModelError
 from trainer.families.family import FILE, ComponentConfigs, Recognition
-from trainer.families.headers import CONFIGS_ENTRY, read_header
+from trainer.families.headers import described, read_header
 from trainer.families.hub import download, weight_files
 from trainer.families.stable import layout
 from trainer.families.stable.facts import UNET_PREFIX, VAE_PREFIX, StableFacts, TextEncoderFacts
@@ -148,8 +148,7 @@ class Checkpoint:
             return self.configs["vae"], self._place("vae", VAE_PREFIX)[1]
         path = Path(self.vae_source)
         if path.is_file() or path.suffix:
-            described = json.loads(read_header(path).metadata.get(CONFIGS_ENTRY, "{}"))
-            return described.get("vae", self.facts.configs["vae"]), [path]
+            return described(path, read_header(path)).get("vae", self.facts.configs["vae"]), [path]
         folder = path if path.is_dir() else download(self.vae_source, [""])
         if (folder / "vae").is_dir():
             folder = folder / "vae"

@@ -50,7 +50,8 @@ class StableFacts:
 
     `vae_scale` is the factor that gives latents about unit variance. `original_names`: a LoRA's UNet keys have the
     original layout's names (as SDXL's), else diffusers'. `exclamation_is_padding`: the tokenizer reads "!" as its
-    padding token, as that of Stable Diffusion 2 does.
+    padding token, as that of Stable Diffusion 2 does. `predicts_either`: some of its models predict noise and some v,
+    and their files don't say which.
     """
 
     name: str
@@ -59,6 +60,7 @@ class StableFacts:
     configs: Mapping[str, Mapping[str, Any]]
     original_names: bool = False
     exclamation_is_padding: bool = False
+    predicts_either: bool = False
 
 
 SCHEDULER_CONFIG: Mapping[str, Any] = {
@@ -66,7 +68,6 @@ SCHEDULER_CONFIG: Mapping[str, Any] = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
-    "prediction_type": EPSILON,
     "clip_sample": False,
     "set_alpha_to_one": False,
     "steps_offset": 1,
