@@ -1,7 +1,7 @@
 """Which block of the UNet a LoRA module belongs to, as kohya's block weights count them. Torch-free.
 
-SD1.x and 2.x have 25 blocks: down 0-11 (0 = conv_in), mid 12, up 13-24. SDXL has 23: 0 and 22 for the
-embeddings and the output, input blocks 1-9, middle 10-12, output 13-21. Numbers as in sd-scripts' `networks/lora.py` get_block_index.
+SD1.x and 2.x have 25 blocks: 0 for conv_in, down 1-11, mid 12, up 13-24. SDXL has 23: 0 and 22 for the embeddings and
+the output, input blocks 1-9, middle 10-12, output 13-21. Numbers as in sd-scripts' `networks/lora.py`.
 """
 
 from __future__ import annotations
