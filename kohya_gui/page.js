@@ -4,6 +4,12 @@ document.addEventListener('click', (event) => {
   if (link) goTo(link.dataset.goto, link.dataset.tab);
 });
 
+// On a phone the training stands below the form; Start leads there.
+document.addEventListener('click', (event) => {
+  if (!event.target.closest('#start') || window.innerWidth > 900) return;
+  setTimeout(() => document.getElementById('watch-tabs').scrollIntoView({behavior: 'smooth'}), 300);
+});
+
 document.addEventListener('keydown', (event) => {
   if (event.key !== 'Escape') return;
   const cancel = document.querySelector('#dialog [data-act=close]');
