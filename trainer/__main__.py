@@ -175,7 +175,8 @@ def complain(error: TrainerError) -> None:
 
 def say(text: str, stream: TextIO | None = None) -> None:
     """Write one line, to the output where no stream is named."""
-    (stream or sys.stdout).write(f"{text}\n")
+    stream = stream or sys.stdout
+    stream.write(f"{sinks.writable(text, stream)}\n")
 
 
 if __name__ == "__main__":

@@ -78,9 +78,9 @@ class RunFolder:
             StateError: nothing can be written there.
         """
         ancestor = self.output_dir
-        while not ancestor.exists() and ancestor != ancestor.parent:
-            ancestor = ancestor.parent
         try:
+            while not ancestor.exists() and ancestor != ancestor.parent:
+                ancestor = ancestor.parent
             with tempfile.TemporaryFile(dir=ancestor):
                 pass
         except OSError as error:

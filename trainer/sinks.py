@@ -141,12 +141,12 @@ class Console:
     def line(self, text: str) -> None:
         """Write one line above the bar, or plainly."""
         if self._bar is not None:
-            self._bar.write(text, file=self._stream)
+            self._bar.write(writable(text, self._stream), file=self._stream)
         else:
             self._write(text)
 
     def _write(self, text: str) -> None:
-        self._stream.write(text + "\n")
+        self._stream.write(writable(text, self._stream) + "\n")
         self._stream.flush()
 
     def _close_bar(self) -> None:
@@ -157,6 +157,12 @@ class Console:
     def close(self) -> None:
         """Leave the terminal tidy."""
         self._close_bar()
+
+
+def writable(text: str, stream: TextIO) -> str:
+    """Return the text with escapes for what a stream cannot show, such as bytes of a file name that are no UTF-8."""
+    encoding = stream.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def fan_out(watchers: Iterable[Emit]) -> Emit:

@@ -20,12 +20,13 @@ STEPS = 30
 SCALE = 7.5
 """sd-scripts' defaults for steps and guidance scale."""
 
-_SIDE, _SMALLEST_SIDE = 8, 64
+_SIDE, _SMALLEST_SIDE, _LARGEST_SIDE = 8, 64, 4096
 _MOST_STEPS = 1000
+_HIGHEST_SCALE = 1000.0
 _SEEDS = 2**32
 """Seeds that other programs accept too."""
 
-_INTEGER, _NUMBER, _TEXT = r"\d+", r"\d+(?:\.\d*)?|\.\d+", r".+"
+_INTEGER, _NUMBER, _TEXT = r"[0-9]{1,18}", r"[0-9]{1,18}(?:\.[0-9]{0,18})?|\.[0-9]{1,18}", r".+"
 _PARSERS = {_INTEGER: int, _NUMBER: float, _TEXT: str}
 
 _OPTIONS = {
@@ -145,7 +146,8 @@ def settle(prompt: SamplePrompt, config: TrainingConfig, index: int) -> SampleRe
     """Decide what a prompt leaves open.
 
     The size is the training's, the sampler the settings', the seed a function of the training's seed and the prompt's
-    place, so that the pictures of one prompt can be compared over a run. Sides are lowered to a multiple of 8.
+    place, so that the pictures of one prompt can be compared over a run. Sides are lowered to a multiple of 8,
+    and values out of all proportion to the nearest that can be drawn.
     """
     width, height = resolution_size(config)
     seed = prompt.seed if prompt.seed is not None else stream(config.training.seed, 0, index, "sample") % _SEEDS
@@ -155,7 +157,7 @@ def settle(prompt: SamplePrompt, config: TrainingConfig, index: int) -> SampleRe
         width=_side(prompt.width or width),
         height=_side(prompt.height or height),
         steps=min(max(STEPS if prompt.sample_steps is None else prompt.sample_steps, 1), _MOST_STEPS),
-        scale=SCALE if prompt.scale is None else prompt.scale,
+        scale=SCALE if prompt.scale is None else min(prompt.scale, _HIGHEST_SCALE),
         sampler=prompt.sample_sampler or config.sampling.sample_sampler,
         seed=seed,
         index=index,
@@ -178,10 +180,10 @@ def _is_path(text: str) -> bool:
 def _lines_of(path: str) -> list[str]:
     try:
         return Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         problem = Problem("sample_prompts", f"the file {path} cannot be read as UTF-8 text; check the path.", path)
         raise ConfigError([problem]) from error
 
 
 def _side(pixels: int) -> int:
-    return max(pixels // _SIDE * _SIDE, _SMALLEST_SIDE)
+    return min(max(pixels // _SIDE * _SIDE, _SMALLEST_SIDE), _LARGEST_SIDE)

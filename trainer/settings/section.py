@@ -22,6 +22,9 @@ ANY = "*"
 
 PATHS = ("file", "folder")
 
+LONGEST_PATH = 4000
+"""Bytes of a path; no system opens longer ones."""
+
 
 @dataclass(frozen=True, slots=True)
 class Show:
@@ -124,4 +127,6 @@ def clean_path(text: str) -> str:
             "the path holds a control character. In TOML a backslash inside double quotes is an escape: "
             "write the path in single quotes, or with forward slashes"
         )
+    if len(os.fsencode(text)) > LONGEST_PATH:
+        raise ValueError(f"a path must not be longer than {LONGEST_PATH} bytes")
     return os.path.expanduser(text) if text.startswith("~") else text

@@ -14,26 +14,35 @@ from trainer.errors import ConfigError, Problem
 from trainer.settings.walk import Setting
 
 _WIDTH = 116
+_LARGEST_FILE = 1_000_000
+_DEEPEST_KEY = 500
+"""Dots in a key; the time that tomllib takes grows with their square."""
 _ESCAPES = {"\\": "\\\\", "\b": "\\b", "\f": "\\f", "\t": "\\t", "\r": "\\r"}
 
 
 def read(path: Path) -> dict[str, object]:
     """Return the document of a TOML file. Raises ConfigError naming the file, line and column."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        with open(path, "rb") as file:
+            content = file.read(_LARGEST_FILE + 1)
+        text = content.decode("utf-8-sig")
     except FileNotFoundError:
         raise _unreadable(path, "there is no such file; check the path and the working folder.") from None
     except IsADirectoryError:
         raise _unreadable(path, "this is a folder; give the path of a .toml file.") from None
     except UnicodeDecodeError as error:
         raise _unreadable(path, f"byte {error.start} is not UTF-8; save the file as UTF-8.") from None
-    except OSError as error:
-        raise _unreadable(path, f"it cannot be read: {error.strerror or error}.") from None
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, f"it cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+    if len(content) > _LARGEST_FILE:
+        raise _unreadable(path, f"it is larger than {_LARGEST_FILE:,} bytes, which settings never are.")
     return parse(text, str(path))
 
 
 def parse(text: str, name: str) -> dict[str, object]:
     """Return the document of TOML text; `name` is what messages call it. Raises ConfigError."""
+    if any(line.partition("=")[0].count(".") > _DEEPEST_KEY for line in text.splitlines()):
+        raise ConfigError([Problem(name, "a key has too many dots to be read.")])
     try:
         return tomllib.loads(text)
     except RecursionError:
