@@ -56,8 +56,7 @@ ADVICE = (
     ("Permission denied", "This folder cannot be written to. Move the program to a folder of your own."),
 )
 
-TEST_OPTIONS = ("--numprocesses", str(min(4, os.cpu_count() or 1)), "--dist", "worksteal")
-"""Every test computes on one thread, so the tests run side by side."""
+TEST_OPTIONS = ("--numprocesses", str(min(4, os.cpu_count() or 1)), "--dist", "worksteal")  # each on one thread
 
 
 class SetUpError(Exception):
@@ -75,9 +74,6 @@ def main(arguments: Sequence[str]) -> int:
         print((__doc__ or "").strip())
         return 0
     module, rest, extras = door(arguments)
-    if module == "kohya_gui.app" and not (PROJECT / "kohya_gui" / "app.py").is_file():
-        say("The page is not part of this version yet. To train without it: python launch.py train RUN.toml")
-        return 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl+C: no pip goes on behind the person's back
     try:
         if install and not is_ready(extras):

@@ -269,13 +269,7 @@ def test_without_install_nothing_is_made(checkout: Checkout, tmp_path: Path) -> 
     assert not (bare.folder / ".venv").exists()
 
 
-def test_page_that_is_not_there_yet_is_said_so(checkout: Checkout) -> None:
-    code, _, said = checkout.run()
-    assert code == 0
-    assert "python launch.py train" in said
-
-
-def test_page_is_opened_with_its_options_once_it_is_there(checkout: Checkout) -> None:
+def test_page_is_opened_with_its_options(checkout: Checkout) -> None:
     page = checkout.folder / "kohya_gui" / "app.py"
     page.parent.mkdir()
     page.write_text(ENGINE)

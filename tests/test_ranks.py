@@ -22,9 +22,8 @@ from trainer.config import save_config
 def test_two_ranks_equal_one_with_twice_the_accumulation(tmp_path: Path) -> None:
     model, dataset = tiny_sd15(tmp_path), write_dataset(tmp_path)
     settings = {"max_train_steps": 7, "train_batch_size": 2, "save_every_n_steps": 4, "flip_aug": True}
-    train(
-        tiny_config(model, dataset, tmp_path / "one", gradient_accumulation_steps=2, **settings), emit=lambda event: None
-    )
+    alone = tiny_config(model, dataset, tmp_path / "one", gradient_accumulation_steps=2, **settings)
+    train(alone, emit=lambda event: None)
     run = tmp_path / "RUN.toml"
     save_config(tiny_config(model, dataset, tmp_path / "two", **settings), run)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "trainer"]
