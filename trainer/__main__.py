@@ -20,11 +20,11 @@ import toml
 
 from trainer import sinks
 from trainer.adapters import keys, make_spec
-from trainer.adapters.lora.header import read_header
 from trainer.commands import Command, Inbox
 from trainer.config import TrainingConfig, load_layers, parse_set, rates, to_kohya
 from trainer.errors import ConfigError, TrainerError
 from trainer.families import FAMILIES
+from trainer.inspection import inspect
 from trainer.outline import Outline, outline
 from trainer.run import Start, train
 from trainer.snapshot import Board
@@ -72,8 +72,8 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument("--family", choices=tuple(FAMILIES), default=next(iter(FAMILIES)))
     listing.set_defaults(command=keys_command)
 
-    inspection = commands.add_parser("inspect", help="print what a LoRA file says of itself")
-    inspection.add_argument("file", type=Path, metavar="LORA.safetensors")
+    inspection = commands.add_parser("inspect", help="print what a checkpoint or LoRA file is")
+    inspection.add_argument("file", type=Path, metavar="FILE")
     inspection.set_defaults(command=inspect_command)
 
     export = commands.add_parser("export", parents=[settings], help="print settings as a TOML file of sd-scripts")
@@ -132,15 +132,8 @@ def keys_command(given: argparse.Namespace) -> int:
 
 
 def inspect_command(given: argparse.Namespace) -> int:
-    """Print a LoRA file's ranks, alphas and metadata as JSON."""
-    header = read_header(given.file)
-    found = {
-        "modules": len(header.ranks),
-        "ranks": sorted(set(header.ranks.values())),
-        "alphas": sorted(set(header.alphas.values())),
-        "metadata": dict(header.metadata),
-    }
-    say(json.dumps(found, indent=1, ensure_ascii=False))
+    """Print what a file is and what it says of itself, as JSON."""
+    say(json.dumps(inspect(given.file), indent=1, ensure_ascii=False))
     return COMPLETED
 
 

@@ -1,0 +1,94 @@
+"""What a file is and what it says of itself, from its header: a checkpoint, a LoRA, or something else. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trainer.adapters.lora.header import LoraHeader
+from trainer.adapters.lora.header import read_header as read_lora_header
+from trainer.errors import ModelError
+from trainer.families import FAMILIES, Family, recognise
+from trainer.families.foreign import LORA_SUFFIXES, name_file
+from trainer.families.headers import CONFIGS_ENTRY, Header, read_header
+from trainer.families.stable.facts import EPSILON, VAE_PREFIX, VELOCITY
+
+_UNKNOWN = "unknown"
+
+
+def inspect(path: Path) -> dict[str, Any]:
+    """Return what a file or a diffusers folder is, as plain values for JSON.
+
+    "kind" is "checkpoint" (one that can be trained), "lora" (with kohya's keys) or "other"; "what" says it in words.
+
+    Raises:
+        ModelError: there is no such file, or it is damaged.
+    """
+    if path.is_dir():
+        return _checkpoint(path, None)
+    header = read_header(path)
+    if header.ends(*LORA_SUFFIXES):
+        return _lora(path, header)
+    try:
+        return _checkpoint(path, header)
+    except ModelError:
+        return {"kind": "other", "what": name_file(header).title, **_file(path, header)}
+
+
+def _checkpoint(path: Path, header: Header | None) -> dict[str, Any]:
+    seen = recognise(path)
+    family = FAMILIES[seen.family]
+    found: dict[str, Any] = {
+        "kind": "checkpoint",
+        "what": f"a {family.title} model" + (f", {seen.variant}" if seen.variant else ""),
+        "family": seen.family,
+        "variant": seen.variant,
+        "dtype": seen.precision,
+        "prediction": seen.configs["scheduler"].get("prediction_type", _UNKNOWN),
+        "form": seen.form,
+    }
+    if header is None:
+        return found
+    return {**found, "vae": header.has(VAE_PREFIX), **_file(path, header)}
+
+
+def _lora(path: Path, header: Header) -> dict[str, Any]:
+    try:
+        lora = read_lora_header(path)
+    except ModelError as error:
+        return {"kind": "other", "what": error.message, **_file(path, header)}
+    family = family_of_lora(lora)
+    return {
+        "kind": "lora",
+        "what": f"a LoRA for {FAMILIES[family].title}" if family else "a LoRA for a model that is not known",
+        "family": family or _UNKNOWN,
+        "dtype": header.precision,
+        "modules": len(lora.ranks),
+        "ranks": sorted(set(lora.ranks.values())),
+        "alphas": sorted(set(lora.alphas.values())),
+        **_file(path, header),
+    }
+
+
+def _file(path: Path, header: Header) -> dict[str, Any]:
+    metadata = {key: value for key, value in header.metadata.items() if key != CONFIGS_ENTRY}
+    return {"tensors": len(header.shapes), "bytes": path.stat().st_size, "metadata": metadata}
+
+
+def family_of_lora(lora: LoraHeader) -> str:
+    """Return the family that a LoRA was trained for, as its metadata or its keys and shapes say; "" if unknown."""
+    said = lora.metadata.get("ss_base_model_version", "")
+    for family in FAMILIES.values():
+        if said and said in {family.file_names(each).base_model_version for each in (EPSILON, VELOCITY)}:
+            return family.name
+    fitting = [family.name for family in FAMILIES.values() if _fits(lora, family)]
+    return fitting[0] if len(fitting) == 1 else ""
+
+
+def _fits(lora: LoraHeader, family: Family) -> bool:
+    """True when every module of the LoRA is a layer of the family's published model, with that layer's width."""
+    widths: Mapping[str, int] = {
+        target.name: target.in_features for target in family.targets(family.configs, conv=True)
+    }
+    return all(widths.get(name) == lora.shapes[f"{name}.lora_down.weight"][1] for name in lora.ranks)
