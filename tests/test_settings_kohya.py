@@ -11,7 +11,7 @@ from trainer.config import TrainingConfig, known_settings, load_config, load_lay
 from trainer.errors import ConfigError
 from trainer.settings.sd_scripts import CHANGING, HARMLESS, SHARED
 
-OURS_ONLY = ("model_family", "deterministic", "save_state_minutes")
+OURS_ONLY = ("model_family", "deterministic", "save_state_minutes", "caption_variants")
 
 
 def written(folder: Path, **values: object) -> Path:
@@ -49,6 +49,12 @@ def test_keys_left_out_take_sd_scripts_defaults(tmp_path: Path) -> None:
         assert found[key] == (list(default) if isinstance(default, tuple) else default), key
     assert found["text_encoder_lr"] == 2e-6
     assert (found["conv_dim"], found["conv_alpha"], found["network_type"]) == (None, None, "lora")
+
+
+def test_stable_diffusion_2_is_a_family_here(tmp_path: Path) -> None:
+    assert imported(tmp_path, v2=True)["model_family"] == "sd2"
+    assert to_kohya(load_config(None, {"model_family": "sd2"}))["v2"] is True
+    assert "v2" not in to_kohya(TrainingConfig())
 
 
 def test_a_file_without_network_module_keeps_our_defaults(tmp_path: Path) -> None:
@@ -140,7 +146,6 @@ def test_harmless_and_neutral_keys_are_named_and_left_out(tmp_path: Path) -> Non
     [
         ({"scale_weight_norms": 1.0}, "scale_weight_norms"),
         ({"color_aug": True}, "color_aug"),
-        ({"v2": True}, "v2"),
         ({"dataset_config": "d.toml"}, "dataset_config"),
         ({"network_args": ["rank_dropout=0.1"]}, "network_args"),
         ({"network_module": "lycoris.kohya"}, "network_module"),

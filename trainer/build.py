@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import platform
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from trainer import export, families, objective, precision, schedules
+from trainer import export, families, objective, precision, schedules, text_cache
 from trainer.adapters.lora.layers import Adapter
 from trainer.checkpoints import Position, State
 from trainer.commands import Inbox
 from trainer.config import TrainingConfig, rates, to_flat
 from trainer.control import Progress
 from trainer.data.cache import LatentCache
-from trainer.data.captions import CaptionRules
+from trainer.data.captions import CaptionRules, prepared
 from trainer.data.loader import Batch, make_loader
 from trainer.events import Emit, Warned
 from trainer.families.bundle import Bundle
 from trainer.optimizers import OPTIMIZERS
 from trainer.outline import Outline
 from trainer.precision import Precision
+from trainer.preview.prompts import settle
 from trainer.run_folder import RunFolder
+from trainer.text_cache import TextCache
 from trainer.texts import TextStates
 from trainer.training import AVERAGE_LIMIT, Training
 
@@ -94,7 +97,8 @@ def build(
         for change in changes(state.position, to_flat(config), training.environment):
             tell(Warned(message=change))
         training.restore(state)
-    training.batches = make_batches(training, fill_cache(training))
+    texts = fill_text_cache(training)
+    training.batches = make_batches(training, fill_cache(training), texts)
     for notice in bundle.notices[len(known) :]:
         tell(Warned(message=notice))
     return training
@@ -151,7 +155,35 @@ def fill_cache(training: Training) -> LatentCache | None:
     return cache
 
 
-def make_batches(training: Training, cache: LatentCache | None) -> Iterable[Batch]:
+def fill_text_cache(training: Training) -> Sequence[Sequence[str]] | None:
+    """Encode every caption and sample prompt, free the text encoders, and return the texts of each example.
+
+    None where captions are encoded while training.
+    """
+    config, bundle, outline = training.config, training.bundle, training.outline
+    on_disk = config.text.cache_text_encoder_outputs_to_disk
+    if not (on_disk or config.text.cache_text_encoder_outputs):
+        return None
+    rules, count, seed = CaptionRules.from_config(config), config.text.caption_variants, config.training.seed
+    texts = [
+        prepared(example.picture.caption, rules, count=count, seed=seed, index=index)
+        for index, example in enumerate(outline.examples)
+    ]
+    requests = [settle(prompt, config, index) for index, prompt in enumerate(outline.prompts)]
+    prompts = [text for request in requests for text in (request.prompt, request.negative_prompt)]
+    folder = Path(config.saving.output_dir) / text_cache.FOLDER if on_disk else None
+    training.text_cache = TextCache(folder)
+    key = bundle.text_key if on_disk else ""
+    with training.accelerator.autocast():
+        wanted = (*itertools.chain(*texts), *prompts, "")
+        training.text_cache.fill(wanted, bundle.tokenize, bundle.encode_text, key, training.progress)
+    bundle.release_text_encoders()
+    return texts
+
+
+def make_batches(
+    training: Training, cache: LatentCache | None, texts: Sequence[Sequence[str]] | None = None
+) -> Iterable[Batch]:
     """Return this rank's batches from the training's position on, with all their random numbers."""
     config, accelerator = training.config, training.accelerator
     draw = functools.partial(objective.draw, seed=config.training.seed, options=training.noise_options)
@@ -168,6 +200,8 @@ def make_batches(training: Training, cache: LatentCache | None) -> Iterable[Batc
         rank=accelerator.process_index,
         draw=draw,
         tokenize=training.bundle.tokenize if text_learns else None,
+        text_cache=training.text_cache,
+        prepared=texts,
         pin_memory=accelerator.device.type == "cuda",
     )
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 
 import torch
@@ -11,7 +13,7 @@ import torch
 from trainer import checkpoints, events, export, metadata, precision
 from trainer.commands import Command
 from trainer.control import ENDINGS, pause
-from trainer.errors import RunError, Stopped
+from trainer.errors import RunError, Stopped, TrainerError
 from trainer.plan import final_name, step_name
 from trainer.preview.prompts import SampleRequest, picture_name, settle
 from trainer.preview.sampling import sample, save_picture
@@ -26,6 +28,30 @@ class Milestones:
         self._writes = training.accelerator.is_main_process
         self._state_saved = time.monotonic()
         self._state_step = training.step
+
+    @contextmanager
+    def keeping_state(self) -> Iterator[None]:
+        """Where the block fails, save the state of the last finished step before the error goes on."""
+        whole = False
+        try:
+            yield
+            whole = True
+        finally:
+            if not whole:
+                self._rescue()
+
+    def _rescue(self) -> None:
+        """Save what can be saved. Errors are told, not raised: the one that led here matters more."""
+        training = self._training
+        with suppress(OSError):
+            if training.updating:
+                message = f"It failed while step {training.step + 1} changed the weights; the state before is kept."
+                training.tell(events.Warned(message=message))
+                return
+            try:
+                self.save_state()
+            except TrainerError as error:
+                training.tell(events.Warned(message=str(error)))
 
     def begin(self) -> None:
         """Do what is due before the first step of a run; a resumed run has done it already."""
@@ -93,7 +119,8 @@ class Milestones:
     def _end_epoch(self) -> None:
         training = self._training
         losses = training.epoch_losses
-        training.tell(events.EpochDone(epoch=training.epoch, step=training.step, loss=sum(losses) / len(losses)))
+        mean = sum(losses) / len(losses) if losses else math.nan
+        training.tell(events.EpochDone(epoch=training.epoch, step=training.step, loss=mean))
         losses.clear()
 
     def _save_lora(self, name: str) -> str:
@@ -123,7 +150,8 @@ class Milestones:
         epoch = training.epoch if training.plan.samples_epoch(step) else None
         path = training.folder.samples / picture_name(name, request, step=step, epoch=epoch, moment=datetime.now())
         try:
-            save_picture(sample(training.bundle, request, progress=training.progress), request, path)
+            picture = sample(training.bundle, request, progress=training.progress, texts=training.text_cache)
+            save_picture(picture, request, path)
         except OSError as error:
             raise RunError(
                 f"The sample picture {str(path)!r} could not be written ({error.strerror or error}).",

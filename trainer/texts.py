@@ -1,6 +1,7 @@
 """Text states for a batch: encoded afresh while the text encoder learns, else once per distinct caption.
 
-The loader tokenizes captions only where the encoder learns.
+The loader tokenizes captions only where the encoder learns. Where all captions were encoded before training
+(`cache_text_encoder_outputs`), it brings their states, and the encoders are no longer in memory.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class TextStates:
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Return the states of the batch's captions, with gradient where the encoder learns."""
+        if batch.text is not None:
+            return batch.text
         if batch.token_ids is not None:
             return self._bundle.encode_text(batch.token_ids)
         rows = [self._recall(caption) for caption in batch.captions]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,13 +16,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from trainer import events
+from trainer import events, failures
 from trainer.adapters.lora.layers import Adapter
 from trainer.checkpoints import Position, State
 from trainer.commands import Command, Inbox
 from trainer.config import TrainingConfig, to_flat
 from trainer.data.loader import Batch
-from trainer.errors import RunError
 from trainer.events import Emit
 from trainer.families import FAMILIES
 from trainer.families.bundle import Bundle
@@ -32,6 +32,7 @@ from trainer.outline import Outline
 from trainer.plan import Plan
 from trainer.randomness import stream
 from trainer.run_folder import RunFolder
+from trainer.text_cache import TextCache
 from trainer.texts import TextStates
 
 AVERAGE_LIMIT = 10_000
@@ -49,7 +50,9 @@ class Training:
     """What `build` wires and the loop uses.
 
     `batches` yields the micro-batches of this rank from the position on. `step` optimizer steps are done; `losses`
-    are the newest step losses, `epoch_losses` those of the epoch under way. `ending` is the command that ends it.
+    are the newest step losses, `epoch_losses` those of the epoch under way. `text_cache` holds what frozen text
+    encoders made of all captions, where it was made ahead. `current` are the micro-batches of the step under way,
+    `updating` says that the step may have changed the weights already. `ending` is the command that ends it.
     """
 
     outline: Outline
@@ -65,11 +68,16 @@ class Training:
     progress: Callable[[str, int, int], None]
     environment: dict[str, object]
     step: int = 0
+    text_cache: TextCache | None = None
     batches: Iterable[Batch] = ()
     losses: deque[float] = field(default_factory=deque)
     epoch_losses: list[float] = field(default_factory=list)
     rates_used: dict[str, float] = field(default_factory=dict)
+    current: Sequence[Batch] = ()
+    updating: bool = False
+    skipped: int = 0
     skipped_in_a_row: int = 0
+    suspects: Counter[str] = field(default_factory=Counter)
     seconds_before: float = 0.0
     began: float = field(default_factory=time.time)
     ending: Command | None = None
@@ -151,7 +159,8 @@ class Training:
     def steps(self) -> Iterator[Sequence[Batch]]:
         """Yield this rank's micro-batches of one optimizer step after another."""
         for _, group in groupby(self.batches, key=lambda batch: batch.step):
-            yield tuple(group)
+            self.current = tuple(group)
+            yield self.current
 
     def latents(self, batch: Batch) -> Tensor:
         """Return a batch's scaled latents, [b, 4, h, w] float32, one draw of the VAE's posterior each."""
@@ -192,14 +201,16 @@ class Training:
             RunError: `SKIPPED_LIMIT` steps in a row had no finite gradient.
         """
         self.step += 1
-        self.losses.append(loss)
-        self.epoch_losses.append(loss)
+        self.updating = False
+        if math.isfinite(loss):
+            self.losses.append(loss)
+            self.epoch_losses.append(loss)
         self.tell(
             events.StepDone(
                 step=self.step,
                 epoch=self.epoch,
                 loss=loss,
-                average_loss=sum(self.losses) / len(self.losses),
+                average_loss=sum(self.losses) / len(self.losses) if self.losses else math.nan,
                 lr=dict(self.rates_used),
                 seconds=seconds,
                 grad_norm=grad_norm,
@@ -208,13 +219,24 @@ class Training:
                 skipped=skipped,
             )
         )
-        self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
+        self._watch_skipping(skipped)
+
+    def _watch_skipping(self, skipped: bool) -> None:
+        """Count steps without a finite gradient, name their pictures, and give up after too many in a row."""
+        if not skipped:
+            self.skipped_in_a_row = 0
+            self.suspects.clear()
+            return
+        names = [name for batch in self.current for name in batch.names]
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        self.suspects.update(set(names))
+        # A loss scaler looks for its scale by overflowing: one such step is nothing to tell of.
+        ordinary = self.accelerator.scaler is not None and self.skipped_in_a_row < SKIPPED_LIMIT // 4
+        if not ordinary and self.skipped <= SKIPPED_LIMIT:
+            self.tell(events.Warned(message=failures.skipped_step(self.step, names)))
         if self.skipped_in_a_row >= SKIPPED_LIMIT:
-            raise RunError(
-                f"{SKIPPED_LIMIT} steps in a row up to step {self.step} had a gradient that is not a finite number.",
-                "Lower learning_rate, set mixed_precision to bf16 or no, or look for a damaged picture; "
-                "then resume from the last state.",
-            )
+            raise failures.not_finite(self.step, self.skipped_in_a_row, self.suspects)
 
     def move(self, device: torch.device) -> None:
         """Move the models and the optimizer's state, in place: parameters keep their identity."""

@@ -294,3 +294,30 @@ class CaptionsSection(Section):
 
     Below 1 it is a share of all steps.
     """
+
+
+class TextSection(Section):
+    """How captions become what the UNet is given."""
+
+    cache_text_encoder_outputs: bool = setting(False, Show("Encode captions ahead", group="Encoding captions"))
+    """Encode all captions before training and free the text encoders, which saves much memory with SDXL.
+
+    Only where the text encoders are not trained. Captions that are shuffled or lose tags at random are encoded in
+    several variants, one of which each step sees.
+    """
+
+    cache_text_encoder_outputs_to_disk: bool = setting(
+        False, Show("Keep encoded captions on disk", group="Encoding captions")
+    )
+    """Encode captions ahead into files, to be used again by the next run. Takes no memory while training."""
+
+    caption_variants: int = setting(
+        8,
+        Show("Variants of a caption", group="Encoding captions", when={"cache_text_encoder_outputs": (True,)}),
+        ge=1,
+        le=1000,
+    )
+    """In how many random variants each caption is encoded ahead, where it is shuffled or loses tags at random.
+
+    More come nearer to a new variant in every step, and take more memory.
+    """

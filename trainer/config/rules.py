@@ -183,3 +183,33 @@ def weights_to_take_the_rank_from(config: TrainingConfig) -> Iterator[Problem]:
     if config.network.dim_from_weights and not config.network.network_weights:
         message = "true needs a LoRA to take the rank from; set network_weights to its path, or leave this out."
         yield Problem("dim_from_weights", message, True)
+
+
+@rule(
+    "cache_text_encoder_outputs",
+    "cache_text_encoder_outputs_to_disk",
+    "text_encoder_lr",
+    "network_train_unet_only",
+    "network_train_text_encoder_only",
+)
+def encoded_ahead_means_not_trained(config: TrainingConfig) -> Iterator[Problem]:
+    trained = [part for part in rates(config, EVERY_PART) if part in TEXT_ENCODERS]
+    for key in ("cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk"):
+        if trained and getattr(config.text, key):
+            message = (
+                "true is only possible where the text encoders are not trained; set network_train_unet_only to true "
+                "(or text_encoder_lr to 0), or leave this out."
+            )
+            yield Problem(key, message, True)
+
+
+@rule("cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk", "token_warmup_step")
+def encoded_ahead_has_no_warmup(config: TrainingConfig) -> Iterator[Problem]:
+    captions, text = config.captions, config.text
+    ahead = text.cache_text_encoder_outputs or text.cache_text_encoder_outputs_to_disk
+    if ahead and captions.token_warmup_step:
+        message = (
+            f"{shown(captions.token_warmup_step)} changes captions with the step, which those encoded ahead cannot; "
+            "set it to 0, or set cache_text_encoder_outputs to false."
+        )
+        yield Problem("token_warmup_step", message, captions.token_warmup_step)

@@ -12,7 +12,7 @@ from trainer.config.learning import (
     OptimizerSection,
     TrainingSection,
 )
-from trainer.config.pictures import CaptionsSection, DatasetSection, ModelSection
+from trainer.config.pictures import CaptionsSection, DatasetSection, ModelSection, TextSection
 from trainer.config.results import LoggingSection, MetadataSection, SamplingSection, SavingSection
 from trainer.settings.section import Section
 from trainer.settings.walk import Setting, settings_of
@@ -25,6 +25,7 @@ class TrainingConfig:
     model: ModelSection = ModelSection()
     dataset: DatasetSection = DatasetSection()
     captions: CaptionsSection = CaptionsSection()
+    text: TextSection = TextSection()
     network: NetworkSection = NetworkSection()
     optimizer: OptimizerSection = OptimizerSection()
     training: TrainingSection = TrainingSection()

@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 import random
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from trainer.config import TrainingConfig
+from trainer.randomness import python_random
 
 _BRACES = re.compile(r"\{\{|\}\}|\{([^}]+)\}")
 _JOINT = ", "
@@ -94,6 +96,31 @@ def variants(raw: str, rules: CaptionRules) -> tuple[str, ...] | None:
         return None
     always = render(raw, _without_dropout(rules), rng=random.Random(0), epoch=1, step=0, total_steps=1)
     return tuple(dict.fromkeys((always, "") if rules.drops_captions else (always,)))
+
+
+def prepared(raw: str, rules: CaptionRules, *, count: int, seed: int, index: int) -> tuple[str, ...]:
+    """Return the texts that stand for a caption where text encoders see it before training only.
+
+    They are all that it can become, or where chance decides `count` draws, of which each step sees one. A caption
+    dropped as a whole is not among them: that is decided in each step.
+
+    Args:
+        index: the example's number; with `seed` and the draw's number it decides the draw.
+    """
+    whole = replace(rules, caption_dropout_rate=0.0, caption_dropout_every_n_epochs=0)
+    every = variants(raw, whole)
+    if every is not None:
+        return every
+    draws = (
+        render(raw, whole, rng=python_random(seed, draw, index, "variant"), epoch=1, step=0, total_steps=1)
+        for draw in range(count)
+    )
+    return tuple(dict.fromkeys(draws))
+
+
+def choose(texts: Sequence[str], rules: CaptionRules, *, rng: random.Random, epoch: int) -> str:
+    """Return the text to train with among those that `prepared` gave, or the empty one where it is dropped."""
+    return "" if _is_dropped(rules, rng, epoch) else rng.choice(texts)
 
 
 def _without_dropout(rules: CaptionRules) -> CaptionRules:

@@ -18,7 +18,7 @@ from trainer.config import TrainingConfig
 from trainer.data.batches import BatchPlan, Example, RankBatch
 from trainer.data.buckets import PIXELS_PER_LATENT
 from trainer.data.cache import Latent, LatentCache
-from trainer.data.captions import CaptionRules, render
+from trainer.data.captions import CaptionRules, choose, render
 from trainer.data.pictures import load_pixels
 from trainer.errors import DataError, RunError
 from trainer.randomness import python_random
@@ -94,7 +94,7 @@ class Source:
     """Makes the batches of one rank. Must be picklable for workers on Windows and macOS.
 
     `cache` None decodes pictures each time. `tokenize` and `text_cache` are given where the loop wants token ids or
-    ready-made text.
+    ready-made text; `prepared` are then the texts of each example, of which a step sees one.
     """
 
     plan: BatchPlan
@@ -107,6 +107,7 @@ class Source:
     draw: Draw | None = None
     tokenize: Tokenize | None = None
     text_cache: Mapping[str, Text] | None = None
+    prepared: Sequence[Sequence[str]] | None = None
 
     def batch(self, number: int) -> Batch:
         """Return the `number`-th batch (from 0 over the run) of this rank.
@@ -118,7 +119,7 @@ class Source:
         slots = tuple(slot for slot, _ in planned.samples)
         examples = [self.plan.examples[index] for _, index in planned.samples]
         flips = [self._flipped(planned.step, slot) for slot in slots]
-        captions = tuple(self._caption(example, planned, slot) for example, slot in zip(examples, slots, strict=True))
+        captions = tuple(self._caption(index, planned, slot) for slot, index in planned.samples)
         mean, std, pixels = self._pictures(planned, examples, flips)
         weights = [0.0 if planned.padding else example.loss_weight for example in examples]
         conditioning = [e.placement.conditioning(flipped) for e, flipped in zip(examples, flips, strict=True)]
@@ -145,11 +146,14 @@ class Source:
     def _flipped(self, step: int, slot: int) -> bool:
         return self.flip_aug and python_random(self.seed, step, slot, "flip").random() < 0.5
 
-    def _caption(self, example: Example, planned: RankBatch, slot: int) -> str:
+    def _caption(self, index: int, planned: RankBatch, slot: int) -> str:
+        rng = python_random(self.seed, planned.step, slot, "caption")
+        if self.prepared is not None:
+            return choose(self.prepared[index], self.rules, rng=rng, epoch=planned.epoch)
         return render(
-            example.picture.caption,
+            self.plan.examples[index].picture.caption,
             self.rules,
-            rng=python_random(self.seed, planned.step, slot, "caption"),
+            rng=rng,
             epoch=planned.epoch,
             step=planned.step,
             total_steps=self.total_steps,
@@ -241,6 +245,7 @@ def make_loader(
     draw: Draw | None = None,
     tokenize: Tokenize | None = None,
     text_cache: Mapping[str, Text] | None = None,
+    prepared: Sequence[Sequence[str]] | None = None,
     pin_memory: bool = False,
 ) -> BatchLoader:
     """Return the batches that `rank` of `ranks` computes, from optimizer step `start_step` (from 0) on.
@@ -273,6 +278,7 @@ def make_loader(
         draw=draw,
         tokenize=tokenize,
         text_cache=text_cache,
+        prepared=prepared,
     )
     workers = config.dataset.max_data_loader_n_workers
     return BatchLoader(source, start_step=start_step, workers=workers, pin_memory=pin_memory)

@@ -58,6 +58,10 @@ class Bundle(Protocol):
         """Fingerprint of the VAE's weights and dtype, for caches of what it made."""
 
     @property
+    def text_key(self) -> str:
+        """Fingerprint of the text encoders' weights and of what is taken from them, for caches of what they made."""
+
+    @property
     def notices(self) -> tuple[str, ...]:
         """What the user should know about this model, up to now."""
 

@@ -7,7 +7,7 @@ sees. Guidance is Ho & Salimans 2022, "Classifier-Free Diffusion Guidance".
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,13 +31,20 @@ _Predict = Callable[[Tensor, Tensor], Tensor]
 """Latents and timestep -> the model's prediction, guided."""
 
 
-def sample(bundle: Bundle, request: SampleRequest, *, progress: Progress | None = None) -> Image.Image:
+def sample(
+    bundle: Bundle,
+    request: SampleRequest,
+    *,
+    progress: Progress | None = None,
+    texts: Mapping[str, Mapping[str, Tensor]] | None = None,
+) -> Image.Image:
     """Draw one picture. It is a function of the weights and the request; all random numbers come from the CPU.
 
     The models' modes and the global random numbers are left as they were found.
 
     Args:
         progress: called with ("sample", done, steps) before the first step and after each.
+        texts: prompts that were encoded before, without a batch dimension; the text encoders see the others.
 
     Raises:
         Stopped: `progress` asked for it.
@@ -49,7 +56,7 @@ def sample(bundle: Bundle, request: SampleRequest, *, progress: Progress | None 
         _as_found(bundle),
         torch.autocast(bundle.device.type, bundle.dtype if half else None, enabled=half),
     ):
-        latents = _denoise(bundle, request, _guided(bundle, request), report)
+        latents = _denoise(bundle, request, _guided(bundle, request, texts or {}), report)
         pixels = bundle.decode_latents(latents)
     return to_picture(pixels[0])
 
@@ -91,11 +98,11 @@ def _denoise(bundle: Bundle, request: SampleRequest, predict: _Predict, report: 
     return latents
 
 
-def _guided(bundle: Bundle, request: SampleRequest) -> _Predict:
+def _guided(bundle: Bundle, request: SampleRequest, texts: Mapping[str, Mapping[str, Tensor]]) -> _Predict:
     """Return the prediction for the prompt, pushed away from that for the negative prompt by the guidance scale."""
     guides = request.scale > 1
     prompts = [request.negative_prompt, request.prompt] if guides else [request.prompt]
-    text = bundle.encode_text(torch.stack([bundle.tokenize(prompt) for prompt in prompts]).to(bundle.device))
+    text = _text(bundle, prompts, texts)
     size = (request.height, request.width, 0, 0, request.height, request.width)
     sizes = torch.tensor([size] * len(prompts), device=bundle.device)
 
@@ -108,6 +115,13 @@ def _guided(bundle: Bundle, request: SampleRequest) -> _Predict:
         return away + request.scale * (towards - away)
 
     return predict
+
+
+def _text(bundle: Bundle, prompts: Sequence[str], texts: Mapping[str, Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    if all(prompt in texts for prompt in prompts):
+        found = [texts[prompt] for prompt in prompts]
+        return {name: torch.stack([text[name] for text in found]).to(bundle.device) for name in found[0]}
+    return bundle.encode_text(torch.stack([bundle.tokenize(prompt) for prompt in prompts]).to(bundle.device))
 
 
 @contextmanager

@@ -18,7 +18,15 @@ from trainer.settings.walk import Setting
 NETWORK_MODULES = {"networks.lora": "lora"}
 """{sd-scripts' network_module: our network_type}."""
 
-_OWN = ("model_family", "network_type", "conv_dim", "conv_alpha", "deterministic", "save_state_minutes")
+_OWN = (
+    "model_family",
+    "network_type",
+    "conv_dim",
+    "conv_alpha",
+    "deterministic",
+    "save_state_minutes",
+    "caption_variants",
+)
 _OFF = (None, "", 0, False, "0", "0.0", "None", "none", "False", "false")
 _ADAFACTOR_DEFAULTS = {"relative_step": ("True", "False"), "scale_parameter": ("True", "False")}
 """{argument: (sd-scripts' default, ours)}."""
@@ -84,6 +92,9 @@ def _is_unset(key: str, value: object) -> bool:
 def _rename(given: dict[str, object]) -> None:
     if "caption_extention" in given:
         given.setdefault("caption_extension", given.pop("caption_extention"))
+    if given.get("v2"):
+        del given["v2"]
+        given["model_family"] = "sd2"
     warmup = given.get("lr_warmup_steps")
     if isinstance(warmup, str) and warmup.endswith("%"):
         share = _parsed(warmup[:-1])
@@ -208,6 +219,8 @@ def export_flat(flat: Mapping[str, object], prompts_file: str = "") -> dict[str,
         exported.pop("sample_prompts", None)
         if flat["sample_prompts"] and prompts_file:
             exported["sample_prompts"] = prompts_file
+    if flat["model_family"] == "sd2":
+        exported["v2"] = True
     exported["save_model_as"] = "safetensors"
     return dict(sorted(exported.items()))
 

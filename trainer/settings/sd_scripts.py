@@ -39,6 +39,8 @@ SHARED: Mapping[str, object] = {
     "enable_wildcard": False,
     "token_warmup_min": 1,
     "token_warmup_step": 0,
+    "cache_text_encoder_outputs": False,
+    "cache_text_encoder_outputs_to_disk": False,
     "network_dim": 4,
     "network_alpha": 1,
     "network_train_unet_only": False,
@@ -223,6 +225,6 @@ INSTEAD: Mapping[str, str] = {
     "save_n_epoch_ratio": "say how often with save_every_n_epochs",
     "use_8bit_adam": 'set optimizer_type to "AdamW8bit"',
     "use_lion_optimizer": 'set optimizer_type to "Lion"',
-    "v2": "Stable Diffusion 2 is not trained by this version",
+    "v2": 'set model_family to "sd2"',
 }
 """{key: what to do instead} where there is something."""

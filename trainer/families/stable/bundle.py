@@ -93,6 +93,12 @@ class StableBundle(ABC):
         return bool(self.component_configs["scheduler"].get("rescale_betas_zero_snr"))
 
     @property
+    def text_key(self) -> str:
+        """Fingerprint of the text encoders' weights and of the layer taken. Reads every weight."""
+        parts = [fingerprint(self.text_encoder(each.component)) for each in self.facts.text_encoders]
+        return " ".join([*parts, str(self._clip_skip)])
+
+    @property
     def device(self) -> torch.device:
         """Where the models are."""
         return self._checkpoint.device
