@@ -15,7 +15,8 @@ def state_at(step: int) -> State:
     position = Position(
         step=step, losses=(0.1, 0.2), epoch_losses=(), settings={"network_dim": 4}, environment={"torch": "x"}
     )
-    trained = {"optimizer": {"state": {0: {"exp_avg": torch.full((3,), step / 3)}}}, "scaler": None}
+    optimizer = {"state": {0: {"exp_avg": torch.full((3,), step / 3)}}}
+    trained = {"optimizer": optimizer, "schedule": {}, "scaler": None}
     return State(position, {"a.lora_up.weight": torch.full((2, 2), step / 7)}, trained)
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from trainer import events
 from trainer.errors import StateError
-from trainer.run_folder import RunFolder, cut_events, next_free_name, past_runs, read_events
+from trainer.event_log import cut_events, read_events
+from trainer.run_folder import RunFolder, next_free_name, past_runs
 
 
 def write_log(folder: RunFolder, *story: events.Event, tail: str = "") -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -29,6 +31,13 @@ FORMAT = 1
 KEPT = 2
 _PREFIX = "step-"
 _ADAPTER, _OPTIMIZER, _STATE = "adapter.safetensors", "optimizer.pt", "state.json"
+
+_REMEDY = "Resume from another state, or start again with --overwrite."
+_LOADING_ERRORS = (
+    pickle.UnpicklingError, SafetensorError, OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError,
+    AttributeError, ArithmeticError,
+)  # fmt: skip
+"""What files that someone else made, with checksums that fit, can raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,34 +129,46 @@ def load_state(path: Path) -> State:
         StateError: it is missing, incomplete, damaged, or of another format.
     """
     record = _record(path)
-    position = Position(
-        step=int(record["step"]),
-        losses=tuple(record["losses"]),
-        epoch_losses=tuple(record["epoch_losses"]),
-        settings=record["settings"],
-        environment=record["environment"],
-        seconds=float(record["seconds"]),
-    )
-    trained = torch.load(path / _OPTIMIZER, map_location="cpu", weights_only=True)
-    return State(position, load_file(path / _ADAPTER), trained)
+    try:
+        position = Position(
+            step=int(record["step"]),
+            losses=tuple(float(loss) for loss in record["losses"]),
+            epoch_losses=tuple(float(loss) for loss in record["epoch_losses"]),
+            settings=dict(record["settings"]),
+            environment=dict(record["environment"]),
+            seconds=float(record["seconds"]),
+        )
+        adapter = load_file(path / _ADAPTER)
+        trained = torch.load(path / _OPTIMIZER, map_location="cpu", weights_only=True)
+        if not {"optimizer", "schedule", "scaler"} <= trained.keys():
+            raise ValueError("the optimizer's part is something else")
+    except _LOADING_ERRORS as error:
+        raise StateError(f"resume: {str(path)!r} holds no resume state ({_first_line(error)}).", _REMEDY) from error
+    return State(position, adapter, trained)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
 def _record(path: Path) -> dict[str, Any]:
-    remedy = "Resume from another state, or start again with --overwrite."
     try:
+        for name in (_ADAPTER, _OPTIMIZER, _STATE):
+            if (path / name).is_symlink():
+                raise ValueError(f"{name} is a link")
         record = json.loads((path / _STATE).read_text(encoding="utf-8"))
         hashes = {name: sha256_of(path / name) for name in (_ADAPTER, _OPTIMIZER)}
-    except (OSError, ValueError) as error:
-        raise StateError(f"resume: {str(path)!r} is not a whole resume state ({error}).", remedy) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise StateError(f"resume: {str(path)!r} is not a whole resume state ({error}).", _REMEDY) from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise StateError(f"resume: {str(path)!r} has a format that this version does not read.", remedy)
+        raise StateError(f"resume: {str(path)!r} has a format that this version does not read.", _REMEDY)
     if record.get("sha256") != hashes:
-        raise StateError(f"resume: files in {str(path)!r} are damaged (their checksums differ).", remedy)
+        raise StateError(f"resume: files in {str(path)!r} are damaged (their checksums differ).", _REMEDY)
     return record
 
 
 def _complete(folder: Path) -> list[Path]:
     """State folders by step, oldest first. A link is not followed: it could lead out of the run's folder."""
-    if not folder.is_dir():
+    if folder.is_symlink() or not folder.is_dir():
         return []
     return sorted(path for path in folder.glob(f"{_PREFIX}*") if path.is_dir() and not path.is_symlink())

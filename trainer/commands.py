@@ -84,8 +84,13 @@ def _read_control(path: Path) -> list[Command]:
         return []
     claimed = path.with_name(f"{path.name}.taken")
     os.replace(path, claimed)
-    with open(claimed, encoding="utf-8", errors="replace") as file:
-        words = file.read(_CONTROL_LIMIT).split()
+    # Between the look and the claim a link may have taken the file's place.
+    with open(claimed, "rb", opener=_without_following) as file:
+        words = file.read(_CONTROL_LIMIT).decode(errors="replace").split()
     claimed.unlink()
     known = {command.value for command in Command}
     return [Command(word) for word in words if word in known]
+
+
+def _without_following(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))

@@ -7,6 +7,7 @@ Steps are optimizer steps counted from 1, epochs likewise; times are seconds sin
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -166,8 +167,12 @@ KINDS: dict[str, type[Event]] = {
 
 
 def to_record(event: Event) -> dict[str, object]:
-    """Return the event as one JSON-able mapping, its class name under "event"."""
-    return {"event": type(event).__name__, **dataclasses.asdict(event)}
+    """Return the event as one JSON-able mapping, its class name under "event"; a number that is not finite is None."""
+    fields = dataclasses.asdict(event)
+    for name, value in fields.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            fields[name] = None
+    return {"event": type(event).__name__, **fields}
 
 
 def from_record(record: Mapping[str, object]) -> Event:
@@ -175,7 +180,10 @@ def from_record(record: Mapping[str, object]) -> Event:
 
     Raises:
         KeyError: the class name is missing or unknown.
+        TypeError: a field is missing.
     """
     kind = KINDS[str(record["event"])]
-    names = {each.name for each in dataclasses.fields(kind)}
-    return kind(**{name: value for name, value in record.items() if name in names})  # type: ignore[arg-type]
+    known = {each.name: each for each in dataclasses.fields(kind)}
+    values = {name: value for name, value in record.items() if name in known}
+    lost = {name: math.nan for name, value in values.items() if value is None and known[name].type == "float"}
+    return kind(**{**values, **lost})  # type: ignore[arg-type]

@@ -24,19 +24,20 @@ def train(training: Training) -> events.Finished:
         RunError: gradient after gradient is not finite, or a file could not be written.
     """
     milestones = Milestones(training)
-    milestones.begin()
-    milestones.obey()
-    for batches in training.steps():
-        if training.ending:
-            break
-        began = time.perf_counter()
-        loss = accumulate(training, batches)
-        grad_norm = clip(training)
-        skipped = update(training, grad_norm)
-        training.count(loss, float(grad_norm), skipped, time.perf_counter() - began)
-        milestones.after_step()
+    with milestones.keeping_state():
+        milestones.begin()
         milestones.obey()
-    return milestones.finish()
+        for batches in training.steps():
+            if training.ending:
+                break
+            began = time.perf_counter()
+            loss = accumulate(training, batches)
+            grad_norm = clip(training)
+            skipped = update(training, grad_norm)
+            training.count(loss, float(grad_norm), skipped, time.perf_counter() - began)
+            milestones.after_step()
+            milestones.obey()
+        return milestones.finish()
 
 
 def accumulate(training: Training, batches: Sequence[Batch]) -> float:
@@ -75,6 +76,7 @@ def update(training: Training, grad_norm: Tensor) -> bool:
     scaler skips by itself and must see the step to lower its scale.
     """
     skipped = not bool(torch.isfinite(grad_norm))
+    training.updating = True
     if not skipped or training.accelerator.scaler is not None:
         training.optimizer.step()
     training.optimizer.zero_grad(set_to_none=True)

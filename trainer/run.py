@@ -10,7 +10,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,12 +19,13 @@ from trainer import events, sinks
 from trainer.commands import Command, Inbox
 from trainer.config import TrainingConfig, save_config
 from trainer.control import progress_of
-from trainer.errors import RunError, StateError, Stopped, TrainerError
+from trainer.errors import StateError, Stopped, TrainerError
+from trainer.event_log import JsonLines, cut_events, read_events, remove_log
 from trainer.events import Emit, Event
 from trainer.families import look_up
 from trainer.files import write_text
 from trainer.outline import Outline, outline
-from trainer.run_folder import RunFolder, cut_events, read_events
+from trainer.run_folder import RunFolder
 from trainer.snapshot import Board, RunSnapshot
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def train(
     Raises:
         TrainerError: any error that a user can act on; before the `Started` event nothing has been written.
     """
-    from trainer import build, loop, precision  # torch: seconds that --check and the window do not pay
+    from trainer import build, failures, loop, precision  # torch: seconds that --check and the window do not pay
 
     inbox, start = inbox or Inbox(), start or Start()
     if not is_first_rank():
@@ -59,7 +60,7 @@ def train(
     folder = RunFolder(Path(config.saving.output_dir), config.saving.output_name)
     progress = progress_of(emit, inbox)
     try:
-        with memory_errors(config):
+        with failures.in_words(config):
             look_up(config)
             seen = outline(config, progress, ranks=world_size())
             folder.check()
@@ -67,8 +68,9 @@ def train(
             models = build.load_models(config, progress)
             with run_folder(folder, seen, state, emit) as tell:
                 inbox.watch(folder.path)
-                training = build.build(seen, models, folder, (tell, inbox, progress), state)
-                return loop.train(training)
+                with failures.in_words(config):
+                    training = build.build(seen, models, folder, (tell, inbox, progress), state)
+                    return loop.train(training)
     except Stopped:
         finished = _early_end(RunSnapshot())
         emit(finished)
@@ -130,12 +132,12 @@ def run_folder(folder: RunFolder, seen: Outline, state: State | None, emit: Emit
     folder.make()
     lock = folder.lock()
     board = Board()
-    logs: list[sinks.JsonLines | sinks.TensorBoard] = []
+    logs: list[JsonLines | sinks.TensorBoard] = []
     try:
         _open_books(folder, state)
         save_config(seen.config, folder.config)
         write_text(folder.dataset, json.dumps(seen.report.to_json(), indent=1))
-        logs.append(sinks.JsonLines(folder.events))
+        logs.append(JsonLines(folder.events))
         if seen.config.logging.log_with == "tensorboard":
             logs.append(sinks.TensorBoard(Path(seen.config.logging.logging_dir or folder.path / "logs")))
         tell = sinks.fan_out((board.post, *logs, emit))
@@ -144,11 +146,14 @@ def run_folder(folder: RunFolder, seen: Outline, state: State | None, emit: Emit
     except Exception as error:
         stopped = isinstance(error, Stopped)
         for log in logs:
-            log(_early_end(board.snapshot) if stopped else failed(error, board.snapshot.step))
+            # A full disk takes no last word either; the error itself is what must arrive.
+            with suppress(OSError):
+                log(_early_end(board.snapshot) if stopped else failed(error, board.snapshot.step))
         raise
     finally:
         for log in logs:
-            log.close()
+            with suppress(OSError):
+                log.close()
         lock.release()
 
 
@@ -163,7 +168,7 @@ def _open_books(folder: RunFolder, state: State | None) -> None:
             if str(picture) not in told:
                 picture.unlink()
         return
-    folder.events.unlink(missing_ok=True)
+    remove_log(folder.events)
     for old in (folder.state, folder.samples):
         shutil.rmtree(old, ignore_errors=True)
         old.mkdir()
@@ -179,27 +184,6 @@ def _started(folder: RunFolder, seen: Outline, state: State | None) -> events.St
         steps_per_epoch=plan.steps_per_epoch,
         resumed=state is not None,
     )
-
-
-@contextmanager
-def memory_errors(config: TrainingConfig) -> Iterator[None]:
-    """Turn an out-of-memory into a RunError that says what to lower."""
-    import torch
-
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        remedies = ["lower resolution"]
-        if config.training.train_batch_size > 1:
-            remedies.insert(0, "lower train_batch_size (and raise gradient_accumulation_steps to match)")
-        if not config.training.gradient_checkpointing:
-            remedies.insert(0, "turn on gradient_checkpointing")
-        if not config.dataset.cache_latents:
-            remedies.append("turn on cache_latents")
-        raise RunError(
-            f"Out of memory: {str(error).splitlines()[0] if str(error) else 'the system gave no more'}.",
-            "To need less: " + ", ".join(remedies) + ". Then resume.",
-        ) from None
 
 
 class Run:

@@ -1,7 +1,7 @@
 """The folder that is a run's truth: `OUTPUT_DIR/OUTPUT_NAME.run/`.
 
     config.toml     the settings, complete
-    events.jsonl    every event, one object a line
+    events.jsonl    every event, one object a line; see `event_log`
     dataset.json    what the scan found
     state/          what resuming needs
     samples/        sample pictures
@@ -13,10 +13,7 @@ Torch-free: the window lists past runs from it.
 
 from __future__ import annotations
 
-import json
-import os
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,9 +21,12 @@ from filelock import FileLock, Timeout
 
 from trainer import events
 from trainer.errors import StateError
+from trainer.event_log import earlier_files, parsed, read_lines
 from trainer.plan import final_name
 
 RUN_SUFFIX = ".run"
+
+_STEP_LINE = b'{"event": "StepDone"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +75,9 @@ class RunFolder:
         """Look whether the folder can be made, without leaving anything behind.
 
         Raises:
-            StateError: nothing can be written there.
+            StateError: nothing can be written there, or what is there leads elsewhere.
         """
+        self._refuse_links()
         ancestor = self.output_dir
         try:
             while not ancestor.exists() and ancestor != ancestor.parent:
@@ -86,12 +87,23 @@ class RunFolder:
         except OSError as error:
             raise self._cannot_write(error) from error
 
+    def _refuse_links(self) -> None:
+        """See that what a run writes and removes stays in its own folder, whoever made that folder."""
+        own = (self.config, self.events, self.dataset, self.state, self.samples, self.path / "lock", self.path / "logs")
+        for path in (self.path, *own, *earlier_files(self.events)):
+            if path.is_symlink():
+                raise StateError(
+                    f"output_dir: {str(path)!r} is a link, and a run does not write through links.",
+                    "Remove the link, or choose another output_name.",
+                )
+
     def make(self) -> None:
         """Create the folder.
 
         Raises:
-            StateError: it cannot be made.
+            StateError: it cannot be made, or what is there leads elsewhere.
         """
+        self._refuse_links()
         try:
             for folder in (self.path, self.state, self.samples):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -134,36 +146,6 @@ def next_free_name(output_dir: Path, output_name: str) -> str:
     return name
 
 
-def read_events(path: Path) -> Iterator[events.Event]:
-    """Yield the events of a log. A torn last line, as a killed process leaves it, is passed over."""
-    if not path.exists():
-        return
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            if not line.endswith("\n"):
-                return
-            yield events.from_record(json.loads(line))
-
-
-def cut_events(path: Path, step: int) -> None:
-    """Remove what a log tells of steps after `step`, and a torn last line. Atomic."""
-    if not path.exists():
-        return
-    kept = [event for event in read_events(path) if getattr(event, "step", 0) <= step or not _of_step(event)]
-    temporary = path.with_name(f"{path.name}.new")
-    with open(temporary, "w", encoding="utf-8") as file:
-        for event in kept:
-            file.write(json.dumps(events.to_record(event)) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def _of_step(event: events.Event) -> bool:
-    kinds = (events.StepDone, events.EpochDone, events.Saved, events.SampleReady, events.Validated)
-    return isinstance(event, kinds)
-
-
 @dataclass(frozen=True, slots=True)
 class PastRun:
     """One run as its folder tells it. `status` is "finished", "stopped", "failed" or "interrupted"."""
@@ -187,15 +169,21 @@ def past_runs(output_dir: Path) -> tuple[PastRun, ...]:
 
 
 def _past_run(folder: RunFolder) -> PastRun:
+    """Read a run's end. Steps are many: only the last one's line is parsed."""
     status, step, total = "interrupted", 0, 0
-    for event in read_events(folder.events):
-        match event:
-            case events.Started():
-                status, step, total = "interrupted", event.step, event.total_steps
-            case events.StepDone():
-                step = event.step
-            case events.Finished():
+    newest = b""
+    for line in read_lines(folder.events):
+        if line.startswith(_STEP_LINE):
+            newest = line
+            continue
+        match parsed(line):
+            case events.Started() as event:
+                status, step, total, newest = "interrupted", event.step, event.total_steps, b""
+            case events.Finished() as event:
                 status = "stopped" if event.stopped else "finished"
             case events.Failed():
                 status = "failed"
+    last = parsed(newest)
+    if isinstance(last, events.StepDone):
+        step = last.step
     return PastRun(folder, status, step, total, folder.events.stat().st_mtime)

@@ -1,9 +1,7 @@
-"""Watchers of a run: the terminal, `events.jsonl`, TensorBoard. Each is a callable that takes an event."""
+"""Watchers of a run: the terminal, TensorBoard; `event_log` has a third. Each is a callable that takes an event."""
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,29 +17,6 @@ if TYPE_CHECKING:
 
 _PLAIN_SECONDS = 10.0
 """Least time between two progress lines where the output is not a terminal."""
-
-_UNLOGGED = (events.Stage,)
-"""Events that only a live view needs; the log would grow with every picture cached."""
-
-
-class JsonLines:
-    """Appends events to a log, one object a line, flushed so that a killed process loses at most a torn last line."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  held until close()
-
-    def __call__(self, event: Event) -> None:
-        """Write one event."""
-        if isinstance(event, _UNLOGGED):
-            return
-        self._file.write(json.dumps(events.to_record(event)) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        """Bring the log to the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
 
 
 class TensorBoard:

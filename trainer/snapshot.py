@@ -6,6 +6,7 @@ The window and the console read a snapshot and never consume it, so any number o
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -17,6 +18,9 @@ from trainer.events import Event, SampleReady, Saved, StepDone
 
 CURVE_POINTS = 500
 """Points kept of each curve: more than a plot can show, few enough to stay light after 100,000 steps."""
+
+LISTED = 500
+"""Newest samples, files and warnings that a snapshot lists, so that a run of any length stays light."""
 
 RING_SIZE = 1000
 """Events kept in memory; the run's `events.jsonl` has them all."""
@@ -32,7 +36,9 @@ class Curve:
     pending: tuple[float, ...] = ()
 
     def add(self, step: int, value: float) -> Curve:
-        """Return the curve with one more value."""
+        """Return the curve with one more value; what is no finite number is left out."""
+        if not math.isfinite(value):
+            return self
         pending = (*self.pending, value)
         if len(pending) < self.stride:
             return dataclasses.replace(self, pending=pending)
@@ -160,14 +166,18 @@ def _failed(snapshot: RunSnapshot, event: events.Failed) -> dict[str, Any]:
     return {"status": "failed", "error": event, "phase": "", "ended_at": event.time}
 
 
+def _kept(earlier: tuple[Any, ...], newest: object) -> tuple[Any, ...]:
+    return (*earlier[1 - LISTED :], newest)
+
+
 _FOLDS: dict[type[Event], Callable[[RunSnapshot, Any], dict[str, Any]]] = {
     events.Started: _started,
     events.Stage: _stage,
     events.StepDone: _step_done,
     events.EpochDone: lambda snapshot, event: {"epoch": event.epoch},
-    events.Saved: lambda snapshot, event: {"saved": (*snapshot.saved, event)} if event.kind == "lora" else {},
-    events.SampleReady: lambda snapshot, event: {"samples": (*snapshot.samples, event)},
-    events.Warned: lambda snapshot, event: {"warnings": (*snapshot.warnings, event.message)},
+    events.Saved: lambda snapshot, event: {"saved": _kept(snapshot.saved, event)} if event.kind == "lora" else {},
+    events.SampleReady: lambda snapshot, event: {"samples": _kept(snapshot.samples, event)},
+    events.Warned: lambda snapshot, event: {"warnings": _kept(snapshot.warnings, event.message)},
     events.Paused: lambda snapshot, event: {"status": "paused"},
     events.Resumed: lambda snapshot, event: {"status": "training"},
     events.Finished: _finished,
