@@ -229,7 +229,7 @@ def test_strength_says_what_alpha_makes_of_the_rate() -> None:
         ("warm-up", {"lr_warmup_steps": 0.6}),
         ("warm-up", {"lr_warmup_steps": 5000}),
         ("resolution", {"resolution": 448}),
-        ("resolution", {"resolution": "768,1024"}),
+        ("resolution", {"resolution": "2048,2048"}),
         ("enlarging", {"bucket_no_upscale": False}),
         ("bucket-step", {"bucket_reso_steps": 32}),
         ("keep-tokens", {"shuffle_caption": True}),
@@ -311,3 +311,24 @@ def test_names_of_other_models(model: str) -> None:
 
 def test_advice_reads_as_one_line() -> None:
     assert str(Advice("x", "network_dim", "rank 9.", "It is odd.")) == "network_dim: rank 9. It is odd."
+
+
+@pytest.mark.parametrize(
+    ("side", "resolution", "speaks"),
+    [
+        (512, "512,512", False),
+        (512, "768,768", False),
+        (512, "1024,1024", True),
+        (768, "768,768", False),
+        (1024, "1024,1024", False),
+        (1024, "768,768", False),
+        (1024, "512,512", True),
+        (64, "512,512", False),
+    ],
+)
+def test_resolution_is_judged_by_what_the_model_was_made_for(side: int, resolution: str, speaks: bool) -> None:
+    config = load_config(overrides={"resolution": resolution})
+    told = {each.rule: each for each in advise(config, Counts(model_side=side))}
+    assert ("resolution" in told) == speaks
+    if speaks:
+        assert told["resolution"].remedy == {"resolution": f"{side},{side}"}

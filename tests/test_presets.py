@@ -19,6 +19,10 @@ EXPECTED = {
     "sd15-character-anime",
     "sd15-realistic",
     "sd15-style",
+    "sdxl-character",
+    "sdxl-style",
+    "sdxl-low-memory",
+    "sdxl-pony-illustrious",
     "dadapt-adam",
     "prodigy",
 }

@@ -20,7 +20,9 @@ FEWEST_STEPS, AIM_STEPS, MOST_STEPS = 2000, 2500, 3000
 TRIAL_RANK, TRIAL_STEPS, TRIAL_SIDE = 8, 500, 256
 LOWEST_RANK, HIGHEST_RANK = 16, 128
 LOWEST_ALPHA, HIGHEST_ALPHA = 8, 128
-SMALLEST_AREA, LARGEST_AREA = 512 * 512, 768 * 768
+SDXL_SIDE = 1024
+SMALLEST_SIDE = 512
+"""Models know little of pictures smaller than this, or than three quarters of the side they were made at."""
 TEXT_ENCODER_RATE = 5e-5
 
 RATES: Mapping[str, tuple[float, float, float]] = {
@@ -42,7 +44,8 @@ class Counts:
     """What is known of the pictures. `samples` are pictures times repeats, as the folders' names say.
 
     `most_repeats` is the highest number of repeats among the training folders. `exact_steps` is the plan's number of
-    steps for the whole run, None before there is a plan.
+    steps for the whole run, None before there is a plan. `model_side` is the side of the square pictures that the base
+    model was made for, 0 where the model is not known.
     """
 
     images: int = 0
@@ -51,6 +54,7 @@ class Counts:
     reg_samples: int = 0
     most_repeats: int = 1
     exact_steps: int | None = None
+    model_side: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,20 +289,29 @@ class Strength(Rule):
         )
 
 
+def usual_sides(model_side: int) -> tuple[int, int]:
+    """Return the least and the greatest side of squares whose area suits a model made at `model_side` (0 = unknown)."""
+    if not model_side:
+        return SMALLEST_SIDE, SDXL_SIDE * 3 // 2
+    return max(SMALLEST_SIDE, model_side * 3 // 4), model_side * 3 // 2
+
+
 class Resolution(Rule):
     name = "resolution"
     key = "resolution"
 
     def look(self, config: TrainingConfig, counts: Counts) -> Iterator[Advice]:
         width, height = resolution_size(config)
-        if is_tiny(config) or SMALLEST_AREA <= width * height <= LARGEST_AREA:
+        smallest, largest = usual_sides(counts.model_side)
+        if is_tiny(config) or 0 < counts.model_side < SMALLEST_SIDE or smallest**2 <= width * height <= largest**2:
             return
-        small = width * height < SMALLEST_AREA
+        small = width * height < smallest**2
+        made_at = counts.model_side or (SMALLEST_SIDE if small else SDXL_SIDE)
         yield self.advice(
-            f"{width},{height}; 512,512 or 768,768 is usual for Stable Diffusion 1.5.",
-            "The model was made at 512 and knows little of so "
+            f"{width},{height}; {made_at},{made_at} is usual for this kind of model.",
+            f"It was made at {made_at} and knows little of so "
             + ("small pictures." if small else "large ones; memory and time rise with the area."),
-            {"resolution": "512,512" if small else "768,768"},
+            {"resolution": f"{made_at},{made_at}"},
         )
 
 

@@ -40,6 +40,13 @@ class Outline:
         return FAMILIES[self.recognition.family].targets(self.recognition.configs, conv=True)
 
     @property
+    def model(self) -> str:
+        """What kind of model it is, in words, such as "Stable Diffusion XL (v-prediction, fp16)"."""
+        said = ", ".join(word for word in (self.recognition.variant, self.recognition.precision) if word)
+        title = FAMILIES[self.recognition.family].title
+        return f"{title} ({said})" if said else title
+
+    @property
     def rates(self) -> dict[str, float]:
         """The learning rate of each component that is trained."""
         return rates(self.config, FAMILIES[self.recognition.family].trainable)
@@ -69,6 +76,7 @@ class Outline:
             reg_samples=self.report.reg_count,
             most_repeats=max(folder.repeats for folder in self.report.train_folders),
             exact_steps=self.plan.total_steps,
+            model_side=self.recognition.side,
         )
         return recipe.advise(self.config, counted)
 
@@ -77,7 +85,7 @@ class Outline:
         counts, plan, training = self.counts, self.plan, self.config.training
         reg = f" + {counts.reg_images} regularisation pictures" if counts.reg_images else ""
         lines = [
-            f"Model: {FAMILIES[self.recognition.family].title}, {self.recognition.source}",
+            f"Model: {self.model}, {self.recognition.source}",
             f"Pictures: {counts.train_images}{reg}; {counts.samples} samples an epoch",
             "Buckets: " + ", ".join(f"{b.resolution[0]}x{b.resolution[1]} ({b.images})" for b in counts.buckets),
             f"Rule of thumb: {counts.formula_samples} x {plan.total_epochs} epochs / batch size "

@@ -24,6 +24,8 @@ FILE = "file"
 FOLDER = "folder"
 HUB = "hub"
 
+_PIXELS_PER_LATENT = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Recognition:
@@ -39,6 +41,11 @@ class Recognition:
     source: str
     configs: ComponentConfigs
     precision: str = ""
+
+    @property
+    def side(self) -> int:
+        """Pixels of the side of the square pictures that the model was made for; 0 where it doesn't say."""
+        return int(self.configs.get("unet", {}).get("sample_size") or 0) * _PIXELS_PER_LATENT
 
     @property
     def variant(self) -> str:
