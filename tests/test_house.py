@@ -39,6 +39,7 @@ ROWS = {
     "trainer.families": 2,
     "trainer.families.tokens": 4,
     "trainer.families.weights": 4,
+    "trainer.families.weighted": 4,
     "trainer.families.stable.bundle": 4,
     "trainer.families.stable.checkpoint": 4,
     "trainer.families.sd15.bundle": 4,

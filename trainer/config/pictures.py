@@ -321,3 +321,9 @@ class TextSection(Section):
 
     More come nearer to a new variant in every step, and take more memory.
     """
+
+    weighted_captions: bool = setting(False, Show("Weights in captions", group="Encoding captions"))
+    """Read (word:1.2) and (word) in captions as stronger, [word] as weaker, as prompts in web UIs are.
+
+    A backslash before a bracket makes it a plain one. Off: brackets are read as they stand.
+    """

@@ -39,6 +39,7 @@ SHARED: Mapping[str, object] = {
     "enable_wildcard": False,
     "token_warmup_min": 1,
     "token_warmup_step": 0,
+    "weighted_captions": False,
     "cache_text_encoder_outputs": False,
     "cache_text_encoder_outputs_to_disk": False,
     "network_dim": 4,
@@ -145,7 +146,6 @@ CHANGING: Mapping[str, object] = {
     "use_lion_optimizer": False,
     "v2": False,
     "validation_split": 0.0,
-    "weighted_captions": False,
 }
 """{key: neutral value} of the arguments that we lack and that change the LoRA or its files."""
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from trainer.families.sdxl.facts import FACTS
 from trainer.families.stable.bundle import StableBundle, join_chunks
-from trainer.families.tokens import END, PromptTokenizer
+from trainer.families.tokens import END
+from trainer.families.weighted import weigh
 
 PENULTIMATE = 2
 """SDXL was trained on the last layer but one, so a smaller clip_skip means that one too."""
@@ -21,10 +22,10 @@ PENULTIMATE = 2
 class PairTokenizer:
     """Turns a prompt into the token ids for each of several text encoders, which fill up chunks differently."""
 
-    tokenizers: tuple[PromptTokenizer, ...]
+    tokenizers: tuple[Callable[[str], Tensor], ...]
 
     def __call__(self, text: str) -> Tensor:
-        """Return long [encoders, chunks, 77]."""
+        """Return long [encoders, chunks, 77], or with weights [encoders, 2, chunks, 77]."""
         return torch.stack([tokenizer(text) for tokenizer in self.tokenizers])
 
 
@@ -38,8 +39,7 @@ class Bundle(StableBundle):
 
         The second encoder's own tokenizer takes "!" for its padding; sd-scripts' reads it as a word, and so does this.
         """
-        pads = (encoder.pad for encoder in self.facts.text_encoders)
-        return PairTokenizer(tuple(PromptTokenizer(self.tokenizer, chunks, pad) for pad in pads))
+        return PairTokenizer(tuple(self.tokenizer_for(encoder, chunks) for encoder in self.facts.text_encoders))
 
     def encode_text(self, token_ids: Tensor) -> dict[str, Tensor]:
         """Encode prompts with both text encoders; differentiable.
@@ -49,17 +49,20 @@ class Bundle(StableBundle):
         whole prompt.
 
         Args:
-            token_ids: long [b, 2, c, 77].
+            token_ids: long [b, 2, c, 77], with weighted captions [b, 2, 2, c, 77].
 
         Returns:
             {"context": [b, 75 c + 2, width of both], "pooled": [b, width of the second]}
         """
         layer = max(self._clip_skip, PENULTIMATE)
         first, second = self.facts.text_encoders
-        states, _ = self.hidden_states(first.component, token_ids[:, 0], layer)
-        more, last = self.hidden_states(second.component, token_ids[:, 1], layer)
-        context = torch.cat([join_chunks(states), join_chunks(more)], dim=-1)
-        ends = (token_ids[:, 1, 0] == END).int().argmax(dim=-1)
+        ids, weights = self.split_tokens(token_ids[:, 0])
+        states, _ = self.hidden_states(first.component, ids, layer)
+        parts = [join_chunks(weigh(states, weights))]
+        ids, weights = self.split_tokens(token_ids[:, 1])
+        states, last = self.hidden_states(second.component, ids, layer)
+        context = torch.cat([*parts, join_chunks(weigh(states, weights))], dim=-1)
+        ends = (ids[:, 0] == END).int().argmax(dim=-1)
         at_end = last[torch.arange(len(last), device=last.device), 0, ends.to(last.device)]
         projection = self.text_encoder(second.component).get_submodule("text_projection")
         return {"context": context, "pooled": projection(at_end)}

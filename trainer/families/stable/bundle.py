@@ -21,9 +21,10 @@ from trainer.control import Progress
 from trainer.errors import ConfigError, ModelError, Problem
 from trainer.families.family import ComponentConfigs, Recognition
 from trainer.families.stable.checkpoint import Checkpoint, TextEncoder
-from trainer.families.stable.facts import EPSILON, VELOCITY, StableFacts
+from trainer.families.stable.facts import EPSILON, VELOCITY, StableFacts, TextEncoderFacts
 from trainer.families.stable.layers import adapter_targets
 from trainer.families.tokens import LENGTH, PromptTokenizer
+from trainer.families.weighted import WeightedTokenizer, split_weights, weigh
 from trainer.families.weights import fingerprint
 from trainer.targets import Target
 
@@ -59,6 +60,7 @@ class StableBundle(ABC):
         self.vae: AutoencoderKL | None = vae
         self.vae_key = fingerprint(vae)
         self.tokenizer = checkpoint.tokenizer()
+        self._weighted = config.text.weighted_captions
         self.tokenize = self.make_tokenize(config.model.max_token_length // LENGTH)
         scheduler = {**checkpoint.configs["scheduler"], "rescale_betas_zero_snr": False}
         self.alphas_cumprod: Tensor = DDPMScheduler.from_config(scheduler).alphas_cumprod
@@ -118,8 +120,20 @@ class StableBundle(ABC):
         return adapter_targets(self.facts, self.component_configs, conv=conv)
 
     def make_tokenize(self, chunks: int) -> Callable[[str], Tensor]:
-        """Return a picklable callable: text -> token ids, long [chunks, 77], as `encode_text` takes them stacked."""
-        return PromptTokenizer(self.tokenizer, chunks, self.facts.text_encoders[0].pad)
+        """Return a picklable callable: text -> tokens as `encode_text` takes them stacked.
+
+        They are ids, long [chunks, 77], or with weighted captions ids and weights, long [2, chunks, 77].
+        """
+        return self.tokenizer_for(self.facts.text_encoders[0], chunks)
+
+    def tokenizer_for(self, encoder: TextEncoderFacts, chunks: int) -> Callable[[str], Tensor]:
+        """Return the tokenizer of one text encoder."""
+        plain = PromptTokenizer(self.tokenizer, chunks, encoder.pad)
+        return WeightedTokenizer(plain) if self._weighted else plain
+
+    def split_tokens(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return ids, long [b, c, 77], and weights [b, c, 77] where captions are weighted, of one text encoder."""
+        return split_weights(tokens) if self._weighted else (tokens, None)
 
     @abstractmethod
     def encode_text(self, token_ids: Tensor) -> dict[str, Tensor]:
@@ -259,16 +273,17 @@ class NormedTextBundle(StableBundle):
         remain. clip_skip n > 1 takes the output of the n-th layer from the end and applies the final layer norm to it.
 
         Args:
-            token_ids: long [b, c, 77].
+            token_ids: long [b, c, 77], with weighted captions [b, 2, c, 77].
 
         Returns:
             {"context": [b, 75 c + 2, width]}
         """
         component = self.facts.text_encoders[0].component
-        states, last = self.hidden_states(component, token_ids, self._clip_skip)
+        ids, weights = self.split_tokens(token_ids)
+        states, last = self.hidden_states(component, ids, self._clip_skip)
         if self._clip_skip > 1:
             last = self.text_encoder(component).get_submodule("final_layer_norm")(states)
-        return {"context": join_chunks(last)}
+        return {"context": join_chunks(weigh(last, weights))}
 
 
 _Work = Callable[[AutoencoderKL, Tensor], tuple[Tensor, ...]]
