@@ -21,6 +21,7 @@ from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read by gradio when it is imported
 
+import gradio as gr
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
@@ -37,6 +38,7 @@ LEAST_PASSWORD = 8
 PORT = 7860
 OWN = PROJECT / "presets" / "own"
 STOP_SECONDS = 60
+QUEUE_SECONDS = 0.05
 
 REFUSED = 2
 
@@ -118,7 +120,7 @@ def serve(page: Page, given: argparse.Namespace, password: str, *, open_to_other
         "docs_url": None,
         "redoc_url": None,
     }
-    _, address, public = page.blocks.queue(api_open=False).launch(
+    _, address, public = patient(page.blocks.queue(api_open=False)).launch(
         server_name=given.host,
         server_port=given.port,
         share=given.share,
@@ -138,6 +140,13 @@ def serve(page: Page, given: argparse.Namespace, password: str, *, open_to_other
     )
     started.set()
     say(f"The page is at {public or address}  (Ctrl+C ends the program)")
+
+
+def patient(blocks: gr.Blocks) -> gr.Blocks:
+    """Let Gradio's queue look for work 20 times a second, not 1,100 times: each look takes Python from the training."""
+    blocks._queue.sleep_when_free = QUEUE_SECONDS
+    blocks._queue.progress_update_sleep_when_free = QUEUE_SECONDS
+    return blocks
 
 
 def wait_for_the_end(session: Session) -> None:

@@ -132,7 +132,7 @@ class Page:
         self.plan.act(self.on_remedy, None, outputs, **FORM)
         self.dataset.act(self.on_scan, None, outputs, **FORM)
         self.dialog.act(self.on_dialog, None, [self.dialog, self.toml_path, *outputs], **FORM)
-        self.blocks.load(self.on_load, None, [*outputs, self.preset, self.preview, self.runs], **QUIET)
+        self.blocks.load(self.on_load, None, [*outputs, self.preset, self.preview], **QUIET)
 
     def _shown(self) -> dict[str, dict[str, object]]:
         """Return what the two tabs show at once, before the pictures were looked at."""
@@ -188,7 +188,6 @@ class Page:
             **self.form_update(),
             self.preset: self._preset_list(self.session.draft.base_name),
             self.preview: "",
-            self.runs: self._runs(),
         }
 
     # --- the folder dialog ------------------------------------------------------------------------------------------
@@ -346,7 +345,7 @@ class Page:
     def _wire_run(self) -> None:
         news = [self.bar, self.message, self.curves, self.samples, self.rates, self.files, self.log]
         news += [*self.controls.values(), self.timer, self.seen]
-        calm: dict[str, Any] = {**QUIET, "concurrency_limit": None}
+        calm: dict[str, Any] = {**QUIET, "queue": False}
         self.timer.tick(self.on_tick, self.seen, news, trigger_mode="once", **calm)
         self.blocks.load(self.on_open, None, news, **calm)
         self.controls["start"].click(
