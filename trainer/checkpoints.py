@@ -10,6 +10,7 @@ A state is a folder renamed into place when it is complete; the newest `KEPT` ar
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -21,10 +22,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from trainer.errors import RunError, StateError
+from trainer.failures import FULL_DISK
 from trainer.files import sha256_of, sync_folder
 
 FORMAT = 1
@@ -83,8 +85,9 @@ def save_state(folder: Path, state: State) -> Path:
         sync_folder(folder)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        reason = "the disk is full" if error.errno in FULL_DISK else error.strerror or error
         raise RunError(
-            f"The resume state could not be written to {str(target)!r} ({error.strerror or error}).",
+            f"The resume state could not be written to {str(target)!r} ({reason}).",
             "Free disk space or restore the folder, then resume; the earlier state is untouched.",
         ) from error
     for old in (replaced, *_complete(folder)[:-KEPT]):
@@ -93,21 +96,25 @@ def save_state(folder: Path, state: State) -> Path:
 
 
 def _write(folder: Path, state: State) -> None:
-    save_file(state.adapter, folder / _ADAPTER)
-    torch.save(state.trained, folder / _OPTIMIZER)
-    for name in (_ADAPTER, _OPTIMIZER):
-        with open(folder / name, "rb+") as file:
-            os.fsync(file.fileno())
+    # Made in memory first: on a full disk neither library raises an OSError when it writes the file itself.
+    trained = io.BytesIO()
+    torch.save(state.trained, trained)
+    _put(folder / _ADAPTER, save(state.adapter))
+    _put(folder / _OPTIMIZER, trained.getbuffer())
     record = {
         "format": FORMAT,
         "sha256": {name: sha256_of(folder / name) for name in (_ADAPTER, _OPTIMIZER)},
         **asdict(state.position),
     }
-    with open(folder / _STATE, "w", encoding="utf-8") as file:
-        json.dump(record, file)
+    _put(folder / _STATE, json.dumps(record).encode())
+    sync_folder(folder)
+
+
+def _put(path: Path, content: bytes | memoryview) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    sync_folder(folder)
 
 
 def newest_state(folder: Path, warn: Callable[[str], None]) -> Path | None:

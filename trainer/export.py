@@ -6,7 +6,6 @@ metadata and the two hashes that web UIs know files by.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 from collections.abc import Mapping
@@ -20,14 +19,13 @@ from torch import Tensor
 
 from trainer.adapters.lora.header import ALPHA, read_header
 from trainer.errors import ModelError, RunError
+from trainer.failures import FULL_DISK
 from trainer.files import replacing
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "float": torch.float32}
 """`save_precision` -> dtype of every tensor in the file, alphas included, as sd-scripts does."""
 
 _LEGACY_OFFSET, _LEGACY_LENGTH = 0x100000, 0x10000
-
-_FULL_DISK = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +124,7 @@ def _holds(content: bytes, expected: Mapping[str, Tensor]) -> bool:
 
 
 def _cannot_write(path: Path, size: int, error: OSError) -> RunError:
-    if error.errno in _FULL_DISK:
+    if error.errno in FULL_DISK:
         return RunError(
             f"The LoRA {path} can't be written: the disk is full, {size / 1e6:,.1f} MB are needed.",
             "Free some space or choose another output_dir.",

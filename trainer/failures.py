@@ -19,6 +19,9 @@ READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "alloc_failed", "bad_alloc")
 """In a RuntimeError: what PyTorch's CPU allocator, CUDA, cuBLAS and cuDNN say of a lack of memory."""
 
+_ONEDNN = "could not create a primitive"
+"""All that oneDNN says of it on a CPU. With another word after it, it means what is not implemented."""
+
 _NAMED = 5
 """Pictures that a message names."""
 
@@ -50,7 +53,8 @@ def is_out_of_memory(error: Exception) -> bool:
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _MEMORY_WORDS)
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and (text.endswith(_ONEDNN) or any(words in text for words in _MEMORY_WORDS))
 
 
 def _out_of_memory(error: Exception, config: TrainingConfig) -> RunError:

@@ -1,0 +1,121 @@
+"""Runs in a process of their own to which something really happens: no memory, no disk, no pictures, no permission."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import psutil
+
+from tests.helpers.runs import RunServer
+from trainer import events
+from trainer.config import load_config
+from trainer.errors import TrainerError
+from trainer.events import Event
+
+FILE_LIMIT = 100_000
+"""Bytes that a file may have where the disk is to be full: fewer than a state's, more than the log's."""
+
+_CAPABILITIES_VERSION = 0x20080522
+
+
+@dataclass(frozen=True)
+class Mishap:
+    """What happens to a run after `step`; the keys of `MISHAPS`."""
+
+    kind: str
+    step: int
+
+
+def _no_memory(settings: Mapping[str, object]) -> None:
+    import resource
+
+    used = psutil.Process().memory_info().vms
+    resource.setrlimit(resource.RLIMIT_AS, (used, resource.RLIM_INFINITY))
+
+
+def _no_disk(settings: Mapping[str, object]) -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_LIMIT, resource.RLIM_INFINITY))
+
+
+def _full_mount(settings: Mapping[str, object]) -> None:
+    filler = Path(str(settings["output_dir"])) / "filler"
+    with open(filler, "wb", buffering=0) as file:
+        for size in (1 << 16, 1 << 12, 1):
+            while True:
+                try:
+                    file.write(b"\0" * size)
+                except OSError:
+                    break
+
+
+def _no_pictures(settings: Mapping[str, object]) -> None:
+    for picture in Path(str(settings["train_data_dir"])).rglob("*.*"):
+        picture.rename(picture.with_name(f"{picture.name}.away"))
+
+
+def _no_permission(settings: Mapping[str, object]) -> None:
+    drop_powers()
+    (Path(str(settings["output_dir"])) / "tiny.run" / "state").chmod(0o555)
+
+
+def _no_cache(settings: Mapping[str, object]) -> None:
+    shutil.rmtree(Path(str(settings["output_dir"])) / "latent_cache")
+
+
+MISHAPS: Mapping[str, Callable[[Mapping[str, object]], None]] = {
+    "no memory": _no_memory,
+    "no disk": _no_disk,
+    "full mount": _full_mount,
+    "no pictures": _no_pictures,
+    "no permission": _no_permission,
+    "no cache": _no_cache,
+}
+
+
+def drop_powers() -> None:
+    """Make root an ordinary owner of its files for the rest of this process: permissions hold for it too."""
+    if os.geteuid() == 0:
+        header = (ctypes.c_uint32 * 2)(_CAPABILITIES_VERSION, 0)
+        nothing = (ctypes.c_uint32 * 6)()
+        ctypes.CDLL(None, use_errno=True).capset(header, nothing)
+
+
+def run_and_suffer(settings: Mapping[str, object], mishap: Mishap, answer: Connection) -> None:
+    """Train in this process, which is meant to be a child of its own; an error goes to `answer`."""
+    from trainer.run import Start, train
+
+    def watch(event: Event) -> None:
+        if isinstance(event, events.StepDone) and event.step == mishap.step:
+            MISHAPS[mishap.kind](settings)
+
+    try:
+        train(load_config(overrides=settings), emit=watch, start=Start())
+    except TrainerError as error:
+        answer.send({"kind": type(error).__name__, "message": error.message, "remedy": error.remedy})
+        raise SystemExit(1) from None
+
+
+class MishapServer(RunServer):
+    """Starts such runs in children of a process that has imported torch already."""
+
+    def suffer(self, settings: Mapping[str, object], mishap: Mishap) -> dict[str, str]:
+        """Run into a mishap; return the error's kind, message and remedy."""
+        mine, its = self._context.Pipe(duplex=False)
+        process = self._context.Process(target=run_and_suffer, args=(dict(settings), mishap, its))
+        process.start()
+        process.join(timeout=300)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            raise TimeoutError("the run did not end within 300 seconds")
+        assert process.exitcode == 1, f"exit code {process.exitcode}: no error, or one that is not the program's own"
+        told: dict[str, str] = mine.recv()
+        return told
