@@ -40,6 +40,7 @@ ROWS = {
     "trainer.families.tokens": 4,
     "trainer.families.weights": 4,
     "trainer.families.weighted": 4,
+    "trainer.families.quantised": 4,
     "trainer.families.stable.bundle": 4,
     "trainer.families.stable.checkpoint": 4,
     "trainer.families.sd15.bundle": 4,

@@ -11,7 +11,7 @@ from trainer.config import TrainingConfig, known_settings, load_config, load_lay
 from trainer.errors import ConfigError
 from trainer.settings.sd_scripts import CHANGING, HARMLESS, SHARED
 
-OURS_ONLY = ("model_family", "deterministic", "save_state_minutes", "caption_variants")
+OURS_ONLY = ("model_family", "deterministic", "save_state_minutes", "caption_variants", "quantize_base")
 
 
 def written(folder: Path, **values: object) -> Path:

@@ -26,6 +26,7 @@ _OWN = (
     "deterministic",
     "save_state_minutes",
     "caption_variants",
+    "quantize_base",
 )
 _OFF = (None, "", 0, False, "0", "0.0", "None", "none", "False", "false")
 _ADAFACTOR_DEFAULTS = {"relative_step": ("True", "False"), "scale_parameter": ("True", "False")}

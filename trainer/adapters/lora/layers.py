@@ -194,13 +194,20 @@ def _check(components: Mapping[str, nn.Module], target: Target) -> None:
             "Its configuration and its weights don't belong together; check the checkpoint.",
         ) from error
     expected = (target.out_features, target.in_features, *(target.kernel or ()))
-    found = tuple(layer.weight.shape) if isinstance(layer, nn.Linear | nn.Conv2d) else ()
+    found = _shape(layer)
     if _matrix(torch.Size(found)) != _matrix(torch.Size(expected)):
         raise ModelError(
             f"{target.name}: expected a layer of shape {list(expected)} at {target.path}, "
             f"the model has {type(layer).__name__} {list(found)}.",
             "Its configuration and its weights don't belong together; check the checkpoint.",
         )
+
+
+def _shape(layer: nn.Module) -> tuple[int, ...]:
+    if isinstance(layer, nn.Linear):
+        # Of a quantised layer the weight that is stored has another shape.
+        return layer.out_features, layer.in_features
+    return tuple(layer.weight.shape) if isinstance(layer, nn.Conv2d) else ()
 
 
 def _inject(component: nn.Module, targets: Sequence[Target], spec: LoraSpec) -> None:

@@ -20,6 +20,7 @@ from trainer.config import TrainingConfig
 from trainer.control import Progress
 from trainer.errors import ConfigError, ModelError, Problem
 from trainer.families.family import ComponentConfigs, Recognition
+from trainer.families.quantised import quantise
 from trainer.families.stable.checkpoint import Checkpoint, TextEncoder
 from trainer.families.stable.facts import EPSILON, VELOCITY, StableFacts, TextEncoderFacts
 from trainer.families.stable.layers import adapter_targets
@@ -327,6 +328,8 @@ def load_bundle(
     vae = checkpoint.vae()
     report(_PHASE, total - 1, total)
     unet = checkpoint.unet()
+    if config.model.quantize_base != "none":
+        quantise(unet, config.model.quantize_base)
     report(_PHASE, total, total)
     return made(checkpoint, unet, text_encoders, vae, config)
 
