@@ -37,6 +37,7 @@ def main(folder: Path) -> None:
     """Take all pictures into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as place, sync_playwright() as playwright:
+        (Path(place) / "demo").symlink_to(PROJECT / "demo")  # so that the form shows the demo's short paths
         app = start_app(Path(place), Path(place) / "own")
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET_BROWSER)
         try:

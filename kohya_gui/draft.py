@@ -116,7 +116,7 @@ class Draft:
         if free == saving.output_name:
             words = f"The LoRA becomes {RunFolder(Path(saving.output_dir), free).lora}"
         else:
-            words = f"{saving.output_name} was trained already; this run will be called {free}."
+            words = f"{saving.output_name} was trained already; the next run will be called {free}."
         return {**notes, "output_name": words}
 
 

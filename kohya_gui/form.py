@@ -219,7 +219,11 @@ def _as_float(value: object) -> float:
 
 
 def absolute(setting: Setting, value: object, folder: Path) -> object:
-    """Return a path setting's relative value as seen from `folder`; any other value as it is."""
-    if setting.show.widget in PATHS and isinstance(value, str) and value and not Path(value).expanduser().is_absolute():
-        return str(folder / value)
-    return value
+    """Return a path setting's relative value as seen from `folder`; any other value as it is.
+
+    It stays as it is where the working folder has the same file under it.
+    """
+    if setting.show.widget not in PATHS or not isinstance(value, str) or not value:
+        return value
+    whole = folder / Path(value).expanduser()
+    return value if Path(value).resolve() == whole.resolve() else str(whole)

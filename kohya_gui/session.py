@@ -41,6 +41,7 @@ class Session:
         self._log: list[Event] = []
         self._log_number = 0
         self._open_form()
+        self._kept = self.draft.revision
 
     # --- the form ---------------------------------------------------------------------------------------------------
 
@@ -65,9 +66,10 @@ class Session:
         return True
 
     def keep_form(self) -> None:
-        """Write the form to the disk, so that a restarted program shows it."""
-        if self._store is None:
+        """Write the form to the disk where it changed, so that a restarted program shows it."""
+        if self._store is None or self._kept == self.draft.revision:
             return
+        self._kept = self.draft.revision
         saved = {"values": self.draft.values, "base": self.draft.base, "name": self.draft.base_name}
         self._store.parent.mkdir(parents=True, exist_ok=True)
         write_text(self._store, json.dumps(saved))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 
 from kohya_gui.guard import is_closed
 from tests.helpers.page import PROJECT, App, start_app, trigger, wait_until_ready
+from trainer.config import known_settings
 
 PASSWORD = "correct horse"
 SECRET = "a secret that the page may not tell"
@@ -122,6 +124,25 @@ def test_listening_to_others_without_a_password_is_refused() -> None:
     )
     assert ended.returncode == 2
     assert "TRAINER_PASSWORD" in ended.stderr
+
+
+# --- guides ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_setting_has_its_place_in_the_guide(client: httpx.Client) -> None:
+    page = client.get("/guide/settings").text
+    missing = [key for key in known_settings() if f'id="{key}"' not in page]
+    assert missing == []
+
+
+def test_the_pictures_of_the_guide_are_there(client: httpx.Client) -> None:
+    page = client.get("/guide/training").text
+    pictures = re.findall(r'<img src="([^"]+)"', page)
+    assert pictures
+    for address in pictures:
+        answer = client.get(f"/guide/{address}")
+        assert answer.status_code == 200
+        assert answer.headers["content-type"] == "image/webp"
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
