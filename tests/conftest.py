@@ -17,6 +17,20 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 PROJECT = Path(__file__).resolve().parent.parent
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--thorough`: the long forms of tests that have one."""
+    parser.addoption("--thorough", action="store_true", help="also run the long forms, such as thirty kills at random")
+    parser.addoption("--kill-seed", type=int, default=None, help="repeat the random kills of an earlier --thorough")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the long forms unless they are asked for."""
+    if not config.getoption("--thorough"):
+        for item in items:
+            if "thorough" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="a long form; --thorough runs it"))
+
+
 @pytest.fixture(scope="session")
 def project() -> Path:
     """The folder of the checkout."""

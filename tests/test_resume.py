@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,9 +83,7 @@ def assert_survives(
         code = server.run(killed, resume="auto", kill=kill)
         assert code in (KILLED, 0), f"the run failed by itself around {kill}"
     assert server.run(killed, resume="auto") == 0
-    one, other = Path(str(straight["output_dir"])), Path(str(killed["output_dir"]))
-    assert_same_files(one, other)
-    assert_steps_go_on(logged(other / "tiny.run"), logged(one / "tiny.run"))
+    assert_equal_runs(straight, killed)
 
 
 def assert_same_files(one: Path, other: Path) -> None:
@@ -142,3 +143,67 @@ def test_a_damaged_state_gives_way_to_the_one_before(
     assert server.run(killed, resume="auto") == 0
     assert_same_files(tmp_path / "straight", tmp_path / "killed")
     assert_steps_go_on(logged(tmp_path / "killed" / "tiny.run"), logged(tmp_path / "straight" / "tiny.run"))
+
+
+PHASES: dict[str, int] = {"caching": 2, "step": 6, "state": 2, "renaming": 2, "lora": 2, "sampling": 5}
+"""What a run does, and up to how many such moments a random kill may wait."""
+
+KILLS, IN_EACH_PHASE, MOST_ATTEMPTS = 30, 3, 150
+
+
+@pytest.mark.thorough
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"optimizer_type": "AdamW"},
+        {
+            "optimizer_type": "AdamW8bit",
+            "network_dim": 64,
+            "cache_latents_to_disk": True,
+            "max_data_loader_n_workers": 2,
+            "mixed_precision": "bf16",
+        },
+    ],
+)
+def test_killed_thirty_times_at_random(
+    server: RunServer,
+    ground: tuple[Path, Path],
+    tmp_path: Path,
+    pytestconfig: pytest.Config,
+    capfd: pytest.CaptureFixture[str],
+    more: dict[str, object],
+) -> None:
+    """Run after run, each killed again and again until it ends; every one must equal the run that was left alone."""
+    seed = pytestconfig.getoption("--kill-seed")
+    seed = random.SystemRandom().randrange(10**6) if seed is None else seed
+    with capfd.disabled():
+        sys.stdout.write(f"\nrandom kills: --thorough --kill-seed {seed}\n")
+    chance, hits, survived = random.Random(seed), Counter[str](), 0
+    straight = settings_of(ground, tmp_path / "straight", **more)
+    assert server.run(straight) == 0
+    for _ in range(MOST_ATTEMPTS):
+        if hits.total() >= KILLS and all(hits[phase] >= IN_EACH_PHASE for phase in PHASES):
+            break
+        killed = {**straight, "output_dir": str(tmp_path / f"killed-{survived}")}
+        phase = chance.choice([each for each in PHASES if hits[each] <= min(hits[other] for other in PHASES) + 2])
+        kill = Kill(phase, chance.randint(1, PHASES[phase]), chance.uniform(0, 0.2) if phase == "step" else 0.0)
+        code = server.run(killed, resume="auto", kill=kill)
+        assert code in (KILLED, 0), f"the run failed by itself around {kill} (seed {seed})"
+        hits[phase] += code == KILLED
+        if code == 0:
+            assert_equal_runs(straight, killed)
+            survived += 1
+    killed = {**straight, "output_dir": str(tmp_path / f"killed-{survived}")}
+    assert server.run(killed, resume="auto") == 0
+    assert_equal_runs(straight, killed)
+    with capfd.disabled():
+        sys.stdout.write(f"killed {dict(hits)} over {survived + 1} runs\n")
+    assert hits.total() >= KILLS
+    assert min(hits[phase] for phase in PHASES) >= IN_EACH_PHASE
+
+
+def assert_equal_runs(straight: dict[str, object], killed: dict[str, object]) -> None:
+    one, other = Path(str(straight["output_dir"])), Path(str(killed["output_dir"]))
+    assert_same_files(one, other)
+    assert_steps_go_on(logged(other / "tiny.run"), logged(one / "tiny.run"))
