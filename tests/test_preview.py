@@ -258,3 +258,13 @@ def test_a_png_carries_its_prompt_and_parameters(tmp_path: Path) -> None:
             "a café\nNegative prompt: ugly\nSteps: 3, Sampler: ddim, CFG scale: 7.5, Seed: 1, Size: 64x64"
         )
     assert [file.name for file in tmp_path.iterdir()] == ["picture.png"]
+
+
+@pytest.mark.parametrize("name", ["euler_a", "ddim", "lms"])
+def test_samplers_begin_from_pure_noise_where_the_model_does(name: str) -> None:
+    noise = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    for zero_snr in (False, True):
+        made = make_scheduler(name, {**noise, "rescale_betas_zero_snr": zero_snr}, "v_prediction")
+        made.set_timesteps(10)
+        assert (float(made.alphas_cumprod[-1]) < 1e-6) == (zero_snr and name != "lms")
+        assert (int(made.timesteps[0]) == 999) == (zero_snr or name != "ddim")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -33,10 +34,14 @@ def make_scheduler(name: str, noise: dict[str, Any], prediction_type: str) -> An
 
     Args:
         name: a key of `SAMPLERS`.
-        noise: the model's scheduler configuration; its betas are taken.
+        noise: the model's scheduler configuration; its betas are taken, and where it says that the model begins from
+            pure noise (zero terminal SNR), so does every sampler that can.
         prediction_type: "epsilon" or "v_prediction".
     """
     sampler = SAMPLERS[name]
     betas = {key: noise[key] for key in ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")}
     scheduler = _OURS.get(sampler.scheduler) or getattr(diffusers, sampler.scheduler)
-    return scheduler(**betas, prediction_type=prediction_type, **sampler.options)
+    options = dict(sampler.options)
+    if noise.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" in inspect.signature(scheduler).parameters:
+        options |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return scheduler(**betas, prediction_type=prediction_type, **options)
