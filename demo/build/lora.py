@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -45,6 +45,8 @@ def load_model(path: Path, lora: Path | None = None) -> Model:
     """The demo model from its file; a LoRA is put on by diffusers' own loader, as a user's program would do."""
     unet, vae, text = read_single_file(path)
     if lora is not None:
+        from diffusers import StableDiffusionPipeline  # takes seconds, which the pretraining need not spend
+
         pipeline = StableDiffusionPipeline(
             vae=vae,
             text_encoder=text,

@@ -67,16 +67,19 @@ def write_sheets() -> None:
     save_sheet(SHEETS / "concept.png", [np.asarray(draw(scene)) for scene, _ in concept_scenes()], SHEET_COLUMNS)
 
 
-def train_lora(seed: int, folder: Path, settings: tuple[str, ...] = ()) -> tuple[Path, float]:
-    """Trains the demo preset through the command line; returns the LoRA's file and the seconds it took."""
-    name = f"seed{seed}"
-    given = [f"seed={seed}", f"output_dir={folder}", f"output_name={name}", "sample_at_first=false", *settings]
-    options = [part for setting in given for part in ("--set", setting)]
+def train_lora(seed: int, folder: Path) -> Path:
+    """Trains the demo preset through the command line, unless this model's LoRA of this seed is there already."""
+    path = folder / f"seed{seed}.safetensors"
+    if path.exists() and path.stat().st_mtime > MODEL_FILE.stat().st_mtime:
+        return path
+    given = [f"seed={seed}", f"output_dir={folder}", f"output_name={path.stem}", "sample_at_first=false"]
+    options = [part for setting in [*given, "sample_prompts="] for part in ("--set", setting)]
     started = time.monotonic()
     subprocess.run(
         [sys.executable, "-m", "trainer", "train", str(PRESET), "--overwrite", *options], check=True, cwd=DEMO.parent
     )
-    return folder / f"{name}.safetensors", time.monotonic() - started
+    LOGGER.info("seed %d trained in %.0f s", seed, time.monotonic() - started)
+    return path
 
 
 def judge_loras() -> None:
@@ -84,8 +87,7 @@ def judge_loras() -> None:
     before = lora.load_model(MODEL_FILE)
     note("LoRA, before", _rounded(lora.figures(before)))
     for seed in SEEDS:
-        path, seconds = train_lora(seed, dataset.WORK / "loras")
-        after = lora.load_model(MODEL_FILE, path)
-        note(f"LoRA, seed {seed}", {**_rounded(lora.figures(after)), "seconds": round(seconds)})
+        after = lora.load_model(MODEL_FILE, train_lora(seed, dataset.WORK / "loras"))
+        note(f"LoRA, seed {seed}", _rounded(lora.figures(after)))
         if seed == SEEDS[0]:
             save_sheet(SHEETS / "lora.png", lora.comparison(before, after), len(lora.PROMPTS))
