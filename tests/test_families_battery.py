@@ -24,7 +24,7 @@ from trainer.config import load_config, rates
 from trainer.events import Event, StepDone
 from trainer.export import read_lora
 from trainer.families.stable.bundle import StableBundle
-from trainer.families.stable.facts import EPSILON
+from trainer.families.stable.facts import EPSILON, VELOCITY
 from trainer.families.tokens import clip_tokenizer
 from trainer.run import Start, train
 
@@ -211,6 +211,15 @@ def test_released_text_encoders_come_back(ground: Ground) -> None:
     assert bundle.components.keys() == {"unet"}
     after = bundle.encode_text(ids)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_model_that_says_how_it_was_trained_is_trained_so(ground: Ground, tmp_path: Path) -> None:
+    marks = {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
+    bundle = ground.bundle(ground.tiny.write_file(tmp_path / "marked.safetensors", extra=marks))
+    assert (bundle.prediction_type, bundle.zero_terminal_snr) == (VELOCITY, True)
+    assert "predicts v" in bundle.notices[0]
+    # The schedule that losses are weighted by stays the original one, as in sd-scripts.
+    assert torch.equal(bundle.alphas_cumprod, ground.bundle().alphas_cumprod)
 
 
 # Runs
