@@ -51,6 +51,7 @@ ROWS = {
     "trainer.advice": 3,
     "trainer.outline": 3,
     "trainer.inspection": 3,
+    "trainer.resumption": 3,
     "trainer.run_folder": 3,
     "trainer.data": 3,
     "trainer.data.pictures": 4,

@@ -17,7 +17,7 @@ from trainer import export, families, objective, precision, schedules, text_cach
 from trainer.adapters.lora.layers import Adapter
 from trainer.checkpoints import Position, State
 from trainer.commands import Inbox
-from trainer.config import TrainingConfig, rates, to_flat
+from trainer.config import TrainingConfig, rates
 from trainer.control import Progress
 from trainer.data.cache import LatentCache
 from trainer.data.captions import CaptionRules, prepared
@@ -32,9 +32,6 @@ from trainer.run_folder import RunFolder
 from trainer.text_cache import TextCache
 from trainer.texts import TextStates
 from trainer.training import AVERAGE_LIMIT, Training
-
-FREE_SETTINGS = frozenset({"output_dir", "output_name", "save_every_n_epochs", "save_every_n_steps"})
-"""Settings that may differ on resume without a word: they change no number of the training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +91,7 @@ def build(
         losses=deque(maxlen=min(outline.plan.steps_per_epoch, AVERAGE_LIMIT)),
     )
     if state is not None:
-        for change in changes(state.position, to_flat(config), training.environment):
+        for change in changes(state.position, training.environment):
             tell(Warned(message=change))
         training.restore(state)
     texts = fill_text_cache(training)
@@ -215,11 +212,10 @@ def environment(device: torch.device) -> dict[str, object]:
     }
 
 
-def changes(position: Position, settings: Mapping[str, object], surroundings: Mapping[str, object]) -> list[str]:
-    """Return what differs from when the state was saved; where anything does, the bits may differ from here on."""
-    found = []
-    for old, new in ((position.settings, settings), (position.environment, surroundings)):
-        for key, value in new.items():
-            if key not in FREE_SETTINGS and old.get(key) != value:
-                found.append(f"Resuming with another {key}: {value!r}, was {old.get(key)!r}; the run is not exact.")
-    return found
+def changes(position: Position, surroundings: Mapping[str, object]) -> list[str]:
+    """Return what differs of the surroundings from when the state was saved; then the bits may differ from here on."""
+    return [
+        f"Resuming with another {key}: {value!r}, was {position.environment.get(key)!r}; bits may differ from here on."
+        for key, value in surroundings.items()
+        if position.environment.get(key) != value
+    ]

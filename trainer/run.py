@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer import events, sinks
+from trainer import events, resumption, sinks
 from trainer.commands import Command, Inbox
 from trainer.config import TrainingConfig, save_config
 from trainer.control import progress_of
@@ -65,6 +65,8 @@ def train(
             seen = outline(config, progress, ranks=world_size())
             folder.check()
             state = opening_state(folder, start, emit)
+            if state:
+                _tell_changes(folder, start, state, seen, emit)
             models = build.load_models(config, progress)
             with run_folder(folder, seen, state, emit) as tell:
                 inbox.watch(folder.path)
@@ -118,6 +120,22 @@ def opening_state(folder: RunFolder, start: Start, emit: Emit) -> State | None:
             "Add --resume auto to go on, --overwrite to begin anew, or choose another output_name.",
         )
     return None
+
+
+def _tell_changes(folder: RunFolder, start: Start, state: State, seen: Outline, emit: Emit) -> None:
+    """Say what differs from the run that the state is of, before anything is written.
+
+    Raises:
+        StateError: the state does not fit the settings.
+    """
+    step, settings = state.position.step, state.position.settings
+    own = start.resume == "auto"
+    earlier = resumption.read_earlier(folder, step, settings) if own else resumption.Earlier(step, settings)
+    found = resumption.compare(earlier, seen.config, seen.plan, seen.report)
+    found.check()
+    if not found.exact:
+        for line in found.lines():
+            emit(events.Warned(message=f"Resuming: {line}"))
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
@@ -61,7 +61,7 @@ class Training:
     bundle: Bundle
     adapter: Adapter
     optimizer: Any
-    schedule: torch.optim.lr_scheduler.LRScheduler
+    schedule: torch.optim.lr_scheduler.LambdaLR
     texts: TextStates
     tell: Emit
     inbox: Inbox
@@ -267,14 +267,27 @@ class Training:
     def restore(self, state: State) -> None:
         """Continue from a state. The reverse of `state`."""
         self.adapter.load(state.adapter)
+        fresh = [dict(group) for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state.trained["optimizer"])
         self.schedule.load_state_dict(state.trained["schedule"])
+        self._apply_settings(fresh, state.position.settings)
         if self.accelerator.scaler and state.trained["scaler"]:
             self.accelerator.scaler.load_state_dict(state.trained["scaler"])
         self.step = state.position.step
         self.losses.extend(state.position.losses)
         self.epoch_losses.extend(state.position.epoch_losses)
         self.seconds_before = state.position.seconds
+
+    def _apply_settings(self, fresh: Sequence[Mapping[str, Any]], before: Mapping[str, object]) -> None:
+        """Let the settings hold where the state brought others along; where they are the same, so is every bit."""
+        settings, schedule = self.config.optimizer, self.schedule
+        same = list(settings.optimizer_args) == before.get("optimizer_args")
+        names = () if same else tuple(OPTIMIZERS[settings.optimizer_type].options(settings.optimizer_args))
+        schedule.base_lrs = [group["initial_lr"] for group in fresh]
+        for group, new, factor in zip(self.optimizer.param_groups, fresh, schedule.lr_lambdas, strict=True):
+            group.update({name: new[name] for name in (*names, "initial_lr") if name in new})
+            group["lr"] = new["initial_lr"] * factor(schedule.last_epoch)
+        schedule._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
 
 def memory_in_use(device: torch.device) -> int:
