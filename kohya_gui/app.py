@@ -56,7 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(str(error))
         return REFUSED
     session = make_session(given.allow, given.presets)
-    serve(Page(session), given, password, open_to_others=open_to_others)
+    try:
+        serve(Page(session), given, password, open_to_others=open_to_others)
+    except OSError as error:
+        say(f"The page cannot be served at {given.host}: {error} Choose another --port or --host.")
+        return REFUSED
     wait_for_the_end(session)
     return 0
 

@@ -46,6 +46,10 @@ function openGroup(input) {
 let before = null;
 new MutationObserver(() => {
   const dialog = document.querySelector('#dialog .dialog');
+  for (const id of ['top', 'main']) {
+    const part = document.getElementById(id);
+    if (part && part.inert !== Boolean(dialog)) part.inert = Boolean(dialog);
+  }
   if (dialog && !dialog.contains(document.activeElement)) {
     before = before || document.activeElement;
     (dialog.querySelector('.entries button') || dialog.querySelector('button')).focus();

@@ -454,7 +454,8 @@ class Page:
                 self.session.draft.lay(to_flat(load_config(run.config)), run.output_name)
                 return {**self.form_update(), self.runs: self._runs(), self.tabs: gr.Tabs(selected="plan")}
         except TrainerError as error:
-            return {**self.news(seen, asked="Refused"), self.runs: preset_panel.refused(str(error)) + self._runs()}
+            told_runs = preset_panel.refused(str(error)) + self._runs()
+            return {**self.news(seen, asked="Refused"), self.runs: told_runs, self.tabs: gr.Tabs(selected="runs")}
         return {self.runs: self._runs()}
 
 

@@ -10,7 +10,7 @@ from kohya_gui.draft import Checked
 from kohya_gui.markup import button, esc, number, size
 from kohya_gui.survey import Survey
 from trainer.advice import AIM_STEPS, FEWEST_STEPS, MOST_STEPS, Advice, is_trial
-from trainer.config import TrainingConfig, known_settings, rates
+from trainer.config import TrainingConfig, known_settings
 from trainer.errors import Problem
 from trainer.schedules import multiplier, warmup_steps
 
@@ -106,20 +106,21 @@ def _verdict(config: TrainingConfig, steps: int) -> str:
 
 def rates_card(survey: Survey) -> str:
     """Return the strength, each part's rate with and without it, the file's size, and the schedule drawn."""
-    config, found = survey.config, rates(survey.config)
+    config, found = survey.config, survey.rates
     strength = config.network.network_alpha / config.network.network_dim
     rows = "".join(
         f"<tr><th>{esc(PART_NAMES.get(part, part))}</th><td>{number(rate)}</td><td>{number(rate * strength)}</td></tr>"
         for part, rate in found.items()
     )
     missing = "".join(
-        f'<tr class="quiet"><th>{PART_NAMES[part]}</th><td colspan="2">not trained</td></tr>'
-        for part in ("unet", "text_encoder")
+        f'<tr class="quiet"><th>{PART_NAMES.get(part, part)}</th><td colspan="2">not trained</td></tr>'
+        for part in survey.parts
         if part not in found
     )
+    model = f'<p id="model">Base model: <b>{esc(survey.outline.model)}</b></p>' if survey.outline else ""
     file = f"<p>The LoRA file: about <b>{size(survey.outline.file_bytes)}</b></p>" if survey.outline else ""
     return (
-        '<section class="card"><h3>Learning</h3>'
+        f'<section class="card"><h3>Learning</h3>{model}'
         f"<p>Strength: alpha ÷ rank = {number(config.network.network_alpha)} ÷ {config.network.network_dim} "
         f"= <b>{number(strength)}</b></p>"
         f'<table class="rates"><thead><tr><th></th><th>rate</th><th>× strength</th></tr></thead>'
@@ -128,7 +129,7 @@ def rates_card(survey: Survey) -> str:
 
 
 def _schedule(config: TrainingConfig, survey: Survey) -> str:
-    found = rates(config)
+    found = survey.rates
     if survey.plan is None or not found:
         return ""
     total, optimizer = survey.plan.total_steps, config.optimizer

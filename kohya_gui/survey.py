@@ -11,18 +11,21 @@ from typing import TypeVar
 
 from trainer.advice import Advice, advise
 from trainer.advice import Counts as Known
-from trainer.config import TrainingConfig, known_settings
+from trainer.config import TrainingConfig, known_settings, rates
 from trainer.data.batches import examples
 from trainer.data.counts import Counts, count
 from trainer.data.report import DatasetReport
 from trainer.data.scan import scan
 from trainer.errors import ConfigError, Problem, TrainerError
-from trainer.families import recognise
+from trainer.families import FAMILIES, recognise
 from trainer.outline import Outline, outline
 from trainer.plan import Plan, make_plan
 
 MODEL = "pretrained_model_name_or_path"
 PICTURES = "train_data_dir"
+
+PARTS = ("unet", "text_encoder")
+"""The parts of a model that is not known yet."""
 
 Found = TypeVar("Found")
 
@@ -44,6 +47,16 @@ class Survey:
         if self.outline:
             return self.outline.notices
         return (*(self.report.notices if self.report else ()), *(self.counts.notices if self.counts else ()))
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts of the model that can be trained."""
+        return tuple(FAMILIES[self.outline.recognition.family].trainable) if self.outline else PARTS
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The learning rate of each part that is trained."""
+        return rates(self.config, self.parts)
 
     @property
     def advice(self) -> tuple[Advice, ...]:

@@ -176,6 +176,9 @@ def test_the_plan_shows_the_sum_the_exact_steps_and_the_strength(session: Sessio
     assert f'id="total-steps">{survey.plan.total_steps}<' in words
     assert "images × repeats" in words
     assert "alpha ÷ rank = 8 ÷ 8" in words
+    assert survey.outline is not None
+    assert survey.rates == survey.outline.rates
+    assert survey.outline.model in words
 
 
 def test_a_missing_model_leaves_the_steps_in_sight(session: Session) -> None:
