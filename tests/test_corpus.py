@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -208,3 +210,38 @@ def test_odd_names_and_captions_are_trained(ground: tuple[Path, Path], tmp_path:
     captions = {"enable_wildcard": True, "shuffle_caption": True}
     path = write_run((ground[0], tmp_path), tmp_path, max_train_steps=1, train_batch_size=13, **captions)
     assert main(["train", str(path)]) == COMPLETED, capsys.readouterr().err
+
+
+WITHOUT_POWERS = """
+import sys
+from tests.helpers.mishaps import drop_powers
+from trainer.__main__ import main
+drop_powers()
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@posix
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("train", "cannot be opened"),
+        ("train/1_cat", "cannot be opened"),
+        ("train/1_cat/a.png", "Permission denied"),
+        ("train/1_cat/a.txt", "a.txt"),
+        ("RUN.toml", "RUN.toml"),
+        ("model.safetensors", "model.safetensors"),
+    ],
+)
+def test_what_may_not_be_read(ground: tuple[Path, Path], tmp_path: Path, name: str, said: str) -> None:
+    """In a process to which permissions apply, whoever runs the tests."""
+    model = Path(shutil.copy(ground[0], tmp_path / "model.safetensors"))
+    write_picture(tmp_path / "train" / "1_cat" / "a.png", (64, 64), caption="a cat")
+    path = write_run((model, tmp_path), tmp_path)
+    (tmp_path / name).chmod(0)
+    command = [sys.executable, "-c", WITHOUT_POWERS, "train", str(path), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    (tmp_path / name).chmod(0o700)
+    assert done.returncode == REFUSED, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr

@@ -114,7 +114,7 @@ def _sources(config: TrainingConfig, findings: _Findings) -> list[_Source]:
         root = Path(value)
         found = _sources_below(root, regularisation, findings)
         if not found:
-            raise _nothing_found(key, root)
+            raise _nothing_found(key, root, findings)
         sources += found
     return sources
 
@@ -125,6 +125,10 @@ def _folder_problem(key: str, value: str) -> Problem | None:
     if not os.path.isdir(value):
         what = "is a file, not a folder" if os.path.isfile(value) else "does not exist"
         return Problem(key, f"{value!r} {what} (looked at {os.path.abspath(value)}); choose an existing folder.", value)
+    try:
+        os.scandir(value).close()
+    except OSError as error:
+        return Problem(key, f"{value!r} cannot be opened: {error.strerror}; change its permissions.", value)
     return None
 
 
@@ -282,14 +286,14 @@ def _require_pictures(config: TrainingConfig, folders: Sequence[Folder], finding
             )
 
 
-def _nothing_found(key: str, root: Path) -> DataError:
+def _nothing_found(key: str, root: Path, findings: _Findings) -> DataError:
     """Return the refusal of a folder without pictures: what was looked for, where, and what was there instead."""
-    hint = ""
+    hint = "".join(f" {path.name}: {reason}." for path, reason in findings.unreadable[:_NAMED])
     unnumbered = [path.name for path in _subfolders(root) if _pictures_in(path, _Findings())[0]]
     if unnumbered:
-        hint = f" There are pictures in {_listed(unnumbered)}: rename to '10_{unnumbered[0]}', or choose it directly."
+        hint += f" There are pictures in {_listed(unnumbered)}: rename to '10_{unnumbered[0]}', or choose it directly."
     elif split_name(root.resolve().name):
-        hint = f" '{root.resolve().name}' looks like one of the numbered folders: choose the folder that holds it."
+        hint += f" '{root.resolve().name}' looks like one of the numbered folders: choose the folder that holds it."
     return DataError(
         f"{key}: no pictures in {root.resolve()} or in its numbered subfolders. Looked for {_kinds()}.{hint}",
         remedy=f"{_LAYOUT}.",
