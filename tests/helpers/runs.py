@@ -88,6 +88,8 @@ def run_and_die(settings: Mapping[str, object], resume: str, kill: Kill | None) 
     """Train in this process, which is meant to be a child of its own, and obey `kill`."""
     from trainer.run import Start, train
 
+    # As in a process that a person starts; a child of a fork server would start one more for its loader's workers.
+    multiprocessing.set_start_method("fork", force=True)
     executioner = _Executioner(kill)
     if kill and kill.moment in ("state", "renaming", "lora"):
         sys.addaudithook(executioner.audit)
