@@ -117,7 +117,7 @@ class _Executioner:
         match event:
             case events.Stage(name="caching latents"):
                 self._moment("caching")
-            case events.Stage(name="sampling"):
+            case events.Stage(name="sample"):
                 self._moment("sampling")
             case events.StepDone():
                 self._moment("step")
