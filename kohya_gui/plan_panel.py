@@ -23,7 +23,7 @@ def plan_panel(checked: Checked, survey: Survey | None) -> str:
     problems = (*checked.problems, *(survey.problems if survey else ()))
     parts = [problem_list(problems)]
     if survey and checked.config:
-        parts += [steps_card(survey), rates_card(survey), advice_list(survey.advice)]
+        parts += [steps_card(survey), advice_list(survey.advice), rates_card(survey)]
     return "".join(parts)
 
 
@@ -182,4 +182,4 @@ def _advice(place: int, each: Advice) -> str:
 
 def _remedy(key: str, value: object) -> str:
     setting = known_settings()[key]
-    return f"{setting.show.label.lower()} to {form.named(setting, value)}"
+    return f"{setting.show.label} to {form.named(setting, value)}"
