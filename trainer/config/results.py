@@ -81,7 +81,7 @@ class SamplingSection(Section):
     sample_every_n_epochs: int | None = setting(
         None, Show("Sample every", group="Samples", unit="epochs"), zero_is_off=True, ge=1, le=1_000_000
     )
-    """Draw the prompts after every so many epochs. Training waits meanwhile. Where set, it goes before steps."""
+    """Draw the prompts after every so many epochs. Training waits meanwhile."""
 
     sample_every_n_steps: int | None = setting(
         None, Show("Sample every", group="Samples", unit="steps"), zero_is_off=True, ge=1, le=1_000_000_000
