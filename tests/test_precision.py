@@ -18,6 +18,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import nn
 
+from trainer import precision
 from trainer.config import load_config
 from trainer.precision import Precision, choose, from_first_rank, make_accelerator, reset, resolve
 
@@ -160,3 +161,19 @@ def test_two_ranks_hear_the_first() -> None:
         for rank in ranks:
             rank.kill()
     assert said == ["2 ['stop']"] * 2
+
+
+def test_a_small_model_computes_on_one_thread_and_reset_gives_the_others_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    monkeypatch.setattr(precision, "_THREADS", 2)
+    torch.set_num_threads(2)
+    try:
+        precision.use_threads_for(precision.SMALL_MODEL)
+        assert torch.get_num_threads() == 2
+        precision.use_threads_for(precision.SMALL_MODEL - 1)
+        assert torch.get_num_threads() == 1
+        precision.reset()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

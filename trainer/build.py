@@ -51,6 +51,8 @@ def load_models(config: TrainingConfig, progress: Progress) -> Models:
     """
     chosen = precision.resolve(config)
     bundle = families.load(config, device=chosen.device, dtype=chosen.compute_dtype, progress=progress)
+    sizes = [part.numel() for module in bundle.components.values() for part in module.parameters()]
+    precision.use_threads_for(sum(sizes))
     return Models(bundle, chosen)
 
 
