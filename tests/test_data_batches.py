@@ -16,12 +16,10 @@ from trainer.data.batches import (
     Example,
     balance,
     batches_per_epoch,
-    distinct_captions,
     epoch_batches,
     examples,
 )
 from trainer.data.buckets import Buckets
-from trainer.data.captions import CaptionRules
 from trainer.data.counts import bucket_info, count
 from trainer.data.report import Picture
 from trainer.data.scan import scan
@@ -145,13 +143,3 @@ def test_enlarged_and_surplus_pictures_are_said(tmp_path: Path) -> None:
     enlarging = data_config(tmp_path / "train", bucket_no_upscale=False)
     report = scan(enlarging)
     assert "smaller than the size" in count(report, examples(report, enlarging), enlarging).notices[0]
-
-
-def test_distinct_captions(tmp_path: Path) -> None:
-    for index, caption in enumerate(["a, b", "c", "a, b"]):
-        write_picture(tmp_path / f"{index}.png", seed=index, caption=caption)
-    config = data_config(tmp_path)
-    found = examples(scan(config), config)
-    assert distinct_captions(found, CaptionRules()) == ("a, b", "c")
-    assert distinct_captions(found, CaptionRules(caption_dropout_rate=0.1)) == ("a, b", "", "c")
-    assert distinct_captions(found, CaptionRules(shuffle_caption=True)) is None

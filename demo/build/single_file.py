@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
+
+from trainer.families.stable import layout
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
@@ -50,103 +51,29 @@ TEXT_CONFIG_KEYS = (
     "pad_token_id",
 )
 
-UNET_RESNET = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "conv_shortcut": "skip_connection",
-}
-UNET_TOP = {
-    "conv_in": "input_blocks.0.0",
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "add_embedding.linear_1": "label_emb.0.0",
-    "add_embedding.linear_2": "label_emb.0.2",
-    "conv_norm_out": "out.0",
-    "conv_out": "out.2",
-    "mid_block.resnets.0": "middle_block.0",
-    "mid_block.attentions.0": "middle_block.1",
-    "mid_block.resnets.1": "middle_block.2",
-}
-VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
-
-
-def _unet_modules(unet: UNet2DConditionModel) -> dict[str, str]:
-    """Maps the path of each block of layers in diffusers to its path in the original layout."""
-    paths = dict(UNET_TOP)
-    stride = unet.config.layers_per_block + 1
-    for level in range(len(unet.down_blocks)):
-        for layer in range(stride - 1):
-            place = 1 + level * stride + layer
-            paths[f"down_blocks.{level}.resnets.{layer}"] = f"input_blocks.{place}.0"
-            paths[f"down_blocks.{level}.attentions.{layer}"] = f"input_blocks.{place}.1"
-        paths[f"down_blocks.{level}.downsamplers.0.conv"] = f"input_blocks.{(level + 1) * stride}.0.op"
-    for level, block in enumerate(unet.up_blocks):
-        for layer in range(stride):
-            place = level * stride + layer
-            paths[f"up_blocks.{level}.resnets.{layer}"] = f"output_blocks.{place}.0"
-            paths[f"up_blocks.{level}.attentions.{layer}"] = f"output_blocks.{place}.1"
-        # The upsampler shares the place of the level's last layer, behind its resnet and, if there is one, attention.
-        behind = 2 if getattr(block, "attentions", None) else 1
-        paths[f"up_blocks.{level}.upsamplers.0"] = f"output_blocks.{level * stride + stride - 1}.{behind}"
-    return paths
-
-
-def _split(key: str, paths: dict[str, str]) -> tuple[str, str]:
-    """Splits a key at the longest known module path: (mapped path, rest of the key)."""
-    parts = key.split(".")
-    for length in range(len(parts) - 1, 0, -1):
-        head = ".".join(parts[:length])
-        if head in paths:
-            return paths[head], ".".join(parts[length:])
-    raise ValueError(f"no place in the original layout for the weight {key!r}")
-
 
 def unet_keys(unet: UNet2DConditionModel) -> dict[str, str]:
     """Maps every state key of the UNet to its original name, prefix included."""
-    paths = _unet_modules(unet)
-    names: dict[str, str] = {}
-    for key in unet.state_dict():
-        place, rest = _split(key, paths)
-        if ".resnets." in key:
-            layer, kind = rest.rsplit(".", 1)
-            rest = f"{UNET_RESNET[layer]}.{kind}"
-        names[key] = f"{UNET_PREFIX}{place}.{rest}"
-    return names
+    return {key: UNET_PREFIX + layout.unet_name(key, unet.config) for key in unet.state_dict()}
 
 
-def _vae_key(key: str, levels: int) -> str:
-    """The original name of one VAE weight; the decoder counts its levels from the finest up."""
-    key = re.sub(r"^encoder\.down_blocks\.(\d+)", r"encoder.down.\1", key)
-    key = re.sub(r"^decoder\.up_blocks\.(\d+)", lambda found: f"decoder.up.{levels - 1 - int(found[1])}", key)
-    key = re.sub(r"\.mid_block\.resnets\.(\d)", lambda found: f".mid.block_{int(found[1]) + 1}", key)
-    key = re.sub(r"\.resnets\.(\d+)", r".block.\1", key)
-    key = key.replace(".downsamplers.0.", ".downsample.").replace(".upsamplers.0.", ".upsample.")
-    key = key.replace(".conv_shortcut.", ".nin_shortcut.").replace(".conv_norm_out.", ".norm_out.")
-    if ".mid_block.attentions.0." in key:
-        head, rest = key.split(".mid_block.attentions.0.")
-        layer, kind = rest.rsplit(".", 1)
-        key = f"{head}.mid.attn_1.{VAE_ATTENTION[layer]}.{kind}"
-    return VAE_PREFIX + key
+def vae_keys(vae: AutoencoderKL) -> dict[str, str]:
+    """Maps every state key of the VAE to its original name, prefix included."""
+    return {key: VAE_PREFIX + layout.vae_name(key, vae.config) for key in vae.state_dict()}
 
 
 def vae_tensors(vae: AutoencoderKL) -> dict[str, Tensor]:
     """The VAE's weights under their original names; the attention's linear layers become 1x1 convolutions."""
-    levels = len(vae.config.block_out_channels)
+    names = vae_keys(vae)
     tensors: dict[str, Tensor] = {}
     for key, value in vae.state_dict().items():
         is_attention_matrix = ".attentions." in key and value.ndim == 2
-        tensors[_vae_key(key, levels)] = value[:, :, None, None] if is_attention_matrix else value
+        tensors[names[key]] = value[:, :, None, None] if is_attention_matrix else value
     return tensors
 
 
 def to_single_file(unet: UNet2DConditionModel, vae: AutoencoderKL, text_encoder: CLIPTextModel) -> dict[str, Tensor]:
-    """Returns every weight of the three modules under its name in the original layout (shapes likewise).
-
-    Raises ValueError for a weight that the layout has no place for.
-    """
+    """Returns every weight of the three modules under its name in the original layout (shapes likewise)."""
     names = unet_keys(unet)
     tensors = {names[key]: value for key, value in unet.state_dict().items()}
     tensors |= vae_tensors(vae)
@@ -200,9 +127,8 @@ def read_single_file(path: Path) -> tuple[UNet2DConditionModel, AutoencoderKL, C
     vae = AutoencoderKL.from_config(configs["vae"])
     text = CLIPTextModel(CLIPTextConfig(**configs["text_encoder"]))
     unet.load_state_dict({key: tensors[name] for key, name in unet_keys(unet).items()})
-    levels = len(vae.config.block_out_channels)
-    state = vae.state_dict()
-    vae.load_state_dict({key: tensors[_vae_key(key, levels)].view_as(value) for key, value in state.items()})
+    names = vae_keys(vae)
+    vae.load_state_dict({key: tensors[names[key]].view_as(value) for key, value in vae.state_dict().items()})
     text.load_state_dict({key: tensors[TEXT_PREFIX + key.removeprefix("text_model.")] for key in text.state_dict()})
     modules = (unet, vae, text)
     for module in modules:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from trainer.config import TrainingConfig
 from trainer.data.buckets import Buckets, Placement, Size
-from trainer.data.captions import CaptionRules, variants
 from trainer.data.report import DatasetReport, Picture
 from trainer.randomness import python_random
 
@@ -102,20 +101,6 @@ def balance(repeats: Sequence[int], wanted: int) -> list[int]:
     missing = max(0, missing)
     each, first = divmod(missing, len(taken)) if taken else (0, 0)
     return [own + each + (index < first) for index, own in enumerate(taken)]
-
-
-def distinct_captions(examples: Sequence[Example], rules: CaptionRules) -> tuple[str, ...] | None:
-    """Return every text that training can meet, in order of first use, or None where chance makes too many.
-
-    What a text encoder that is not trained has to encode, once each.
-    """
-    found: dict[str, None] = {}
-    for example in examples:
-        texts = variants(example.picture.caption, rules)
-        if texts is None:
-            return None
-        found.update(dict.fromkeys(texts))
-    return tuple(found)
 
 
 def batches_per_epoch(examples: Sequence[Example], batch_size: int) -> int:
