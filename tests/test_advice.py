@@ -288,6 +288,8 @@ def test_samples_without_prompts() -> None:
         "/m/AbyssOrangeMix2.safetensors",
         "Counterfeit-V3.0.safetensors",
         "Illustrious-XL-v0.1.safetensors",
+        "NoobAI-XL-Vpred-v1.0.safetensors",
+        "ponyDiffusionV6XL.safetensors",
         "hakurei/waifu-diffusion-v1-4",
     ],
 )

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from tests.helpers.families import TINY
 from trainer.__main__ import main
 from trainer.adapters.lora.config import LoraSpec
-from trainer.families import FAMILIES
-from trainer.inspection import inspect
+from trainer.families import FAMILIES, recognise
+from trainer.inspection import inspect, suits
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -32,6 +32,36 @@ def test_markers_of_v_prediction(tmp_path: Path) -> None:
     marks = {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
     found = inspect(TINY["sdxl"].write_file(tmp_path / "noob.safetensors", extra=marks))
     assert (found["variant"], found["prediction"]) == ("v-prediction, zero terminal SNR", "v_prediction")
+
+
+PUBLISHED = {
+    "v1-5.safetensors": ("sd15", "512,512", 1, "sd15-realistic"),
+    "anything-v3.safetensors": ("sd15", "512,512", 2, "sd15-character-anime"),
+    "v2-1_768.safetensors": ("sd2", "768,768", 1, "sd2-character"),
+    "sd_xl_base_1.0.safetensors": ("sdxl", "1024,1024", 1, "sdxl-character"),
+    "ponyDiffusionV6XL.safetensors": ("sdxl", "1024,1024", 2, "sdxl-pony-illustrious"),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_what_suits_a_model(name: str, tmp_path: Path) -> None:
+    """Resolution from the model, clip skip from its name, presets of the family with those of the kind first."""
+    family, resolution, clip_skip, preset = PUBLISHED[name]
+    tensors = dict.fromkeys(TINY[family].original(), torch.zeros(1))
+    tensors["model.diffusion_model.input_blocks.0.0.weight"] = torch.zeros(1, 4, 1, 1)
+    save_file({key: value.clone() for key, value in tensors.items()}, tmp_path / name)
+    found = suits(recognise(tmp_path / name))
+    assert found.settings == {"resolution": resolution, "clip_skip": clip_skip}
+    assert found.presets[0] == preset
+    assert all(each.startswith(family) for each in found.presets)
+    assert bool(found.questions) == (family == "sd2")
+
+
+def test_a_folder_that_says_what_it_predicts_leaves_no_question(tmp_path: Path) -> None:
+    folder = TINY["sd2"].write_folder(tmp_path / "model")
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction_type": "v_prediction"}))
+    assert suits(recognise(folder)).questions == ()
 
 
 @pytest.mark.parametrize("told", [True, False])

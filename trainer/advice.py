@@ -34,7 +34,10 @@ RATES: Mapping[str, tuple[float, float, float]] = {
 }
 """{optimizer_type: (lowest, highest, advised) learning rate}."""
 
-ANIME = ("anime", "anything", "counterfeit", "abyssorange", "meina", "novelai", "waifu", "pastelmix", "illustrious")
+ANIME = (
+    "anime", "anything", "counterfeit", "abyssorange", "meina", "novelai", "waifu", "pastelmix", "illustrious",
+    "noobai", "animagine", "pony",
+)  # fmt: skip
 ANIME_WORDS = ("nai", "aom")
 """Parts of the names of anime models; the short ones count only as words of their own."""
 

@@ -3,18 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trainer.adapters.lora.header import LoraHeader
 from trainer.adapters.lora.header import read_header as read_lora_header
+from trainer.advice import is_anime
+from trainer.config.files import PRESETS
 from trainer.errors import ModelError
-from trainer.families import FAMILIES, Family, recognise
+from trainer.families import FAMILIES, Family, Recognition, recognise
 from trainer.families.foreign import LORA_SUFFIXES, name_file
 from trainer.families.headers import CONFIGS_ENTRY, Header, read_header
 from trainer.families.stable.facts import EPSILON, VAE_PREFIX, VELOCITY
 
 _UNKNOWN = "unknown"
+_ANIME_CLIP_SKIP = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Suits:
+    """What suits a base model. Torch-free, in microseconds.
+
+    `settings` are values by key: "resolution" (where the model says at which side it was made) and "clip_skip".
+    `presets` are the names of the shipped presets for its family, those for its kind first. `questions` say what the
+    user must decide, since the model doesn't say it.
+    """
+
+    settings: Mapping[str, object]
+    presets: tuple[str, ...]
+    questions: tuple[str, ...] = ()
+
+
+def suits(seen: Recognition) -> Suits:
+    """Return what suits a recognised model, from its header and its file's name.
+
+    The names of presets begin with that of their family, as in presets/sdxl-style.toml.
+    """
+    anime = is_anime(seen.source)
+    settings: dict[str, object] = {"resolution": f"{seen.side},{seen.side}"} if seen.side else {}
+    settings["clip_skip"] = _ANIME_CLIP_SKIP if anime else 1
+    names = sorted(path.stem for path in PRESETS.glob(f"{seen.family}-*.toml"))
+    presets = tuple(sorted(names, key=lambda name: is_anime(name) != anime))
+    return Suits(settings, presets, FAMILIES[seen.family].questions(seen.configs))
 
 
 def inspect(path: Path) -> dict[str, Any]:
@@ -38,7 +69,7 @@ def inspect(path: Path) -> dict[str, Any]:
 
 def _checkpoint(path: Path, header: Header | None) -> dict[str, Any]:
     seen = recognise(path)
-    family = FAMILIES[seen.family]
+    family, suit = FAMILIES[seen.family], suits(seen)
     found: dict[str, Any] = {
         "kind": "checkpoint",
         "what": f"a {family.title} model" + (f", {seen.variant}" if seen.variant else ""),
@@ -47,6 +78,8 @@ def _checkpoint(path: Path, header: Header | None) -> dict[str, Any]:
         "dtype": seen.precision,
         "prediction": seen.configs["scheduler"].get("prediction_type", _UNKNOWN),
         "form": seen.form,
+        "suits": {**suit.settings, "presets": list(suit.presets)},
+        "questions": list(suit.questions),
     }
     if header is None:
         return found

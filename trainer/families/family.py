@@ -109,6 +109,10 @@ class Family(ABC):
     def targets(self, configs: ComponentConfigs, *, conv: bool) -> tuple[Target, ...]:
         """List the layers that an adapter attaches to, in the order in which kohya creates them."""
 
+    def questions(self, configs: ComponentConfigs) -> tuple[str, ...]:
+        """Return what the user must decide about a model with these configurations, since it doesn't say it."""
+        return ()
+
     @abstractmethod
     def load(
         self,

@@ -22,7 +22,7 @@ from trainer.errors import ConfigError, ModelError, Problem
 from trainer.families.family import ComponentConfigs, Recognition
 from trainer.families.quantised import quantise
 from trainer.families.stable.checkpoint import Checkpoint, TextEncoder
-from trainer.families.stable.facts import EPSILON, VELOCITY, StableFacts, TextEncoderFacts
+from trainer.families.stable.facts import EITHER_QUESTION, EPSILON, VELOCITY, StableFacts, TextEncoderFacts
 from trainer.families.stable.layers import adapter_targets
 from trainer.families.tokens import LENGTH, PromptTokenizer
 from trainer.families.weighted import WeightedTokenizer, split_weights, weigh
@@ -33,10 +33,6 @@ _PHASE = "load model"
 _FLOAT32_NOTICE = (
     "The VAE gave numbers that are not finite in half precision and goes on in float32. "
     "no_half_vae = true avoids the detour."
-)
-_EITHER_NOTICE = (
-    "The file doesn't say whether the model predicts noise or v; it is trained as predicting noise. A 768 model of "
-    "Stable Diffusion 2 predicts v: set v_parameterization = true for it."
 )
 
 
@@ -360,7 +356,7 @@ def _prediction(checkpoint: Checkpoint, config: TrainingConfig) -> tuple[str, tu
     if said == EPSILON and asked:
         return VELOCITY, ("The model's own scheduler says epsilon, and v_parameterization makes it predict v.",)
     if said is None and checkpoint.facts.predicts_either and not asked:
-        return EPSILON, (_EITHER_NOTICE,)
+        return EPSILON, (EITHER_QUESTION,)
     return VELOCITY if asked else EPSILON, ()
 
 

@@ -25,6 +25,10 @@ FIRST_CONV = f"{UNET_PREFIX}input_blocks.0.0.weight"
 
 EPSILON, VELOCITY = "epsilon", "v_prediction"
 """What a UNet predicts, in diffusers' words."""
+EITHER_QUESTION = (
+    "The file doesn't say whether the model predicts noise or v; it is trained as predicting noise. A 768 model of "
+    "Stable Diffusion 2 predicts v: set v_parameterization = true for it."
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from trainer.control import Progress
 from trainer.families.family import ComponentConfigs, Family, Recognition
 from trainer.families.headers import Header
-from trainer.families.stable.facts import FIRST_CONV, StableFacts
+from trainer.families.stable.facts import EITHER_QUESTION, FIRST_CONV, StableFacts
 from trainer.families.stable.layers import adapter_targets
 from trainer.targets import Target
 
@@ -26,6 +26,10 @@ class StableFamily(Family):
 
     def targets(self, configs: ComponentConfigs, *, conv: bool) -> tuple[Target, ...]:
         return adapter_targets(self.facts, configs, conv=conv)
+
+    def questions(self, configs: ComponentConfigs) -> tuple[str, ...]:
+        unsaid = self.facts.predicts_either and "prediction_type" not in configs["scheduler"]
+        return (EITHER_QUESTION,) if unsaid else ()
 
     def load(
         self,
