@@ -16,7 +16,7 @@ from kohya_gui.draft import defaults
 from kohya_gui.folders import Refused
 from kohya_gui.form import fields
 from kohya_gui.markup import panel
-from kohya_gui.plan_panel import plan_panel
+from kohya_gui.plan_panel import plan_panel, remedies
 from kohya_gui.presets import changes, file_text, laid_over, open_file
 from kohya_gui.session import Session
 from trainer.commands import Command
@@ -168,13 +168,14 @@ class Page:
         return self.form_update()
 
     def on_remedy(self, event: gr.EventData) -> Update:
-        """A piece of advice is to be followed."""
+        """A piece of advice, or the way out of a problem, is to be followed."""
         told = _told(event)
         checked = self.session.draft.check()
         survey = self.session.survey(checked)
-        for place, advice in enumerate(survey.advice if survey else ()):
-            if advice.remedy and str(place) == told.get("place") and advice.rule == told.get("rule"):
-                self.session.draft.change(advice.remedy)
+        chosen = told.get("of"), told.get("place"), told.get("name")
+        for remedy in remedies(checked, survey):
+            if chosen == (remedy.of, str(remedy.place), remedy.name):
+                self.session.draft.change(remedy.values)
         return self.form_update()
 
     def on_scan(self) -> Update:

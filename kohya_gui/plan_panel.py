@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from kohya_gui import form
 from kohya_gui.charts import Line, chart
@@ -18,22 +19,63 @@ CURVE_POINTS = 120
 PART_NAMES = {"unet": "UNet", "text_encoder": "Text encoder", "text_encoder_2": "Text encoder 2"}
 
 
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """A way out that one click takes: of the `place`-th problem or piece of advice, which is called `name`."""
+
+    of: str
+    place: int
+    name: str
+    values: Mapping[str, object]
+
+
+def remedies(checked: Checked, survey: Survey | None) -> tuple[Remedy, ...]:
+    """Return every way out that the panel offers."""
+    problems = [("problem", each.key, each.remedy) for each in all_problems(checked, survey)]
+    advice = [("advice", each.rule, each.remedy) for each in (survey.advice if survey else ())]
+    return tuple(
+        Remedy(of, place, name, values)
+        for group in (problems, advice)
+        for place, (of, name, values) in enumerate(group)
+        if values
+    )
+
+
+def all_problems(checked: Checked, survey: Survey | None) -> tuple[Problem, ...]:
+    """Return what stands in the way: wrong values, then what looking at pictures and model found."""
+    return (*checked.problems, *(survey.problems if survey else ()))
+
+
 def plan_panel(checked: Checked, survey: Survey | None) -> str:
     """Return the whole panel."""
-    problems = (*checked.problems, *(survey.problems if survey else ()))
-    parts = [problem_list(problems)]
+    ways_out = {(remedy.of, remedy.place): _button(remedy) for remedy in remedies(checked, survey)}
+    parts = [problem_list(all_problems(checked, survey), ways_out)]
     if survey and checked.config:
-        parts += [steps_card(survey), advice_list(survey.advice), rates_card(survey)]
+        parts += [steps_card(survey), advice_list(survey.advice, ways_out), rates_card(survey)]
     return "".join(parts)
 
 
-def problem_list(problems: Sequence[Problem]) -> str:
+def _button(remedy: Remedy) -> str:
+    words = ", ".join(_in_words(key, value) for key, value in remedy.values.items())
+    return button("remedy", words[0].upper() + words[1:], of=remedy.of, place=remedy.place, name=remedy.name)
+
+
+def _in_words(key: str, value: object) -> str:
+    setting = known_settings()[key]
+    if value is None and not setting.zero_is_off:
+        return f"clear {setting.show.label}"
+    return f"set {setting.show.label} to {form.named(setting, value)}"
+
+
+def problem_list(problems: Sequence[Problem], ways_out: Mapping[tuple[str, int], str]) -> str:
     """Return the one list of everything that stands in the way, each line leading to its field."""
     if not problems:
         return ""
     count = "1 setting needs" if len(problems) == 1 else f"{len(problems)} settings need"
     rows = "".join(
-        f'<li>{_to_field(problem.key)}<span class="why">{esc(problem.message)}</span></li>' for problem in problems
+        f'<li>{_to_field(problem.key)}<span class="why">{esc(problem.message)}</span>'
+        f"{ways_out.get(('problem', place), '')}</li>"
+        for place, problem in enumerate(problems)
     )
     return f'<section class="card bad" id="problems" role="status"><h3>{count} attention</h3><ul>{rows}</ul></section>'
 
@@ -158,28 +200,16 @@ def _schedule(config: TrainingConfig, survey: Survey) -> str:
     )
 
 
-def advice_list(advice: Sequence[Advice]) -> str:
+def advice_list(advice: Sequence[Advice], ways_out: Mapping[tuple[str, int], str]) -> str:
     """Return what experience says, each with its reason and, where it is certain, a button that follows it."""
     if not advice:
         return (
-            '<section class="card good-card"><h3>Advice</h3><p class="quiet">Nothing unusual in these settings.</p>'
-            "</section>"
+            '<section class="card good-card" id="advice"><h3>Advice</h3>'
+            '<p class="quiet">Nothing unusual in these settings.</p></section>'
         )
-    rows = "".join(_advice(place, each) for place, each in enumerate(advice))
-    return f'<section class="card" id="advice"><h3>Advice</h3><ul class="advice">{rows}</ul></section>'
-
-
-def _advice(place: int, each: Advice) -> str:
-    fix = ""
-    if each.remedy:
-        words = ", ".join(_remedy(key, value) for key, value in each.remedy.items())
-        fix = button("remedy", f"Set {words}", place=place, rule=each.rule)
-    return (
+    rows = "".join(
         f"<li><p>{_to_field(each.key)} <span>{esc(each.message)}</span></p>"
-        f'<p class="quiet">{esc(each.reason)}</p>{fix}</li>'
+        f'<p class="quiet">{esc(each.reason)}</p>{ways_out.get(("advice", place), "")}</li>'
+        for place, each in enumerate(advice)
     )
-
-
-def _remedy(key: str, value: object) -> str:
-    setting = known_settings()[key]
-    return f"{setting.show.label} to {form.named(setting, value)}"
+    return f'<section class="card" id="advice"><h3>Advice</h3><ul class="advice">{rows}</ul></section>'

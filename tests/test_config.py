@@ -236,6 +236,25 @@ def test_one_rate_optimizers_refuse_another_rate() -> None:
         assert "unet_lr" in refused(optimizer_type=name, learning_rate=1.0, unet_lr=0.5)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"unet_lr": 8e-4, "text_encoder_lr": 2e-3},
+        {"text_encoder_lr": [5e-5, 0]},
+        {"unet_lr": 1e-4, "text_encoder_lr": [5e-5, 1e-5]},
+        {"learning_rate": 1e-3, "unet_lr": 0, "text_encoder_lr": [5e-5, 1e-5]},
+    ],
+)
+def test_several_rates_with_a_one_rate_optimizer_have_a_way_out(given: dict[str, object]) -> None:
+    form = {**to_flat(TrainingConfig()), "optimizer_type": "Prodigy", **given}
+    trained = rates(load_config(None, given), ("unet", "text_encoder", "text_encoder_2"))
+    remedy = problems_of(form)[1][0].remedy
+    assert remedy is not None
+    config, problems = problems_of({**form, **remedy})
+    assert config is not None, problems
+    assert rates(config, ("unet", "text_encoder", "text_encoder_2")) == dict.fromkeys(trained, 1.0)
+
+
 def test_one_rate_follows_in_a_form_that_shows_every_default() -> None:
     form = {**to_flat(TrainingConfig()), "optimizer_type": "Prodigy", "learning_rate": 1.0}
     config, problems = problems_of(form)

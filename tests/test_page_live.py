@@ -17,7 +17,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 from safetensors.numpy import load_file
 
-from tests.helpers.page import CHROMIUM, PROJECT, QUIET_BROWSER, App, start_app
+from tests.helpers.page import CHROMIUM, PROJECT, QUIET_BROWSER, App, begin_anew, start_app
 from trainer.event_log import read_events
 from trainer.events import Event, StepDone
 
@@ -48,7 +48,11 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
 
 @pytest.fixture
 def tab(app: App, page: Page) -> Page:
-    return opened(page, app)
+    """The page as a newcomer finds it: the demo in the form, no run under way, whatever other tests left."""
+    begin_anew(app)
+    opened(page, app)
+    expect(page.locator("#start")).to_be_enabled(timeout=PATIENCE)
+    return page
 
 
 def opened(page: Page, app: App) -> Page:
@@ -75,7 +79,7 @@ def is_step(event: Event) -> bool:
     return isinstance(event, StepDone)
 
 
-def finish(page: Page, words: str) -> None:
+def comes_to(page: Page, words: str) -> None:
     expect(page.locator(".pill")).to_have_text(words, timeout=PATIENCE)
 
 
@@ -133,19 +137,31 @@ def test_search_and_visibility_in_the_advanced_tab(tab: Page) -> None:
     expect(tab.locator("#huber_c")).to_be_hidden()
 
 
-def test_prodigy_offers_a_learning_rate_of_one(tab: Page) -> None:
-    tab.select_option("#optimizer_type", "Prodigy")
-    expect(tab.locator("#problems, #advice").first).to_be_visible()
-    for key in ("unet_lr", "text_encoder_lr"):  # the demo sets these; Prodigy has one rate for all
-        tab.get_by_role("tab", name="Advanced").click()
-        tab.locator(".group[data-group=Optimizer]").evaluate("group => group.open = true")
-        fill(tab, key, "" if key == "unet_lr" else "2e-3")
-    tab.get_by_role("tab", name="Basic").click()
-    tab.locator("#advice .small", has_text="learning rate to 1").click()
+@pytest.mark.parametrize("optimizer", ["Prodigy", "DAdaptAdam"])
+def test_an_optimizer_with_one_rate_offers_it_in_one_click(tab: Page, optimizer: str) -> None:
+    """The demo has a rate for each part; whoever chooses Prodigy is led out without knowing that."""
+    tab.select_option("#optimizer_type", optimizer)
+    tab.locator("#problems .small", has_text="Set Learning rate to 1").click()
+    expect(tab.locator("#problems")).to_have_count(0)
     expect(tab.locator("#learning_rate")).to_have_value("1")
+    expect(tab.locator("#advice")).not_to_contain_text("exactly 1")
+    tab.get_by_role("tab", name="Advanced").click()
+    expect(tab.locator("#unet_lr")).to_have_value("")
+    expect(tab.locator("#text_encoder_lr")).to_have_value("1")
+    tab.get_by_role("tab", name="Basic").click()
     tab.get_by_role("button", name="Save, open, reset").click()
     tab.click("#reset-preset")
     expect(tab.locator("#optimizer_type")).to_have_value("AdamW")
+    expect(tab.locator("#learning_rate")).to_have_value("0.0008")
+
+
+def test_the_advice_of_a_rate_of_one_is_one_click_too(tab: Page) -> None:
+    tab.get_by_role("button", name="Save, open, reset").click()
+    tab.click("#reset-defaults")
+    expect(tab.locator("#learning_rate")).to_have_value("0.0001")
+    tab.select_option("#optimizer_type", "DAdaptAdam")
+    tab.locator("#advice .small", has_text="Set Learning rate to 1").click()
+    expect(tab.locator("#learning_rate")).to_have_value("1")
 
 
 def test_a_folder_is_picked_in_the_dialog(app: App, tab: Page) -> None:
@@ -154,6 +170,7 @@ def test_a_folder_is_picked_in_the_dialog(app: App, tab: Page) -> None:
     tab.click("[data-browse=train_data_dir]")
     tab.locator(".chips button", has_text="Home").click()
     tab.locator(".entries button", has_text="mine/").click()
+    expect(tab.locator(".where")).to_have_text(str(app.folder / "mine"))
     tab.locator(".closing .primary").click()
     expect(tab.locator("#train_data_dir")).to_have_value(str(app.folder / "mine"))
     expect(tab.locator("#dataset .folder").first).to_contain_text("3_zwx dog")
@@ -211,10 +228,11 @@ def test_the_page_asks_nobody_else(app: App, page: Page) -> None:
 
 
 def test_nothing_typed_then_start_watch_reload_second_tab_stop(app: App, tab: Page) -> None:
+    planned = tab.inner_text("#total-steps")
     tab.click("#start")
     expect(tab.locator("#samples img").first).to_have_js_property("naturalWidth", 64, timeout=PATIENCE)
-    expect(tab.locator("[data-number=step]")).to_have_text(re.compile(r"^[1-9]\d* / 384"), timeout=PATIENCE)
-    loss, step = tab.inner_text("[data-number=loss]"), step_shown(tab)
+    expect(tab.locator("[data-number=step]")).to_have_text(re.compile(rf"^[1-9]\d* / {planned}$"), timeout=PATIENCE)
+    loss, step, name = tab.inner_text("[data-number=loss]"), step_shown(tab), tab.inner_text(".run-name")
     expect(tab.locator("[data-number=loss]")).not_to_have_text(loss)
     expect(tab.locator("#curves polyline.bold")).to_have_count(1)
 
@@ -222,7 +240,7 @@ def test_nothing_typed_then_start_watch_reload_second_tab_stop(app: App, tab: Pa
     expect(tab.locator(".pill")).to_have_text("Training")
     assert step_shown(tab) >= step
     other = opened(tab.context.new_page(), app)
-    expect(other.locator(".run-name")).to_have_text(tab.inner_text(".run-name"))
+    expect(other.locator(".run-name")).to_have_text(name)
     expect(other.locator("#start")).to_be_disabled()
 
     other.click("#pause")
@@ -235,29 +253,34 @@ def test_nothing_typed_then_start_watch_reload_second_tab_stop(app: App, tab: Pa
     other.click("#stop")
     expect(other.locator(".pill")).to_have_text(re.compile("Stopping|Stopped"))
     answered = time.time()
-    finish(other, "Stopped")
-    finish(tab, "Stopped")
-    steps = [event for event in read_events(app.folder / "outputs" / "demo.run" / "events.jsonl") if is_step(event)]
+    comes_to(other, "Stopped")
+    comes_to(tab, "Stopped")
+    folder = app.folder / "outputs" / f"{name}.run"
+    steps = [event for event in read_events(folder / "events.jsonl") if is_step(event)]
     assert sum(event.time > answered for event in steps) <= 1
     other.get_by_role("tab", name="Training").click()
-    expect(other.locator("#ending")).to_contain_text("demo.safetensors")
-    expect(other.locator("#files-panel")).to_contain_text("demo.safetensors")
-    assert (app.folder / "outputs" / "demo.safetensors").stat().st_size > 100_000
-    assert (app.folder / "outputs" / "demo.run" / "config.toml").is_file()
+    expect(other.locator("#ending")).to_contain_text(f"{name}.safetensors")
+    expect(other.locator("#files-panel")).to_contain_text(f"{name}.safetensors")
+    assert (app.folder / "outputs" / f"{name}.safetensors").stat().st_size > 100_000
+    assert (folder / "config.toml").is_file()
     other.get_by_role("tab", name="Runs").click()
-    expect(other.locator("[data-run=demo] .badge")).to_have_text("stopped")
+    expect(other.locator(f"[data-run={name}] .badge")).to_have_text("stopped")
 
 
 def test_a_stopped_run_is_listed_and_goes_on_where_it_stopped(app: App, tab: Page) -> None:
-    stopped_at = step_shown(tab)
-    assert stopped_at > 0
+    tab.click("#start")
+    comes_to(tab, "Training")
+    expect(tab.locator("[data-number=step]")).to_have_text(re.compile(r"^[1-9]"), timeout=PATIENCE)
+    tab.click("#stop")
+    comes_to(tab, "Stopped")
+    stopped_at, name = step_shown(tab), tab.inner_text(".run-name")
     tab.get_by_role("tab", name="Runs").click()
-    tab.locator("[data-run=demo] button", has_text="Resume").click()
-    finish(tab, "Training")
+    tab.locator(f"[data-run={name}] button", has_text="Resume").click()
+    comes_to(tab, "Training")
     expect(tab.locator("#log")).to_contain_text(f"Resumed after step {stopped_at}:", timeout=PATIENCE)
     expect(tab.locator("[data-number=step]")).not_to_have_text(re.compile(rf"^{stopped_at} /"))
     tab.click("#abort")
-    finish(tab, "Stopped")
+    comes_to(tab, "Stopped")
     expect(tab.locator("#ending")).to_contain_text("without a file")
 
 
@@ -295,7 +318,7 @@ def test_page_and_terminal_train_the_same_bytes(app: App, tab: Page) -> None:
     path = small_run(app.folder, "same")
     open_file(tab, path)
     tab.click("#start")
-    finish(tab, "Finished")
+    comes_to(tab, "Finished")
     command = [sys.executable, "-m", "trainer", "train", str(path), "--set", f"output_dir={app.folder / 'headless'}"]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
     subprocess.run(command, check=True, capture_output=True, env=environment, cwd=app.folder, timeout=300)
@@ -313,9 +336,9 @@ def test_an_error_while_training_is_told_and_the_page_lives_on(app: App, tab: Pa
     with (folder / "torn.png").open("r+b") as file:  # after the page has looked at it
         file.truncate(5000)
     tab.click("#start")
-    finish(tab, "Failed")
+    comes_to(tab, "Failed")
     expect(tab.locator("#failure")).to_contain_text("torn.png")
     expect(tab.locator("#failure .remedy")).to_be_visible()
     open_file(tab, small_run(app.folder, "after"))
     tab.click("#start")
-    finish(tab, "Finished")
+    comes_to(tab, "Finished")

@@ -14,6 +14,7 @@ from pathlib import PurePath
 from typing import ClassVar
 
 from trainer.config import TrainingConfig, rates, resolution_size
+from trainer.config.rules import rate_of_one
 from trainer.optimizers import OPTIMIZERS
 
 FEWEST_STEPS, AIM_STEPS, MOST_STEPS = 2000, 2500, 3000
@@ -197,10 +198,8 @@ class LearningRate(Rule):
         lowest, highest, advised = RATES[name]
         if one_rate and rate != advised:
             reason = f"{name} finds the rate itself; this number only multiplies it."
-            remedy: dict[str, object] = {"learning_rate": advised, "unet_lr": None}
-            if "text_encoder" in rates(config):
-                remedy["text_encoder_lr"] = advised
-            yield self.advice(f"{rate:g} with {name}; it should be exactly {advised:g}.", reason, remedy, key)
+            message = f"{rate:g} with {name}; it should be exactly {advised:g}."
+            yield self.advice(message, reason, rate_of_one(config), key)
         elif not one_rate and not lowest <= rate <= highest * max(1.0, 0.5 / strength(config)):
             message = f"{rate:g} with {name}; {lowest:g} to {highest:g} is usual."
             reason = "Higher rates burn pictures or turn them to noise, lower ones learn next to nothing."

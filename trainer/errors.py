@@ -11,17 +11,21 @@ TrainerError            root; text = what is wrong, then the way out
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One setting that cannot be used: its key, the value given, and the rule with the way out."""
+    """One setting that cannot be used: its key, the value given, and the rule with the way out.
+
+    `remedy` is {key: value} of what to set instead, where one answer is certain.
+    """
 
     key: str
     message: str
     value: object = None
+    remedy: Mapping[str, object] | None = None
 
     def __str__(self) -> str:
         return f"{self.key}: {self.message}" if self.key else self.message

@@ -91,6 +91,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def begin_anew(app: App) -> None:
+    """End the run under way, if there is one, and give the form the demo's values as at the first start."""
+    with httpx.Client(base_url=app.url, timeout=30) as client:
+        trigger(client, "click", "abort", data=[None])
+        trigger(client, "click", "reset-defaults")
+        trigger(client, "click", "preset-apply", data=["demo"])
+
+
 def event_of(config: dict[str, object], name: str, target: str) -> int:
     """Return the number by which the queue knows the event `name` of the component with the id `target`."""
     components = config["components"]

@@ -142,7 +142,21 @@ def one_rate_for_all(config: TrainingConfig) -> Iterator[Problem]:
         f"{shown(value)} is another rate than the {other:g} of the other part, but {name} has one rate for all; "
         f"leave {key} out, or set it to 0 to not train that part."
     )
-    yield Problem(key, message, value)
+    yield Problem(key, message, value, rate_of_one(config))
+
+
+def rate_of_one(config: TrainingConfig) -> dict[str, object]:
+    """Return the settings that give every part that is trained a rate of 1, as methods with one rate want it."""
+    optimizer = config.optimizer
+    remedy: dict[str, object] = {"learning_rate": 1.0}
+    if optimizer.unet_lr:
+        remedy["unet_lr"] = None
+    encoders = optimizer.text_encoder_lr
+    if isinstance(encoders, tuple):
+        remedy["text_encoder_lr"] = [1.0 if rate else 0.0 for rate in encoders]
+    elif encoders:
+        remedy["text_encoder_lr"] = 1.0
+    return remedy
 
 
 @rule("optimizer_type", "optimizer_args")
