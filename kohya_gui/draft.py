@@ -137,7 +137,9 @@ def defaults() -> dict[str, object]:
     return {key: _plain(setting.default) for key, setting in known_settings().items()}
 
 
-def payload(draft: Draft, checked: Checked, extra: Iterable[Problem] = ()) -> dict[str, object]:
+def payload(
+    draft: Draft, checked: Checked, extra: Iterable[Problem] = (), notes: Mapping[str, str] | None = None
+) -> dict[str, object]:
     """Return what the fields are to show: texts, problems, notes, marks, and which do not matter at the moment."""
     values, base, settings = draft.values, draft.base, known_settings()
     problems: dict[str, str] = {}
@@ -151,7 +153,7 @@ def payload(draft: Draft, checked: Checked, extra: Iterable[Problem] = ()) -> di
     return {
         "values": {key: form.write(setting, values[key]) for key, setting in settings.items()},
         "problems": problems,
-        "notes": {key: note for key, note in checked.notes.items() if key not in problems},
+        "notes": {key: note for key, note in {**(notes or {}), **checked.notes}.items() if key not in problems},
         "undo": undo,
         "changed": [key for key, setting in settings.items() if values[key] != _plain(setting.default)],
         "hidden": [key for key, setting in settings.items() if not visible(setting, values) and key not in problems],

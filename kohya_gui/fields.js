@@ -33,6 +33,7 @@ element.addEventListener('click', (event) => {
   if (!button) return;
   if (button.dataset.more) more(button);
   if (button.dataset.undo) trigger('edit', {key: button.dataset.undo, undo: true});
+  if (button.dataset.offer) trigger('act', {act: 'offer', name: button.dataset.offer});
   if (button.dataset.browse) trigger('act', {act: 'browse', key: button.dataset.browse});
   if (button.dataset.step) step(button);
   if (button.dataset.fold) for (const group of element.querySelectorAll('.group')) group.open = button.dataset.fold === 'open';
@@ -70,7 +71,7 @@ function search(text) {
   if (nothing) nothing.hidden = found > 0;
 }
 
-let state = {values: {}, problems: {}, notes: {}, undo: {}, changed: [], hidden: []};
+let state = {values: {}, problems: {}, notes: {}, undo: {}, changed: [], hidden: [], offers: {}};
 
 function showProblem(key, typing) {
   const place = field(key);
@@ -103,7 +104,21 @@ function showField(place) {
   const note = place.querySelector('.note');
   note.textContent = state.notes[key] || '';
   note.hidden = !state.notes[key];
+  showOffers(place.querySelector('.offers'), state.offers[key] || []);
   showProblem(key, typing);
+}
+
+function showOffers(line, offers) {
+  const now = JSON.stringify(offers);
+  if (line.dataset.shown === now) return; // a button that has the focus keeps it
+  line.dataset.shown = now;
+  line.hidden = !offers.length;
+  line.replaceChildren(...offers.map(({name, label}) => {
+    const button = document.createElement('button');
+    Object.assign(button, {type: 'button', className: 'small', textContent: label});
+    button.dataset.offer = name;
+    return button;
+  }));
 }
 
 function show() {

@@ -106,6 +106,13 @@ def named(setting: Setting, value: object) -> str:
     return str(write(setting, value)).replace("\n", " ")
 
 
+def assignment(setting: Setting, value: object) -> str:
+    """Return what a click does to a setting, in words: "Set Rank to 32", "Clear UNet learning rate"."""
+    if value is None and not setting.zero_is_off:
+        return f"Clear {setting.show.label}"
+    return f"Set {setting.show.label} to {named(setting, value)}"
+
+
 # --- markup -----------------------------------------------------------------------------------------------------------
 
 
@@ -143,7 +150,8 @@ def field_markup(setting: Setting) -> str:
         f'<div class="field-head">{head}{tools}</div>'
         f"{'' if switch else control}"
         f'<p class="help" id="{key}-help">{esc(setting.help)}</p>'
-        f'<p class="note" hidden></p><p class="problem" id="{key}-problem" role="alert" hidden></p>'
+        f'<p class="note" hidden></p><p class="offers" hidden></p>'
+        f'<p class="problem" id="{key}-problem" role="alert" hidden></p>'
         f"{_tooltip(setting)}</div>"
     )
 

@@ -4,6 +4,12 @@ document.addEventListener('click', (event) => {
   if (link) goTo(link.dataset.goto, link.dataset.tab);
 });
 
+// A preset that suits the model is shown at the top of the form, where it can be applied.
+document.addEventListener('click', (event) => {
+  if (!event.target.closest('[data-offer^=preset-]')) return;
+  document.getElementById('presets').scrollIntoView({block: 'center', behavior: 'smooth'});
+});
+
 // On a phone the training stands below the form; Start leads there.
 document.addEventListener('click', (event) => {
   if (!event.target.closest('#start') || window.innerWidth > 900) return;

@@ -128,7 +128,7 @@ class Page:
         outputs = [self.basic, self.advanced, self.plan, self.dataset]
         for part in (self.basic, self.advanced):
             part.edit(self.on_edit, None, outputs, **FORM)
-            part.act(self.on_browse, None, [self.dialog], **QUIET)
+            part.act(self.on_field_act, None, [self.dialog, *outputs, self.preset, self.preview], **FORM)
         self.plan.act(self.on_remedy, None, outputs, **FORM)
         self.dataset.act(self.on_scan, None, outputs, **FORM)
         self.dialog.act(self.on_dialog, None, [self.dialog, self.toml_path, *outputs], **FORM)
@@ -193,10 +193,24 @@ class Page:
 
     # --- the folder dialog ------------------------------------------------------------------------------------------
 
-    def on_browse(self, event: gr.EventData) -> str:
-        """A path is to be picked for a field."""
-        key = str(_told(event).get("key"))
-        return self._dialog(key, str(self.session.draft.values.get(key) or ""))
+    def on_field_act(self, event: gr.EventData) -> Update:
+        """A path is to be picked for a field, or what suits the model is to be taken."""
+        told = _told(event)
+        if told.get("act") == "offer":
+            return self._take_offer(told.get("name"))
+        key = str(told.get("key"))
+        return {self.dialog: self._dialog(key, str(self.session.draft.values.get(key) or ""))}
+
+    def _take_offer(self, name: object) -> Update:
+        """Set what the offer sets; a preset is only shown, for Apply to lay it under the form."""
+        survey = self.session.survey(self.session.draft.check())
+        offer = next((offer for offer in self.session.offers(survey) if offer.name == name), None)
+        if offer is None:
+            return {self.dialog: ""}
+        if offer.preset:
+            return {self.preset: self._preset_list(offer.preset), self.preview: self.on_choose(offer.preset)}
+        self.session.draft.change(offer.values)
+        return self.form_update()
 
     def _dialog(self, key: str, at: str) -> str:
         return f'<div class="overlay">{folder_dialog.dialog(self.session.folders, key, at)}</div>'

@@ -13,6 +13,7 @@ from kohya_gui.survey import Survey
 from trainer.advice import AIM_STEPS, FEWEST_STEPS, MOST_STEPS, Advice, is_trial
 from trainer.config import TrainingConfig, known_settings
 from trainer.errors import Problem
+from trainer.outline import model_in_words
 from trainer.schedules import multiplier, warmup_steps
 
 CURVE_POINTS = 120
@@ -56,15 +57,9 @@ def plan_panel(checked: Checked, survey: Survey | None) -> str:
 
 
 def _button(remedy: Remedy) -> str:
-    words = ", ".join(_in_words(key, value) for key, value in remedy.values.items())
-    return button("remedy", words[0].upper() + words[1:], of=remedy.of, place=remedy.place, name=remedy.name)
-
-
-def _in_words(key: str, value: object) -> str:
-    setting = known_settings()[key]
-    if value is None and not setting.zero_is_off:
-        return f"clear {setting.show.label}"
-    return f"set {setting.show.label} to {form.named(setting, value)}"
+    words = [form.assignment(known_settings()[key], value) for key, value in remedy.values.items()]
+    text = ", ".join([*words[:1], *(word[0].lower() + word[1:] for word in words[1:])])
+    return button("remedy", text, of=remedy.of, place=remedy.place, name=remedy.name)
 
 
 def problem_list(problems: Sequence[Problem], ways_out: Mapping[tuple[str, int], str]) -> str:
@@ -159,7 +154,8 @@ def rates_card(survey: Survey) -> str:
         for part in survey.parts
         if part not in found
     )
-    model = f'<p id="model">Base model: <b>{esc(survey.outline.model)}</b></p>' if survey.outline else ""
+    seen = survey.recognition
+    model = f'<p id="model">Base model: <b>{esc(model_in_words(seen))}</b></p>' if seen else ""
     file = f"<p>The LoRA file: about <b>{size(survey.outline.file_bytes)}</b></p>" if survey.outline else ""
     return (
         f'<section class="card"><h3>Learning</h3>{model}'

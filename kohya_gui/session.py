@@ -8,11 +8,12 @@ import threading
 import time
 from pathlib import Path
 
+from kohya_gui import suggestions
 from kohya_gui.draft import Checked, Draft, defaults, payload, refused_paths
 from kohya_gui.folders import Folders
 from kohya_gui.pictures import Pictures
 from kohya_gui.presets import DEMO, Preset, Presets, laid_over
-from kohya_gui.survey import Survey, Surveyor
+from kohya_gui.survey import MODEL, Survey, Surveyor
 from trainer.commands import Command
 from trainer.config import TrainingConfig, known_settings, load_config, to_flat
 from trainer.errors import ConfigError, StateError
@@ -92,7 +93,13 @@ class Session:
 
     def shown(self, checked: Checked, survey: Survey | None) -> dict[str, object]:
         """Return what the fields are to show."""
-        return payload(self.draft, checked, survey.problems if survey else ())
+        shown = payload(self.draft, checked, survey.problems if survey else (), suggestions.notes(survey))
+        offered = [{"name": offer.name, "label": offer.label} for offer in self.offers(survey)]
+        return {**shown, "offers": {MODEL: offered}}
+
+    def offers(self, survey: Survey | None) -> list[suggestions.Offer]:
+        """Return what would suit the recognised model."""
+        return suggestions.offers(survey, self.presets.all(), self.draft.base_name)
 
     # --- the run ----------------------------------------------------------------------------------------------------
 

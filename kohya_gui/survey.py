@@ -17,7 +17,7 @@ from trainer.data.counts import Counts, count
 from trainer.data.report import DatasetReport
 from trainer.data.scan import scan
 from trainer.errors import ConfigError, Problem, TrainerError
-from trainer.families import FAMILIES, recognise
+from trainer.families import FAMILIES, Recognition, recognise
 from trainer.outline import Outline, outline
 from trainer.plan import Plan, make_plan
 
@@ -39,6 +39,7 @@ class Survey:
     counts: Counts | None = None
     plan: Plan | None = None
     outline: Outline | None = None
+    recognition: Recognition | None = None
     problems: tuple[Problem, ...] = ()
 
     @property
@@ -51,7 +52,7 @@ class Survey:
     @property
     def parts(self) -> tuple[str, ...]:
         """The parts of the model that can be trained."""
-        return tuple(FAMILIES[self.outline.recognition.family].trainable) if self.outline else PARTS
+        return FAMILIES[self.recognition.family].trainable if self.recognition else PARTS
 
     @property
     def rates(self) -> dict[str, float]:
@@ -77,19 +78,19 @@ class Surveyor:
 
     def survey(self, config: TrainingConfig) -> Survey:
         """Look at the pictures and the model file."""
+        model, wrong = _attempt(lambda: recognise(config.model.pretrained_model_name_or_path), MODEL)
         try:
             report = self._report(config)
         except TrainerError as error:
-            model = _attempt(lambda: recognise(config.model.pretrained_model_name_or_path), MODEL)[1]
-            return Survey(config, problems=(*model, *problems_in(error, PICTURES)))
+            return Survey(config, recognition=model, problems=(*wrong, *problems_in(error, PICTURES)))
         seen, problems = _attempt(lambda: outline(config, report=report), MODEL)
         if seen is not None:
-            return Survey(config, report, seen.counts, seen.plan, seen)
+            return Survey(config, report, seen.counts, seen.plan, seen, model)
         counted, more = _attempt(lambda: count(report, examples(report, config), config), PICTURES)
         if counted is None:
-            return Survey(config, report, problems=more)
+            return Survey(config, report, recognition=model, problems=more)
         plan = make_plan(config, micro_batches=counted.batches, formula_samples=counted.formula_samples)
-        return Survey(config, report, counted, plan, problems=problems)
+        return Survey(config, report, counted, plan, recognition=model, problems=problems)
 
     def _report(self, config: TrainingConfig) -> DatasetReport:
         with self._lock:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import gradio as gr
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from kohya_gui import run_panel
 from kohya_gui.charts import Line, chart
@@ -17,6 +20,7 @@ from kohya_gui.pictures import Pictures
 from kohya_gui.plan_panel import plan_panel
 from kohya_gui.presets import PROJECT, Preset, Presets
 from kohya_gui.session import Session
+from tests.helpers.families import TINY
 from trainer import events
 from trainer.config import load_config, save_config
 from trainer.run_folder import RunFolder
@@ -29,6 +33,11 @@ DEMO = Preset(PROJECT / "presets" / "demo.toml", own=False)
 def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
     monkeypatch.chdir(tmp_path)
     return Session(Folders([PROJECT, tmp_path]), Presets(PROJECT / "presets", tmp_path / "own"), tmp_path / "form.json")
+
+
+def told(**data: str) -> gr.EventData:
+    """What the page's script says when something is clicked."""
+    return gr.EventData(None, data)
 
 
 def run_of(steps: int, total: int | None = None) -> RunSnapshot:
@@ -179,6 +188,72 @@ def test_the_plan_shows_the_sum_the_exact_steps_and_the_strength(session: Sessio
     assert survey.outline is not None
     assert survey.rates == survey.outline.rates
     assert survey.outline.model in words
+
+
+@pytest.fixture
+def sdxl(tmp_path: Path) -> Path:
+    """A file with the tensor names of the published SDXL and nothing in them, for all that reads headers only."""
+    tensors = {key: torch.zeros(1) for key in TINY["sdxl"].original()}
+    tensors["model.diffusion_model.input_blocks.0.0.weight"] = torch.zeros(1, 4, 1, 1)
+    save_file(tensors, tmp_path / "sd_xl.safetensors")
+    return tmp_path / "sd_xl.safetensors"
+
+
+def test_the_form_follows_the_recognised_model_and_changes_nothing_by_itself(session: Session, sdxl: Path) -> None:
+    before = session.draft.values
+    session.draft.edit("pretrained_model_name_or_path", str(sdxl))
+    checked = session.draft.check()
+    survey = session.survey(checked)
+    assert session.draft.values == {**before, "pretrained_model_name_or_path": str(sdxl)}
+    shown = session.shown(checked, survey)
+    notes, offers = shown["notes"], session.offers(survey)
+    assert isinstance(notes, dict)
+    assert "two text encoders" in notes["text_encoder_lr"]
+    assert "last layer but one" in notes["clip_skip"]
+    assert [offer.values for offer in offers if offer.values] == [{"resolution": "1024,1024"}]
+    assert next(offer.preset for offer in offers if offer.preset) == "sdxl-character"
+    assert all(offer.preset in session.presets.all() for offer in offers if offer.preset)
+    # The demo says sd15; that this file is another is told at the field, with the way out.
+    assert survey is not None
+    assert [(problem.key, problem.remedy) for problem in survey.problems] == [
+        ("model_family", {"model_family": "auto"})
+    ]
+
+
+def test_an_offer_is_taken_with_a_click_and_a_preset_is_only_shown(session: Session, sdxl: Path) -> None:
+    page = Page(session)
+    session.draft.edit("pretrained_model_name_or_path", str(sdxl))
+    page.on_field_act(told(act="offer", name="resolution"))
+    assert session.draft.values["resolution"] == "1024,1024"
+    update = page.on_field_act(told(act="offer", name="preset-sdxl-style"))
+    assert "Changes" in update[page.preview]
+    assert session.draft.base_name == "demo"
+    before = session.draft.values
+    page.on_field_act(told(act="offer", name="preset-no-such"))
+    assert session.draft.values == before
+
+
+def test_each_text_encoder_has_its_rate_beside_the_form(session: Session, sdxl: Path) -> None:
+    for key, text in {
+        "pretrained_model_name_or_path": str(sdxl),
+        "model_family": "auto",
+        "train_data_dir": "",
+        "text_encoder_lr": "5e-5, 2e-5",
+        "network_alpha": "4",
+    }.items():
+        session.draft.edit(key, text)
+    checked = session.draft.check()
+    words = plan_panel(checked, session.survey(checked))
+    assert "<th>Text encoder 2</th><td>2e-5</td><td>1e-5</td>" in words
+    assert "Stable Diffusion XL" in words
+
+
+def test_a_model_on_the_hub_is_not_taken_for_what_it_may_not_be(session: Session) -> None:
+    session.draft.edit("pretrained_model_name_or_path", "somebody/some-sdxl")
+    checked = session.draft.check()
+    survey = session.survey(checked)
+    assert "Stable Diffusion 1.x" not in plan_panel(checked, survey)
+    assert session.offers(survey) == []
 
 
 def test_a_missing_model_leaves_the_steps_in_sight(session: Session) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,13 @@ class Suits:
 
     `settings` are values by key: "resolution" (where the model says at which side it was made) and "clip_skip".
     `presets` are the names of the shipped presets for its family, those for its kind first. `questions` say what the
-    user must decide, since the model doesn't say it.
+    user must decide, since the model doesn't say it; `remarks` what settings, by key, mean for its family.
     """
 
     settings: Mapping[str, object]
     presets: tuple[str, ...]
     questions: tuple[str, ...] = ()
+    remarks: Mapping[str, str] = field(default_factory=dict)
 
 
 def suits(seen: Recognition) -> Suits:
@@ -45,7 +46,8 @@ def suits(seen: Recognition) -> Suits:
     settings["clip_skip"] = _ANIME_CLIP_SKIP if anime else 1
     names = sorted(path.stem for path in PRESETS.glob(f"{seen.family}-*.toml"))
     presets = tuple(sorted(names, key=lambda name: is_anime(name) != anime))
-    return Suits(settings, presets, FAMILIES[seen.family].questions(seen.configs))
+    family = FAMILIES[seen.family]
+    return Suits(settings, presets, family.questions(seen.configs), family.remarks)
 
 
 def inspect(path: Path) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from trainer.data.counts import Counts, count
 from trainer.data.report import DatasetReport
 from trainer.data.scan import scan
 from trainer.families import FAMILIES, Recognition, recognise_chosen
+from trainer.families.family import HUB
+from trainer.families.hub import cached_descriptions
 from trainer.plan import Plan, make_plan
 from trainer.preview.prompts import SamplePrompt, prompt_notices, read_prompts
 from trainer.targets import Target
@@ -42,9 +44,7 @@ class Outline:
     @property
     def model(self) -> str:
         """What kind of model it is, in words, such as "Stable Diffusion XL (v-prediction, fp16)"."""
-        said = ", ".join(word for word in (self.recognition.variant, self.recognition.precision) if word)
-        title = FAMILIES[self.recognition.family].title
-        return f"{title} ({said})" if said else title
+        return model_in_words(self.recognition)
 
     @property
     def rates(self) -> dict[str, float]:
@@ -99,6 +99,20 @@ class Outline:
         lines += [f"Note: {notice}" for notice in self.notices]
         lines += [f"Advice: {each}" for each in self.advice]
         return lines
+
+
+def is_guess(seen: Recognition) -> bool:
+    """Say whether a model is on the hub and was never looked at, so that its family is not known."""
+    return seen.form == HUB and cached_descriptions(seen.source) is None
+
+
+def model_in_words(seen: Recognition) -> str:
+    """Return what kind of model it is."""
+    if is_guess(seen):
+        return f"{seen.source} on Hugging Face, looked at when the run begins"
+    said = ", ".join(word for word in (seen.variant, seen.precision) if word)
+    title = FAMILIES[seen.family].title
+    return f"{title} ({said})" if said else title
 
 
 def outline(

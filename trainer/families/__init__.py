@@ -95,7 +95,7 @@ def recognise_chosen(config: TrainingConfig) -> Recognition:
     if wanted not in ("auto", recognition.family):
         title = FAMILIES[recognition.family].title
         message = f'{wanted!r} is not what {recognition.source} is: a {title} model. Set model_family to "auto".'
-        raise ConfigError([Problem("model_family", message, wanted)])
+        raise ConfigError([Problem("model_family", message, wanted, {"model_family": "auto"})])
     return recognition
 
 

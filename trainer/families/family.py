@@ -82,6 +82,8 @@ class Family(ABC):
     """The name people know it by."""
     configs: ClassVar[ComponentConfigs]
     """How the published model's components are built; a checkpoint may describe itself otherwise."""
+    remarks: ClassVar[Mapping[str, str]] = {}
+    """{key of a setting: what it means for this family}, where its own help does not say it."""
 
     @property
     def trainable(self) -> tuple[str, ...]:

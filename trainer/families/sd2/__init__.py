@@ -16,6 +16,7 @@ class StableDiffusion2(StableFamily):
     title = "Stable Diffusion 2.x"
     facts = FACTS
     configs = FACTS.configs
+    remarks = {"clip_skip": "1 is the layer that Stable Diffusion 2 was trained on; leave it."}
 
     def matches_file(self, header: Header) -> bool:
         # unCLIP models also take the embedding of a picture.

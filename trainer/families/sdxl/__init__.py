@@ -16,6 +16,11 @@ class StableDiffusionXL(StableFamily):
     title = "Stable Diffusion XL"
     facts = FACTS
     configs = FACTS.configs
+    remarks = {
+        "clip_skip": "SDXL was trained on the last layer but one of both text encoders: 1 and 2 both mean that one.",
+        "text_encoder_lr": "SDXL has two text encoders: one number for both, or one for each, such as 5e-5, 1e-5.",
+        "no_half_vae": "SDXL's own VAE overflows in half precision; on saves the detour unless yours was mended.",
+    }
 
     def matches_file(self, header: Header) -> bool:
         encoders = all(header.has(encoder.original) for encoder in FACTS.text_encoders)
