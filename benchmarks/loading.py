@@ -1,7 +1,7 @@
-"""Peak memory of loading a checkpoint of Stable Diffusion 1.5's size: `python -m benchmarks.loading [fp32|fp16|bf16]`.
+"""Peak memory of loading a checkpoint of Stable Diffusion 1.5's size, in each precision.
 
 The checkpoint is a sparse file of zeros with every weight of the published model in float32, so it takes no room on
-the disk. It is loaded in a process of its own, whose peak is printed beside the file's size.
+the disk. It is loaded in a process of its own.
 """
 
 from __future__ import annotations
@@ -12,9 +12,22 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from benchmarks.ground import PROJECT
+from benchmarks.options import Options
+from benchmarks.rows import Row, Target
+from demo.build.single_file import unet_keys, vae_tensors
+from trainer.families import FAMILIES, recognise
+
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+_SLACK = 1.3
+"""Times the file's size, beside the weights, that loading may take."""
 _LOAD = """
 import sys, time, resource, torch
 from trainer import families
@@ -31,13 +44,6 @@ print(base, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, held, seconds)
 
 def shapes() -> dict[str, tuple[int, ...]]:
     """Return the name and shape of every weight of Stable Diffusion 1.5 in the original layout."""
-    import torch
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    from demo.build.single_file import unet_keys, vae_tensors
-    from trainer.families import FAMILIES
-
     configs = FAMILIES["sd15"].configs
     with torch.device("meta"):
         unet, vae = UNet2DConditionModel(**configs["unet"]), AutoencoderKL(**configs["vae"])
@@ -62,28 +68,20 @@ def write_sparse(path: Path, weights: dict[str, tuple[int, ...]]) -> None:
         file.truncate(8 + len(text) + offset)
 
 
-def main(dtype: str = "fp32") -> None:
-    """Measure and print one line."""
+def measure(options: Options) -> Iterator[Row]:
+    """Yield the rows of loading."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         write_sparse(path, shapes())
         size = path.stat().st_size
-        start = time.perf_counter()
-        from trainer.families import recognise
-
+        began = time.perf_counter()
         recognise(path)
-        recognised = time.perf_counter() - start
-        answer = subprocess.run(
-            [sys.executable, "-c", _LOAD, str(path), DTYPES[dtype]], check=True, capture_output=True, text=True
-        )
-    base, peak, held, seconds = (float(word) for word in answer.stdout.split())
-    gain = (peak - base) * 1024
-    sys.stdout.write(
-        f"file {size / 1e9:.2f} GB, {dtype}: peak {gain / 1e9:.2f} GB above the imports, of which "
-        f"{held / 1e9:.2f} GB are the weights; {seconds:.1f} s; recognised in {recognised * 1000:.0f} ms; "
-        f"limit 1.3 x file + weights = {(1.3 * size + held) / 1e9:.2f} GB\n"
-    )
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+        yield Row("loading/recognise", 1000 * (time.perf_counter() - began), "ms")
+        for name in ["fp16"] if options.quick else DTYPES:
+            command = [sys.executable, "-c", _LOAD, str(path), DTYPES[name]]
+            answer = subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.PIPE, text=True)
+            base, peak, held, seconds = (float(word) for word in answer.stdout.split())
+            gain = (peak - base) * 1024
+            limit = Target(round((_SLACK * size + held) / 2**30, 2))
+            yield Row(f"loading/{name}, peak above the imports", gain / 2**30, "GiB", target=limit)
+            yield Row(f"loading/{name}, time", seconds, "s")

@@ -1,0 +1,98 @@
+"""The benchmarks measure what they say, and write it in one form. No test asks how long anything took."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import __main__ as command
+from benchmarks import ground, scanning, steps
+from benchmarks.options import Options
+from benchmarks.rivals import Floor
+from benchmarks.rows import Results, Row, Target, ratio_row, table
+from trainer.config import load_config
+
+TINY = steps.Cell("tiny", model="tiny", resolution=64, text=True, quick_steps=2, target=Target(1000.0))
+
+
+def test_a_cell_of_steps_has_its_rows(tmp_path: Path) -> None:
+    rows = {row.name: row for row in steps.measure(TINY, Options(quick=True, profile=True, folder=tmp_path))}
+    assert rows.keys() == {
+        f"steps/tiny/{what}"
+        for what in (
+            "ours",
+            "floor",
+            "ours over floor",
+            "reference over floor",
+            "rate against reference",
+            "between two steps",
+        )
+    }
+    assert all(row.value > 0 for row in rows.values())
+    assert rows["steps/tiny/ours over floor"].ok is True
+
+
+def test_the_command_writes_rows_and_keeps_those_of_other_cells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "rows.json"
+    Results(file).add([Row("page/earlier", 2.0, "s").to_json()], {})
+    monkeypatch.setattr(scanning, "QUICK_SIZES", (10, 20))
+    options = Options(quick=True, folder=tmp_path)
+
+    def here(name: str, _arguments: object) -> list[object]:
+        return [row.to_json() for row in command.cells(options)[name](options)]
+
+    monkeypatch.setattr(command, "_in_a_process", here)
+    assert command.main(["--quick", "--only", "scan", "--json", str(file), "--folder", str(tmp_path)]) == 0
+    written = json.loads(file.read_text())
+    assert {"machine", "device", "versions", "rows"} <= written.keys()
+    assert all(set(row) == {"name", "value", "spread", "unit", "target", "ok"} for row in written["rows"])
+    names = [row["name"] for row in written["rows"]]
+    assert "page/earlier" in names and "scan/20 pictures, first time" in names
+    assert "| scan/20 pictures, again |" in capsys.readouterr().out
+
+
+def test_a_cell_that_fails_is_named_and_the_rest_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "_in_a_process", lambda name, _: None if name == "run" else [])
+    assert command.main(["--only", "run", "memory", "--folder", str(tmp_path)]) == 1
+    assert "Failed: run\n" in capsys.readouterr().out
+
+
+def test_an_unknown_cell_is_refused_with_the_known_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["--only", "nothing", "--folder", str(tmp_path)])
+    assert "steps/base" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", [True, False])
+def test_the_floor_asks_no_gradient_of_a_weight(tmp_path: Path, text: bool) -> None:
+    given = ground.settings(ground.DEMO, tmp_path, tmp_path, resolution="64,64", network_train_unet_only=not text)
+    floor = Floor(load_config(overrides=given), torch.device("cpu"), torch.float32)
+    floor()
+    parameters = [*floor.unet.parameters(), *floor.text.parameters()]
+    assert parameters and not any(each.requires_grad or each.grad is not None for each in parameters)
+
+
+def test_ratios_are_of_pairs_and_targets_have_a_side() -> None:
+    row = ratio_row("a", [2.0, 20.0, 200.0, 9.0], [1.0, 10.0, 100.0, 3.0], Target(2.0))
+    assert row.value == 2.0 and row.ok is True and row.spread is not None
+    assert Row("b", 1.9, "x", target=Target(2.0, at_most=False)).ok is False
+    assert Row("c", 1.0, "s").ok is None
+    assert "MISSED" in table([Row("b", 1.9, "x", target=Target(2.0, at_most=False)).to_json()])
+
+
+def test_every_model_is_made_whole(tmp_path: Path) -> None:
+    """The random checkpoints are ones that the trainer recognises and loads."""
+    from trainer import families
+
+    for name, family in (("sd15-quarter", "sd15"), ("sdxl-quarter", "sdxl")):
+        path = ground.model(name, tmp_path)
+        assert ground.model(name, tmp_path) == path
+        config = load_config(overrides={"pretrained_model_name_or_path": str(path)})
+        assert families.load(config, device=torch.device("cpu"), dtype=torch.float32).family == family
