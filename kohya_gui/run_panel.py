@@ -169,10 +169,12 @@ def _ending(snapshot: RunSnapshot, finished: events.Finished) -> str:
         )
     path = Path(finished.path)
     word = "Stopped early and saved" if finished.stopped else "Done"
-    more = ""
+    name = Path(snapshot.folder).stem
     if finished.stopped:
-        name = Path(snapshot.folder).stem
         more = f"<p>{button('resume', 'Train the rest', name=name)}</p>"
+    else:
+        on = button("resume-form", "Train on with the form's settings", name=name)
+        more = f'<p class="quiet">Not enough? Raise the epochs in the form, then go on from here. {on}</p>'
     return (
         f'<section class="card good-card" id="ending"><h3>{word}: {esc(path.name)}</h3>'
         f"<p>Copy it to your program's LoRA folder: <code>ComfyUI/models/loras</code> or "

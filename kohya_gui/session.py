@@ -14,11 +14,13 @@ from kohya_gui.folders import Folders
 from kohya_gui.pictures import Pictures
 from kohya_gui.presets import DEMO, Preset, Presets, laid_over
 from kohya_gui.survey import MODEL, Survey, Surveyor
+from trainer import resumption
 from trainer.commands import Command
 from trainer.config import TrainingConfig, known_settings, load_config, to_flat
 from trainer.errors import ConfigError, StateError
 from trainer.events import Event
 from trainer.files import write_text
+from trainer.resumption import Resumption
 from trainer.run import Run, Start
 from trainer.run_folder import PastRun, RunFolder, next_free_name, past_runs
 from trainer.snapshot import RunSnapshot
@@ -120,32 +122,54 @@ class Session:
             ConfigError: what stands in the way, every problem.
             StateError: a run is under way.
         """
+        config = self._checked_form()
+        saving = config.saving
+        name = next_free_name(Path(saving.output_dir), saving.output_name)
+        renamed = saving.model_copy(update={"output_name": name})
+        return self._begin(dataclasses.replace(config, saving=renamed), Start())
+
+    def _checked_form(self) -> TrainingConfig:
         checked = self.draft.check()
         survey = self.survey(checked)
         problems = (*checked.problems, *(survey.problems if survey else ()))
         if problems or checked.config is None:
             raise ConfigError(problems)
-        saving = checked.config.saving
-        name = next_free_name(Path(saving.output_dir), saving.output_name)
-        renamed = saving.model_copy(update={"output_name": name})
-        return self._begin(dataclasses.replace(checked.config, saving=renamed), Start())
+        return checked.config
 
-    def resume(self, folder: RunFolder) -> Run:
-        """Go on with a run from its newest state.
+    def settings_to_resume(self, folder: RunFolder, *, with_form: bool) -> TrainingConfig:
+        """Return the settings that a run would go on with: its own, or the form's, in any case into its own folder.
 
         Raises:
-            ConfigError, StateError: its settings cannot be read, or a run is under way.
+            ConfigError: they cannot be read or used.
         """
-        config = load_config(folder.config)
+        config = self._checked_form() if with_form else load_config(folder.config)
         saving = config.saving.model_copy(
             update={"output_dir": str(folder.output_dir), "output_name": folder.output_name}
         )
-        return self._begin(dataclasses.replace(config, saving=saving), Start(resume="auto"))
+        return dataclasses.replace(config, saving=saving)
+
+    def look_ahead(self, folder: RunFolder, config: TrainingConfig) -> Resumption | None:
+        """Return what going on with these settings would be, None where there is nothing saved to go on from.
+
+        Raises:
+            ConfigError: the pictures or the model cannot be used, or may not be looked at.
+        """
+        self._refuse_outside(config)
+        survey = self._surveyor.survey(config)
+        if survey.outline is None:
+            raise ConfigError(survey.problems)
+        return resumption.look_ahead(folder, config, survey.outline.plan, survey.outline.report)
+
+    def resume(self, folder: RunFolder, config: TrainingConfig) -> Run:
+        """Go on with a run from its newest state, with these settings.
+
+        Raises:
+            ConfigError, StateError: they name what the page may not touch, or a run is under way.
+        """
+        return self._begin(config, Start(resume="auto"))
 
     def _begin(self, config: TrainingConfig, start: Start) -> Run:
-        refused = refused_paths(self.folders, to_flat(config))
-        if refused:
-            raise ConfigError(refused)
+        self._refuse_outside(config)
         with self._lock:
             if self.busy:
                 raise StateError("A run is under way.", "Stop it, or wait until it ends.")
@@ -155,6 +179,11 @@ class Session:
             self._log, self._log_number = [], 0
             self.run.start()
             return self.run
+
+    def _refuse_outside(self, config: TrainingConfig) -> None:
+        refused = refused_paths(self.folders, to_flat(config))
+        if refused:
+            raise ConfigError(refused)
 
     def send(self, command: Command) -> None:
         """Tell the run something, if there is one."""
@@ -189,12 +218,16 @@ class Session:
         return tuple(run for run in past_runs(self.output_dir()) if run.folder.path.resolve() != current)
 
     def past_named(self, name: object) -> PastRun:
-        """Return one of the listed runs.
+        """Return one of the listed runs, or the last one of this session.
 
         Raises:
             StateError: there is none of that name.
         """
-        for run in self.past():
+        last = Path(self.snapshot.folder)
+        listed = self.past()
+        if self.snapshot.folder and not self.busy and last.stem == name:
+            listed = (*listed, *past_runs(last.parent))
+        for run in listed:
             if run.folder.output_name == name:
                 return run
         raise StateError(f"There is no run named {name!r} in {str(self.output_dir())!r}.", "Look at the list again.")

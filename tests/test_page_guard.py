@@ -248,6 +248,17 @@ def test_a_link_that_leads_out_is_followed_nowhere(client: httpx.Client, apps: t
     assert SECRET not in told
 
 
+@pytest.mark.parametrize("act", ["resume", "resume-form", "go-on", "reuse"])
+def test_only_listed_runs_can_be_resumed_or_read(client: httpx.Client, outside: Path, act: str) -> None:
+    (outside / "x.run").mkdir(exist_ok=True)
+    (outside / "x.run" / "config.toml").write_text(f'output_name = "{SECRET}"\n')
+    for target in ("dialog", "runs-panel", "message"):
+        name = f"../{outside.name}/x"
+        words = said(trigger(client, "act", target, {"act": act, "name": name, "settings": "run"}, data=[None]))
+        assert SECRET not in words
+        assert "no run named" in words or target == "dialog"
+
+
 def test_nonsense_does_no_harm(client: httpx.Client) -> None:
     for told in (None, [], "x", {"key": 7}, {"key": "network_dim"}, {"key": "network_dim", "value": {"a": 1}}):
         answer = trigger(client, "edit", "basic-fields", told)

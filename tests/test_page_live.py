@@ -275,7 +275,7 @@ def test_a_stopped_run_is_listed_and_goes_on_where_it_stopped(app: App, tab: Pag
     comes_to(tab, "Stopped")
     stopped_at, name = step_shown(tab), tab.inner_text(".run-name")
     tab.get_by_role("tab", name="Runs").click()
-    tab.locator(f"[data-run={name}] button", has_text="Resume").click()
+    tab.locator(f"[data-run={name}]").get_by_role("button", name="Resume", exact=True).click()
     comes_to(tab, "Training")
     expect(tab.locator("#log")).to_contain_text(f"Resumed after step {stopped_at}:", timeout=PATIENCE)
     expect(tab.locator("[data-number=step]")).not_to_have_text(re.compile(rf"^{stopped_at} /"))
@@ -325,6 +325,42 @@ def test_page_and_terminal_train_the_same_bytes(app: App, tab: Page) -> None:
     page, terminal = (load_file(app.folder / name / "same.safetensors") for name in ("outputs", "headless"))
     assert list(page) == list(terminal)
     assert all(page[key].tobytes() == terminal[key].tobytes() for key in page)
+
+
+def test_a_finished_run_is_trained_on_with_changes_that_are_asked_about_first(app: App, tab: Page) -> None:
+    open_file(tab, small_run(app.folder, "more"))
+    tab.click("#start")
+    comes_to(tab, "Finished")
+    tab.locator("#ending button", has_text="Train on").click()
+    dialog = tab.locator("#resume-dialog")
+    expect(dialog).to_contain_text("Nothing differs")
+    dialog.get_by_role("button", name="Cancel").click()
+    expect(dialog).to_have_count(0)
+
+    tab.get_by_role("tab", name="Advanced").click()
+    tab.locator(".group[data-group=Training]").evaluate("group => group.open = true")
+    fill(tab, "max_train_steps", "6")
+    tab.get_by_role("tab", name="Basic").click()
+    fill(tab, "learning_rate", "5e-5")
+    fill(tab, "network_dim", "8")
+    tab.get_by_role("tab", name="Runs").click()
+    tab.locator("[data-run=more] button", has_text="Resume with the form's settings").click()
+    expect(dialog).to_contain_text("network_dim 4 → 8: the saved state does not fit that.")
+    expect(dialog.locator(".primary")).to_have_count(0)
+    tab.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    fill(tab, "network_dim", "4")
+    tab.locator("[data-run=more] button", has_text="Resume with the form's settings").click()
+    expect(dialog).to_contain_text("Resume more after step 4")
+    expect(dialog).to_contain_text("Steps in all 4 → 6: 2 are left instead of 0.")
+    expect(dialog).to_contain_text("learning_rate 0.0001 → 5e-05")
+    expect(dialog).to_contain_text("another run than was begun")
+    dialog.locator(".primary").click()
+    expect(tab.locator("#log")).to_contain_text("Resumed after step 4", timeout=PATIENCE)
+    comes_to(tab, "Finished")
+    assert step_shown(tab) == 6
+    log = read_events(app.folder / "outputs" / "more.run" / "events.jsonl")
+    assert [event.step for event in log if isinstance(event, StepDone)] == [1, 2, 3, 4, 5, 6]
 
 
 def test_an_error_while_training_is_told_and_the_page_lives_on(app: App, tab: Page) -> None:

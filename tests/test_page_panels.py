@@ -23,6 +23,7 @@ from kohya_gui.session import Session
 from tests.helpers.families import TINY
 from trainer import events
 from trainer.config import load_config, save_config
+from trainer.errors import ConfigError
 from trainer.run_folder import RunFolder
 from trainer.snapshot import RunSnapshot, fold
 
@@ -226,7 +227,7 @@ def test_an_offer_is_taken_with_a_click_and_a_preset_is_only_shown(session: Sess
     page.on_field_act(told(act="offer", name="resolution"))
     assert session.draft.values["resolution"] == "1024,1024"
     update = page.on_field_act(told(act="offer", name="preset-sdxl-style"))
-    assert "Changes" in update[page.preview]
+    assert "Apply changes" in update[page.presets.preview]
     assert session.draft.base_name == "demo"
     before = session.draft.values
     page.on_field_act(told(act="offer", name="preset-no-such"))
@@ -317,6 +318,17 @@ def test_a_past_run_lends_its_settings_and_only_listed_ones_resume(session: Sess
     assert session.past_named("old").folder.path.resolve() == folder.path
     with pytest.raises(Exception, match="no run named"):
         session.past_named("../../etc")
+
+
+def test_a_run_that_names_folders_outside_is_not_looked_at(session: Session, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "outputs", "sly")
+    folder.make()
+    save_config(load_config(overrides={"train_data_dir": "/etc", "output_name": "sly"}), folder.config)
+    config = session.settings_to_resume(folder, with_form=False)
+    with pytest.raises(ConfigError, match="outside the folders"):
+        session.look_ahead(folder, config)
+    with pytest.raises(ConfigError, match="outside the folders"):
+        session.resume(folder, config)
 
 
 def test_pictures_have_names_that_tell_nothing_and_only_pictures_are_served(tmp_path: Path) -> None:
