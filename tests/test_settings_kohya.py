@@ -57,6 +57,14 @@ def test_stable_diffusion_2_is_a_family_here(tmp_path: Path) -> None:
     assert "v2" not in to_kohya(TrainingConfig())
 
 
+@pytest.mark.parametrize("key", ["fp8_base", "fp8_base_unet"])
+def test_a_base_in_fp8_is_one_here_too(tmp_path: Path, key: str) -> None:
+    assert imported(tmp_path, **{key: True})["quantize_base"] == "fp8"
+    assert imported(tmp_path, **{key: False})["quantize_base"] == "none"
+    assert to_kohya(load_config(None, {"quantize_base": "fp8"}))["fp8_base_unet"] is True
+    assert "fp8_base_unet" not in to_kohya(TrainingConfig())
+
+
 def test_a_file_without_network_module_keeps_our_defaults(tmp_path: Path) -> None:
     config = load_config(written(tmp_path, network_dim=8))
     assert (config.network.network_dim, config.optimizer.lr_scheduler) == (8, "cosine")

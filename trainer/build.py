@@ -75,7 +75,7 @@ def build(
     for notice in (*outline.notices, *models.precision.notices, *known):
         tell(Warned(message=notice))
     accelerator = precision.make_accelerator(models.precision, config)
-    adapter = make_adapter(outline, bundle, tell)
+    adapter = make_adapter(outline, bundle, models.precision.adapter_dtype, tell)
     optimizer = make_optimizer(config, adapter)
     training = Training(
         outline=outline,
@@ -103,10 +103,10 @@ def build(
     return training
 
 
-def make_adapter(outline: Outline, bundle: Bundle, tell: Emit) -> Adapter:
-    """Inject the adapter, with the weights of `network_weights` where they are given."""
-    network = outline.config.network
-    adapter = outline.spec.build(bundle.components, bundle.targets(conv=True), seed=outline.config.training.seed)
+def make_adapter(outline: Outline, bundle: Bundle, dtype: torch.dtype, tell: Emit) -> Adapter:
+    """Inject the adapter in the given dtype, with the weights of `network_weights` where they are given."""
+    network, seed = outline.config.network, outline.config.training.seed
+    adapter = outline.spec.build(bundle.components, bundle.targets(conv=True), seed=seed, dtype=dtype)
     if network.network_weights:
         weights = export.read_lora(Path(network.network_weights))
         for notice in adapter.load(weights.tensors, strict=False, source=weights.path.name):

@@ -1,6 +1,6 @@
 """The state that a run resumes from: adapter, optimizer, schedule and position. Bit for bit, atomic, verified.
 
-    state/step-00000012/adapter.safetensors   LoRA matrices in float32, kohya's keys
+    state/step-00000012/adapter.safetensors   LoRA matrices as trained, kohya's keys
                         optimizer.pt          optimizer, schedule and loss scaler; read with weights_only
                         state.json            position and, written last, the sha256 of the other two
 
@@ -59,7 +59,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a state folder holds: `adapter` by kohya key, float32; `trained` is the optimizer's part."""
+    """What a state folder holds: `adapter` by kohya key; `trained` is the optimizer's part."""
 
     position: Position
     adapter: dict[str, Tensor]

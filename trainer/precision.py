@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import os
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -21,7 +21,7 @@ from trainer.config import TrainingConfig
 Value = TypeVar("Value")
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-"""Setting `mixed_precision` -> dtype of the frozen weights and of the arithmetic; adapters stay in float32."""
+"""Setting `mixed_precision` -> dtype of the frozen weights and of the arithmetic."""
 
 SMALL_MODEL = 20_000_000
 """Parameters below which a CPU's second thread slows a model down."""
@@ -35,24 +35,37 @@ _DETERMINISTIC_WORKSPACE = ":4096:8"
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """Where a run computes. `mixed_precision` is "no", "fp16" or "bf16", as accelerate takes it."""
+    """Where a run computes, and in what.
+
+    `mixed_precision` is "no", "fp16" or "bf16", as accelerate takes it. `full` puts the adapter into that dtype too
+    (`full_bf16`, `full_fp16`).
+    """
 
     device: torch.device
     mixed_precision: str
     notices: tuple[str, ...] = ()
+    full: bool = False
 
     @property
     def compute_dtype(self) -> torch.dtype:
         """Dtype of the frozen weights."""
         return DTYPES[self.mixed_precision]
 
+    @property
+    def adapter_dtype(self) -> torch.dtype:
+        """Dtype of what is trained, and with it of the gradients."""
+        return self.compute_dtype if self.full else torch.float32
+
 
 def resolve(config: TrainingConfig) -> Precision:
     """Choose device and precision for the settings on this machine."""
     device = _device()
     has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    mixed_precision, notices = choose(config.training.mixed_precision, device.type, has_bf16=has_bf16)
-    return Precision(device, mixed_precision, notices)
+    training = config.training
+    half = "bf16" if training.full_bf16 else "fp16" if training.full_fp16 else ""
+    asked = half if half and training.mixed_precision == "auto" else training.mixed_precision
+    mixed_precision, notices = choose(asked, device.type, has_bf16=has_bf16)
+    return Precision(device, mixed_precision, notices, full=bool(half))
 
 
 def choose(asked: str, device_type: str, *, has_bf16: bool) -> tuple[str, tuple[str, ...]]:
@@ -84,12 +97,22 @@ def make_accelerator(precision: Precision, config: TrainingConfig) -> Accelerato
         # Read when CUDA makes its first handle, so a value from outside is left alone.
         os.environ.setdefault(_CUBLAS_WORKSPACE, _DETERMINISTIC_WORKSPACE)
         _set_deterministic(True)
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=precision.device.type == "cpu",
         mixed_precision=precision.mixed_precision,
         gradient_accumulation_steps=1,
         step_scheduler_with_optimizer=False,
     )
+    if precision.full and accelerator.scaler is not None:
+        accelerator.scaler = HalfGradScaler(precision.device.type)
+    return accelerator
+
+
+class HalfGradScaler(torch.amp.GradScaler):
+    """A loss scaler for parameters that are float16 themselves, whose gradients torch's own refuses to unscale."""
+
+    def _unscale_grads_(self, optimizer: Any, inv_scale: Any, found_inf: Any, allow_fp16: bool) -> Any:
+        return super()._unscale_grads_(optimizer, inv_scale, found_inf, True)
 
 
 def use_threads_for(parameters: int) -> None:

@@ -61,6 +61,8 @@ FIXED = frozenset(
         "network_train_unet_only",
         "network_train_text_encoder_only",
         "optimizer_type",
+        "full_bf16",
+        "full_fp16",
         "model_family",
     }
 )

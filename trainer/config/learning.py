@@ -229,7 +229,21 @@ class TrainingSection(Section):
     """The precision of computing: "auto" takes bf16 where the GPU has it, else fp16, and full precision on a CPU.
 
     bf16 does not overflow and suits GPUs from 2020 on; fp16 suits older ones; "no" is float32, slowest and largest.
-    The LoRA itself is always trained in float32.
+    The LoRA itself is trained in float32, unless one of the two settings below says otherwise.
+    """
+
+    full_bf16: bool = setting(False, Show("LoRA in bf16", group="Precision"))
+    """Keep the LoRA, its gradients and most of the optimizer's state in bf16 too: half of their memory.
+
+    Changes below a 250th of a weight are lost, so it learns less finely, above all at low rates. Needs the precision
+    bf16, which "auto" then becomes.
+    """
+
+    full_fp16: bool = setting(False, Show("LoRA in fp16", group="Precision"))
+    """Keep the LoRA and its gradients in fp16 too: half of their memory, for GPUs without bf16.
+
+    Needs the precision fp16, which "auto" then becomes, and AdamW8bit, Adafactor or Lion: what the other optimizers
+    remember of gradients is too small a number for fp16.
     """
 
     gradient_checkpointing: bool = setting(False, Show("Gradient checkpointing", group="Precision"))

@@ -69,11 +69,11 @@ class ModelSection(Section):
     cached and samples drawn.
     """
 
-    quantize_base: Literal["none", "int8", "nf4"] = setting("none", Show("Smaller base model", group="Model"))
+    quantize_base: Literal["none", "int8", "fp8", "nf4"] = setting("none", Show("Smaller base model", group="Model"))
     """Keep the UNet's linear layers in 8 or 4 bits a weight while training, for GPUs with little memory.
 
-    The LoRA itself trains in full precision and fits the whole model. int8 changes next to nothing, nf4 a little; both
-    make steps slower.
+    The LoRA itself trains in full precision and fits the whole model. int8 changes next to nothing, fp8 hardly more,
+    nf4 a little; all make steps slower. Weights are made whole again where they are used, so no special GPU is needed.
     """
 
 

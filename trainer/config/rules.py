@@ -181,6 +181,32 @@ def timesteps_in_order(config: TrainingConfig) -> Iterator[Problem]:
         yield Problem("min_timestep", f"{lowest} is above max_timestep {highest}; swap them.", lowest)
 
 
+@rule("full_bf16", "full_fp16", "mixed_precision")
+def full_half_precision_fits(config: TrainingConfig) -> Iterator[Problem]:
+    training = config.training
+    if training.full_bf16 and training.full_fp16:
+        yield Problem("full_fp16", "full_bf16 is true too; set one of the two to false.", True)
+    for key, precision in (("full_bf16", "bf16"), ("full_fp16", "fp16")):
+        if getattr(training, key) and training.mixed_precision not in ("auto", precision):
+            message = (
+                f"true needs mixed_precision {shown(precision)}, not {shown(training.mixed_precision)}; "
+                "set it so, or set this to false."
+            )
+            yield Problem(key, message, True)
+
+
+@rule("full_fp16", "optimizer_type")
+def statistics_survive_fp16(config: TrainingConfig) -> Iterator[Problem]:
+    name = config.optimizer.optimizer_type
+    if config.training.full_fp16 and not OPTIMIZERS[name].float16:
+        able = " or ".join(kind.name for kind in OPTIMIZERS.values() if kind.float16)
+        message = (
+            f"{name} would keep squares of gradients in fp16, for which they are too small; choose {able} as "
+            "optimizer_type, or set this to false."
+        )
+        yield Problem("full_fp16", message, True)
+
+
 @rule("v_parameterization", "scale_v_pred_loss_like_noise_pred", "v_pred_like_loss")
 def prediction_type_agrees(config: TrainingConfig) -> Iterator[Problem]:
     loss, velocity = config.loss, config.model.v_parameterization

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -108,6 +109,11 @@ def build_empty(make: type[Module], *arguments: Any) -> Module:
         return make(*arguments)
 
 
+def keep_whole(layer: nn.Module) -> nn.Module:
+    """Return a layer as it is."""
+    return layer
+
+
 def fill(
     module: Module,
     weights: Mapping[str, Tensor],
@@ -116,12 +122,15 @@ def fill(
     device: torch.device,
     dtype: torch.dtype,
     source: str,
+    smaller: Callable[[nn.Module], nn.Module] = keep_whole,
 ) -> Module:
     """Give a module built by `build_empty` its weights, freeze it, and set it to eval mode.
 
     Args:
         names: for every entry of the module's state dict the name it has in `weights`.
         source: where the weights come from, for errors.
+        smaller: called with each layer as soon as it has its weights; what it returns takes the layer's place. So of a
+            model that is to be stored in few bits never more than one layer is in memory whole.
 
     Raises:
         ModelError: weights are missing or have other shapes than the module.
@@ -132,24 +141,35 @@ def fill(
             f"{source} lacks {len(missing)} weights of its {type(module).__name__}: {some(missing)}.",
             "Choose a complete checkpoint.",
         )
-    state, odd = {}, []
-    for own, meta in module.state_dict().items():
-        value = _without_kernel(weights[names[own]], meta)
-        if value.shape != meta.shape:
-            odd.append(f"{names[own]} is {list(value.shape)}, not {list(meta.shape)}")
-        # Always a copy: a tensor of an open file would change, or fault, when the file does.
-        state[own] = value.to(device=device, dtype=dtype, copy=True)
+    entries = module.state_dict()
+    values = {own: _without_kernel(weights[names[own]], meta) for own, meta in entries.items()}
+    odd = [
+        f"{names[own]} is {list(value.shape)}, not {list(entries[own].shape)}"
+        for own, value in values.items()
+        if value.shape != entries[own].shape
+    ]
     if odd:
         raise ModelError(
             f"{source} has {len(odd)} weights of another shape than its configuration says: {some(odd)}.",
             "It is not the kind of model that its structure suggests.",
         )
-    module.load_state_dict(state, assign=True)
+    for path, group in groupby(entries, key=lambda own: own.rpartition(".")[0]):
+        # Always a copy: a tensor of an open file would change, or fault, when the file does.
+        state = {own.rpartition(".")[2]: _copy(values.pop(own), device, dtype) for own in group}
+        layer = module.get_submodule(path)
+        layer.load_state_dict(state, strict=False, assign=True)
+        parent, _, name = path.rpartition(".")
+        if path:
+            setattr(module.get_submodule(parent), name, smaller(layer))
     # A buffer that no file holds would stay without memory: training would fail later, or compute nothing.
     empty = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
     if empty:
         raise ModelError(f"{source} gave no values for {some(empty)} of {type(module).__name__}.")
     return module.requires_grad_(False).eval()
+
+
+def _copy(value: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return value.to(device=device, dtype=dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 def fingerprint(module: nn.Module) -> str:

@@ -24,6 +24,7 @@ class Adafactor(OptimizerKind):
 
     name = "Adafactor"
     help = "Needs the least memory. Learning rate around 1e-4, max_grad_norm 0."
+    float16 = True
     arguments = {
         "eps": Pair(
             (1e-30, 1e-3),

@@ -96,6 +96,9 @@ def _rename(given: dict[str, object]) -> None:
     if given.get("v2"):
         del given["v2"]
         given["model_family"] = "sd2"
+    if given.pop("fp8_base", False) or given.get("fp8_base_unet"):
+        given["quantize_base"] = "fp8"
+    given.pop("fp8_base_unet", None)
     warmup = given.get("lr_warmup_steps")
     if isinstance(warmup, str) and warmup.endswith("%"):
         share = _parsed(warmup[:-1])
@@ -222,6 +225,8 @@ def export_flat(flat: Mapping[str, object], prompts_file: str = "") -> dict[str,
             exported["sample_prompts"] = prompts_file
     if flat["model_family"] == "sd2":
         exported["v2"] = True
+    if flat["quantize_base"] == "fp8":
+        exported["fp8_base_unet"] = True
     exported["save_model_as"] = "safetensors"
     return dict(sorted(exported.items()))
 

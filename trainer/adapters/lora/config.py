@@ -167,11 +167,14 @@ class LoraSpec:
         targets: Sequence[Target],
         *,
         seed: int,
+        dtype: torch.dtype | None = None,
     ) -> Adapter:
-        """Inject this LoRA into the loaded `components` and return it. Imports torch and PEFT."""
+        """Inject this LoRA into the loaded `components` and return it, float32 unless said. Imports torch and PEFT."""
+        import torch
+
         from trainer.adapters.lora.layers import Adapter
 
-        return Adapter.inject(components, targets, self, seed=seed)
+        return Adapter.inject(components, targets, self, seed=seed, dtype=dtype or torch.float32)
 
 
 def module_shapes(target: Target, rank: int) -> dict[str, tuple[int, ...]]:

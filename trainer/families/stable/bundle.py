@@ -9,6 +9,7 @@ import gc
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,13 +21,13 @@ from trainer.config import TrainingConfig
 from trainer.control import Progress
 from trainer.errors import ConfigError, ModelError, Problem
 from trainer.families.family import ComponentConfigs, Recognition
-from trainer.families.quantised import quantise
+from trainer.families.quantised import quantised
 from trainer.families.stable.checkpoint import Checkpoint, TextEncoder
 from trainer.families.stable.facts import EITHER_QUESTION, EPSILON, VELOCITY, StableFacts, TextEncoderFacts
 from trainer.families.stable.layers import adapter_targets
 from trainer.families.tokens import LENGTH, PromptTokenizer
 from trainer.families.weighted import WeightedTokenizer, split_weights, weigh
-from trainer.families.weights import fingerprint
+from trainer.families.weights import fingerprint, keep_whole
 from trainer.targets import Target
 
 _PHASE = "load model"
@@ -323,9 +324,8 @@ def load_bundle(
         report(_PHASE, done, total)
     vae = checkpoint.vae()
     report(_PHASE, total - 1, total)
-    unet = checkpoint.unet()
-    if config.model.quantize_base != "none":
-        quantise(unet, config.model.quantize_base)
+    kind = config.model.quantize_base
+    unet = checkpoint.unet(keep_whole if kind == "none" else partial(quantised, kind=kind))
     report(_PHASE, total, total)
     return made(checkpoint, unet, text_encoders, vae, config)
 

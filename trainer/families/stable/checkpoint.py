@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedModel
 
 from trainer.errors import ModelError
@@ -21,7 +21,7 @@ from trainer.families.hub import download, weight_files
 from trainer.families.stable import layout
 from trainer.families.stable.facts import UNET_PREFIX, VAE_PREFIX, StableFacts, TextEncoderFacts
 from trainer.families.tokens import load_tokenizer
-from trainer.families.weights import Module, build_empty, fill, open_weights, some
+from trainer.families.weights import Module, build_empty, fill, keep_whole, open_weights, some
 
 TextEncoder: TypeAlias = PreTrainedModel
 
@@ -50,8 +50,11 @@ class Checkpoint:
         """How the components are built."""
         return self.recognition.configs
 
-    def unet(self) -> UNet2DConditionModel:
+    def unet(self, smaller: Callable[[nn.Module], nn.Module] = keep_whole) -> UNet2DConditionModel:
         """Load the UNet.
+
+        Args:
+            smaller: see `fill`.
 
         Raises:
             ModelError: weights are missing, superfluous or of other shapes.
@@ -61,7 +64,7 @@ class Checkpoint:
         prefix, paths = self._place("unet", UNET_PREFIX)
         namings: list[_Naming] = [lambda name: prefix + layout.unet_name(name, config), lambda name: name]
         with open_weights(*paths) as weights:
-            return self._filled(module, weights, prefix, namings)
+            return self._filled(module, weights, prefix, namings, smaller)
 
     def text_encoder(self, which: TextEncoderFacts) -> TextEncoder:
         """Load one text encoder.
@@ -122,7 +125,14 @@ class Checkpoint:
             return prefix, [source]
         return "", weight_files(source / component)
 
-    def _filled(self, module: Module, weights: Mapping[str, Tensor], prefix: str, namings: list[_Naming]) -> Module:
+    def _filled(
+        self,
+        module: Module,
+        weights: Mapping[str, Tensor],
+        prefix: str,
+        namings: list[_Naming],
+        smaller: Callable[[nn.Module], nn.Module] = keep_whole,
+    ) -> Module:
         source = self.recognition.source
         names = _names_in(weights, module, namings)
         known = set(names.values())
@@ -134,7 +144,7 @@ class Checkpoint:
                 f"{some(strange)}.",
                 "It is not the kind of model that its structure suggests.",
             )
-        return fill(module, weights, names, device=self.device, dtype=self.dtype, source=source)
+        return fill(module, weights, names, device=self.device, dtype=self.dtype, source=source, smaller=smaller)
 
     def _vae_place(self) -> tuple[Mapping[str, Any], list[Path]]:
         """Return the VAE's configuration and the files with its weights."""
@@ -218,7 +228,7 @@ _Naming = Callable[[str], str]
 """From a name in a module's state dict to a name in a file."""
 
 
-def _names_in(weights: Mapping[str, Tensor], module: torch.nn.Module, namings: list[_Naming]) -> dict[str, str]:
+def _names_in(weights: Mapping[str, Tensor], module: nn.Module, namings: list[_Naming]) -> dict[str, str]:
     """Choose the naming under which most weights are there; what is still missing is for `fill` to report."""
     tables = [{name: naming(name) for name in module.state_dict()} for naming in namings]
     return max(tables, key=lambda names: sum(name in weights for name in names.values()))
