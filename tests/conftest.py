@@ -39,8 +39,9 @@ def project() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def caches_of_our_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep model hub caches out of the person's home: a test may not pass because of what lies there."""
+    """Keep caches out of the person's home: a test may not pass because of what lies there."""
     patch = pytest.MonkeyPatch()
     patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hub")))
+    patch.setenv("TRAINER_CACHE", str(tmp_path_factory.mktemp("cache")))
     yield
     patch.undo()

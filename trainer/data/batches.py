@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from trainer.config import TrainingConfig
 from trainer.data.buckets import Buckets, Placement, Size
@@ -72,7 +73,7 @@ def examples(report: DatasetReport, config: TrainingConfig) -> tuple[Example, ..
     Raises:
         ConfigError: the bucket settings contradict each other.
     """
-    buckets = Buckets.from_config(config)
+    place = cache(Buckets.from_config(config).choose)
     training = [(picture, folder.repeats) for folder in report.train_folders for picture in folder.pictures]
     offered = [(picture, folder.repeats) for folder in report.reg_folders for picture in folder.pictures]
     wanted = sum(repeats for _, repeats in training)
@@ -80,8 +81,8 @@ def examples(report: DatasetReport, config: TrainingConfig) -> tuple[Example, ..
     regularising = [(picture, repeats) for (picture, _), repeats in zip(offered, balanced, strict=False)]
     weight = config.dataset.prior_loss_weight
     return (
-        *(Example(picture, False, repeats, buckets.choose(picture.size), 1.0) for picture, repeats in training),
-        *(Example(picture, True, repeats, buckets.choose(picture.size), weight) for picture, repeats in regularising),
+        *(Example(picture, False, repeats, place(picture.size), 1.0) for picture, repeats in training),
+        *(Example(picture, True, repeats, place(picture.size), weight) for picture, repeats in regularising),
     )
 
 

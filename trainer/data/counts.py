@@ -72,12 +72,13 @@ def count(report: DatasetReport, examples: Sequence[Example], config: TrainingCo
 
 def bucket_counts(examples: Sequence[Example], batch_size: int) -> tuple[BucketCount, ...]:
     """Return the buckets in use, in order of their size."""
-    counts = []
-    for resolution in sorted({example.bucket for example in examples}):
-        members = [example.repeats for example in examples if example.bucket == resolution]
-        batches = math.ceil(sum(members) / batch_size)
-        counts.append(BucketCount(resolution, len(members), sum(members), batches))
-    return tuple(counts)
+    members: dict[Size, list[int]] = {}
+    for example in examples:
+        members.setdefault(example.bucket, []).append(example.repeats)
+    return tuple(
+        BucketCount(resolution, len(repeats), sum(repeats), math.ceil(sum(repeats) / batch_size))
+        for resolution, repeats in sorted(members.items())
+    )
 
 
 def bucket_info(counts: Counts) -> dict[str, object]:

@@ -21,6 +21,7 @@ from PIL import Image
 from trainer.config import TrainingConfig
 from trainer.data.headers import EXTENSIONS, FOREIGN_EXTENSIONS, UNREADABLE, read_size
 from trainer.data.report import DatasetReport, Folder, Picture
+from trainer.data.sizes import WORTH, KnownSizes
 from trainer.errors import ConfigError, DataError, Problem
 
 Progress = Callable[[str, int, int], None]
@@ -62,7 +63,8 @@ class _Source:
 def scan(config: TrainingConfig, progress: Progress | None = None) -> DatasetReport:
     """Return all pictures and captions that the dataset settings point at, in the order of their paths.
 
-    Only headers are read; about 1,000 pictures a second. Pictures that cannot be read are left out and named.
+    Only headers are read, and of large folders only those of pictures that are new or changed since the last scan.
+    Pictures that cannot be read are left out and named.
 
     Raises:
         ConfigError: a folder is not set or does not exist.
@@ -75,11 +77,14 @@ def scan(config: TrainingConfig, progress: Progress | None = None) -> DatasetRep
     folders, done = [], 0
     for source in sources:
         pictures = []
+        sizes = KnownSizes(source.path) if len(source.files) >= WORTH else None
         for name in source.files:
             if progress:
                 progress(PHASE, done, total)
-            pictures.append(_read_picture(source, name, config, findings))
+            pictures.append(_read_picture(source, name, config, findings, sizes))
             done += 1
+        if sizes:
+            sizes.save()
         folders.append(_folder(source, [picture for picture in pictures if picture]))
     if progress:
         progress(PHASE, done, total)
@@ -185,24 +190,39 @@ def _pictures_in(folder: Path, findings: _Findings) -> tuple[tuple[str, ...], di
     """Return the picture files in `folder`, sorted, and all its file names by their lower-case form."""
     try:
         with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+            names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and _is_file(entry))
     except OSError as error:
         findings.unreadable.append((folder, f"the folder cannot be opened: {error.strerror}"))
         return (), {}
     files = []
     for name in names:
         extension = os.path.splitext(name)[1].lower()
-        if extension in EXTENSIONS and os.path.isfile(folder / name):
+        if extension in EXTENSIONS:
             files.append(name)
         elif extension in FOREIGN_EXTENSIONS:
             findings.unreadable.append((folder / name, f"{extension} is not read; save it as png, jpg or webp"))
     return tuple(files), {name.lower(): name for name in names} | {name: name for name in names}
 
 
-def _read_picture(source: _Source, name: str, config: TrainingConfig, findings: _Findings) -> Picture | None:
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Say whether an entry is a file, also by way of a link. One that cannot be asked is none."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
+def _read_picture(
+    source: _Source, name: str, config: TrainingConfig, findings: _Findings, sizes: KnownSizes | None
+) -> Picture | None:
     path = source.path / name
     try:
-        size, length = read_size(path), path.stat().st_size
+        state = os.stat(path)
+        size = sizes.get(name, state) if sizes else None
+        if size is None:
+            size = read_size(path)
+            if sizes:
+                sizes.put(name, state, size)
     except UNREADABLE as error:
         findings.unreadable.append((path, _reason(path, error)))
         return None
@@ -211,7 +231,7 @@ def _read_picture(source: _Source, name: str, config: TrainingConfig, findings: 
         path=path,
         size=size,
         caption=source.class_tokens if caption is None else caption,
-        bytes=length,
+        bytes=state.st_size,
         caption_missing=caption is None,
     )
 
@@ -234,10 +254,10 @@ def _read_caption(source: _Source, name: str, extension: str, findings: _Finding
     extension = extension if extension.startswith(".") else f".{extension}"
     for candidate in (extension, _FALLBACK_EXTENSION.get(extension, ".caption")):
         found = source.names.get(stem + candidate) or source.names.get((stem + candidate).lower())
-        if found and os.path.isfile(source.path / found):
+        if found:
             if candidate != extension:
                 findings.other_extension.append(found)
-            lines = _caption_lines(source.path / found)
+            lines = _caption_lines(os.path.join(source.path, found))
             if not lines:
                 findings.empty.append(found)
             elif len(lines) > 1:
@@ -247,9 +267,10 @@ def _read_caption(source: _Source, name: str, extension: str, findings: _Finding
     return None
 
 
-def _caption_lines(path: Path) -> list[str]:
+def _caption_lines(path: str) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with open(path, "rb") as file:
+            text = file.read().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise DataError(
             f"caption_extension: the caption {path} is not UTF-8 text (byte {error.start} cannot be read).",
