@@ -43,6 +43,7 @@ ROWS = {
     "trainer.families.quantised": 4,
     "trainer.families.stable.bundle": 4,
     "trainer.families.stable.checkpoint": 4,
+    "trainer.families.stable.strips": 4,
     "trainer.families.sd15.bundle": 4,
     "trainer.families.sd2.bundle": 4,
     "trainer.families.sdxl.bundle": 4,

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 
 from trainer.config import TrainingConfig
@@ -22,6 +23,7 @@ from trainer.control import Progress
 from trainer.errors import ConfigError, ModelError, Problem
 from trainer.families.family import ComponentConfigs, Recognition
 from trainer.families.quantised import quantised
+from trainer.families.stable import strips
 from trainer.families.stable.checkpoint import Checkpoint, TextEncoder
 from trainer.families.stable.facts import EITHER_QUESTION, EPSILON, VELOCITY, StableFacts, TextEncoderFacts
 from trainer.families.stable.layers import adapter_targets
@@ -162,7 +164,7 @@ class StableBundle(ABC):
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation of the VAE's posterior.
+        """Return mean and standard deviation of the VAE's posterior. Large pictures are encoded alone and in strips.
 
         Args:
             pixels: [b, 3, H, W] in [-1, 1], sides divisible by 8.
@@ -340,7 +342,11 @@ def join_chunks(states: Tensor) -> Tensor:
 
 
 def _encode(vae: AutoencoderKL, pixels: Tensor) -> tuple[Tensor, ...]:
-    posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
+    if pixels.shape[-2] * pixels.shape[-1] > strips.LARGE:
+        each = [strips.encode(vae, picture.to(vae.dtype)) for picture in pixels.split(1)]
+        posterior = DiagonalGaussianDistribution(torch.cat(each))
+    else:
+        posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
     return posterior.mean.float(), (0.5 * posterior.logvar.float()).exp()
 
 
