@@ -23,6 +23,7 @@ from trainer import events, failures, train
 from trainer.checkpoints import load_state, newest_state
 from trainer.errors import RunError, StateError
 from trainer.event_log import read_events
+from trainer.portions import Portion
 from trainer.run import Start
 from trainer.run_folder import RunFolder
 from trainer.training import SKIPPED_LIMIT
@@ -147,12 +148,14 @@ def test_a_folder_that_becomes_read_only(
     assert_same(straight, tmp_path / "out")
 
 
+LARGE = {"resolution": "512,512", "enable_bucket": False, "train_batch_size": 3}
+"""Steps that take hundreds of megabytes, and all the same."""
+
+
 @posix
 @pytest.mark.slow
 def test_memory_runs_out(server: MishapServer, ground: tuple[Path, Path], tmp_path: Path) -> None:
-    settings = settings_of(
-        ground, tmp_path / "out", resolution="512,512", max_bucket_reso=1024, train_batch_size=3, max_train_steps=2
-    )
+    settings = settings_of(ground, tmp_path / "out", **LARGE, max_train_steps=2, step_down_on_out_of_memory=False)
     told = server.suffer(settings, Mishap("no memory", 1))
     assert told["kind"] == "RunError"
     assert told["message"].startswith("Out of memory")
@@ -164,6 +167,35 @@ def test_memory_runs_out(server: MishapServer, ground: tuple[Path, Path], tmp_pa
     assert server.run(easier, resume="auto") == 0
     steps = [record["step"] for record in logged(tmp_path / "out" / "tiny.run") if record["event"] == "StepDone"]
     assert steps == [1, 2]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is set to what Linux says is in use")
+@pytest.mark.slow
+def test_with_less_memory_the_step_is_done_again_in_portions(
+    server: MishapServer, ground: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Half the pictures, then one, then with checkpointing: same losses, same LoRA; told, and kept in the state."""
+    straight = settings_of(ground, tmp_path / "straight", **LARGE, max_train_steps=3, lr_scheduler="constant")
+    assert server.run(straight) == 0
+    settings = {**straight, "output_dir": str(tmp_path / "out")}
+    server.endure({**settings, "max_train_steps": 2}, Mishap("little memory", 1))
+    portion = load_state(max((tmp_path / "out" / "tiny.run" / "state").glob("step-*"))).position.portion
+    assert portion == Portion(1, checkpointing=True)
+    assert server.run(settings, resume="auto") == 0
+    expected, found = (losses_of(tmp_path / name) for name in ("straight", "out"))
+    assert found.keys() == expected.keys() == {1, 2, 3}
+    assert found == pytest.approx(expected, rel=1e-5)
+    log = read_events(tmp_path / "out" / "tiny.run" / "events.jsonl")
+    told = [event.message for event in log if isinstance(event, events.Warned)]
+    assert sum(text.startswith("Step 2 ran out of memory") for text in told) == 3
+    assert f"Memory ran out before: going on with {portion}." in told
+    one, other = (load_file(tmp_path / name / "tiny.safetensors") for name in ("straight", "out"))
+    assert all(torch.allclose(one[key], other[key], rtol=1e-4, atol=1e-5) for key in one)
+
+
+def losses_of(output: Path) -> dict[int, float]:
+    """Return the loss of every step that the log has."""
+    return {record["step"]: record["loss"] for record in logged(output / "tiny.run") if record["event"] == "StepDone"}
 
 
 def test_a_latent_cache_that_vanishes(server: MishapServer, ground: tuple[Path, Path], tmp_path: Path) -> None:

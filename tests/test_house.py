@@ -59,6 +59,7 @@ ROWS = {
     "trainer.data.cache": 4,
     "trainer.data.loader": 4,
     "trainer.objective": 4,
+    "trainer.portions": 4,
     "trainer.precision": 4,
     "trainer.export": 4,
     "trainer.metadata": 4,

@@ -96,6 +96,8 @@ def build(
         for change in changes(state.position, training.environment):
             tell(Warned(message=change))
         training.restore(state)
+        if training.portion:
+            tell(Warned(message=f"Memory ran out before: going on with {training.portion}."))
     texts = fill_text_cache(training)
     training.batches = make_batches(training, fill_cache(training), texts)
     for notice in bundle.notices[len(known) :]:

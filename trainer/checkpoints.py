@@ -28,6 +28,7 @@ from torch import Tensor
 from trainer.errors import RunError, StateError
 from trainer.failures import FULL_DISK
 from trainer.files import sha256_of, sync_folder
+from trainer.portions import Portion
 
 FORMAT = 1
 KEPT = 2
@@ -46,7 +47,8 @@ _LOADING_ERRORS = (
 class Position:
     """Where a run is: `step` optimizer steps are done; `losses` are the newest step losses, oldest first;
     `epoch_losses` are those of the epoch under way. `settings` is the flat config that the run was started with,
-    `environment` what exactness depends on besides it.
+    `environment` what exactness depends on besides it. `portion` is set where memory ran out: how much is computed
+    at once since then.
     """
 
     step: int
@@ -55,6 +57,7 @@ class Position:
     settings: Mapping[str, object]
     environment: Mapping[str, object]
     seconds: float = 0.0
+    portion: Portion | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +147,7 @@ def load_state(path: Path) -> State:
             settings=dict(record["settings"]),
             environment=dict(record["environment"]),
             seconds=float(record["seconds"]),
+            portion=Portion(**record["portion"]) if record.get("portion") else None,
         )
         adapter = load_file(path / _ADAPTER)
         trained = torch.load(path / _OPTIMIZER, map_location="cpu", weights_only=True)

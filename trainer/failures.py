@@ -43,7 +43,7 @@ def in_words(config: TrainingConfig) -> Iterator[None]:
 
 def _told(error: Exception, config: TrainingConfig) -> RunError | None:
     if is_out_of_memory(error):
-        return _out_of_memory(error, config)
+        return out_of_memory(reason_of(error), config)
     return _of_files(error) if isinstance(error, OSError) else None
 
 
@@ -57,19 +57,28 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and (text.endswith(_ONEDNN) or any(words in text for words in _MEMORY_WORDS))
 
 
-def _out_of_memory(error: Exception, config: TrainingConfig) -> RunError:
-    """Return the error with what was in use, what was asked for, and the settings that would need less."""
+def reason_of(error: Exception) -> str:
+    """Return what an error says of the lack of memory: its first line, without the stop."""
+    return str(error).splitlines()[0].strip().rstrip(".") if str(error) else "the system gave no more"
+
+
+def out_of_memory(reason: str, config: TrainingConfig, *, least: bool = False) -> RunError:
+    """Return the error with what was in use, what was asked for, and the settings that would need less.
+
+    `least` says that one picture at a time and checkpointing were tried already.
+    """
     remedies = []
-    if not config.training.gradient_checkpointing:
+    if not (config.training.gradient_checkpointing or least):
         remedies.append("turn on gradient_checkpointing")
-    if config.training.train_batch_size > 1:
+    if config.training.train_batch_size > 1 and not least:
         remedies.append("lower train_batch_size (and raise gradient_accumulation_steps to match)")
     if not config.dataset.cache_latents:
         remedies.append("turn on cache_latents")
     if config.dataset.vae_batch_size > 1:
         remedies.append("lower vae_batch_size")
+    if config.model.quantize_base == "none":
+        remedies.append("set quantize_base to int8 or nf4")
     remedies.append("lower resolution")
-    reason = str(error).splitlines()[0].strip().rstrip(".") if str(error) else "the system gave no more"
     return RunError(
         f"Out of memory: {reason}. {_memory_used()}",
         f"To need less: {', '.join(remedies)}. Then resume: the last state is kept.",

@@ -14,6 +14,7 @@ from torch import Tensor
 from trainer import events, objective
 from trainer.data.loader import Batch
 from trainer.milestones import Milestones
+from trainer.portions import fitted
 from trainer.training import Training
 
 
@@ -31,7 +32,7 @@ def train(training: Training) -> events.Finished:
             if training.ending:
                 break
             began = time.perf_counter()
-            loss = accumulate(training, batches)
+            loss = fitted(training, accumulate, batches)
             grad_norm = clip(training)
             skipped = update(training, grad_norm)
             training.count(loss, float(grad_norm), skipped, time.perf_counter() - began)
@@ -44,9 +45,10 @@ def accumulate(training: Training, batches: Sequence[Batch]) -> float:
     """Add up the gradients of one step's micro-batches; return the mean loss over them and over all ranks."""
     total = torch.zeros((), device=training.device)
     for batch in batches:
-        loss = loss_of(training, batch.to(training.device)) / batch.group_size
-        training.accelerator.backward(loss)
-        total += loss.detach()
+        for part, share in training.parts(batch):
+            loss = loss_of(training, part) * share / batch.group_size
+            training.accelerator.backward(loss)
+            total += loss.detach()
     return float(training.sum_over_ranks(total))
 
 

@@ -46,6 +46,7 @@ FREE = frozenset(
         "no_metadata",
         "max_data_loader_n_workers",
         "cache_latents_to_disk",
+        "step_down_on_out_of_memory",
     }
 )
 """Settings that change no number of the training: they may differ without a word."""

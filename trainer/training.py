@@ -30,6 +30,7 @@ from trainer.objective import LossOptions, NoiseOptions, NoiseSchedule, noise_sc
 from trainer.optimizers import OPTIMIZERS
 from trainer.outline import Outline
 from trainer.plan import Plan
+from trainer.portions import Portion
 from trainer.randomness import stream
 from trainer.run_folder import RunFolder
 from trainer.text_cache import TextCache
@@ -52,7 +53,8 @@ class Training:
     `batches` yields the micro-batches of this rank from the position on. `step` optimizer steps are done; `losses`
     are the newest step losses, `epoch_losses` those of the epoch under way. `text_cache` holds what frozen text
     encoders made of all captions, where it was made ahead. `current` are the micro-batches of the step under way,
-    `updating` says that the step may have changed the weights already. `ending` is the command that ends it.
+    `updating` says that the step may have changed the weights already. `portion` is how much is computed at once, once
+    that had to be less than the settings say. `ending` is the command that ends it.
     """
 
     outline: Outline
@@ -74,6 +76,7 @@ class Training:
     epoch_losses: list[float] = field(default_factory=list)
     rates_used: dict[str, float] = field(default_factory=dict)
     current: Sequence[Batch] = ()
+    portion: Portion | None = None
     updating: bool = False
     skipped: int = 0
     skipped_in_a_row: int = 0
@@ -161,6 +164,17 @@ class Training:
         for _, group in groupby(self.batches, key=lambda batch: batch.step):
             self.current = tuple(group)
             yield self.current
+
+    def parts(self, batch: Batch) -> Iterator[tuple[Batch, float]]:
+        """Yield what of a micro-batch is computed at once, on the device, and its share of the micro-batch's mean."""
+        for part in batch.split(self.portion.samples) if self.portion else (batch,):
+            yield part.to(self.device), len(part.slots) / len(batch.slots)
+
+    def compute_by(self, portion: Portion) -> None:
+        """Compute no more than that at once from now on."""
+        if portion.checkpointing:
+            self.bundle.enable_gradient_checkpointing()
+        self.portion = portion
 
     def latents(self, batch: Batch) -> Tensor:
         """Return a batch's scaled latents, [b, 4, h, w] float32, one draw of the VAE's posterior each."""
@@ -255,6 +269,7 @@ class Training:
             settings=to_flat(self.config),
             environment=self.environment,
             seconds=self.seconds,
+            portion=self.portion,
         )
         scaler = self.accelerator.scaler
         trained = {
@@ -277,6 +292,8 @@ class Training:
         self.losses.extend(state.position.losses)
         self.epoch_losses.extend(state.position.epoch_losses)
         self.seconds_before = state.position.seconds
+        if state.position.portion and self.config.training.step_down_on_out_of_memory:
+            self.compute_by(state.position.portion)
 
     def _apply_settings(self, fresh: Sequence[Mapping[str, Any]], before: Mapping[str, object]) -> None:
         """Let the settings hold where the state brought others along; where they are the same, so is every bit."""

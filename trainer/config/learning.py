@@ -249,6 +249,13 @@ class TrainingSection(Section):
     gradient_checkpointing: bool = setting(False, Show("Gradient checkpointing", group="Precision"))
     """Take far less memory for somewhat more time: intermediate results are computed again. The result is the same."""
 
+    step_down_on_out_of_memory: bool = setting(True, Show("Step down when memory runs out", group="Precision"))
+    """Where a step runs out of memory, do it again with fewer pictures at a time, then with gradient checkpointing.
+
+    The batch, its random numbers and the number of steps stay what they are, and the result is the same but for
+    rounding; it takes longer. Off: the run ends with its state saved and says what to lower.
+    """
+
     seed: int = setting(42, Show("Seed", group="Training"), ge=0, le=2**32 - 1)
     """Where all random choices come from; the same seed and settings give the same LoRA on the same machine."""
 

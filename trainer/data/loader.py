@@ -65,6 +65,16 @@ class Batch:
     text: dict[str, torch.Tensor] | None = None  # each [b, ...]
     token_ids: torch.Tensor | None = None  # [b, chunks, 77] int64
 
+    def split(self, most: int) -> tuple[Batch, ...]:
+        """Return the samples in batches of at most `most`, in order, with their random numbers."""
+        if len(self.slots) <= most:
+            return (self,)
+        return tuple(self._cut(slice(first, first + most)) for first in range(0, len(self.slots), most))
+
+    def _cut(self, samples: slice) -> Batch:
+        texts = {name: getattr(self, name)[samples] for name in ("slots", "names", "captions")}
+        return dataclasses.replace(map_tensors(self, lambda tensor: tensor[samples]), **texts)
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Return the batch with all tensors, those of `draws` too, on `device`."""
         return map_tensors(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
