@@ -31,6 +31,7 @@ from kohya_gui.guard import LOCAL_HOSTS, Guard
 from kohya_gui.page import Page
 from kohya_gui.presets import PROJECT, Presets
 from kohya_gui.session import Session
+from trainer import stack
 from trainer.commands import Command
 
 PASSWORD_VARIABLE = "TRAINER_PASSWORD"
@@ -39,6 +40,8 @@ PORT = 7860
 OWN = PROJECT / "presets" / "own"
 STOP_SECONDS = 60
 QUEUE_SECONDS = 0.05
+LOAD_AHEAD_SECONDS = 5.0
+"""Time for the browser to draw the page: loading takes every second moment of Python's."""
 
 REFUSED = 2
 
@@ -61,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         say(f"The page cannot be served at {given.host}: {error} Choose another --port or --host.")
         return REFUSED
+    load_ahead()
     wait_for_the_end(session)
     return 0
 
@@ -151,6 +155,16 @@ def patient(blocks: gr.Blocks) -> gr.Blocks:
     blocks._queue.sleep_when_free = QUEUE_SECONDS
     blocks._queue.progress_update_sleep_when_free = QUEUE_SECONDS
     return blocks
+
+
+def load_ahead() -> None:
+    """Load PyTorch and the rest in the background, a while after the page is there: the first Start finds them loaded.
+
+    A run that starts earlier loads them itself, or waits for what is under way.
+    """
+    timer = threading.Timer(LOAD_AHEAD_SECONDS, stack.load)
+    timer.daemon = True
+    timer.start()
 
 
 def wait_for_the_end(session: Session) -> None:

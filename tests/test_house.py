@@ -75,6 +75,7 @@ ROWS = {
     "trainer.preview.schedulers": 4,
     "trainer.preview.sampling": 5,
     "trainer.run": 6,
+    "trainer.stack": 6,
     "trainer.sinks": 6,
     "trainer.__main__": 6,
     "kohya_gui": 7,

@@ -6,6 +6,8 @@ import dataclasses
 import hashlib
 import json
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -235,6 +237,26 @@ def test_optimizer_name_is_the_class_with_the_arguments_given() -> None:
         metadata.optimizer_name(optimizer, ["weight_decay=0.1", "betas=0.9,0.99"])
         == "torch.optim.adamw.AdamW(weight_decay=0.1,betas=0.9,0.99)"
     )
+
+
+def test_hashes_made_ahead_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"weights" * 1000)
+    began, read = threading.Event(), []
+
+    def sha256_of(given: Path) -> str:
+        read.append(given)
+        began.set()
+        time.sleep(0.2)
+        return "digest"
+
+    monkeypatch.setattr(metadata, "sha256_of", sha256_of)
+    metadata.hash_ahead(path)
+    assert began.wait(10)
+    found = metadata.model_hashes(path)
+    assert found is not None and found.new == "digest"
+    assert read == [path.resolve()]
+    metadata.hash_ahead(tmp_path / "gone.safetensors")
 
 
 def test_model_hashes_are_those_of_web_uis(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ import heapq
 import json
 import os
 import re
+import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -46,6 +48,9 @@ TAGS_KEPT = 20_000
 
 FOLDER_HASH = "IsADirectory"
 """sd-scripts' word in place of the hash of a diffusers folder."""
+
+_HASHING = threading.Lock()
+"""Held while a file is read, so that who needs the hashes meanwhile waits for them and does not read it too."""
 
 _OLD_HASH_OFFSET, _OLD_HASH_LENGTH = 0x100000, 0x10000
 
@@ -215,7 +220,19 @@ def model_hashes(path: str | Path) -> FileHashes | None:
     if not path.is_file():
         return None
     state = path.stat()
-    return _hashes_of(str(path.resolve()), state.st_size, state.st_mtime_ns)
+    with _HASHING:
+        return _hashes_of(str(path.resolve()), state.st_size, state.st_mtime_ns)
+
+
+def hash_ahead(path: str | Path) -> None:
+    """Begin to read a model file on a thread, so that its hashes are there when the first LoRA is saved."""
+
+    def work() -> None:
+        # Whoever needs the hashes asks again, and is told.
+        with suppress(OSError):
+            model_hashes(path)
+
+    threading.Thread(target=work, name="hash", daemon=True).start()
 
 
 @lru_cache(maxsize=16)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer import events, resumption, sinks
+from trainer import events, resumption, sinks, stack
 from trainer.commands import Command, Inbox
 from trainer.config import TrainingConfig, save_config
 from trainer.control import progress_of
@@ -52,7 +52,8 @@ def train(
     Raises:
         TrainerError: any error that a user can act on; before the `Started` event nothing has been written.
     """
-    from trainer import build, failures, loop, precision  # torch: seconds that --check and the window do not pay
+    stack.load()  # torch: seconds that --check and the window do not pay
+    from trainer import build, failures, loop, metadata, precision
 
     inbox, start = inbox or Inbox(), start or Start()
     if not is_first_rank():
@@ -68,6 +69,7 @@ def train(
             if state:
                 _tell_changes(folder, start, state, seen, emit)
             models = build.load_models(config, progress)
+            metadata.hash_ahead(seen.recognition.source)
             with run_folder(folder, seen, state, emit) as tell:
                 inbox.watch(folder.path)
                 with failures.in_words(config):
