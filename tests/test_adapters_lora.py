@@ -96,7 +96,7 @@ def test_a_new_adapter_changes_nothing_and_trains_in_float32(dtype: torch.dtype)
         assert parameter.grad.isfinite().all()
 
 
-def test_a_bf16_base_computes_the_lora_in_float32() -> None:
+def test_a_bf16_base_computes_the_lora_in_bf16_and_rounds_once() -> None:
     name = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
     models = components(torch.bfloat16)
     adapter = inject(models)
@@ -104,8 +104,9 @@ def test_a_bf16_base_computes_the_lora_in_float32() -> None:
     layer = models["unet"].get_submodule(target_named(name).path)
     x = torch.randn(2, 5, 64, generator=torch.Generator().manual_seed(1)).bfloat16()
     base = layer.get_base_layer()
-    expected = (base(x) + plain_lora(adapter.tensors(), name, x.float(), base)).bfloat16()
-    assert torch.equal(layer(x), expected)
+    exact = F.linear(x.float(), base.weight.float()) + plain_lora(adapter.tensors(), name, x.float(), base)
+    assert layer(x).dtype == torch.bfloat16
+    assert (layer(x).float() - exact).norm() < 2**-8 * exact.norm()
 
 
 def test_only_the_matrices_learn() -> None:

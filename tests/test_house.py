@@ -36,6 +36,7 @@ ROWS = {
     "trainer.schedules": 2,
     "trainer.adapters": 2,
     "trainer.adapters.lora.layers": 4,
+    "trainer.adapters.lora.lean": 4,
     "trainer.families": 2,
     "trainer.families.tokens": 4,
     "trainer.families.weights": 4,

@@ -175,9 +175,8 @@ def fill_text_cache(training: Training) -> Sequence[Sequence[str]] | None:
     folder = Path(config.saving.output_dir) / text_cache.FOLDER if on_disk else None
     training.text_cache = TextCache(folder)
     key = bundle.text_key if on_disk else ""
-    with training.accelerator.autocast():
-        wanted = (*itertools.chain(*texts), *prompts, "")
-        training.text_cache.fill(wanted, bundle.tokenize, bundle.encode_text, key, training.progress)
+    wanted = (*itertools.chain(*texts), *prompts, "")
+    training.text_cache.fill(wanted, bundle.tokenize, bundle.encode_text, key, training.progress)
     bundle.release_text_encoders()
     return texts
 

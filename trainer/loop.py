@@ -57,8 +57,7 @@ def loss_of(training: Training, batch: Batch) -> Tensor:
     draws, schedule, options = batch.draws, training.noise_schedule, training.loss_options
     latents = training.latents(batch)
     noisy, target = objective.corrupt(latents, draws, schedule, training.noise_options, options.prediction_type)
-    with training.accelerator.autocast():
-        prediction = training.bundle.predict(noisy, draws.timesteps, training.texts(batch), batch.sizes)
+    prediction = training.bundle.predict(noisy, draws.timesteps, training.texts(batch), batch.sizes)
     losses = objective.sample_losses(prediction, target, draws.timesteps, schedule, options, batch.loss_weights)
     return losses.mean()
 

@@ -11,6 +11,8 @@ class Target:
 
     `in_features` and `out_features` are channels for convolutions. `kernel` is how the FILE stores the layer: None for
     a linear layer, (1, 1) or (3, 3) for a convolution. `extra` marks layers adapted only when `conv_dim` is set.
+    Linear layers of one component with the same `shares`, unless it is empty, are called one right after the other with
+    one and the same tensor.
     """
 
     component: str
@@ -20,3 +22,4 @@ class Target:
     out_features: int
     kernel: tuple[int, int] | None = None
     extra: bool = False
+    shares: str = ""

@@ -50,12 +50,7 @@ def sample(
         Stopped: `progress` asked for it.
     """
     report = progress or (lambda _phase, _done, _total: None)
-    half = bundle.dtype != torch.float32
-    with (
-        torch.no_grad(),
-        _as_found(bundle),
-        torch.autocast(bundle.device.type, bundle.dtype if half else None, enabled=half),
-    ):
+    with torch.no_grad(), _as_found(bundle):
         latents = _denoise(bundle, request, _guided(bundle, request, texts or {}), report)
         pixels = bundle.decode_latents(latents)
     return to_picture(pixels[0])

@@ -15,11 +15,10 @@ from torch import Tensor, nn
 
 from trainer.adapters.lora.config import ALPHA_TOLERANCE, LoraSpec, module_shapes
 from trainer.adapters.lora.header import ALPHA, DOWN, UP
+from trainer.adapters.lora.lean import PEFT_NAME, LeanConv2d, LeanLinear, Siblings
 from trainer.errors import ModelError
 from trainer.randomness import stream
 from trainer.targets import Target
-
-PEFT_NAME = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,9 +223,24 @@ def _inject(component: nn.Module, targets: Sequence[Target], spec: LoraSpec) -> 
         lora_dropout=0.0,
         init_lora_weights=False,
     )
+    config._register_custom_module({nn.Linear: LeanLinear, nn.Conv2d: LeanConv2d})
     # The new layers' constructors draw from torch's global generator; nothing of ours may depend on that.
     with torch.random.fork_rng(devices=[]):
         peft.inject_adapter_in_model(config, component, PEFT_NAME)
+    _join_siblings(component, targets)
+
+
+def _join_siblings(component: nn.Module, targets: Sequence[Target]) -> None:
+    """Let layers that are given the same tensor share what they compute of it."""
+    together: dict[str, list[LeanLinear]] = {}
+    for target in targets:
+        layer = component.get_submodule(target.path)
+        if target.shares and isinstance(layer, LeanLinear):
+            together.setdefault(target.shares, []).append(layer)
+    for layers in together.values():
+        siblings = Siblings(layers)
+        for layer in layers:
+            layer.siblings = siblings
 
 
 def _pattern(paths: Sequence[str]) -> str:

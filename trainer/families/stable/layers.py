@@ -51,12 +51,12 @@ class _Layer:
     out_features: int
     kernel: tuple[int, int] | None = None
     extra: bool = False
+    shares: str = ""
 
     def target(self, component: str, path: str, name: str) -> Target:
         """Return the layer as what an adapter attaches to; `name` has dots still."""
-        return Target(
-            component, path, name.replace(".", "_"), self.in_features, self.out_features, self.kernel, self.extra
-        )
+        name, extra, shares = name.replace(".", "_"), self.extra, self.shares
+        return Target(component, path, name, self.in_features, self.out_features, self.kernel, extra, shares)
 
 
 def _text_target(encoder: TextEncoderFacts, layer: _Layer) -> Target:
@@ -92,7 +92,8 @@ def _text_encoder_layers(config: Mapping[str, Any]) -> Iterator[_Layer]:
     for number in range(config["num_hidden_layers"]):
         path = f"encoder.layers.{number}"
         for projection in ("k_proj", "v_proj", "q_proj", "out_proj"):
-            yield _Layer(f"{path}.self_attn.{projection}", width, width)
+            shares = "" if projection == "out_proj" else f"{path}.self_attn"
+            yield _Layer(f"{path}.self_attn.{projection}", width, width, shares=shares)
         yield _Layer(f"{path}.mlp.fc1", width, inner)
         yield _Layer(f"{path}.mlp.fc2", inner, width)
 
@@ -149,17 +150,17 @@ def _transformer(path: str, width: int, depth: int, config: Mapping[str, Any]) -
     yield _Layer(f"{path}.proj_in", width, width, kernel)
     for number in range(depth):
         block = f"{path}.transformer_blocks.{number}"
-        yield from _attention(f"{block}.attn1", width, width)
+        yield from _attention(f"{block}.attn1", width, width, looks_at_itself=True)
         yield _Layer(f"{block}.ff.net.0.proj", width, 8 * width)
         yield _Layer(f"{block}.ff.net.2", 4 * width, width)
-        yield from _attention(f"{block}.attn2", width, config["cross_attention_dim"])
+        yield from _attention(f"{block}.attn2", width, config["cross_attention_dim"], looks_at_itself=False)
     yield _Layer(f"{path}.proj_out", width, width, kernel)
 
 
-def _attention(path: str, width: int, context: int) -> Iterator[_Layer]:
-    yield _Layer(f"{path}.to_q", width, width)
-    yield _Layer(f"{path}.to_k", context, width)
-    yield _Layer(f"{path}.to_v", context, width)
+def _attention(path: str, width: int, context: int, *, looks_at_itself: bool) -> Iterator[_Layer]:
+    yield _Layer(f"{path}.to_q", width, width, shares=path if looks_at_itself else "")
+    yield _Layer(f"{path}.to_k", context, width, shares=path)
+    yield _Layer(f"{path}.to_v", context, width, shares=path)
     yield _Layer(f"{path}.to_out.0", width, width)
 
 
