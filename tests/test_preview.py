@@ -16,8 +16,10 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
+from tests.helpers.adapters import fill
 from tests.helpers.checkpoints import tiny_sd15
 from trainer import families
+from trainer.adapters import LoraSpec
 from trainer.config import load_config
 from trainer.config.results import SamplingSection
 from trainer.errors import ConfigError, Stopped
@@ -213,8 +215,11 @@ def test_clip_skip_and_long_prompts_reach_the_picture(tmp_path: Path, bundle: Bu
 
 def test_half_precision_with_an_adapter_in_float32_draws(tmp_path: Path) -> None:
     made = load_bundle(tiny_sd15(tmp_path), torch.bfloat16)
-    made.unet.mid_block.attentions[0].proj_in.float()
-    assert sample(made, REQUEST).size == (64, 64)
+    before = sample(made, REQUEST)
+    adapter = LoraSpec(4, 4, conv_dim=2).build(made.components, made.targets(conv=True), seed=1)
+    assert sample(made, REQUEST).tobytes() == before.tobytes()
+    fill(adapter.tensors())
+    assert sample(made, REQUEST).tobytes() != before.tobytes()
 
 
 def test_modes_and_random_numbers_stay_as_they_were(bundle: Bundle) -> None:
