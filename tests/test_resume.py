@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import random
+import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.helpers.checkpoints import tiny_sd15
+from tests.helpers.families import TINY
 from tests.helpers.runs import Kill, RunServer, logged, tiny_settings, write_dataset
 
 KILLED = -9
@@ -51,9 +53,18 @@ OPTIMIZERS: dict[str, dict[str, object]] = {
 
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("ground")
-    return tiny_sd15(folder), write_dataset(folder)
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A checkpoint of each family, with half the layers of the real ones: kills are many."""
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        name: replace(tiny, unet={**tiny.unet, "layers_per_block": 1}).write_file(folder / f"{name}.safetensors")
+        for name, tiny in TINY.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def ground(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return models["sd15"], write_dataset(tmp_path_factory.mktemp("ground"))
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +101,7 @@ def assert_survives(
     assert server.run(straight) == 0
     for kill in kills:
         code = server.run(killed, resume="auto", kill=kill)
-        assert code == KILLED, f"exit code {code}: the run did not meet {kill}"
+        assert code == (KILLED if kill.how == signal.SIGKILL else 0), f"exit code {code}: the run did not meet {kill}"
     assert server.run(killed, resume="auto") == 0
     assert_equal_runs(straight, killed)
 
@@ -144,6 +155,65 @@ def test_killed_often_with_two_workers(
     if optimizer == "AdamW8bit":
         path = max((tmp_path / "killed" / "tiny.run" / "state").glob("step-*")) / "optimizer.pt"
         assert b"ByteStorage" in path.read_bytes(), "no 8-bit state was used"
+
+
+ENCODED = {"network_train_unet_only": True, "caption_variants": 3, "flip_aug": False}
+KINDS: dict[str, dict[str, object]] = {
+    "Adafactor": {"optimizer_type": "Adafactor", "lr_scheduler": "constant"},
+    "Lion": {"optimizer_type": "Lion", "learning_rate": 1e-4, "text_encoder_lr": 1e-4},
+    "bf16": {"mixed_precision": "bf16"},
+    "latents on disk": {"cache_latents_to_disk": True},
+    "no latent cache": {"cache_latents": False},
+    "captions in memory": {**ENCODED, "cache_text_encoder_outputs": True},
+    "captions on disk": {**ENCODED, "cache_text_encoder_outputs_to_disk": True},
+    "convolutions": {"conv_dim": 2, "gradient_checkpointing": True},
+    "other noise": {"multires_noise_iterations": 4, "noise_offset": None, "ip_noise_gamma": 0.1, "min_snr_gamma": 5.0},
+    "int8": {"quantize_base": "int8"},
+    "nf4": {"quantize_base": "nf4", "mixed_precision": "bf16"},
+    "sd2": {},
+    "sdxl": {},
+    "much at once, sd2": {
+        "quantize_base": "int8", "optimizer_type": "Lion", "learning_rate": 1e-4, "text_encoder_lr": 1e-4,
+        "cache_latents_to_disk": True, "max_data_loader_n_workers": 1,
+    },
+    "much at once, sdxl": {
+        **ENCODED, "cache_text_encoder_outputs_to_disk": True, "quantize_base": "nf4", "mixed_precision": "bf16",
+        "optimizer_type": "Adafactor",
+    },
+}  # fmt: skip
+"""What a run may be; the name's last word chooses the family."""
+
+TWICE = (Kill("renaming", 2), Kill("step", 2, seconds=0.05))
+ENDED_OTHERWISE = (Kill("step", 2, how=signal.SIGTERM), Kill("paused", 7), Kill("sampling", how=signal.SIGTERM))
+
+
+@pytest.mark.parametrize(
+    ("kind", "kills"),
+    [
+        *(pytest.param(kind, TWICE, id=kind) for kind in KINDS if kind.startswith("much")),
+        *(pytest.param(kind, FEW, marks=pytest.mark.thorough, id=f"{kind}, each phase") for kind in KINDS),
+    ],
+)
+def test_every_kind_of_run_survives(
+    server: RunServer,
+    models: dict[str, Path],
+    ground: tuple[Path, Path],
+    tmp_path: Path,
+    kind: str,
+    kills: tuple[Kill, ...],
+) -> None:
+    model = models.get(kind.rsplit(maxsplit=1)[-1], ground[0])
+    straight, killed = (settings_of((model, ground[1]), tmp_path / name, **KINDS[kind]) for name in ("one", "other"))
+    if not killed.get("cache_latents", True):
+        kills = tuple(kill for kill in kills if kill.moment != "caching")
+    assert_survives(server, straight, killed, kills)
+
+
+def test_stopped_by_a_signal_and_killed_in_a_pause(
+    server: RunServer, ground: tuple[Path, Path], tmp_path: Path
+) -> None:
+    straight, killed = two_runs(ground, tmp_path, "AdamW")
+    assert_survives(server, straight, killed, ENDED_OTHERWISE)
 
 
 def test_a_damaged_state_gives_way_to_the_one_before(

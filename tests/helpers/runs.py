@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer import events
+from trainer.commands import Command, Inbox
 from trainer.config import TrainingConfig, load_config
 from trainer.events import Event
 
@@ -72,35 +73,41 @@ def logged(folder: Path) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Kill:
-    """When a run kills itself with SIGKILL: at the `count`-th moment of a kind, counted from the process's start.
+    """When a run kills itself: at the `count`-th moment of a kind, counted from the process's start.
 
     "caching": a latent was cached; "step": `seconds` after a step ended, in the middle of the next; "state": the
     resume state's files are being written; "renaming": just before it is renamed into place; "lora": a LoRA file is
-    being renamed; "sampling": a denoising step was made.
+    being renamed; "sampling": a denoising step was made; "paused": it waits in a pause asked for after so many steps.
+    `how` SIGTERM asks it to stop instead, as the command line understands it.
     """
 
     moment: str
     count: int = 1
     seconds: float = 0.0
+    how: signal.Signals = signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM
 
 
 def run_and_die(settings: Mapping[str, object], resume: str, kill: Kill | None) -> None:
     """Train in this process, which is meant to be a child of its own, and obey `kill`."""
+    from trainer.__main__ import listen
     from trainer.run import Start, train
 
     # As in a process that a person starts; a child of a fork server would start one more for its loader's workers.
     multiprocessing.set_start_method("fork", force=True)
-    executioner = _Executioner(kill)
+    inbox = Inbox()
+    listen(inbox)
+    executioner = _Executioner(kill, inbox)
     if kill and kill.moment in ("state", "renaming", "lora"):
         sys.addaudithook(executioner.audit)
-    train(load_config(overrides=settings), emit=executioner.watch, start=Start(resume=resume))
+    train(load_config(overrides=settings), emit=executioner.watch, inbox=inbox, start=Start(resume=resume))
 
 
 class _Executioner:
     """Counts moments and kills the process at the right one."""
 
-    def __init__(self, kill: Kill | None) -> None:
+    def __init__(self, kill: Kill | None, inbox: Inbox) -> None:
         self._kill = kill or Kill("never")
+        self._inbox = inbox
         self._seen = 0
 
     def _moment(self, name: str) -> None:
@@ -109,9 +116,9 @@ class _Executioner:
         self._seen += 1
         if self._seen == self._kill.count:
             if self._kill.seconds:
-                threading.Timer(self._kill.seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
+                threading.Timer(self._kill.seconds, os.kill, (os.getpid(), self._kill.how)).start()
             else:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), self._kill.how)
 
     def watch(self, event: Event) -> None:
         match event:
@@ -121,6 +128,10 @@ class _Executioner:
                 self._moment("sampling")
             case events.StepDone():
                 self._moment("step")
+                if self._kill.moment == "paused" and event.step >= self._kill.count:
+                    self._inbox.send(Command.PAUSE)
+            case events.Paused():
+                os.kill(os.getpid(), self._kill.how)
 
     def audit(self, name: str, arguments: tuple[object, ...]) -> None:
         if name == "open" and str(arguments[0]).endswith("state.json") and "w" in str(arguments[1]):
@@ -133,12 +144,25 @@ class _Executioner:
                 self._moment("renaming")
 
 
+PRELOADED = (
+    "trainer.build",
+    "trainer.loop",
+    "trainer.__main__",
+    *(f"trainer.families.{name}.bundle" for name in ("sd15", "sd2", "sdxl")),
+    "bitsandbytes.optim",
+    "pytorch_optimizer",
+    "torch.profiler",
+    "tests.helpers.runs",
+)
+"""What a run imports, also on its way."""
+
+
 class RunServer:
-    """Starts runs in children of a process that has imported torch already, so that thirty kills take minutes."""
+    """Starts runs in children of a process that has imported all there is, so that thirty kills take minutes."""
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["trainer.loop", "trainer.run", "tests.helpers.runs"])
+        self._context.set_forkserver_preload(list(PRELOADED))
 
     def run(self, settings: Mapping[str, object], resume: str = "", kill: Kill | None = None) -> int:
         """Run to the end or to the kill; return the exit code (-9 where it was killed)."""
