@@ -62,6 +62,7 @@ ROWS = {
     "trainer.objective": 4,
     "trainer.portions": 4,
     "trainer.precision": 4,
+    "trainer.ranks": 4,
     "trainer.export": 4,
     "trainer.metadata": 4,
     "trainer.build": 5,

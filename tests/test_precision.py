@@ -20,7 +20,8 @@ from torch import nn
 
 from trainer import precision
 from trainer.config import load_config
-from trainer.precision import Precision, choose, from_first_rank, make_accelerator, reset, resolve
+from trainer.precision import Precision, choose, make_accelerator, reset, resolve
+from trainer.ranks import from_first
 
 
 @pytest.fixture(autouse=True)
@@ -128,15 +129,16 @@ def test_determinism_is_switched_on_and_taken_back(monkeypatch: pytest.MonkeyPat
 
 
 def test_alone_every_rank_is_the_first() -> None:
-    assert from_first_rank(["stop"]) == ["stop"]
+    assert from_first(["stop"]) == ["stop"]
 
 
 RANK = """
 from trainer.config import load_config
-from trainer.precision import from_first_rank, make_accelerator, reset, resolve
+from trainer.precision import make_accelerator, reset, resolve
+from trainer.ranks import from_first
 config = load_config()
 accelerator = make_accelerator(resolve(config), config)
-print(accelerator.num_processes, from_first_rank(["stop"] if accelerator.process_index == 0 else []))
+print(accelerator.num_processes, from_first(["stop"] if accelerator.process_index == 0 else []))
 reset()
 """
 

@@ -22,11 +22,11 @@ from trainer import sinks
 from trainer.adapters import keys, make_spec
 from trainer.commands import Command, Inbox
 from trainer.config import TrainingConfig, load_layers, parse_set, rates, to_kohya
-from trainer.errors import ConfigError, TrainerError
+from trainer.errors import ConfigError, RunError, TrainerError
 from trainer.families import FAMILIES
 from trainer.inspection import inspect
 from trainer.outline import Outline, outline
-from trainer.run import Start, train
+from trainer.run import Start, is_first_rank, train
 from trainer.snapshot import Board
 
 COMPLETED, FAILED, REFUSED, STOPPED = 0, 1, 2, 3
@@ -115,7 +115,9 @@ def train_command(given: argparse.Namespace) -> int:
     except TrainerError as error:
         console.close()
         complain(error)
-        return FAILED if board.snapshot.folder else REFUSED
+        # Ranks after the first tell nothing, so their board does not know that training had begun.
+        began = board.snapshot.folder or (isinstance(error, RunError) and not is_first_rank())
+        return FAILED if began else REFUSED
     finally:
         console.close()
     return STOPPED if finished.stopped else COMPLETED

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from trainer import export, families, objective, precision, schedules, text_cache
+from trainer import export, families, objective, precision, ranks, schedules, text_cache
 from trainer.adapters.lora.layers import Adapter
 from trainer.checkpoints import Position, State
 from trainer.commands import Inbox
@@ -98,6 +98,7 @@ def build(
         training.restore(state)
         if training.portion:
             tell(Warned(message=f"Memory ran out before: going on with {training.portion}."))
+    ranks.agree_on_step(training.step)
     texts = fill_text_cache(training)
     training.batches = make_batches(training, fill_cache(training), texts)
     for notice in bundle.notices[len(known) :]:

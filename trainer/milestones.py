@@ -10,7 +10,7 @@ from datetime import datetime
 
 import torch
 
-from trainer import checkpoints, events, export, metadata, precision
+from trainer import checkpoints, events, export, metadata, ranks
 from trainer.commands import Command
 from trainer.control import ENDINGS, pause
 from trainer.errors import RunError, Stopped, TrainerError
@@ -99,6 +99,8 @@ class Milestones:
             seconds=training.seconds,
         )
         training.tell(finished)
+        # All end together: half a minute after one has ended, torchrun kills the others, whatever they write.
+        ranks.from_first(None)
         return finished
 
     def save_state(self) -> None:
@@ -174,7 +176,7 @@ class Milestones:
 
     def _agreed(self) -> list[Command]:
         commands = self._training.inbox.take() if self._writes else []
-        return precision.from_first_rank(commands)
+        return ranks.from_first(commands)
 
     _ACTIONS = {
         Command.SAVE_NOW: _save_now,

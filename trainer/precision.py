@@ -9,16 +9,15 @@ from __future__ import annotations
 import gc
 import os
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import InitProcessGroupKwargs
 
+from trainer import ranks
 from trainer.config import TrainingConfig
-
-Value = TypeVar("Value")
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """Setting `mixed_precision` -> dtype of the frozen weights and of the arithmetic."""
@@ -97,12 +96,14 @@ def make_accelerator(precision: Precision, config: TrainingConfig) -> Accelerato
         # Read when CUDA makes its first handle, so a value from outside is left alone.
         os.environ.setdefault(_CUBLAS_WORKSPACE, _DETERMINISTIC_WORKSPACE)
         _set_deterministic(True)
-    accelerator = Accelerator(
-        cpu=precision.device.type == "cpu",
-        mixed_precision=precision.mixed_precision,
-        gradient_accumulation_steps=1,
-        step_scheduler_with_optimizer=False,
-    )
+    with ranks.exchange():
+        accelerator = Accelerator(
+            cpu=precision.device.type == "cpu",
+            mixed_precision=precision.mixed_precision,
+            gradient_accumulation_steps=1,
+            step_scheduler_with_optimizer=False,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=ranks.LONGEST_WAIT)],
+        )
     if precision.full and accelerator.scaler is not None:
         accelerator.scaler = HalfGradScaler(precision.device.type)
     return accelerator
@@ -137,15 +138,6 @@ def reset() -> None:
         # Memory goes back to the driver, and to other programs, only once nothing refers to it.
         gc.collect()
         torch.cuda.empty_cache()
-
-
-def from_first_rank(value: Value) -> Value:
-    """Return what the first rank has, on every rank. All ranks must call it; alone it returns its argument."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return value
-    box = [value]
-    broadcast_object_list(box, from_process=0)
-    return box[0]
 
 
 def _device() -> torch.device:

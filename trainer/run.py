@@ -71,7 +71,8 @@ def train(
             models = build.load_models(config, progress)
             metadata.hash_ahead(seen.recognition.source)
             with run_folder(folder, seen, state, emit) as tell:
-                inbox.watch(folder.path)
+                if is_first_rank():
+                    inbox.watch(folder.path)
                 with failures.in_words(config):
                     training = build.build(seen, models, folder, (tell, inbox, progress), state)
                     return loop.train(training)
@@ -116,7 +117,8 @@ def opening_state(folder: RunFolder, start: Start, emit: Emit) -> State | None:
     if start.resume:
         path = newest_state(folder.state, lambda text: emit(events.Warned(message=text)))
         return load_state(path) if path else None
-    if folder.exists() and not start.overwrite:
+    # The first rank may have begun already when another looks.
+    if folder.exists() and not start.overwrite and is_first_rank():
         raise StateError(
             f"output_name: {folder.output_name!r} was trained already in {str(folder.output_dir)!r}.",
             "Add --resume auto to go on, --overwrite to begin anew, or choose another output_name.",

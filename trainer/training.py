@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from trainer import events, failures
+from trainer import events, failures, ranks
 from trainer.adapters.lora.layers import Adapter
 from trainer.checkpoints import Position, State
 from trainer.commands import Command, Inbox
@@ -187,7 +187,7 @@ class Training:
     def sum_over_ranks(self, value: Tensor) -> Tensor:
         """Return the sum of a tensor over all ranks."""
         if self.accelerator.num_processes > 1:
-            torch.distributed.all_reduce(value)
+            ranks.add_up(value)
         return value
 
     def share_gradients(self) -> None:
@@ -198,8 +198,7 @@ class Training:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        torch.distributed.all_reduce(flat)
+        flat = ranks.add_up(torch.cat([gradient.flatten() for gradient in gradients]))
         for gradient, part in zip(gradients, flat.split([each.numel() for each in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
 

@@ -139,8 +139,8 @@ class MishapServer(RunServer):
         assert code == 0, told
 
     def _meet(self, settings: Mapping[str, object], mishap: Mishap) -> tuple[int, dict[str, str] | None]:
-        mine, its = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=run_and_suffer, args=(dict(settings), mishap, its))
+        mine, its = self.context.Pipe(duplex=False)
+        process = self.context.Process(target=run_and_suffer, args=(dict(settings), mishap, its))
         process.start()
         process.join(timeout=300)
         if process.is_alive():

@@ -161,12 +161,12 @@ class RunServer:
     """Starts runs in children of a process that has imported all there is, so that thirty kills take minutes."""
 
     def __init__(self) -> None:
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(list(PRELOADED))
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(list(PRELOADED))
 
     def run(self, settings: Mapping[str, object], resume: str = "", kill: Kill | None = None) -> int:
         """Run to the end or to the kill; return the exit code (-9 where it was killed)."""
-        process = self._context.Process(target=run_and_die, args=(dict(settings), resume, kill))
+        process = self.context.Process(target=run_and_die, args=(dict(settings), resume, kill))
         process.start()
         process.join(timeout=300)
         if process.is_alive():
