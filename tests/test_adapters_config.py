@@ -117,6 +117,15 @@ def test_other_ranks_in_network_weights_are_refused_with_both_ranks(tmp_path: Pa
         make_spec(Network(network_dim=3, network_alpha=3), ["text_encoder"]).check(tiny_targets(), header)
 
 
+def test_a_lora_for_another_kind_of_model_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    tensors = module(LINEAR, 3)
+    tensors[f"{LINEAR}.lora_down.weight"] = torch.ones(3, 7)
+    with pytest.raises(ModelError, match=r"another kind of model: lora_unet_mid\w+ goes from 7 to 64 features"):
+        make_spec(Network(network_dim=3, network_alpha=3), BOTH).check(
+            tiny_targets(), read_header(file_with(tmp_path, tensors))
+        )
+
+
 @pytest.mark.parametrize(
     ("alpha", "value"),
     [

@@ -159,7 +159,7 @@ def test_text_encoder_rate_is_a_number_or_one_for_each(value: object) -> None:
     assert to_flat(load_config(None, {"text_encoder_lr": value}))["text_encoder_lr"] == value
 
 
-@pytest.mark.parametrize("value", [[], "5e-5", -1, [1e-5, -1.0], [True], True, None, [[1.0]], float("nan")])
+@pytest.mark.parametrize("value", [[], "5e-5", -1, [1e-5, -1.0], [1e-5] * 3, [True], True, None, [[1.0]], float("nan")])
 def test_text_encoder_rate_that_is_none(value: object) -> None:
     assert "text_encoder_lr" in refused(text_encoder_lr=value)
 

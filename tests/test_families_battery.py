@@ -22,17 +22,20 @@ from trainer.adapters.lora.layers import Adapter
 from trainer.commands import Command, Inbox
 from trainer.config import load_config, rates
 from trainer.events import Event, StepDone
-from trainer.export import read_lora
+from trainer.export import read_lora, save
+from trainer.families.headers import read_header
 from trainer.families.stable.bundle import StableBundle
 from trainer.families.stable.facts import EPSILON, VELOCITY
 from trainer.families.tokens import clip_tokenizer
+from trainer.families.weights import fingerprint
 from trainer.run import Start, train
 
 CPU = torch.device("cpu")
-TOKENS = json.loads((Path(__file__).parent / "data" / "tokens_families.json").read_text())
-FAMILIES = [name for name in TINY if name != "sd15"]
-"""SD 1.x has batteries of its own."""
-STEPS = 6
+DATA = Path(__file__).parent / "data"
+TOKENS = json.loads((DATA / "tokens_families.json").read_text())
+TOKENS["sd15"] = [{**case, "ids": [case["chunks"]]} for case in json.loads((DATA / "tokens_sd15.json").read_text())]
+FAMILIES = list(TINY)
+STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,10 @@ class Ground:
         tokenizer = padded_with_exclamation() if self.family == "sd2" else clip_tokenizer()
         scheduler = diffusers.DDIMScheduler(**self.tiny.scheduler)
         return kind(**modules, tokenizer=tokenizer, scheduler=scheduler, **extra, **second)
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    return dict(read_header(path).metadata)
 
 
 def padded_with_exclamation() -> Any:
@@ -167,9 +174,9 @@ def test_diffusers_reads_the_single_file_as_the_same_model(ground: Ground, tmp_p
 
 def test_tokens_are_those_of_sd_scripts(ground: Ground) -> None:
     """The recorded rows are cut after the first padding token; the rest of each is the same token."""
+    bundles = {length: ground.bundle(max_token_length=length) for length in (75, 150, 225)}
     for case in TOKENS[ground.family]:
-        bundle = ground.bundle() if case["max_token_length"] == 75 else None
-        bundle = bundle or ground.bundle(max_token_length=case["max_token_length"])
+        bundle = bundles[case["max_token_length"]]
         expected = [[chunk + chunk[-1:] * (77 - len(chunk)) for chunk in encoder] for encoder in case["ids"]]
         made = bundle.tokenize(case["caption"])
         assert (made if made.ndim == 3 else made[None]).tolist() == expected
@@ -225,11 +232,14 @@ def test_a_model_that_says_how_it_was_trained_is_trained_so(ground: Ground, tmp_
 # Runs
 
 
-def test_the_folder_trains_like_the_file(ground: Ground, trained: tuple[list[float], Path]) -> None:
-    losses, path = ground.run("folder", ground.folder)
+@pytest.mark.parametrize("form", ["folder", pytest.param("ckpt", marks=pytest.mark.thorough)])
+def test_every_form_trains_like_the_file(ground: Ground, trained: tuple[list[float], Path], form: str) -> None:
+    losses, path = ground.run(form, getattr(ground, form))
     assert losses == pytest.approx(trained[0], abs=1e-6)
     assert len(losses) == STEPS
-    assert load_file(path).keys() == load_file(trained[1]).keys()
+    expected, made = load_file(trained[1]), load_file(path)
+    assert expected.keys() == made.keys()
+    assert all(torch.allclose(made[name], expected[name], atol=1e-6) for name in made)
 
 
 def test_the_file_has_kohyas_keys_and_names_the_family(ground: Ground, trained: tuple[list[float], Path]) -> None:
@@ -246,12 +256,18 @@ def test_the_file_has_kohyas_keys_and_names_the_family(ground: Ground, trained: 
     assert len({name.split("_")[1] for name in shapes}) == len(family.trainable)
 
 
-def with_lora(ground: Ground, path: Path) -> tuple[StableBundle, Adapter]:
-    config = load_config(overrides=ground.settings("file"))
+def strong_lora(ground: Ground, path: Path, conv_dim: int | None) -> tuple[StableBundle, Adapter]:
+    """Write a LoRA with weights as after a long training, so that it matters, and load it into the model."""
+    config = load_config(overrides=ground.settings("file", conv_dim=conv_dim))
     bundle = ground.bundle()
-    adapter = make_spec(config.network, rates(config, tuple(bundle.components))).build(
-        bundle.components, bundle.targets(conv=True), seed=1
-    )
+    spec = make_spec(config.network, rates(config, tuple(bundle.components)))
+    adapter = spec.build(bundle.components, bundle.targets(conv=True), seed=1)
+    generator = torch.Generator().manual_seed(3)
+    tensors = {
+        name: value if value.ndim == 0 else torch.randn(value.shape, generator=generator) * 0.2
+        for name, value in adapter.tensors().items()
+    }
+    save(path, tensors, {"ss_network_module": "networks.lora"}, "float")
     adapter.load(read_lora(path).tensors)
     return bundle, adapter
 
@@ -264,19 +280,10 @@ def outputs(bundle: StableBundle) -> list[Tensor]:
         return [*text.values(), bundle.predict(noisy, torch.tensor([500]), text, sizes)]
 
 
-def test_diffusers_gives_the_training_models_output(
-    ground: Ground, trained: tuple[list[float], Path], tmp_path: Path
-) -> None:
-    tensors = load_file(trained[1])
-    generator = torch.Generator().manual_seed(3)
-    # Weights as after a long training, so that the LoRA matters.
-    strong = {
-        name: value if value.ndim == 0 else torch.randn(value.shape, generator=generator) * 0.2
-        for name, value in tensors.items()
-    }
+@pytest.mark.parametrize("conv_dim", [None, 2])
+def test_diffusers_gives_the_training_models_output(ground: Ground, tmp_path: Path, conv_dim: int | None) -> None:
     path = tmp_path / "strong.safetensors"
-    save_file(strong, path, {"ss_network_module": "networks.lora"})
-    bundle, adapter = with_lora(ground, path)
+    bundle, adapter = strong_lora(ground, path, conv_dim)
     ours = outputs(bundle)
     with adapter.multiplied(0.0):
         untrained = outputs(bundle)
@@ -297,6 +304,76 @@ def test_a_lora_of_kohyas_goes_on_with_its_own_rank(ground: Ground, trained: tup
     before, after = load_file(trained[1]), load_file(path)
     assert before.keys() == after.keys()
     assert all(torch.allclose(before[name], after[name], atol=1e-9) for name in before)
+
+
+def test_long_weighted_captions_encoded_ahead_train_the_same(ground: Ground) -> None:
+    """Three chunks with weights in them; a caption's states do not depend on when it was encoded."""
+    settings: dict[str, Any] = {
+        "max_token_length": 225,
+        "weighted_captions": True,
+        "caption_suffix": "(very big:1.3), [small], " + "red dog " * 80,
+        "network_train_unet_only": True,
+        "shuffle_caption": False,
+        "max_train_steps": 2,
+    }
+    losses, _ = ground.run("weighted", **settings)
+    ahead, _ = ground.run("weighted ahead", cache_text_encoder_outputs=True, **settings)
+    assert ahead == losses
+    assert ground.run("plain", **{**settings, "weighted_captions": False})[0] != losses
+
+
+def test_a_marked_model_trains_like_one_whose_settings_say_it(ground: Ground, tmp_path: Path) -> None:
+    """V-prediction and zero terminal SNR from the file, or from the form: the same losses, which are no others'."""
+    marks = {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
+    marked = ground.tiny.write_file(tmp_path / "tiny.safetensors", extra=marks)
+    few: dict[str, Any] = {"max_train_steps": 2, "min_snr_gamma": 5.0}
+    losses, path = ground.run("marked", marked, **few)
+    said, _ = ground.run("said", v_parameterization=True, zero_terminal_snr=True, **few)
+    assert losses == said
+    assert ground.run("no zero terminal", v_parameterization=True, **few)[0] != losses
+    with safe_open(path, "pt") as file:
+        assert file.metadata()["modelspec.prediction_type"] == "v"
+        assert file.metadata()["ss_zero_terminal_snr"] == "True"
+
+
+def test_1x1_convolutions_and_linear_layers_are_the_same_projections(ground: Ground, tmp_path: Path) -> None:
+    """Some files have the projections of SD 2 and SDXL as convolutions, and so do LoRAs that kohya made on them."""
+    tensors = {
+        name: value[..., None, None]
+        if name.endswith(("proj_in.weight", "proj_out.weight")) and value.ndim == 2
+        else value
+        for name, value in ground.tiny.original().items()
+    }
+    path = tmp_path / "tiny.safetensors"
+    save_file({name: value.contiguous() for name, value in tensors.items()}, path, metadata_of(ground.file))
+    assert families.recognise(path).family == ground.family
+    assert fingerprint(ground.bundle(path).unet) == fingerprint(ground.bundle().unet)
+    lora = tmp_path / "lora.safetensors"
+    _, adapter = strong_lora(ground, lora, None)
+    shaped = {
+        name: value.flatten(1)[..., None, None] if "proj_in.lora" in name else value
+        for name, value in load_file(lora).items()
+    }
+    again = strong_lora(ground, tmp_path / "other.safetensors", None)[1]
+    again.load(shaped)
+    assert all(torch.equal(again.tensors()[name], value) for name, value in adapter.tensors().items())
+
+
+def test_a_lora_with_diffusers_names_is_read(ground: Ground, tmp_path: Path) -> None:
+    """SDXL's layers have two names in kohya's files: those of the original layout, and in some diffusers' own."""
+    path, renamed = tmp_path / "lora.safetensors", tmp_path / "renamed.safetensors"
+    bundle, adapter = strong_lora(ground, path, 2)
+    names = {target.name: target.alias or target.name for target in bundle.targets(conv=True)}
+    tensors = {
+        f"{names[key.partition('.')[0]]}.{key.partition('.')[2]}": value for key, value in load_file(path).items()
+    }
+    save_file(tensors, renamed)
+    assert (tensors.keys() == adapter.tensors().keys()) == (ground.family != "sdxl")
+    still = {"max_train_steps": 1, "unet_lr": 1e-12, "text_encoder_lr": 1e-12, "conv_dim": None}
+    _, made = ground.run("renamed", network_weights=str(renamed), dim_from_weights=True, **still)
+    found, expected = load_file(made), adapter.tensors()
+    assert found.keys() == expected.keys()
+    assert all(torch.allclose(found[name], expected[name], atol=1e-9) for name in found)
 
 
 def test_a_stopped_run_resumes_exactly(ground: Ground, trained: tuple[list[float], Path]) -> None:

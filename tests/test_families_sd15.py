@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import pickle
 import shutil
@@ -30,7 +29,6 @@ from trainer.families.stable.facts import UNET_PREFIX, VAE_PREFIX
 from trainer.families.weights import fingerprint
 
 CPU = torch.device("cpu")
-TOKENS = json.loads((Path(__file__).parent / "data" / "tokens_sd15.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -267,14 +265,6 @@ def test_loading_leaves_the_global_generator_alone(models: dict[str, Path]) -> N
 # Tokens
 
 
-@pytest.mark.parametrize("case", TOKENS, ids=lambda case: f"{case['max_token_length']}-{case['caption']}")
-def test_tokens_are_those_of_sd_scripts(bundle: Bundle, case: dict) -> None:
-    """The recorded rows are cut after their first closing token; the rest of each is the same token."""
-    expected = [chunk + [49407] * (77 - len(chunk)) for chunk in case["chunks"]]
-    tokenize = type(bundle.tokenize)(bundle.tokenizer, case["max_token_length"] // 75)
-    assert tokenize(case["caption"]).tolist() == expected
-
-
 def test_long_prompts_are_cut_every_75_tokens(bundle: Bundle) -> None:
     words = ["cat", "dog", "red"]
     ids = bundle.tokenizer(" ".join(words), add_special_tokens=False)["input_ids"]
@@ -463,6 +453,30 @@ def write_vae(folder: Path, form: str, vae: AutoencoderKL, model: Path) -> Path:
 def test_a_vae_that_is_none_is_refused(models: dict[str, Path], tmp_path: Path, vae: str) -> None:
     with pytest.raises(ModelError, match="missing.safetensors|config.json"):
         loaded(models["file"], vae=vae.format(folder=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("names", "what"),
+    [
+        (["lora_unet_x.lora_up.weight"], "a LoRA file, not a base model and holds no VAE"),
+        (["text_model.final_layer_norm.weight"], "a text encoder alone and holds no VAE"),
+        (["first_stage_model.encoder.conv_in.weight"], "holds no VAE"),
+    ],
+)
+def test_another_file_as_the_vae_is_named(models: dict[str, Path], tmp_path: Path, names: list[str], what: str) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file({name: torch.ones(1) for name in names}, path)
+    with pytest.raises(ModelError, match=f"vae: .*other.safetensors is .*{what}"):
+        families.recognise_chosen(settings(models["file"], vae=str(path)))
+
+
+def test_a_checkpoint_without_a_vae_asks_for_one(models: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "bare.safetensors"
+    weights = {name: value for name, value in load_file(models["file"]).items() if not name.startswith("first_stage")}
+    save_file(weights, path, metadata_of(models["file"]))
+    with pytest.raises(ModelError, match="has no VAE inside"):
+        families.recognise_chosen(settings(path))
+    assert families.recognise_chosen(settings(path, vae=str(models["file"]))).family == "sd15"
 
 
 # Memory

@@ -57,6 +57,18 @@ def test_what_suits_a_model(name: str, tmp_path: Path) -> None:
     assert bool(found.questions) == (family == "sd2")
 
 
+@pytest.mark.parametrize(
+    ("said", "prediction", "asked"),
+    [({}, "unknown", 1), ({"prediction_type": "v"}, "v_prediction", 0), ({"predict_key": "epsilon"}, "epsilon", 0)],
+)
+def test_metadata_say_what_a_file_predicts(tmp_path: Path, said: dict[str, str], prediction: str, asked: int) -> None:
+    tensors = {key: value.contiguous() for key, value in TINY["sd2"].original().items()}
+    path = tmp_path / "768.safetensors"
+    save_file(tensors, path, {f"modelspec.{key}": value for key, value in said.items()})
+    found = inspect(path)
+    assert (found["prediction"], len(found["questions"])) == (prediction, asked)
+
+
 def test_a_folder_that_says_what_it_predicts_leaves_no_question(tmp_path: Path) -> None:
     folder = TINY["sd2"].write_folder(tmp_path / "model")
     path = folder / "scheduler" / "scheduler_config.json"

@@ -15,7 +15,7 @@ from trainer.errors import ModelError
 from trainer.families import FAMILIES, Family, Recognition, recognise
 from trainer.families.foreign import LORA_SUFFIXES, name_file
 from trainer.families.headers import CONFIGS_ENTRY, Header, read_header
-from trainer.families.stable.facts import EPSILON, VAE_PREFIX, VELOCITY
+from trainer.families.stable.facts import EPSILON, VELOCITY
 
 _UNKNOWN = "unknown"
 _ANIME_CLIP_SKIP = 2
@@ -85,7 +85,7 @@ def _checkpoint(path: Path, header: Header | None) -> dict[str, Any]:
     }
     if header is None:
         return found
-    return {**found, "vae": header.has(VAE_PREFIX), **_file(path, header)}
+    return {**found, "vae": seen.has_vae, **_file(path, header)}
 
 
 def _lora(path: Path, header: Header) -> dict[str, Any]:
@@ -121,9 +121,26 @@ def family_of_lora(lora: LoraHeader) -> str:
     return fitting[0] if len(fitting) == 1 else ""
 
 
+def check_family_of_lora(lora: LoraHeader, seen: Recognition) -> None:
+    """See that a LoRA to go on from belongs to the model that it is to be trained on.
+
+    Raises:
+        ModelError: it was trained for another family.
+    """
+    family = family_of_lora(lora)
+    if family and family != seen.family:
+        raise ModelError(
+            f"network_weights: {lora.path.name} is a LoRA for {FAMILIES[family].title}, and the model is "
+            f"{FAMILIES[seen.family].title}.",
+            "Choose a LoRA that was trained for this kind of model, or the model that it was trained for.",
+        )
+
+
 def _fits(lora: LoraHeader, family: Family) -> bool:
     """True when every module of the LoRA is a layer of the family's published model, with that layer's width."""
     widths: Mapping[str, int] = {
-        target.name: target.in_features for target in family.targets(family.configs, conv=True)
+        name: target.in_features
+        for target in family.targets(family.configs, conv=True)
+        for name in (target.name, target.alias)
     }
     return all(widths.get(name) == lora.shapes[f"{name}.lora_down.weight"][1] for name in lora.ranks)

@@ -97,7 +97,6 @@ _SAME_NAME = (
     "shuffle_caption",
     "text_encoder_lr",
     "unet_lr",
-    "zero_terminal_snr",
 )
 """Settings that are entries as they are, behind `ss_`."""
 
@@ -134,7 +133,7 @@ class ModelFacts:
     """The base model as the file tells of it. Names are file names or hub ids, never paths (`model_name`).
 
     `base_model_version`, `architecture`, `implementation` and `v2` are the family's; `prediction_type` is "epsilon" or
-    "v_prediction". Hashes are None where there is no local file.
+    "v_prediction", `zero_terminal_snr` what the model says of itself. Hashes are None where there is no local file.
     """
 
     name: str
@@ -146,6 +145,7 @@ class ModelFacts:
     vae_hashes: FileHashes | None = None
     implementation: str = "diffusers"
     v2: bool = False
+    zero_terminal_snr: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +259,7 @@ def _settings(facts: RunFacts) -> dict[str, object]:
         "optimizer": facts.optimizer,
         "resolution": resolution_size(config),
         "training_comment": config.metadata.training_comment or None,
+        "zero_terminal_snr": config.noise.zero_terminal_snr or facts.model.zero_terminal_snr,
     }
 
 

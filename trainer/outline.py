@@ -19,6 +19,7 @@ from trainer.data.scan import scan
 from trainer.families import FAMILIES, Recognition, recognise_chosen
 from trainer.families.family import HUB
 from trainer.families.hub import cached_descriptions
+from trainer.inspection import check_family_of_lora
 from trainer.plan import Plan, make_plan
 from trainer.preview.prompts import SamplePrompt, prompt_notices, read_prompts
 from trainer.targets import Target
@@ -63,8 +64,18 @@ class Outline:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What the user should know about pictures and steps."""
-        return (*self.report.notices, *self.counts.notices, *prompt_notices(self.prompts))
+        """What the user should know about rates, pictures and steps."""
+        return (*self._unused_rates, *self.report.notices, *self.counts.notices, *prompt_notices(self.prompts))
+
+    @property
+    def _unused_rates(self) -> tuple[str, ...]:
+        given = self.config.optimizer.text_encoder_lr
+        encoders = sum(part != "unet" for part in FAMILIES[self.recognition.family].trainable)
+        if not isinstance(given, tuple) or len(given) <= encoders:
+            return ()
+        return (
+            f"text_encoder_lr has {len(given)} rates and this model {encoders} text encoder: the rest is not used.",
+        )
 
     @cached_property
     def advice(self) -> tuple[Advice, ...]:
@@ -139,5 +150,7 @@ def outline(
     plan = make_plan(config, micro_batches=counts.batches, formula_samples=counts.formula_samples, ranks=ranks)
     seen = Outline(config, report, chosen, counts, plan, recognition, prompts)
     if config.network.network_weights:
-        seen.spec.check(seen.targets, read_header(Path(config.network.network_weights)))
+        begun_from = read_header(Path(config.network.network_weights))
+        check_family_of_lora(begun_from, recognition)
+        seen.spec.check(seen.targets, begun_from)
     return seen

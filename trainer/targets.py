@@ -13,6 +13,7 @@ class Target:
     a linear layer, (1, 1) or (3, 3) for a convolution. `extra` marks layers adapted only when `conv_dim` is set.
     Linear layers of one component with the same `shares`, unless it is empty, are called one right after the other with
     one and the same tensor.
+    `alias` is another name that some files give it; "" where there is none.
     """
 
     component: str
@@ -23,3 +24,4 @@ class Target:
     kernel: tuple[int, int] | None = None
     extra: bool = False
     shares: str = ""
+    alias: str = ""

@@ -142,6 +142,7 @@ class Training:
             architecture=names.architecture,
             implementation=names.implementation,
             v2=names.v2,
+            zero_terminal_snr=self.bundle.zero_terminal_snr,
             prediction_type=self.bundle.prediction_type,
             hashes=model_hashes(seen.recognition.source),
             vae_name=model_name(config.model.vae) if config.model.vae else "",

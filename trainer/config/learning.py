@@ -116,7 +116,7 @@ class OptimizerSection(Section):
         5e-5,
         Show("Text encoder learning rate", group="Optimizer", also=("te_lr", "learning_rate_te")),
         parse=parse_rate,
-        rule="a number from 0 to 100, or a list of one for each text encoder",
+        rule="a number from 0 to 100, or a list of one for each text encoder, two at most",
     )
     """The text encoder's own learning rate, lower than the UNet's; 0 = it is not trained and not in the file.
 

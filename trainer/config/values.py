@@ -10,6 +10,7 @@ import re
 SMALLEST_SIDE = 64
 LARGEST_SIDE = 4096
 HIGHEST_RATE = 100
+MOST_TEXT_ENCODERS = 2
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 _FORBIDDEN = set('<>:"/\\|?*')
@@ -49,7 +50,7 @@ def parse_rate(value: object) -> object:
     for rate in rates:
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= HIGHEST_RATE:
             raise ValueError("")
-    if not rates:
+    if not 1 <= len(rates) <= MOST_TEXT_ENCODERS:
         raise ValueError("")
     numbers = tuple(float(rate) for rate in rates)
     return numbers if isinstance(value, tuple) else numbers[0]

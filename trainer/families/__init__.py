@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from trainer.control import Progress
 from trainer.errors import ConfigError, ModelError, Problem
 from trainer.families.family import FILE, FOLDER, HUB, ComponentConfigs, Family, Recognition
-from trainer.families.foreign import FOREIGN_PIPELINES, name_file
+from trainer.families.foreign import FOREIGN_PIPELINES, holds_vae, name_file
 from trainer.families.headers import Header, described, read_header
 from trainer.families.hub import cached_descriptions, descriptions, download
 from trainer.families.sd2 import StableDiffusion2
 from trainer.families.sd15 import StableDiffusion15
 from trainer.families.sdxl import StableDiffusionXL
-from trainer.families.stable.facts import INPAINTING_CHANNELS, VELOCITY
+from trainer.families.stable.facts import EPSILON, INPAINTING_CHANNELS, VELOCITY
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +64,7 @@ def recognise(source: str | Path) -> Recognition:
         raise ModelError("No model is chosen.", "Set pretrained_model_name_or_path to a checkpoint.")
     if os.path.isdir(path):
         return _recognise_folder(path)
-    if not os.path.exists(path) and _HUB_ID.fullmatch(text) and not text.endswith(_FILE_SUFFIXES):
+    if _is_hub_id(text):
         cached = cached_descriptions(text)
         if cached is not None:
             return replace(_recognise_folder(cached), form=HUB, source=text)
@@ -88,7 +88,7 @@ def recognise_chosen(config: TrainingConfig) -> Recognition:
     """Recognise the model that the settings name, and see that they don't contradict it.
 
     Raises:
-        ModelError: as `recognise`.
+        ModelError: as `recognise`; or there is no VAE in the model or in the file that the setting `vae` names.
         ConfigError: `model_family` is another family than the model's.
     """
     recognition, wanted = recognise(config.model.pretrained_model_name_or_path), config.model.model_family
@@ -96,7 +96,29 @@ def recognise_chosen(config: TrainingConfig) -> Recognition:
         title = FAMILIES[recognition.family].title
         message = f'{wanted!r} is not what {recognition.source} is: a {title} model. Set model_family to "auto".'
         raise ConfigError([Problem("model_family", message, wanted, {"model_family": "auto"})])
+    _look_for_vae(recognition, config.model.vae)
     return recognition
+
+
+def _look_for_vae(recognition: Recognition, chosen: str) -> None:
+    if not chosen and not recognition.has_vae:
+        raise ModelError(
+            f"vae: {recognition.source} has no VAE inside.",
+            "Choose the VAE that belongs to this kind of model.",
+        )
+    if not chosen or os.path.isdir(chosen) or _is_hub_id(chosen):
+        return
+    header = read_header(Path(chosen))
+    if not holds_vae(header):
+        raise ModelError(
+            f"vae: {chosen} is {name_file(header).title} and holds no VAE.",
+            "Choose a VAE, or leave the setting empty for the one inside the model.",
+        )
+
+
+def _is_hub_id(text: str) -> bool:
+    """Say whether a text that names nothing here can be a name on the hub."""
+    return not os.path.exists(text) and bool(_HUB_ID.fullmatch(text)) and not text.endswith(_FILE_SUFFIXES)
 
 
 def component_configs(source: str | Path) -> ComponentConfigs:
@@ -136,7 +158,7 @@ def _recognise_file(path: Path) -> Recognition:
         if family.matches_file(header):
             configs = {**family.configs, **described(path, header)}
             configs["scheduler"] = {**configs["scheduler"], **_marked(header)}
-            return Recognition(family.name, FILE, str(path), configs, header.precision)
+            return Recognition(family.name, FILE, str(path), configs, header.precision, holds_vae(header))
     foreign = name_file(header)
     raise ModelError(f"{path} is {foreign.title}.", foreign.remedy or _TRAINED)
 
@@ -150,6 +172,8 @@ def _marked(header: Header) -> dict[str, Any]:
     marks: dict[str, Any] = {}
     if "v_pred" in header.shapes or said & {"v", VELOCITY}:
         marks["prediction_type"] = VELOCITY
+    elif EPSILON in said:
+        marks["prediction_type"] = EPSILON
     if "ztsnr" in header.shapes:
         marks["rescale_betas_zero_snr"] = True
     return marks

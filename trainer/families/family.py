@@ -33,7 +33,7 @@ class Recognition:
 
     `form` is "file" (one file in the original layout), "folder" (diffusers layout) or "hub" (an id such as
     "user/name"; nothing is looked up, so `configs` are the family's own). `precision` is the dtype of most weights
-    ("fp16", "bf16", "fp32", ...), where the file's header says it.
+    ("fp16", "bf16", "fp32", ...), where the file's header says it. `has_vae` is False for a file without a VAE inside.
     """
 
     family: str
@@ -41,6 +41,7 @@ class Recognition:
     source: str
     configs: ComponentConfigs
     precision: str = ""
+    has_vae: bool = True
 
     @property
     def side(self) -> int:

@@ -106,6 +106,11 @@ FOREIGN_PIPELINES = {
 """Pipeline classes of diffusers folders, where the class's own name would say less."""
 
 
+def holds_vae(header: Header) -> bool:
+    """Say whether a file has a VAE, alone or in a checkpoint."""
+    return header.has("first_stage_model.decoder.", "decoder.conv_in.")
+
+
 def name_file(header: Header) -> Foreign:
     """Say what a file is that no family claims."""
     unknown = Foreign("of a kind that this program does not know", lambda _: True)

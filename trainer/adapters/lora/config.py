@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from trainer.adapters.lora.header import LoraHeader, read_header
+from trainer.adapters.lora.header import DOWN, UP, LoraHeader, read_header
 from trainer.errors import ModelError
 from trainer.targets import Target
 
@@ -84,7 +84,7 @@ class LoraSpec:
     def rank(self, target: Target) -> int:
         """Return the rank r of the two matrices on `target`."""
         if self.given is not None:
-            return self.given[target.name][0]
+            return self.given[self._given_name(target)][0]
         if target.kernel == (3, 3):
             return self.network_dim if self.conv_dim is None else self.conv_dim
         return self.network_dim
@@ -92,7 +92,7 @@ class LoraSpec:
     def alpha(self, target: Target) -> float:
         """Return alpha as written to the file; what the matrices add is multiplied by alpha / rank."""
         if self.given is not None:
-            alpha = self.given[target.name][1]
+            alpha = self.given[self._given_name(target)][1]
         elif target.kernel == (3, 3):
             alpha = DEFAULT_CONV_ALPHA if self.conv_alpha is None else float(self.conv_alpha)
         else:
@@ -107,7 +107,7 @@ class LoraSpec:
         """Return the targets to adapt, in their order. Raises ModelError if none is left."""
         trained = [target for target in targets if target.component in self.components]
         if self.given is not None:
-            selected = tuple(target for target in trained if target.name in self.given)
+            selected = tuple(target for target in trained if self._given_name(target) in self.given)
         else:
             selected = tuple(target for target in trained if self.conv_dim is not None or not target.extra)
         if not selected:
@@ -116,6 +116,10 @@ class LoraSpec:
                 "Train the UNet, the text encoder or both, and with dim_from_weights use a LoRA made for this model.",
             )
         return selected
+
+    def _given_name(self, target: Target) -> str:
+        """Return the name that the file behind `given` has for a target."""
+        return target.alias if self.given and target.alias in self.given else target.name
 
     def shapes(self, targets: Sequence[Target]) -> dict[str, tuple[int, ...]]:
         """Return key -> shape in creation order: alpha, lora_down.weight, lora_up.weight of each module."""
@@ -136,11 +140,11 @@ class LoraSpec:
         return 8 + -(-length // 8) * 8 + offset
 
     def check(self, targets: Sequence[Target], header: LoraHeader) -> None:
-        """Raise ModelError if the file's ranks or alphas are not this LoRA's (`network_weights`).
+        """Raise ModelError if the file's widths, ranks or alphas are not this LoRA's (`network_weights`).
 
         Modules that only one of the two has are no error: they begin anew, or stay out.
         """
-        selected = {target.name: target for target in self.select(targets)}
+        selected = {name: target for target in self.select(targets) for name in (target.name, target.alias)}
         common = [name for name in header.ranks if name in selected]
         if not common:
             raise ModelError(
@@ -148,10 +152,17 @@ class LoraSpec:
                 "Take a LoRA that was trained for this kind of model, or leave network_weights empty.",
             )
         for name in common:
-            self._check_module(selected[name], header)
+            self._check_module(name, selected[name], header)
 
-    def _check_module(self, target: Target, header: LoraHeader) -> None:
-        name, rank, alpha = target.name, self.rank(target), self.alpha(target)
+    def _check_module(self, name: str, target: Target, header: LoraHeader) -> None:
+        rank, alpha = self.rank(target), self.alpha(target)
+        taken, given = header.shapes[f"{name}.{DOWN}"][1], header.shapes[f"{name}.{UP}"][0]
+        if (taken, given) != (target.in_features, target.out_features):
+            raise ModelError(
+                f"{header.path.name} was trained for another kind of model: {name} goes from {taken} to {given} "
+                f"features there, and from {target.in_features} to {target.out_features} in this model.",
+                "Choose a LoRA for this kind of model, or leave network_weights empty.",
+            )
         keys = ("conv_dim", "conv_alpha") if target.kernel == (3, 3) else ("network_dim", "network_alpha")
         for key, ours, theirs in zip(keys, (rank, alpha), (header.ranks[name], header.alphas[name]), strict=True):
             if not math.isclose(ours, theirs, rel_tol=ALPHA_TOLERANCE):

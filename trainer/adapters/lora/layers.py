@@ -149,6 +149,7 @@ class Adapter:
         values and modules that only `tensors` has stay out, which the notices say. `source` begins the messages.
         Raises ModelError, before anything is copied.
         """
+        tensors = _under_our_names(tensors, [module.target for module in self.modules])
         wanted = [key for module in self.modules for key in module_shapes(module.target, module.rank)]
         missing = [key for key in wanted if key not in tensors]
         unknown = sorted(set(tensors) - set(wanted))
@@ -176,6 +177,13 @@ class Adapter:
         finally:
             for module, scale in zip(self.modules, before, strict=True):
                 module.layer.scaling[PEFT_NAME] = scale
+
+
+def _under_our_names(tensors: Mapping[str, Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
+    """Return a file's tensors with the name of each module where the file has its alias."""
+    names = {target.alias: target.name for target in targets if target.alias}
+    parted = ((key.partition("."), value) for key, value in tensors.items())
+    return {f"{names.get(module, module)}{dot}{part}": value for (module, dot, part), value in parted}
 
 
 def _matrix(shape: torch.Size) -> tuple[int, ...]:

@@ -148,12 +148,6 @@ class Checkpoint:
 
     def _vae_place(self) -> tuple[Mapping[str, Any], list[Path]]:
         """Return the VAE's configuration and the files with its weights."""
-        if not self.vae_source and self.recognition.form == FILE:
-            source = Path(self.recognition.source)
-            if not read_header(source).has(VAE_PREFIX):
-                raise ModelError(
-                    f"{source} has no VAE inside.", "Set the setting vae to the VAE that belongs to this kind of model."
-                )
         if not self.vae_source:
             return self.configs["vae"], self._place("vae", VAE_PREFIX)[1]
         path = Path(self.vae_source)

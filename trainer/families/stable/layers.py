@@ -53,10 +53,19 @@ class _Layer:
     extra: bool = False
     shares: str = ""
 
-    def target(self, component: str, path: str, name: str) -> Target:
-        """Return the layer as what an adapter attaches to; `name` has dots still."""
-        name, extra, shares = name.replace(".", "_"), self.extra, self.shares
-        return Target(component, path, name, self.in_features, self.out_features, self.kernel, extra, shares)
+    def target(self, component: str, path: str, name: str, alias: str = "") -> Target:
+        """Return the layer as what an adapter attaches to; `name` and `alias` have dots still."""
+        return Target(
+            component,
+            path,
+            name.replace(".", "_"),
+            self.in_features,
+            self.out_features,
+            self.kernel,
+            self.extra,
+            self.shares,
+            alias.replace(".", "_"),
+        )
 
 
 def _text_target(encoder: TextEncoderFacts, layer: _Layer) -> Target:
@@ -71,12 +80,16 @@ def _diffusers_order(config: Mapping[str, Any]) -> Iterator[Target]:
 
 
 def _original_order(config: Mapping[str, Any]) -> Iterator[Target]:
-    """Yield the layers under the original layout's names, as they follow one another there."""
+    """Yield the layers under the original layout's names, as they follow one another there.
+
+    Some files have diffusers' names for them, which sd-scripts reads as well.
+    """
     named = [
         (unet_name(f"{layer.path}.weight", config).removesuffix(".weight"), layer) for layer in _unet_layers(config)
     ]
     for name, layer in sorted(named, key=lambda pair: _original_place(pair[0])):
-        yield layer.target("unet", layer.path, UNET_ADAPTER_PREFIX + name)
+        alias = UNET_ADAPTER_PREFIX + layer.path
+        yield layer.target("unet", layer.path, UNET_ADAPTER_PREFIX + name, alias)
 
 
 def _original_place(name: str) -> tuple[int, int, int]:
