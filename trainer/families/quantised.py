@@ -86,18 +86,18 @@ class Int8Linear(QuantisedLinear):
 
 
 class FP8Linear(QuantisedLinear):
-    """One byte a weight, and one float32 a row. Stored, not computed in: any device that torch has can do it."""
+    """One byte a weight, and one float32 a row. Stored, not computed in, so the bytes go by the name of integers."""
 
     scale: Tensor
 
     def store(self, weight: Tensor) -> None:
         largest = torch.finfo(torch.float8_e4m3fn).max
         scale = weight.float().abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / largest
-        self.register_buffer("weight", (weight.float() / scale).to(torch.float8_e4m3fn))
+        self.register_buffer("weight", (weight.float() / scale).to(torch.float8_e4m3fn).view(torch.uint8))
         self.register_buffer("scale", scale)
 
     def whole(self, dtype: torch.dtype) -> Tensor:
-        return (self.weight.float() * self.scale).to(dtype)
+        return (self.weight.view(torch.float8_e4m3fn).float() * self.scale).to(dtype)
 
 
 class NF4Linear(QuantisedLinear):
