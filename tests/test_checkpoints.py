@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer.checkpoints import KEPT, Position, State, load_state, newest_state, save_state
+from trainer.checkpoints import KEPT, Position, State, load_newest, load_state, remove_after, save_state
 from trainer.errors import RunError, StateError
 
 
@@ -16,7 +16,7 @@ def state_at(step: int) -> State:
         step=step, losses=(0.1, 0.2), epoch_losses=(), settings={"network_dim": 4}, environment={"torch": "x"}
     )
     optimizer = {"state": {0: {"exp_avg": torch.full((3,), step / 3)}}}
-    trained = {"optimizer": optimizer, "schedule": {}, "scaler": None}
+    trained = {"optimizer": optimizer, "schedule": {"last_epoch": step}, "scaler": None}
     return State(position, {"a.lora_up.weight": torch.full((2, 2), step / 7)}, trained)
 
 
@@ -34,9 +34,9 @@ def test_the_newest_are_kept_and_found(tmp_path: Path) -> None:
     for step in (1, 2, 10):
         save_state(tmp_path, state_at(step))
     assert len(list(tmp_path.iterdir())) == KEPT
-    newest = newest_state(tmp_path, pytest.fail)
+    newest = load_newest(tmp_path, pytest.fail)
     assert newest is not None
-    assert load_state(newest).position.step == 10
+    assert newest.position.step == 10
 
 
 @pytest.mark.parametrize("name", ["adapter.safetensors", "optimizer.pt", "state.json"])
@@ -45,12 +45,34 @@ def test_damage_is_noticed_and_the_older_state_used(tmp_path: Path, name: str) -
     damaged = save_state(tmp_path, state_at(2)) / name
     damaged.write_bytes(damaged.read_bytes()[:-1])
     told: list[str] = []
-    newest = newest_state(tmp_path, told.append)
+    newest = load_newest(tmp_path, told.append)
     assert newest is not None
-    assert newest.name == "step-00000001"
+    assert newest.position.step == 1
     assert len(told) == 1
     with pytest.raises(StateError, match="resume"):
         load_state(damaged.parent)
+
+
+def test_when_none_is_whole_it_is_said_and_not_begun_anew(tmp_path: Path) -> None:
+    for step in (1, 2):
+        (save_state(tmp_path, state_at(step)) / "optimizer.pt").write_bytes(b"")
+    with pytest.raises(StateError, match="none of the 2 states"):
+        load_newest(tmp_path, lambda text: None)
+
+
+def test_a_step_that_is_not_the_schedules_is_refused(tmp_path: Path) -> None:
+    """As where someone has edited the number."""
+    record = save_state(tmp_path, state_at(3)) / "state.json"
+    record.write_text(record.read_text().replace('"step": 3', '"step": 30'))
+    with pytest.raises(StateError, match="of step 30, and its schedule of 3"):
+        load_state(record.parent)
+
+
+def test_states_of_later_steps_go_when_a_run_goes_on_before_them(tmp_path: Path) -> None:
+    for step in (3, 8):
+        save_state(tmp_path, state_at(step))
+    remove_after(tmp_path, 3)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000003"]
 
 
 def test_a_state_of_the_same_step_is_replaced(tmp_path: Path) -> None:
@@ -61,7 +83,7 @@ def test_a_state_of_the_same_step_is_replaced(tmp_path: Path) -> None:
 
 def test_half_a_state_does_not_count(tmp_path: Path) -> None:
     (tmp_path / ".step-00000009.new").mkdir()
-    assert newest_state(tmp_path, pytest.fail) is None
+    assert load_newest(tmp_path, pytest.fail) is None
 
 
 def test_a_folder_that_cannot_be_written_keeps_nothing_half(tmp_path: Path) -> None:

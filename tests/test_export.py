@@ -73,7 +73,7 @@ def test_every_tensor_has_the_save_precision(
     tmp_path: Path, conv: tuple[dict[str, nn.Module], Adapter], precision: str, dtype: torch.dtype
 ) -> None:
     _, adapter = conv
-    path = tmp_path / "new" / "folder" / "lora.safetensors"
+    path = tmp_path / "lora.safetensors"
     size = export.save(path, adapter.tensors(), {"ss_epoch": "1"}, precision)
     assert path.stat().st_size == size
     assert [entry.name for entry in path.parent.iterdir()] == ["lora.safetensors"]

@@ -20,7 +20,7 @@ from tests.helpers.checkpoints import tiny_modules, tiny_sd15
 from tests.helpers.mishaps import Mishap, MishapServer
 from tests.helpers.runs import logged, tiny_config, tiny_settings, write_dataset
 from trainer import events, failures, train
-from trainer.checkpoints import load_state, newest_state
+from trainer.checkpoints import load_newest, load_state
 from trainer.errors import RunError, StateError
 from trainer.event_log import read_events
 from trainer.portions import Portion
@@ -58,8 +58,8 @@ def straight(ground: tuple[Path, Path], server: MishapServer, tmp_path_factory: 
 
 
 def state_step(output: Path) -> int:
-    path = newest_state(output / "tiny.run" / "state", pytest.fail)
-    return load_state(path).position.step if path else 0
+    state = load_newest(output / "tiny.run" / "state", pytest.fail)
+    return state.position.step if state else 0
 
 
 def assert_same(one: Path, other: Path) -> None:
@@ -225,7 +225,8 @@ def test_gradients_that_are_no_numbers(ground: tuple[Path, Path], tmp_path: Path
     assert sum("was skipped" in text for text in warnings) == SKIPPED_LIMIT
     for line in (tmp_path / "out" / "tiny.run" / "events.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=pytest.fail)
-    state = load_state(newest_state(tmp_path / "out" / "tiny.run" / "state", pytest.fail) or Path())
+    state = load_newest(tmp_path / "out" / "tiny.run" / "state", pytest.fail)
+    assert state is not None
     assert state.position.step == SKIPPED_LIMIT
     assert not any(tensor.any() for key, tensor in state.adapter.items() if "lora_up" in key)
     assert not (tmp_path / "out" / "tiny.safetensors").exists()

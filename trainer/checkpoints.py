@@ -36,6 +36,7 @@ _PREFIX = "step-"
 _ADAPTER, _OPTIMIZER, _STATE = "adapter.safetensors", "optimizer.pt", "state.json"
 
 _REMEDY = "Resume from another state, or start again with --overwrite."
+_REMEDY_OF_NONE = "Begin anew with --overwrite, or from the last LoRA file with network_weights."
 _LOADING_ERRORS = (
     pickle.UnpicklingError, SafetensorError, OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError,
     AttributeError, ArithmeticError,
@@ -75,12 +76,13 @@ def save_state(folder: Path, state: State) -> Path:
     Raises:
         RunError: the disk is full or the folder cannot be written; earlier states stay as they are.
     """
-    target = folder / f"{_PREFIX}{state.position.step:08d}"
+    target = folder / _name(state.position.step)
     temporary = folder / f".{target.name}.new"
     replaced = folder / f".{target.name}.old"
     try:
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        # Not its parents: where a drive was unplugged, they would be made anew on another.
+        temporary.mkdir()
         _write(temporary, state)
         if target.exists():
             os.replace(target, replaced)
@@ -120,16 +122,28 @@ def _put(path: Path, content: bytes | memoryview) -> None:
         os.fsync(file.fileno())
 
 
-def newest_state(folder: Path, warn: Callable[[str], None]) -> Path | None:
-    """Return the newest state folder whose files are whole; `warn` is told of each that is not."""
-    for path in reversed(_complete(folder)):
+def load_newest(folder: Path, warn: Callable[[str], None]) -> State | None:
+    """Read the newest state that is whole, None where `folder` has none at all; `warn` is told of each that is not.
+
+    Raises:
+        StateError: there are states, and none of them is whole.
+    """
+    found = list(reversed(_complete(folder)))
+    for path in found:
         try:
-            _record(path)
+            return load_state(path)
         except StateError as error:
             warn(str(error))
-        else:
-            return path
+    if found:
+        raise StateError(f"resume: none of the {len(found)} states in {str(folder)!r} is whole.", _REMEDY_OF_NONE)
     return None
+
+
+def remove_after(folder: Path, step: int) -> None:
+    """Remove the states of later steps than `step`: a run that goes on from there makes others in their place."""
+    for path in _complete(folder):
+        if path.name > _name(step):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def load_state(path: Path) -> State:
@@ -153,9 +167,16 @@ def load_state(path: Path) -> State:
         trained = torch.load(path / _OPTIMIZER, map_location="cpu", weights_only=True)
         if not {"optimizer", "schedule", "scaler"} <= trained.keys():
             raise ValueError("the optimizer's part is something else")
+        if trained["schedule"]["last_epoch"] != position.step:
+            raise ValueError(f"it is of step {position.step}, and its schedule of {trained['schedule']['last_epoch']}")
     except _LOADING_ERRORS as error:
         raise StateError(f"resume: {str(path)!r} holds no resume state ({_first_line(error)}).", _REMEDY) from error
     return State(position, adapter, trained)
+
+
+def unfit(error: Exception) -> StateError:
+    """Return the error of a state that cannot be taken over, for what `error` says."""
+    return StateError(f"resume: the state does not fit the optimizer ({_first_line(error)}).", _REMEDY)
 
 
 def _first_line(error: Exception) -> str:
@@ -176,6 +197,10 @@ def _record(path: Path) -> dict[str, Any]:
     if record.get("sha256") != hashes:
         raise StateError(f"resume: files in {str(path)!r} are damaged (their checksums differ).", _REMEDY)
     return record
+
+
+def _name(step: int) -> str:
+    return f"{_PREFIX}{step:08d}"
 
 
 def _complete(folder: Path) -> list[Path]:

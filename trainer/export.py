@@ -103,7 +103,6 @@ def _head(metadata: Mapping[str, str], entries: Mapping[str, object]) -> bytes:
 def _replace(path: Path, content: bytes, expected: Mapping[str, Tensor]) -> None:
     """Write `content` beside `path`, read it back, compare, and put it in the place of `path`."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as part:
             part.write_bytes(content)
             if part.read_bytes() != content or not _holds(content, expected):

@@ -22,6 +22,8 @@ def replacing(path: Path) -> Iterator[Path]:
         OSError: the folder cannot be written, or the disk is full.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # What lies there is of a killed process, or a link that would be written through.
+    temporary.unlink(missing_ok=True)
     try:
         yield temporary
         with open(temporary, "rb+") as file:

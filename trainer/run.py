@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import glob
 import json
 import logging
 import os
@@ -70,7 +69,8 @@ def train(
                 _tell_changes(folder, start, state, seen, emit)
             models = build.load_models(config, progress)
             metadata.hash_ahead(seen.recognition.source)
-            with run_folder(folder, seen, state, emit) as tell:
+            own = goes_on(folder, start)
+            with run_folder(folder, seen, state, emit, keep=own) as tell:
                 if is_first_rank():
                     inbox.watch(folder.path)
                 with failures.in_words(config):
@@ -110,20 +110,28 @@ def opening_state(folder: RunFolder, start: Start, emit: Emit) -> State | None:
     Raises:
         StateError: something was trained under this name already, or the state asked for cannot be read.
     """
-    from trainer.checkpoints import load_state, newest_state
+    from trainer.checkpoints import load_newest, load_state
 
-    if start.resume and start.resume != "auto":
-        return load_state(Path(start.resume))
-    if start.resume:
-        path = newest_state(folder.state, lambda text: emit(events.Warned(message=text)))
-        return load_state(path) if path else None
+    state = None
+    if start.resume == "auto":
+        state = load_newest(folder.state, lambda text: emit(events.Warned(message=text)))
+    elif start.resume:
+        state = load_state(Path(start.resume))
+    own = state is not None and goes_on(folder, start)
+    # A run killed before its first state left no more than its log and what it saved since.
+    begun = start.resume == "auto" and folder.events.exists()
     # The first rank may have begun already when another looks.
-    if folder.exists() and not start.overwrite and is_first_rank():
+    if folder.exists() and not (own or begun or start.overwrite) and is_first_rank():
         raise StateError(
             f"output_name: {folder.output_name!r} was trained already in {str(folder.output_dir)!r}.",
             "Add --resume auto to go on, --overwrite to begin anew, or choose another output_name.",
         )
-    return None
+    return state
+
+
+def goes_on(folder: RunFolder, start: Start) -> bool:
+    """True where what is to be resumed is this folder's own run, and not one from elsewhere under a new name."""
+    return start.resume == "auto" or Path(start.resume).resolve().parent == folder.state.resolve()
 
 
 def _tell_changes(folder: RunFolder, start: Start, state: State, seen: Outline, emit: Emit) -> None:
@@ -133,7 +141,7 @@ def _tell_changes(folder: RunFolder, start: Start, state: State, seen: Outline, 
         StateError: the state does not fit the settings.
     """
     step, settings = state.position.step, state.position.settings
-    own = start.resume == "auto"
+    own = goes_on(folder, start)
     earlier = resumption.read_earlier(folder, step, settings) if own else resumption.Earlier(step, settings)
     found = resumption.compare(earlier, seen.config, seen.plan, seen.report)
     found.check()
@@ -143,10 +151,10 @@ def _tell_changes(folder: RunFolder, start: Start, state: State, seen: Outline, 
 
 
 @contextmanager
-def run_folder(folder: RunFolder, seen: Outline, state: State | None, emit: Emit) -> Iterator[Emit]:
+def run_folder(folder: RunFolder, seen: Outline, state: State | None, emit: Emit, *, keep: bool) -> Iterator[Emit]:
     """Make and lock the run's folder, write what belongs there, and yield an emitter that also logs.
 
-    Of several ranks only the first writes and tells.
+    `keep` says that what is there is of the run that `state` is of. Of several ranks only the first writes and tells.
     """
     if not is_first_rank():
         yield emit
@@ -156,7 +164,7 @@ def run_folder(folder: RunFolder, seen: Outline, state: State | None, emit: Emit
     board = Board()
     logs: list[JsonLines | sinks.TensorBoard] = []
     try:
-        _open_books(folder, state)
+        _open_books(folder, state if keep else None)
         save_config(seen.config, folder.config)
         write_text(folder.dataset, json.dumps(seen.report.to_json(), indent=1))
         logs.append(JsonLines(folder.events))
@@ -181,9 +189,12 @@ def run_folder(folder: RunFolder, seen: Outline, state: State | None, emit: Emit
 
 def _open_books(folder: RunFolder, state: State | None) -> None:
     """Leave in the folder only what happened up to the step that the run begins after, and no half-written file."""
-    for torn in folder.output_dir.glob(f".{glob.escape(folder.output_name)}*.tmp"):
+    from trainer.checkpoints import remove_after
+
+    for torn in folder.half_written():
         torn.unlink()
     if state:
+        remove_after(folder.state, state.position.step)
         cut_events(folder.events, state.position.step)
         told = {event.path for event in read_events(folder.events) if isinstance(event, events.SampleReady)}
         for picture in folder.samples.glob("*.png"):

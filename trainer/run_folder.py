@@ -13,7 +13,9 @@ Torch-free: the window lists past runs from it.
 
 from __future__ import annotations
 
+import re
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from filelock import FileLock, Timeout
 from trainer import events
 from trainer.errors import StateError
 from trainer.event_log import earlier_files, parsed, read_lines
-from trainer.plan import final_name
+from trainer.plan import LORA_SUFFIX, final_name
 
 RUN_SUFFIX = ".run"
 
@@ -111,8 +113,9 @@ class RunFolder:
             raise self._cannot_write(error) from error
 
     def _cannot_write(self, error: OSError) -> StateError:
+        where = error.filename or self.output_dir
         return StateError(
-            f"output_dir: cannot write to {str(self.output_dir)!r} ({error.strerror or error}).",
+            f"output_dir: cannot write to {str(where)!r} ({error.strerror or error}).",
             "Choose a folder that you may write to, or free disk space.",
         )
 
@@ -133,8 +136,20 @@ class RunFolder:
         return lock
 
     def exists(self) -> bool:
-        """True when an earlier run left a LoRA or a run folder with events under this name."""
-        return self.lora.exists() or self.events.exists()
+        """True when anything was trained under this name: a LoRA, finished or not, or a run's log, state or sample."""
+        own = (self.events, self.lora, *self.state.glob("*"), *self.samples.glob("*"))
+        return any(path.exists() for path in own) or any(self._files(""))
+
+    def half_written(self) -> Iterator[Path]:
+        """Yield what a LoRA was being written to when the run was killed."""
+        return self._files(r"\.\d+\.tmp", before=r"\.")
+
+    def _files(self, after: str, *, before: str = "") -> Iterator[Path]:
+        """Yield the files in `output_dir` that have a LoRA's name of this run, with something around it."""
+        name = re.escape(self.output_name) + r"(-\d{6,}|-step\d{8,})?" + re.escape(LORA_SUFFIX)
+        pattern = re.compile(before + name + after)
+        if self.output_dir.is_dir():
+            yield from (path for path in self.output_dir.iterdir() if pattern.fullmatch(path.name))
 
 
 def next_free_name(output_dir: Path, output_name: str) -> str:

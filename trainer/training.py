@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from trainer import events, failures, ranks
+from trainer import checkpoints, events, failures, ranks
 from trainer.adapters.lora.layers import Adapter
 from trainer.checkpoints import Position, State
 from trainer.commands import Command, Inbox
@@ -41,6 +41,9 @@ AVERAGE_LIMIT = 10_000
 
 _SESSION_IDS = 2**32
 """sd-scripts draws ss_session_id from this range."""
+
+_MOMENTS = frozenset({"exp_avg", "exp_avg_sq", "state1", "state2"})
+"""Names under which torch, pytorch-optimizer and bitsandbytes keep averages of a parameter's shape."""
 
 SKIPPED_LIMIT = 20
 """Steps in a row without a finite gradient after which going on is pointless."""
@@ -83,6 +86,7 @@ class Training:
     suspects: Counter[str] = field(default_factory=Counter)
     seconds_before: float = 0.0
     began: float = field(default_factory=time.time)
+    clock: float = field(default_factory=time.monotonic)
     ending: Command | None = None
 
     @property
@@ -124,7 +128,7 @@ class Training:
     @property
     def seconds(self) -> float:
         """Seconds trained, earlier sittings of a resumed run included."""
-        return self.seconds_before + time.time() - self.began
+        return self.seconds_before + time.monotonic() - self.clock
 
     @cached_property
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -280,11 +284,19 @@ class Training:
         return State(position, {name: tensor.cpu() for name, tensor in self.adapter.tensors().items()}, trained)
 
     def restore(self, state: State) -> None:
-        """Continue from a state. The reverse of `state`."""
+        """Continue from a state. The reverse of `state`.
+
+        Raises:
+            StateError: it is none of this optimizer, whose settings it claims to be of.
+        """
         self.adapter.load(state.adapter)
         fresh = [dict(group) for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(state.trained["optimizer"])
-        self.schedule.load_state_dict(state.trained["schedule"])
+        try:
+            self.optimizer.load_state_dict(state.trained["optimizer"])
+            self.schedule.load_state_dict(state.trained["schedule"])
+            _check_moments(self.optimizer.state)
+        except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+            raise checkpoints.unfit(error) from error
         self._apply_settings(fresh, state.position.settings)
         if self.accelerator.scaler and state.trained["scaler"]:
             self.accelerator.scaler.load_state_dict(state.trained["scaler"])
@@ -305,6 +317,14 @@ class Training:
             group.update({name: new[name] for name in (*names, "initial_lr") if name in new})
             group["lr"] = new["initial_lr"] * factor(schedule.last_epoch)
         schedule._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+
+def _check_moments(states: Mapping[Tensor, Mapping[str, Any]]) -> None:
+    """See that averages over gradients, of which optimizers have one or two, are as large as the parameter."""
+    for parameter, state in states.items():
+        for name in _MOMENTS & state.keys():
+            if state[name].shape != parameter.shape:
+                raise ValueError(f"{name} is {tuple(state[name].shape)} for a matrix of {tuple(parameter.shape)}")
 
 
 def memory_in_use(device: torch.device) -> int:

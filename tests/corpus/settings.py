@@ -48,7 +48,7 @@ WRONG_VALUES: dict[str, tuple[str, ...]] = {
     "max_data_loader_n_workers": ("-1", "100000"),
     "train_data_dir": ('"a\\u0000b"', "1", "[]", '""'),
     "pretrained_model_name_or_path": ('"a\\u0000b"', "1", '""', '"' + "m" * 5000 + '"'),
-    "output_dir": ('"a\\u0000b"', "1", '"' + "o" * 5000 + '"'),
+    "output_dir": ('"a\\u0000b"', '"a\\nb"', "1", '"' + "o" * 5000 + '"'),
     "network_weights": ('"a\\u0000b.safetensors"', '"gone.safetensors"', '"/dev/zero"'),
     "sample_prompts": ('"gone.txt"', '"a\\u0000b.txt"', '"a cat --ss teleport"', "1"),
     "logging_dir": ("1",),

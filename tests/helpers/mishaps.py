@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import signal
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -27,7 +29,7 @@ _M_MMAP_THRESHOLD = -3
 
 @dataclass(frozen=True)
 class Mishap:
-    """What happens to a run after `step`; the keys of `MISHAPS`."""
+    """What happens to a run after `step` (0: before it begins); the keys of `MISHAPS`."""
 
     kind: str
     step: int
@@ -81,6 +83,21 @@ def _no_cache(settings: Mapping[str, object]) -> None:
     shutil.rmtree(Path(str(settings["output_dir"])) / "latent_cache")
 
 
+def _no_drive(settings: Mapping[str, object]) -> None:
+    output = Path(str(settings["output_dir"]))
+    output.rename(output.with_name(f"{output.name}.away"))
+
+
+def _held(settings: Mapping[str, object]) -> None:
+    """Be stopped by the system, as by Ctrl+Z, and let go by a child a moment later."""
+    stopped = os.getpid()
+    if os.fork() == 0:
+        time.sleep(0.5)
+        os.kill(stopped, signal.SIGCONT)
+        os._exit(0)
+    os.kill(stopped, signal.SIGSTOP)
+
+
 MISHAPS: Mapping[str, Callable[[Mapping[str, object]], None]] = {
     "no memory": _no_memory,
     "little memory": _little_memory,
@@ -89,6 +106,10 @@ MISHAPS: Mapping[str, Callable[[Mapping[str, object]], None]] = {
     "no pictures": _no_pictures,
     "no permission": _no_permission,
     "no cache": _no_cache,
+    "no drive": _no_drive,
+    "held for a moment": _held,
+    "ordinary rights": lambda settings: drop_powers(),
+    "nothing": lambda settings: None,
 }
 
 
@@ -106,7 +127,7 @@ def drop_powers() -> None:
         ctypes.CDLL(None, use_errno=True).capset(header, nothing)
 
 
-def run_and_suffer(settings: Mapping[str, object], mishap: Mishap, answer: Connection) -> None:
+def run_and_suffer(settings: Mapping[str, object], mishap: Mishap, answer: Connection, resume: str) -> None:
     """Train in this process, which is meant to be a child of its own; an error goes to `answer`."""
     from trainer.run import Start, train
 
@@ -116,8 +137,10 @@ def run_and_suffer(settings: Mapping[str, object], mishap: Mishap, answer: Conne
         if isinstance(event, events.StepDone) and event.step == mishap.step:
             MISHAPS[mishap.kind](settings)
 
+    if mishap.step == 0:
+        MISHAPS[mishap.kind](settings)
     try:
-        train(load_config(overrides=settings), emit=watch, start=Start())
+        train(load_config(overrides=settings), emit=watch, start=Start(resume=resume))
     except TrainerError as error:
         answer.send({"kind": type(error).__name__, "message": error.message, "remedy": error.remedy})
         raise SystemExit(1) from None
@@ -126,21 +149,21 @@ def run_and_suffer(settings: Mapping[str, object], mishap: Mishap, answer: Conne
 class MishapServer(RunServer):
     """Starts such runs in children of a process that has imported torch already."""
 
-    def suffer(self, settings: Mapping[str, object], mishap: Mishap) -> dict[str, str]:
+    def suffer(self, settings: Mapping[str, object], mishap: Mishap, resume: str = "") -> dict[str, str]:
         """Run into a mishap; return the error's kind, message and remedy."""
-        code, told = self._meet(settings, mishap)
+        code, told = self._meet(settings, mishap, resume)
         assert code == 1, f"exit code {code}: no error, or one that is not the program's own"
         assert told
         return told
 
-    def endure(self, settings: Mapping[str, object], mishap: Mishap) -> None:
+    def endure(self, settings: Mapping[str, object], mishap: Mishap, resume: str = "") -> None:
         """Run to the end in spite of a mishap."""
-        code, told = self._meet(settings, mishap)
+        code, told = self._meet(settings, mishap, resume)
         assert code == 0, told
 
-    def _meet(self, settings: Mapping[str, object], mishap: Mishap) -> tuple[int, dict[str, str] | None]:
+    def _meet(self, settings: Mapping[str, object], mishap: Mishap, resume: str) -> tuple[int, dict[str, str] | None]:
         mine, its = self.context.Pipe(duplex=False)
-        process = self.context.Process(target=run_and_suffer, args=(dict(settings), mishap, its))
+        process = self.context.Process(target=run_and_suffer, args=(dict(settings), mishap, its, resume))
         process.start()
         process.join(timeout=300)
         if process.is_alive():
