@@ -92,7 +92,7 @@ def main(arguments: Sequence[str]) -> int:
 def door(arguments: Sequence[str]) -> tuple[str, list[str], frozenset[str]]:
     """Which module the arguments ask for, what it is told, and which extras of pyproject.toml it needs."""
     if not arguments or arguments[0].startswith("-"):
-        return "kohya_gui.app", list(arguments), frozenset()
+        return "kohya_gui", list(arguments), frozenset()
     if arguments[0] == "test":
         return "pytest", [*TEST_OPTIONS, *arguments[1:]], frozenset({"test"})
     return "trainer", list(arguments), frozenset()

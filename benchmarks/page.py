@@ -24,7 +24,8 @@ IMPORT = "import gradio"
 
 FIRST_PAGE = """
 import sys, urllib.request
-from kohya_gui import app
+from kohya_gui.__main__ import load
+app = load()
 given = app.parser().parse_args(["--no-browser", "--presets", sys.argv[1], "--port", sys.argv[2]])
 session = app.make_session([], given.presets)
 page = app.Page(session)

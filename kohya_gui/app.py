@@ -1,6 +1,6 @@
 """Starts the page: arguments, password, the guard before every route, the server.
 
-    python -m kohya_gui.app [--host NAME] [--port NUMBER] [--share] [--no-browser] [--allow FOLDER ...]
+    python -m kohya_gui [--host NAME] [--port NUMBER] [--share] [--no-browser] [--allow FOLDER ...]
 
 Listening beyond this computer needs a password, from the variable TRAINER_PASSWORD or asked for at the terminal.
 """
@@ -190,7 +190,3 @@ def say(text: str) -> None:
     """Talk to the person who started the program."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

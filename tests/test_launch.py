@@ -270,7 +270,7 @@ def test_without_install_nothing_is_made(checkout: Checkout, tmp_path: Path) -> 
 
 
 def test_page_is_opened_with_its_options(checkout: Checkout) -> None:
-    page = checkout.folder / "kohya_gui" / "app.py"
+    page = checkout.folder / "kohya_gui" / "__main__.py"
     page.parent.mkdir()
     page.write_text(ENGINE)
     try:

@@ -118,7 +118,7 @@ def test_a_wrong_password_is_refused_and_the_right_one_opens(apps: tuple[App, Ap
 
 
 def test_listening_to_others_without_a_password_is_refused() -> None:
-    command = [sys.executable, "-m", "kohya_gui.app", "--no-browser", "--host", "0.0.0.0"]
+    command = [sys.executable, "-m", "kohya_gui", "--no-browser", "--host", "0.0.0.0"]
     ended = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=PROJECT, timeout=120, check=False
     )

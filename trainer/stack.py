@@ -23,7 +23,7 @@ def load() -> None:
     with _LOADING:
         if _LOADED.is_set():
             return
-        with _garbage_left_alone():
+        with garbage_left_alone():
             if find_spec("bitsandbytes"):
                 with _nothing_compiled():
                     import_module("bitsandbytes")
@@ -33,7 +33,7 @@ def load() -> None:
 
 
 @contextmanager
-def _garbage_left_alone() -> Iterator[None]:
+def garbage_left_alone() -> Iterator[None]:
     """Keep the garbage collector from looking through what is being imported, then and later.
 
     Thousands of modules make millions of objects, which stay to the end. The collector would go through all of them

@@ -61,7 +61,7 @@ def start_app(folder: Path, own: Path, *arguments: str, password: str = "", wait
     """Start the page in `folder`, with presets in `own`, and return when it answers."""
     port = free_port()
     log = folder / f"app-{port}.log"
-    command = [sys.executable, "-P", "-m", "kohya_gui.app", "--no-browser", "--port", str(port)]
+    command = [sys.executable, "-P", "-m", "kohya_gui", "--no-browser", "--port", str(port)]
     command += ["--allow", str(folder), "--presets", str(own), *arguments]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     environment |= {"HOME": str(folder), "TRAINER_PASSWORD": password, "GRADIO_TEMP_DIR": str(folder / "gradio")}
