@@ -49,11 +49,12 @@ _FILE_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 _TRAINED = "This version trains " + " and ".join(family.title for family in FAMILIES.values()) + "."
 
 
-def recognise(source: str | Path) -> Recognition:
+def recognise(source: str | Path, assumed: str = "") -> Recognition:
     """Say which family a checkpoint belongs to, from its header alone (milliseconds, no torch, no network).
 
     Args:
         source: a .safetensors or .ckpt in the original layout, a diffusers folder, or a hub id such as "user/name".
+        assumed: the family of a hub id of which nothing is in the cache yet.
 
     Raises:
         ModelError: nothing is there, it is damaged, or it is not a base model that this version trains; the text
@@ -68,7 +69,7 @@ def recognise(source: str | Path) -> Recognition:
         cached = cached_descriptions(text)
         if cached is not None:
             return replace(_recognise_folder(cached), form=HUB, source=text)
-        family = next(iter(FAMILIES.values()))
+        family = FAMILIES.get(assumed, next(iter(FAMILIES.values())))
         return Recognition(family.name, HUB, text, family.configs)
     return _recognise_file(path)
 
@@ -91,7 +92,8 @@ def recognise_chosen(config: TrainingConfig) -> Recognition:
         ModelError: as `recognise`; or there is no VAE in the model or in the file that the setting `vae` names.
         ConfigError: `model_family` is another family than the model's.
     """
-    recognition, wanted = recognise(config.model.pretrained_model_name_or_path), config.model.model_family
+    wanted = config.model.model_family
+    recognition = recognise(config.model.pretrained_model_name_or_path, assumed=wanted)
     if wanted not in ("auto", recognition.family):
         title = FAMILIES[recognition.family].title
         message = f'{wanted!r} is not what {recognition.source} is: a {title} model. Set model_family to "auto".'
@@ -148,7 +150,7 @@ def load(
     recognition = recognise_chosen(config)
     if recognition.form == HUB:
         components = FAMILIES[recognition.family].weighty
-        recognition = _recognise_folder(download(recognition.source, components))
+        recognition = _recognise_folder(download(recognition.source, components, progress))
     return FAMILIES[recognition.family].load(recognition, config, device=device, dtype=dtype, progress=progress)
 
 
