@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from safetensors.torch import save
 from trainer.config import TrainingConfig
 from trainer.data.batches import Example
 from trainer.data.pictures import RESAMPLING, load_pixels
+from trainer.data.remembered import WORTH, Remembered
 from trainer.errors import DataError
 from trainer.files import replacing, sha256_of
 
@@ -41,6 +42,7 @@ HASHING = "reading pictures"
 ENCODING = "caching latents"
 
 _FORMAT = "latents/1"
+_CONTENTS = "sha256"
 _THREADS = 4
 _AHEAD = 2
 """Batches that are decoded while the VAE works on another."""
@@ -130,13 +132,7 @@ class LatentCache:
 
     def _name_entries(self, examples: Sequence[Example], vae_key: str, report: Progress) -> list[_Item]:
         """Return each distinct entry once, sorted by bucket; remember which example has which."""
-        contents: dict[Path, str] = {}
-        paths = list(dict.fromkeys(example.picture.path for example in examples))
-        report(HASHING, 0, len(paths))
-        with _threads() as threads:
-            for path, content in zip(paths, threads.map(_content, paths), strict=True):
-                contents[path] = content
-                report(HASHING, len(contents), len(paths))
+        contents = _contents(list(dict.fromkeys(example.picture.path for example in examples)), report)
         items: dict[str, _Item] = {}
         for index, example in enumerate(examples):
             for flipped in (False, True) if self.flip else (False,):
@@ -223,9 +219,32 @@ def _digest(*tensors: torch.Tensor) -> str:
     return digest.hexdigest()
 
 
-def _content(path: Path) -> str:
+def _contents(paths: Sequence[Path], report: Progress) -> dict[Path, str]:
+    """Return the sha256 of every picture's bytes; in large folders, files that have not changed are not read again."""
+    folders = Counter(path.parent for path in paths)
+    known = {folder: Remembered(_CONTENTS, folder) for folder, count in folders.items() if count >= WORTH}
+    found: dict[Path, str] = {}
+    report(HASHING, 0, len(paths))
+    with _threads() as threads:
+        for path, content in zip(paths, threads.map(lambda path: _content(path, known), paths), strict=True):
+            found[path] = content
+            report(HASHING, len(found), len(paths))
+    for remembered in known.values():
+        remembered.save()
+    return found
+
+
+def _content(path: Path, known: Mapping[Path, Remembered]) -> str:
+    remembered = known.get(path.parent)
     try:
-        return sha256_of(path)
+        if remembered is None:
+            return sha256_of(path)
+        state = path.stat()
+        content = remembered.get(path.name, state)
+        if content is None:
+            content = sha256_of(path)
+            remembered.put(path.name, state, content)
+        return content
     except OSError as error:
         raise DataError(
             f"train_data_dir: the picture {path} cannot be read: {error.strerror}.",

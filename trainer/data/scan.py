@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import PIL
 from PIL import Image
 
 from trainer.config import TrainingConfig
 from trainer.data.headers import EXTENSIONS, FOREIGN_EXTENSIONS, UNREADABLE, read_size
+from trainer.data.remembered import WORTH, Remembered
 from trainer.data.report import DatasetReport, Folder, Picture
-from trainer.data.sizes import WORTH, KnownSizes
 from trainer.errors import ConfigError, DataError, Problem
 
 Progress = Callable[[str, int, int], None]
@@ -30,6 +31,7 @@ PHASE = "scanning pictures"
 
 _REPEATS = re.compile(r"\s*(\d+)\s*(?:_(.*))?", re.DOTALL)
 _FALLBACK_EXTENSION = {".caption": ".txt"}
+_SIZES = f"sizes, Pillow {PIL.__version__}"
 _NAMED = 20
 """A notice about many files names this many of them."""
 
@@ -77,7 +79,7 @@ def scan(config: TrainingConfig, progress: Progress | None = None) -> DatasetRep
     folders, done = [], 0
     for source in sources:
         pictures = []
-        sizes = KnownSizes(source.path) if len(source.files) >= WORTH else None
+        sizes = Remembered(_SIZES, source.path) if len(source.files) >= WORTH else None
         for name in source.files:
             if progress:
                 progress(PHASE, done, total)
@@ -213,16 +215,16 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 
 def _read_picture(
-    source: _Source, name: str, config: TrainingConfig, findings: _Findings, sizes: KnownSizes | None
+    source: _Source, name: str, config: TrainingConfig, findings: _Findings, sizes: Remembered | None
 ) -> Picture | None:
     path = source.path / name
     try:
         state = os.stat(path)
-        size = sizes.get(name, state) if sizes else None
+        size = _size_in(sizes.get(name, state)) if sizes else None
         if size is None:
             size = read_size(path)
             if sizes:
-                sizes.put(name, state, size)
+                sizes.put(name, state, f"{size[0]}x{size[1]}")
     except UNREADABLE as error:
         findings.unreadable.append((path, _reason(path, error)))
         return None
@@ -234,6 +236,12 @@ def _read_picture(
         bytes=state.st_size,
         caption_missing=caption is None,
     )
+
+
+def _size_in(text: str | None) -> tuple[int, int] | None:
+    """Return the width and height that are written as 64x48."""
+    width, _, height = (text or "").partition("x")
+    return (int(width), int(height)) if width.isdecimal() and height.isdecimal() else None
 
 
 def _reason(path: Path, error: BaseException) -> str:

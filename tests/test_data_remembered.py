@@ -1,4 +1,4 @@
-"""Sizes remembered between scans: only new and changed pictures are opened, and nothing stale is believed."""
+"""What is remembered of pictures: only new and changed ones are opened again, and nothing stale is believed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.pictures import data_config, write_picture
+from trainer.data import cache as caching
+from trainer.data import remembered
 from trainer.data import scan as scanning
-from trainer.data import sizes
+from trainer.data.batches import examples
+from trainer.data.cache import LatentCache
 from trainer.data.report import DatasetReport
 from trainer.data.scan import scan
 from trainer.files import CACHE_VARIABLE, cache_folder
@@ -31,7 +34,7 @@ def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Opened:
 
     monkeypatch.setattr(scanning, "read_size", read_size)
     monkeypatch.setattr(scanning, "WORTH", 3)
-    monkeypatch.setattr(sizes, "_SETTLED", -(10**9))
+    monkeypatch.setattr(remembered, "_SETTLED", -(10**9))
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     return names
 
@@ -86,7 +89,7 @@ def test_a_change_that_keeps_length_and_time_is_seen(tmp_path: Path, opened: Ope
 def test_what_was_written_a_moment_ago_is_opened_again(
     tmp_path: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sizes, "_SETTLED", 10**12)
+    monkeypatch.setattr(remembered, "_SETTLED", 10**12)
     data = folder(tmp_path)
     look(data, opened)
     assert len(look(data, opened)[1]) == 4
@@ -117,7 +120,7 @@ def test_unreadable_pictures_are_looked_at_each_time(tmp_path: Path, opened: Ope
 def test_a_damaged_index_is_not_believed(tmp_path: Path, opened: Opened, damage: Callable[[str], str]) -> None:
     data = folder(tmp_path)
     first, _ = look(data, opened)
-    (index,) = (tmp_path / "cache" / "sizes").iterdir()
+    (index,) = (tmp_path / "cache" / "pictures").iterdir()
     index.write_text(damage(index.read_text()))
     again, seen = look(data, opened)
     assert len(seen) == 4
@@ -127,6 +130,31 @@ def test_a_damaged_index_is_not_believed(tmp_path: Path, opened: Opened, damage:
 def test_a_cache_that_cannot_be_written_does_not_stop_a_scan(tmp_path: Path, opened: Opened) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
     assert len(look(folder(tmp_path), opened)[0].folders[0].pictures) == 4
+
+
+def test_only_new_and_changed_pictures_are_read_to_find_their_latents(
+    tmp_path: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caching, "WORTH", 3)
+    read, sha256_of = [], caching.sha256_of
+    monkeypatch.setattr(caching, "sha256_of", lambda path: (read.append(path.name), sha256_of(path))[1])
+    data = folder(tmp_path)
+
+    def filled() -> tuple[LatentCache, list[str]]:
+        read.clear()
+        config = data_config(data, resolution="64,64", min_bucket_reso=64, bucket_no_upscale=False)
+        cache = LatentCache(tmp_path / "latents")
+        cache.fill(examples(scan(config), config), lambda pixels: (pixels[:, :, ::8, ::8],) * 2, "vae")
+        return cache, list(read)
+
+    first, all_of_them = filled()
+    again, none = filled()
+    assert len(all_of_them) == 4 and none == []
+    assert all(again.get(index)[0].equal(first.get(index)[0]) for index in range(4))
+    write_picture(data / "1.png", (41, 24), 9)
+    changed, one = filled()
+    assert one == ["1.png"]
+    assert [changed.get(index)[0].equal(first.get(index)[0]) for index in range(4)] == [True, False, True, True]
 
 
 def test_small_folders_leave_nothing_behind(tmp_path: Path, opened: Opened) -> None:
