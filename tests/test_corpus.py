@@ -98,6 +98,26 @@ def test_values_that_a_setting_cannot_have(
             assert key in printed or key in NAMED_BY_THEIR_FILE, value
 
 
+@pytest.mark.parametrize("key", settings.WRONG_VALUES)
+def test_values_that_a_setting_cannot_have_on_the_command_line(
+    ground: tuple[Path, Path], tmp_path: Path, capsys: Capture, key: str
+) -> None:
+    """But a bare 1, which a shell leaves of "1": there it is a text where one is wanted."""
+    path = write_run(ground, tmp_path)
+    for value in set(settings.WRONG_VALUES[key]) - {"1"}:
+        with refusal(tmp_path, capsys) as judge:
+            printed = judge(main(["train", str(path), "--check", "--set", f"{key}={value}"]))
+            assert key in printed or key in NAMED_BY_THEIR_FILE, value
+
+
+def test_a_byte_order_mark_as_some_editors_write_it_does_no_harm(
+    ground: tuple[Path, Path], tmp_path: Path, capsys: Capture
+) -> None:
+    path = write_run(ground, tmp_path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert main(["train", str(path), "--check"]) == COMPLETED, capsys.readouterr().err
+
+
 @pytest.mark.parametrize("setting", ["pretrained_model_name_or_path", "network_weights"])
 @pytest.mark.parametrize("content", models.BYTES.values(), ids=models.BYTES)
 def test_model_files_that_lie(
@@ -164,6 +184,18 @@ def test_bad_pictures_are_named_beside_good_ones(ground: tuple[Path, Path], tmp_
     printed = capsys.readouterr().out
     assert "Pictures: 1" in printed
     assert all(name in printed for name in list(pictures.BYTES)[:15])
+
+
+@pytest.mark.parametrize("no_upscale", [True, False])
+def test_odd_pictures_are_trained(ground: tuple[Path, Path], tmp_path: Path, capsys: Capture, no_upscale: bool) -> None:
+    folder = tmp_path / "train" / "1_cat"
+    folder.mkdir(parents=True)
+    for name, content in pictures.ODD.items():
+        (folder / name).write_bytes(content)
+    path = write_run((ground[0], tmp_path), tmp_path, bucket_no_upscale=no_upscale, max_train_steps=3)
+    assert main(["train", str(path), "--check"]) == COMPLETED
+    assert f"Pictures: {len(pictures.ODD)};" in capsys.readouterr().out
+    assert main(["train", str(path)]) == COMPLETED, capsys.readouterr().err
 
 
 @posix

@@ -54,6 +54,28 @@ BYTES: dict[str, bytes] = {
 """File name -> bytes, none of which is a picture that can be trained on."""
 
 
+def frames(kind: str) -> bytes:
+    """Return four pictures in one file."""
+    first, *others = (Image.effect_noise((64, 48), 60).convert("RGB") for _ in range(4))
+    stream = io.BytesIO()
+    first.save(stream, kind, save_all=True, append_images=others)
+    return stream.getvalue()
+
+
+ODD: dict[str, bytes] = {
+    "one pixel.png": encoded("PNG", (1, 1)),
+    "a line.png": encoded("PNG", (30_000, 2)),
+    "a column.png": encoded("PNG", (2, 30_000)),
+    "moving.gif": frames("GIF"),
+    "moving.webp": frames("WEBP"),
+    "moving.png": frames("PNG"),
+    "pages.tiff": frames("TIFF"),
+    "really a jpeg.png": encoded("JPEG"),
+    "without ending.jpeg.bmp": encoded("BMP"),
+}
+"""File name -> bytes of a picture that is unusual, and trained like any other; of several frames the first."""
+
+
 def _loop(folder: Path) -> None:
     (folder / "loop.png").symlink_to(folder / "loop.png")
 
