@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from tests.helpers.checkpoints import tiny_sd15
+from tests.helpers.families import TINY
 from tests.helpers.pictures import write_picture
 from tests.helpers.runs import logged, tiny_config, write_dataset
 from trainer import events, train
-from trainer.config import TrainingConfig, to_flat
+from trainer.config import TrainingConfig, load_config, to_flat
 from trainer.errors import StateError
 from trainer.outline import outline
-from trainer.resumption import DATA, FIXED, FREE, SCHEDULE, Earlier, Resumption, compare, look_ahead
+from trainer.resumption import BEGINNING, DATA, FIXED, FREE, SCHEDULE, Earlier, Resumption, compare, look_ahead
 from trainer.run import Start
 from trainer.run_folder import RunFolder
 
@@ -40,7 +41,7 @@ def compared(
 
 
 def test_every_key_is_of_one_kind_and_known() -> None:
-    kinds = (FREE, FIXED, SCHEDULE, DATA)
+    kinds = (FREE, FIXED, BEGINNING, SCHEDULE, DATA)
     every = [key for kind in kinds for key in kind]
     assert len(every) == len(set(every))
     assert set(every) <= to_flat(TrainingConfig()).keys()
@@ -98,6 +99,17 @@ def test_more_pictures_are_said(ground: tuple[Path, Path], tmp_path: Path) -> No
     ]
 
 
+def test_another_lora_to_begin_from_says_nothing_to_a_run_that_goes_on(
+    ground: tuple[Path, Path], tmp_path: Path
+) -> None:
+    seen = outline(config_of(ground, tmp_path))
+    earlier = Earlier(6, {**to_flat(seen.config), "network_weights": "a"}, seen.plan.total_steps)
+    changes = compare(earlier, seen.config, seen.plan, seen.report).changes
+    assert [change.text for change in changes] == [
+        "network_weights a -> not set: without effect, the state's matrices count."
+    ]
+
+
 def test_a_run_goes_on_with_changes_as_was_said(tmp_path: Path) -> None:
     """Two steps at a small rate, then two at ten times that and a picture more; the window could have asked first."""
     ground = tiny_sd15(tmp_path), write_dataset(tmp_path / "data")
@@ -133,3 +145,27 @@ def test_what_does_not_fit_is_refused_and_leaves_the_run_alone(ground: tuple[Pat
     with pytest.raises(StateError, match="network_dim 4 -> 8"):
         train(other, emit=lambda event: None, start=Start(resume="auto"))
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_model_of_another_family_is_refused_and_leaves_the_run_alone(
+    ground: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Both are recognised by their files, so that no setting says it."""
+    config = config_of(ground, tmp_path / "out", max_train_epochs=None, max_train_steps=1, network_train_unet_only=True)
+    train(config, emit=lambda event: None)
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    model = TINY["sdxl"].write_file(tmp_path / "sdxl.safetensors")
+    other = load_config(overrides={**to_flat(config), "pretrained_model_name_or_path": str(model)})
+    with pytest.raises(StateError, match="does not fit this model and network: lora_unet_"):
+        train(other, emit=lambda event: None, start=Start(resume="auto"))
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+
+
+def test_a_run_with_ranks_from_a_file_goes_on(ground: tuple[Path, Path], tmp_path: Path) -> None:
+    train(config_of(ground, tmp_path, max_train_epochs=None, max_train_steps=1), emit=lambda event: None)
+    weights = {"network_weights": str(tmp_path / "tiny.safetensors"), "dim_from_weights": True, "network_dim": 16}
+    settings = {"max_train_epochs": None, "output_name": "second", **weights}
+    train(config_of(ground, tmp_path, **settings, max_train_steps=2), emit=lambda event: None)
+    told: list[events.Event] = []
+    train(config_of(ground, tmp_path, **settings, max_train_steps=3), emit=told.append, start=Start(resume="auto"))
+    assert [event.step for event in told if isinstance(event, events.StepDone)] == [3]

@@ -7,7 +7,7 @@ only mean that the run is no longer the one that was begun; and some cannot be, 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +68,9 @@ FIXED = frozenset(
     }
 )
 """Settings that decide what a state holds: with others it does not fit."""
+
+BEGINNING = frozenset({"network_weights"})
+"""Settings that only a run which begins anew reads."""
 
 SCHEDULE = frozenset(
     {
@@ -154,6 +157,21 @@ class Resumption:
                 f"resume: {' '.join(self.obstacles)}",
                 "Set these back to resume, or train under another output_name; network_weights takes a LoRA to begin "
                 "from.",
+            )
+
+
+def check_layers(saved: Mapping[str, Sequence[int]], wanted: Mapping[str, Sequence[int]]) -> None:
+    """Compare the shapes of a state's matrices, by kohya key, with those that the settings make of the model.
+
+    Raises:
+        StateError: they differ, as with the checkpoint of another family.
+    """
+    for name in (*wanted, *saved):
+        if tuple(saved.get(name, ())) != tuple(wanted.get(name, ())) or (name in saved) != (name in wanted):
+            was, would_be = (list(each[name]) if name in each else "not there" for each in (saved, wanted))
+            raise StateError(
+                f"resume: the state does not fit this model and network: {name} is {was}, and would be {would_be}.",
+                "Set pretrained_model_name_or_path and the network's settings back, or choose another output_name.",
             )
 
 
@@ -299,5 +317,7 @@ def _settings(earlier: Earlier, settings: Mapping[str, object], differing: list[
             yield Change("schedule", f"{_was(earlier, settings, key)}.")
         elif key in DATA:
             yield Change("data", f"{_was(earlier, settings, key)}: pictures and noise are another series from here on.")
+        elif key in BEGINNING:
+            yield Change("settings", f"{_was(earlier, settings, key)}: without effect, the state's matrices count.")
         elif key not in FIXED:
             yield Change("settings", f"{_was(earlier, settings, key)}: holds from step {earlier.step + 1} on.")

@@ -145,6 +145,8 @@ def _tell_changes(folder: RunFolder, start: Start, state: State, seen: Outline, 
     earlier = resumption.read_earlier(folder, step, settings) if own else resumption.Earlier(step, settings)
     found = resumption.compare(earlier, seen.config, seen.plan, seen.report)
     found.check()
+    saved = {name: tensor.shape for name, tensor in state.adapter.items()}
+    resumption.check_layers(saved, seen.spec.shapes(seen.targets))
     if not found.exact:
         for line in found.lines():
             emit(events.Warned(message=f"Resuming: {line}"))
