@@ -184,7 +184,13 @@ KINDS: dict[str, dict[str, object]] = {
 """What a run may be; the name's last word chooses the family."""
 
 TWICE = (Kill("renaming", 2), Kill("step", 2, seconds=0.05))
-ENDED_OTHERWISE = (Kill("step", 2, how=signal.SIGTERM), Kill("paused", 7), Kill("sampling", how=signal.SIGTERM))
+ENDED_OTHERWISE = (
+    Kill("caching", how=signal.SIGTERM),
+    Kill("step", 2, how=signal.SIGTERM),
+    Kill("caching", how=signal.SIGTERM),
+    Kill("paused", 7),
+    Kill("sampling", how=signal.SIGTERM),
+)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ Each has a part of every step's micro-batches. All of them must call each functi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -19,9 +20,9 @@ from trainer.failures import is_out_of_memory, reason_of
 
 Value = TypeVar("Value")
 
-LONGEST_WAIT = timedelta(hours=12)
-"""How long a rank waits for another, as while the first makes sample pictures or is paused. That one has died is told
-by its closed connection or by torchrun, not by the clock.
+LONGEST_WAIT = timedelta(hours=2)
+"""How long a rank waits for another, as while the first makes sample pictures or is paused. That a process has died is
+told by its closed connection or by torchrun; the clock is for machines that vanish without a word.
 """
 
 
@@ -35,7 +36,7 @@ def exchange() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or "WORLD_SIZE" not in os.environ:
             raise
         raise RunError(
             f"Another process of this run has ended or cannot be reached ({reason_of(error)}).",
