@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.source import PROJECT
 from trainer import events
 from trainer.errors import StateError
 from trainer.event_log import cut_events, read_events
@@ -49,6 +52,26 @@ def test_past_runs_and_their_ends(tmp_path: Path) -> None:
     (tmp_path / "other.run").mkdir()
     found = {run.folder.output_name: (run.status, run.step, run.total_steps) for run in past_runs(tmp_path)}
     assert found == {"whole": ("finished", 4, 4), "killed": ("interrupted", 3, 4)}
+
+
+LIST_RUNS = """
+import sys
+from pathlib import Path
+from tests.helpers.mishaps import drop_powers
+from trainer.run_folder import past_runs
+drop_powers()
+sys.stdout.write(" ".join(f"{run.folder.output_name}={run.status}" for run in past_runs(Path(sys.argv[1]))))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions of a POSIX system")
+def test_a_log_that_may_not_be_read_does_not_hide_the_other_runs(tmp_path: Path) -> None:
+    write_log(RunFolder(tmp_path, "whole"), started(), done(4))
+    write_log(RunFolder(tmp_path, "secret"), started(), done(4))
+    RunFolder(tmp_path, "secret").events.chmod(0)
+    command = [sys.executable, "-c", LIST_RUNS, str(tmp_path)]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROJECT).stdout
+    assert listed == "whole=interrupted secret=unreadable"
 
 
 def test_one_run_at_a_time(tmp_path: Path) -> None:

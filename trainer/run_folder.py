@@ -163,7 +163,10 @@ def next_free_name(output_dir: Path, output_name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class PastRun:
-    """One run as its folder tells it. `status` is "finished", "stopped", "failed" or "interrupted"."""
+    """One run as its folder tells it.
+
+    `status` is "finished", "stopped", "failed" or "interrupted", or "unreadable" where its log may not be read.
+    """
 
     folder: RunFolder
     status: str
@@ -179,7 +182,10 @@ def past_runs(output_dir: Path) -> tuple[PastRun, ...]:
         for path in output_dir.glob(f"*{RUN_SUFFIX}"):
             folder = RunFolder(output_dir, path.name.removesuffix(RUN_SUFFIX))
             if folder.events.is_file():
-                found.append(_past_run(folder))
+                try:
+                    found.append(_past_run(folder))
+                except OSError:
+                    found.append(PastRun(folder, "unreadable", 0, 0, 0.0))
     return tuple(sorted(found, key=lambda run: run.updated, reverse=True))
 
 
