@@ -26,6 +26,24 @@ def test_the_control_file_is_read_once_and_removed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_control_file_that_is_still_empty_is_taken_later(tmp_path: Path) -> None:
+    """A shell makes the file before it writes to it."""
+    inbox = Inbox()
+    inbox.watch(tmp_path)
+    with open(tmp_path / CONTROL_FILE, "w") as file:
+        assert inbox.take() == []
+        file.write("stop\n")
+    assert inbox.take() == [Command.STOP]
+
+
+def test_a_control_file_that_cannot_be_taken_does_no_harm(tmp_path: Path) -> None:
+    (tmp_path / f"{CONTROL_FILE}.taken" / "in the way").mkdir(parents=True)
+    (tmp_path / CONTROL_FILE).write_text("stop")
+    inbox = Inbox()
+    inbox.watch(tmp_path)
+    assert inbox.take() == []
+
+
 def test_a_control_file_that_is_a_link_is_left_alone(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.write_text("stop")

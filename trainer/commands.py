@@ -76,18 +76,22 @@ class Inbox:
 
 
 def _read_control(path: Path) -> list[Command]:
-    """Read and remove the control file. Only a regular file counts: a link could lead out of the run's folder."""
-    try:
-        if not stat.S_ISREG(os.lstat(path).st_mode):
-            return []
-    except FileNotFoundError:
-        return []
+    """Read and remove the control file. Only a regular file counts: a link could lead out of the run's folder.
+
+    One that is empty, or that the system does not let go of, is still being written: the next look takes it.
+    """
     claimed = path.with_name(f"{path.name}.taken")
-    os.replace(path, claimed)
-    # Between the look and the claim a link may have taken the file's place.
-    with open(claimed, "rb", opener=_without_following) as file:
-        words = file.read(_CONTROL_LIMIT).decode(errors="replace").split()
-    claimed.unlink()
+    try:
+        found = os.lstat(path)
+        if not stat.S_ISREG(found.st_mode) or not found.st_size:
+            return []
+        os.replace(path, claimed)
+        # Between the look and the claim a link may have taken the file's place.
+        with open(claimed, "rb", opener=_without_following) as file:
+            words = file.read(_CONTROL_LIMIT).decode(errors="replace").split()
+        claimed.unlink()
+    except OSError:
+        return []
     known = {command.value for command in Command}
     return [Command(word) for word in words if word in known]
 
