@@ -18,10 +18,11 @@ import toml
 
 from benchmarks.ground import PROJECT
 from benchmarks.options import Options
+from trainer.__main__ import COMPLETED, STOPPED
 from trainer.config import load_config, save_config, to_kohya
 from trainer.families import recognise_chosen
 
-_WARM = 3
+WARM = 3
 _CLIP_FOLDER = "openai_clip-vit-large-patch14"
 """Where sd-scripts looks for its tokenizer inside `tokenizer_cache_dir`."""
 
@@ -51,7 +52,7 @@ class Trial:
     def steps(self) -> list[float]:
         """Seconds of every step but the first few."""
         times = [each[self.clock] for each in self.moments if each["what"] == "step"]
-        return [after - before for before, after in zip(times[_WARM:], times[_WARM + 1 :], strict=False)]
+        return [after - before for before, after in zip(times[WARM:], times[WARM + 1 :], strict=False)]
 
     @property
     def caching_rate(self) -> float:
@@ -82,13 +83,13 @@ def ours(settings: Mapping[str, object], work: Path, options: Options, *, stop_a
     return _run(command, work, options, stop_after)
 
 
-def theirs(settings: Mapping[str, object], work: Path, options: Options, **more: object) -> Trial:
-    """Train with sd-scripts: the same settings, and `more` under its own names."""
+def theirs(settings: Mapping[str, object], work: Path, options: Options) -> Trial:
+    """Train with sd-scripts, with the same settings."""
     assert options.sd_scripts and options.sd_python, "--sd-scripts and --sd-scripts-python are needed"
     config = load_config(overrides=settings)
     configs = recognise_chosen(config).configs
     (work / "configs.json").write_text(json.dumps({name: dict(each) for name, each in configs.items()}, default=list))
-    given = {**to_kohya(config), "tokenizer_cache_dir": str(_tokenizer(work)), "sdpa": True, **more}
+    given = {**to_kohya(config), "tokenizer_cache_dir": str(_tokenizer(work)), "sdpa": True}
     given |= {"output_dir": str(work / "theirs"), "console_log_simple": True, "max_data_loader_n_workers": 0}
     (work / "theirs.toml").write_text(toml.dumps(given))
     child = PROJECT / "benchmarks" / "sd_scripts_child.py"
@@ -109,7 +110,7 @@ def _run(command: Sequence[str], work: Path, options: Options, stop_after: int =
             process.terminate()
         process.wait()
     ended = time.time()
-    if not times.exists():
+    if process.returncode not in (COMPLETED, STOPPED) or not times.exists():
         tail = (work / "output.txt").read_text(errors="replace")[-3000:]
         raise RuntimeError(f"{' '.join(command)} failed:\n{tail}")
     told = json.loads(times.read_text())

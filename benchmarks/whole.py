@@ -17,7 +17,7 @@ _CACHED = {"cache_latents_to_disk": True}
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A run to compare: `settings` over those of `ground.settings`, `theirs` what sd-scripts has beside them.
+    """A run to compare, with `settings` over those of `ground.settings`.
 
     `pictures` of `size` pixels are cached and trained with. `rate` is the target of steps a second.
     """
@@ -26,7 +26,6 @@ class Cell:
     model: str
     side: int
     settings: Mapping[str, object] = field(default_factory=dict)
-    theirs: Mapping[str, object] = field(default_factory=dict)
     pictures: int = 24
     size: tuple[int, int] = (800, 800)
     steps: int = 30
@@ -52,7 +51,6 @@ CELLS = (
         "sd15-quarter",
         256,
         {**_OWN_BEST, "network_train_unet_only": True},
-        {"mixed_precision": "bf16", "full_bf16": False},
         rate=Target(1.5, at_most=False),
     ),
     Cell("real", "sd15", 512, {"network_train_unet_only": True}, steps=4, pictures=4),
@@ -120,7 +118,7 @@ def against_sd_scripts(cell: Cell, options: Options) -> Iterator[Row]:
         own = {**settings, **_OURS_ALONE.get(cell.name, {})}
         pairs = []
         for _ in range(1 if options.quick or cell.name == "real" else 3):
-            pairs.append((trials.ours(own, work, options), trials.theirs(settings, work, options, **cell.theirs)))
+            pairs.append((trials.ours(own, work, options), trials.theirs(settings, work, options)))
     yield from _compared(name, pairs, cell)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import ground, scanning, steps
+from benchmarks import ground, scanning, steps, trials
 from benchmarks.options import Options
 from benchmarks.rivals import Floor
 from benchmarks.rows import Results, Row, Target, ratio_row, table
@@ -33,6 +33,19 @@ def test_a_cell_of_steps_has_its_rows(tmp_path: Path) -> None:
     }
     assert all(row.value > 0 for row in rows.values())
     assert rows["steps/tiny/ours over floor"].ok is True
+
+
+@pytest.mark.slow
+def test_a_run_is_noted_from_the_command_to_its_end(tmp_path: Path) -> None:
+    data = ground.pictures(tmp_path / "pictures", 4, (64, 64), repeats=2, form="jpg")
+    given = ground.settings(ground.DEMO, data, tmp_path / "output", resolution="64,64", max_train_steps=6)
+    trial = trials.ours(given, tmp_path, Options())
+    assert len(trial.steps) == 6 - trials.WARM - 1
+    assert 0 < trial.to_first_step < trial.whole
+    assert trial.caching_rate > 0 and trial.memory > 10**8
+    assert trial.at("saved lora")["bytes"] > 0
+    with pytest.raises(RuntimeError, match="pretrained_model_name_or_path|no model|does not exist|gone"):
+        trials.ours({**given, "pretrained_model_name_or_path": str(tmp_path / "gone.safetensors")}, tmp_path, Options())
 
 
 def test_the_command_writes_rows_and_keeps_those_of_other_cells(
