@@ -57,8 +57,9 @@ def _folder(folder: Folder, pictures: Pictures) -> str:
     rest = f'<span class="rest">+{number(more)}</span>' if more > 0 else ""
     kind = '<span class="badge">regularisation</span>' if folder.regularisation else ""
     count = f"{len(folder.pictures)} × {folder.repeats} = {folder.count}"
+    opened, keep = "" if folder.regularisation else " open", f"folder {folder.path}"
     return (
-        f'<details class="folder"{"" if folder.regularisation else " open"}><summary><b>{esc(folder.name)}</b> {kind}'
+        f'<details class="folder" data-keep="{esc(keep)}"{opened}><summary><b>{esc(folder.name)}</b> {kind}'
         f'<span class="quiet">{count}</span></summary><div class="thumbs">{shown}{rest}</div></details>'
     )
 
@@ -82,7 +83,7 @@ def _buckets(buckets: Sequence[BucketCount]) -> str:
         for bucket in buckets
     )
     return (
-        '<details class="folder"><summary><b>Buckets</b> '
+        '<details class="folder" data-keep="buckets"><summary><b>Buckets</b> '
         f'<span class="quiet">{len(buckets)} in use</span></summary><table class="buckets"><thead><tr><th>size</th>'
         f"<th>pictures</th><th>samples</th><th>batches</th></tr></thead><tbody>{rows}</tbody></table></details>"
     )

@@ -112,6 +112,9 @@ class Draft:
         saving, optimizer = config.saving, config.optimizer.optimizer_type
         arguments = ", ".join(OPTIMIZERS[optimizer].arguments)
         notes = {"optimizer_args": f"{optimizer} takes {arguments}."}
+        if config.optimizer.unet_lr is not None:
+            own = form.plain(config.optimizer.unet_lr)
+            notes["learning_rate"] = f"Not for the UNet: its own rate, {own}, is set under Advanced, Optimizer."
         free = next_free_name(Path(saving.output_dir), saving.output_name)
         if free == saving.output_name:
             words = f"The LoRA becomes {RunFolder(Path(saving.output_dir), free).lora}"

@@ -71,3 +71,9 @@ def button(act: str, label: str, *, style: str = "", **data: object) -> str:
     """Return a button that reports the event `act` with `data`. No key may be "path": Gradio takes that for a file."""
     extra = "".join(f' data-{name}="{esc(value)}"' for name, value in data.items())
     return f'<button type="button" class="small {style}" data-act="{esc(act)}"{extra}>{esc(label)}</button>'
+
+
+def copyable(text: object) -> str:
+    """Return a text that is there to be copied, with the button that does so."""
+    copy = '<button type="button" class="small" data-copy>Copy</button>'
+    return f'<div class="copyable"><code>{esc(text)}</code>{copy}</div>'

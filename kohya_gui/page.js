@@ -48,9 +48,37 @@ function openGroup(input) {
   return true;
 }
 
+// A text with a Copy button is copied, or, where the browser does not let us, selected.
+document.addEventListener('click', async (event) => {
+  const button = event.target.closest('[data-copy]');
+  if (!button) return;
+  const text = button.parentElement.querySelector('code');
+  getSelection().selectAllChildren(text);
+  try {
+    await navigator.clipboard.writeText(text.textContent);
+    button.textContent = 'Copied';
+  } catch {
+    button.textContent = 'Selected';
+  }
+  setTimeout(() => { button.textContent = 'Copy'; }, 1500);
+});
+
+// What was opened or closed by hand stays so when the server sends the part anew.
+const kept = new Map();
+document.addEventListener('toggle', (event) => {
+  if (event.target.dataset?.keep) kept.set(event.target.dataset.keep, event.target.open);
+}, true);
+function keepOpen() {
+  for (const part of document.querySelectorAll('details[data-keep]:not([data-kept])')) {
+    part.dataset.kept = '';
+    if (kept.has(part.dataset.keep)) part.open = kept.get(part.dataset.keep);
+  }
+}
+
 // The dialog takes the focus when it opens and gives it back when it closes.
 let before = null;
 new MutationObserver(() => {
+  keepOpen();
   const dialog = document.querySelector('#dialog .dialog');
   for (const id of ['top', 'main']) {
     const part = document.getElementById(id);

@@ -7,10 +7,11 @@ from typing import Any
 
 import gradio as gr
 
-from kohya_gui import folder_dialog, past_runs, preset_panel, resume_dialog, run_panel
+from kohya_gui import folder_dialog, past_runs, preset_panel, resume_dialog, run_panel, terminal_card
 from kohya_gui.advanced_tab import advanced_markup
 from kohya_gui.basic_tab import basic_markup, basic_settings
 from kohya_gui.dataset_panel import dataset_panel
+from kohya_gui.draft import Checked
 from kohya_gui.form import fields
 from kohya_gui.markup import panel
 from kohya_gui.plan_panel import plan_panel, remedies
@@ -94,7 +95,7 @@ class Page:
         for part in (self.basic, self.advanced):
             part.edit(self.on_edit, None, outputs, **FORM)
             part.act(self.on_field_act, None, [self.dialog, *outputs, *self.presets.choice], **FORM)
-        self.plan.act(self.on_remedy, None, outputs, **FORM)
+        self.plan.act(self.on_plan_act, None, outputs, **FORM)
         self.dataset.act(self.on_scan, None, outputs, **FORM)
         self.blocks.load(self.on_load, None, [*outputs, *self.presets.choice], **QUIET)
 
@@ -131,16 +132,26 @@ class Page:
             self.session.draft.edit(said.get("key"), said.get("value"))
         return self.form_update()
 
-    def on_remedy(self, event: gr.EventData) -> Update:
-        """A piece of advice, or the way out of a problem, is to be followed."""
+    def on_plan_act(self, event: gr.EventData) -> Update:
+        """A piece of advice or the way out of a problem is to be followed, or the settings written for the terminal."""
         said = told(event)
         checked = self.session.draft.check()
-        survey = self.session.survey(checked)
+        if said.get("act") == "write-settings":
+            return self._write_settings(checked)
         chosen = said.get("of"), said.get("place"), said.get("name")
-        for remedy in remedies(checked, survey):
+        for remedy in remedies(checked, self.session.survey(checked)):
             if chosen == (remedy.of, str(remedy.place), remedy.name):
                 self.session.draft.change(remedy.values)
         return self.form_update()
+
+    def _write_settings(self, checked: Checked) -> Update:
+        refusal = ""
+        try:
+            if checked.config:
+                terminal_card.write(checked.config)
+        except ConfigError as error:
+            refusal = str(error)
+        return {self.plan: plan_panel(checked, self.session.survey(checked), refusal)}
 
     def on_scan(self) -> Update:
         """The pictures are to be looked at anew."""
@@ -205,7 +216,7 @@ class Page:
         news += [*self.controls.values(), self.timer, self.seen]
         calm: dict[str, Any] = {**QUIET, "queue": False}
         self.timer.tick(self.on_tick, self.seen, news, trigger_mode="once", **calm)
-        self.blocks.load(self.on_open, None, news, **calm)
+        self.blocks.load(self.on_open, None, [*news, self.tabs], **calm)
         self.controls["start"].click(self.on_start, self.seen, [*news, self.tabs, *self.form_parts], **FORM)
         for name, act in (("pause", self.on_pause), ("stop", self.on_stop), ("abort", self.on_abort)):
             self.controls[name].click(act, self.seen, news, **calm)
@@ -229,7 +240,7 @@ class Page:
             self.curves: run_panel.curves(snapshot),
             self.samples: run_panel.samples(snapshot, session.pictures),
             self.rates: run_panel.rates(snapshot),
-            self.files: run_panel.files(snapshot),
+            self.files: run_panel.files(snapshot, session.pictures),
             self.log: run_panel.log(session.log()),
         }
         shown = {str(part.elem_id): hash(text) for part, text in parts.items()}
@@ -248,8 +259,9 @@ class Page:
         return self.news(seen)
 
     def on_open(self) -> Update:
-        """A page was opened: show the run as it is."""
-        return self.news({})
+        """A page was opened: show the run as it is, in front while it is under way."""
+        front = {self.tabs: gr.Tabs(selected="training")} if self.session.busy else {}
+        return {**self.news({}), **front}
 
     def on_start(self, seen: dict[str, int]) -> Update:
         """Train what the form says."""

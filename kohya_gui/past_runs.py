@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from kohya_gui.markup import button, esc, number
+from kohya_gui.markup import button, copyable, esc, number
 from trainer.run_folder import PastRun
 
 MOST_RUNS = 50
@@ -14,7 +14,7 @@ MOST_RUNS = 50
 
 def runs_panel(runs: Sequence[PastRun], folder: Path) -> str:
     """Return the whole panel."""
-    where = f'<p class="quiet">in <code>{esc(folder.resolve())}</code></p>'
+    where = copyable(folder.resolve())
     refresh = button("runs", "Look again")
     if not runs:
         return (

@@ -1,4 +1,4 @@
-"""Pictures for the page, served under names that only this program can hand out: a client never sends a path."""
+"""Pictures to show and LoRA files to download, under names that only this program hands out: no client sends a path."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 
 MOST_NAMES = 50_000
 THUMBNAIL_SIDE = 256
@@ -20,7 +20,7 @@ _TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".we
 
 
 class Pictures:
-    """Hands out addresses for picture files and answers requests for them."""
+    """Hands out addresses for picture files, and for LoRA files to download, and answers requests for them."""
 
     def __init__(self) -> None:
         self._paths: OrderedDict[str, Path] = OrderedDict()
@@ -35,6 +35,10 @@ class Pictures:
         """Return the address of the picture itself."""
         return f"pictures/full/{self._name(path)}"
 
+    def download(self, path: Path) -> str:
+        """Return the address at which a LoRA file can be downloaded."""
+        return f"pictures/file/{self._name(path)}"
+
     def _name(self, path: Path) -> str:
         with self._lock:
             if path not in self._names:
@@ -48,9 +52,11 @@ class Pictures:
     def answer(self, request: Request) -> Response:
         """Answer GET pictures/{kind}/{name}."""
         path = self._paths.get(request.path_params["name"])
+        if path and request.path_params["kind"] == "file" and path.suffix == ".safetensors" and path.is_file():
+            return FileResponse(path, media_type="application/octet-stream", filename=path.name)
         kind = _TYPES.get(path.suffix.lower()) if path else None
         small = request.path_params["kind"] == "small"
-        if path is None or not (small or kind):
+        if path is None or not (small or (kind and request.path_params["kind"] == "full")):
             return Response("There is no such picture.", 404)
         try:
             body = _small(path, path.stat().st_mtime_ns) if small else path.read_bytes()

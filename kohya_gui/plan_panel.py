@@ -10,6 +10,7 @@ from kohya_gui.charts import Line, chart
 from kohya_gui.draft import Checked
 from kohya_gui.markup import button, esc, number, size
 from kohya_gui.survey import Survey
+from kohya_gui.terminal_card import terminal_card
 from trainer.advice import AIM_STEPS, FEWEST_STEPS, MOST_STEPS, Advice, is_trial
 from trainer.config import TrainingConfig, known_settings
 from trainer.errors import Problem
@@ -47,12 +48,13 @@ def all_problems(checked: Checked, survey: Survey | None) -> tuple[Problem, ...]
     return (*checked.problems, *(survey.problems if survey else ()))
 
 
-def plan_panel(checked: Checked, survey: Survey | None) -> str:
-    """Return the whole panel."""
+def plan_panel(checked: Checked, survey: Survey | None, refusal: str = "") -> str:
+    """Return the whole panel. `refusal` is why the settings for the terminal were not written."""
     ways_out = {(remedy.of, remedy.place): _button(remedy) for remedy in remedies(checked, survey)}
     parts = [problem_list(all_problems(checked, survey), ways_out)]
     if survey and checked.config:
         parts += [steps_card(survey), advice_list(survey.advice, ways_out), rates_card(survey)]
+        parts.append(terminal_card(checked.config, refusal))
     return "".join(parts)
 
 

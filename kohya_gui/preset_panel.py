@@ -17,6 +17,9 @@ from kohya_gui.wiring import FORM, QUIET, Update
 from trainer.errors import ConfigError, Problem
 from trainer.settings import toml
 
+LONGEST_UNBROKEN = 12
+"""Signs of a value that stays on one line in the table of what a preset changes."""
+
 
 def choices(presets: dict[str, Preset]) -> list[tuple[str, str]]:
     """Return (shown, name) of every preset for the drop-down list."""
@@ -29,14 +32,19 @@ def preview(preset: Preset, changed: Sequence[Change]) -> str:
     if not changed:
         return f'{words}<p class="quiet" id="preset-same">The form already is as this preset has it.</p>'
     rows = "".join(
-        f"<tr><th>{esc(each.label)}</th><td>{esc(each.before)}</td><td>→</td><td><b>{esc(each.after)}</b></td></tr>"
-        for each in changed
+        f"<tr><th>{esc(each.label)}</th>{_cell(each.before)}<td>→</td>{_cell(each.after, 'b')}</tr>" for each in changed
     )
     count = "1 setting" if len(changed) == 1 else f"{len(changed)} settings"
     return (
         f'{words}<details class="diff" open><summary>Apply changes {count}</summary>'
         f'<div class="scroll"><table><tbody>{rows}</tbody></table></div></details>'
     )
+
+
+def _cell(text: str, tag: str = "span") -> str:
+    """Return a cell of the table; only long values may be broken."""
+    style = ' class="short"' if len(text) <= LONGEST_UNBROKEN else ""
+    return f"<td{style}><{tag}>{esc(text)}</{tag}></td>"
 
 
 def refused(text: str) -> str:

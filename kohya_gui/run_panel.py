@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from kohya_gui.charts import Line, chart
-from kohya_gui.markup import button, duration, esc, number, size
+from kohya_gui.markup import button, copyable, duration, esc, number, size
 from kohya_gui.pictures import Pictures
 from kohya_gui.session import clock
 from trainer import events
@@ -225,9 +225,16 @@ def samples(snapshot: RunSnapshot, pictures: Pictures) -> str:
 
 
 def _row(prompt: str, found: dict[int, SampleReady], steps: Sequence[int], pictures: Pictures) -> str:
-    cells = "".join(_sample(found[step], pictures) for step in steps if step in found)
+    """Return one prompt's pictures: the first and the newest side by side, what lies between in small."""
+    shown = [found[step] for step in steps if step in found]
+    pair = [shown[0], *shown[-1:]] if len(shown) > 1 else shown
     words = prompt.split(" --", maxsplit=1)[0]
-    return f'<div class="sample-row"><p title="{esc(prompt)}">{esc(words)}</p><div class="strip">{cells}</div></div>'
+    between = "".join(_sample(each, pictures) for each in shown[1:-1])
+    strip = f'<div class="strip">{between}</div>' if between else ""
+    return (
+        f'<div class="sample-row"><p title="{esc(prompt)}">{esc(words)}</p><div class="pair">'
+        f"{''.join(_sample(each, pictures) for each in pair)}</div>{strip}</div>"
+    )
 
 
 def _sample(sample: SampleReady, pictures: Pictures) -> str:
@@ -240,20 +247,21 @@ def _sample(sample: SampleReady, pictures: Pictures) -> str:
     )
 
 
-def files(snapshot: RunSnapshot) -> str:
-    """Return the LoRA files written, the newest first, and their folder."""
+def files(snapshot: RunSnapshot, pictures: Pictures) -> str:
+    """Return the LoRA files written, the newest first, to download, and their folder."""
     if not snapshot.saved:
         return ""
     newest = {saved.path: saved for saved in snapshot.saved}
     rows = "".join(
-        f"<tr><td><code>{esc(Path(saved.path).name)}</code></td><td>{'epoch ' + str(saved.epoch)}</td>"
+        f'<tr><td><a href="{pictures.download(Path(saved.path))}" download>{esc(Path(saved.path).name)}</a></td>'
+        f"<td>epoch {saved.epoch}</td>"
         f"<td>step {number(saved.step)}</td><td>{size(saved.bytes)}</td></tr>"
         for saved in sorted(newest.values(), key=lambda saved: (saved.step, saved.time), reverse=True)
         if Path(saved.path).exists()
     )
     folder = Path(snapshot.saved[-1].path).resolve().parent
     return (
-        f'<section class="card" id="files"><h3>Files</h3><p class="quiet">in <code>{esc(folder)}</code></p>'
+        f'<section class="card" id="files"><h3>Files</h3>{copyable(folder)}'
         f'<div class="scroll"><table class="files"><tbody>{rows}</tbody></table></div></section>'
     )
 
@@ -267,9 +275,8 @@ def log(entries: Iterable[Event]) -> str:
     ]
     if not lines:
         return ""
-    return (
-        f'<details class="card log" open><summary><h3>Log</h3></summary><ol>{"".join(reversed(lines))}</ol></details>'
-    )
+    rows = "".join(reversed(lines))
+    return f'<details class="card log" data-keep="log" open><summary><h3>Log</h3></summary><ol>{rows}</ol></details>'
 
 
 def line(event: Event) -> str:

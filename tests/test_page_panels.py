@@ -10,6 +10,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from starlette.applications import Starlette
+from starlette.routing import Route
+from starlette.testclient import TestClient
 
 from kohya_gui import run_panel
 from kohya_gui.charts import Line, chart
@@ -77,7 +80,7 @@ def test_a_refresh_stays_light_after_100_000_steps(session: Session) -> None:
         run_panel.curves(snapshot),
         run_panel.rates(snapshot),
         run_panel.samples(snapshot, session.pictures),
-        run_panel.files(snapshot),
+        run_panel.files(snapshot, session.pictures),
     )
     assert time.process_time() - began < 0.1
     assert sum(map(len, parts)) < 100_000
@@ -288,6 +291,23 @@ def test_a_scan_is_not_repeated_until_the_folder_changes(session: Session, tmp_p
     assert third.report.train_images == 2
 
 
+def test_the_settings_for_the_terminal_are_written_once_and_replace_no_other_file(
+    session: Session, tmp_path: Path
+) -> None:
+    page, path = Page(session), tmp_path / "outputs" / "demo.toml"
+    shown = page.on_plan_act(told(act="write-settings"))[page.plan]
+    assert "The settings are in <code>outputs/demo.toml</code>" in shown
+    assert "--nproc_per_node 2 -m trainer train outputs/demo.toml" in shown
+    assert load_config(path) == session.draft.check().config
+    session.draft.edit("network_dim", "6")
+    assert "Write outputs/demo.toml" in page.form_update()[page.plan]
+    page.on_plan_act(told(act="write-settings"))
+    assert load_config(path).network.network_dim == 6
+    path.write_text("# mine\n")
+    assert "not of this page" in page.on_plan_act(told(act="write-settings"))[page.plan]
+    assert path.read_text() == "# mine\n"
+
+
 # --- session, pictures, past runs -----------------------------------------------------------------------------------
 
 
@@ -338,6 +358,22 @@ def test_pictures_have_names_that_tell_nothing_and_only_pictures_are_served(tmp_
     assert address == pictures.full(path)
     assert "one" not in address
     assert pictures.thumbnail(path) != address
+
+
+def test_only_lora_files_are_downloaded_and_only_by_their_name(tmp_path: Path) -> None:
+    pictures = Pictures()
+    paths = {name: tmp_path / name for name in ("one.safetensors", "one.toml", "one.png", "gone.safetensors")}
+    for name in ("one.safetensors", "one.toml", "one.png"):
+        paths[name].write_bytes(b"what is inside")
+    with TestClient(Starlette(routes=[Route("/pictures/{kind}/{name}", pictures.answer)])) as client:
+        answer = client.get("/" + pictures.download(paths["one.safetensors"]))
+        assert (answer.status_code, answer.content) == (200, b"what is inside")
+        assert "attachment" in answer.headers["content-disposition"]
+        for name in ("one.toml", "one.png", "gone.safetensors"):
+            assert client.get("/" + pictures.download(paths[name])).status_code == 404
+        for address in (pictures.full(paths["one.safetensors"]), pictures.thumbnail(paths["one.safetensors"])):
+            assert client.get("/" + address).status_code == 404
+        assert client.get(f"/pictures/file/{paths['one.safetensors']}").status_code == 404
 
 
 def test_undoing_everything_keeps_the_base(tmp_path: Path) -> None:
