@@ -82,7 +82,7 @@ def opened(browser: Browser, app: App, width: int, scheme: str) -> Page:
     context = browser.new_context(viewport={"width": width, "height": SIZES[width]}, color_scheme=scheme)
     page = context.new_page()
     page.goto(app.url)
-    expect(page.locator("#plan section").first).to_be_visible()
+    expect(page.locator("#plan section").first).to_be_attached()
     return page
 
 
