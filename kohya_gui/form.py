@@ -142,7 +142,7 @@ def field_markup(setting: Setting) -> str:
     head = f"{control}{label}" if switch else f"{label}{unit}"
     tools = (
         f'<span class="tools"><button type="button" class="undo" data-undo="{key}" hidden></button>'
-        f'<button type="button" class="more" data-more="{key}" aria-expanded="false" '
+        f'<button type="button" class="more" data-more="{key}" aria-expanded="false" aria-controls="{key}-more" '
         f'aria-label="More about {esc(setting.show.label)}">?</button></span>'
     )
     return (

@@ -334,3 +334,9 @@ def test_resolution_is_judged_by_what_the_model_was_made_for(side: int, resoluti
     assert ("resolution" in told) == speaks
     if speaks:
         assert told["resolution"].remedy == {"resolution": f"{side},{side}"}
+
+
+@pytest.mark.parametrize(("family", "spoken"), [("", True), ("sd15", True), ("sd2", False), ("sdxl", False)])
+def test_clip_skip_is_no_matter_where_a_family_has_a_layer_of_its_own(family: str, spoken: bool) -> None:
+    values: dict[str, object] = {"pretrained_model_name_or_path": "ponyDiffusionV6XL.safetensors"}
+    assert ("clip-skip" in found(values, Counts(model_family=family))) is spoken

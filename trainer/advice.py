@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from trainer.config import TrainingConfig, rates, resolution_size
 from trainer.config.rules import rate_of_one
+from trainer.families import FAMILIES
 from trainer.optimizers import OPTIMIZERS
 
 FEWEST_STEPS, AIM_STEPS, MOST_STEPS = 2000, 2500, 3000
@@ -49,7 +50,7 @@ class Counts:
 
     `most_repeats` is the highest number of repeats among the training folders. `exact_steps` is the plan's number of
     steps for the whole run, None before there is a plan. `model_side` is the side of the square pictures that the base
-    model was made for, 0 where the model is not known.
+    model was made for, 0 where the model is not known; `model_family` is its family, "" where that is not known.
     """
 
     images: int = 0
@@ -59,6 +60,7 @@ class Counts:
     most_repeats: int = 1
     exact_steps: int | None = None
     model_side: int = 0
+    model_family: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,6 +366,8 @@ class ClipSkip(Rule):
     key = "clip_skip"
 
     def look(self, config: TrainingConfig, counts: Counts) -> Iterator[Advice]:
+        if counts.model_family in FAMILIES and self.key in FAMILIES[counts.model_family].remarks:
+            return
         if config.model.clip_skip == 1 and is_anime(config.model.pretrained_model_name_or_path):
             yield self.advice(
                 "the base model's name is one of an anime model; these use clip skip 2.",

@@ -88,6 +88,7 @@ class Outline:
             most_repeats=max(folder.repeats for folder in self.report.train_folders),
             exact_steps=self.plan.total_steps,
             model_side=self.recognition.side,
+            model_family=self.recognition.family,
         )
         return recipe.advise(self.config, counted)
 
