@@ -6,6 +6,7 @@ Each has a part of every step's micro-batches. All of them must call each functi
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -38,8 +39,10 @@ def exchange() -> Iterator[None]:
     except RuntimeError as error:
         if is_out_of_memory(error) or "WORLD_SIZE" not in os.environ:
             raise
+        # The backends begin with a place in their own source, and go on with advice for programmers.
+        reason = re.sub(r"\[.*?\](:\d+)?\s*", "", reason_of(error)).split(". ")[0]
         raise RunError(
-            f"Another process of this run has ended or cannot be reached ({reason_of(error)}).",
+            f"Another process of this run has ended or cannot be reached ({reason.strip()}).",
             "Its own last message tells why. Then start all of them again with --resume auto: the last finished step "
             "is kept.",
         ) from None
