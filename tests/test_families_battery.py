@@ -28,6 +28,7 @@ from trainer.families.stable.bundle import StableBundle
 from trainer.families.stable.facts import EPSILON, VELOCITY
 from trainer.families.tokens import clip_tokenizer
 from trainer.families.weights import fingerprint
+from trainer.outline import outline
 from trainer.run import Start, train
 
 CPU = torch.device("cpu")
@@ -392,6 +393,12 @@ def test_a_stopped_run_resumes_exactly(ground: Ground, trained: tuple[list[float
     assert losses == trained[0]
     straight, resumed = load_file(trained[1]), load_file(finished.path)
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+def test_rates_for_encoders_that_a_model_has_not_are_told(ground: Ground) -> None:
+    notices = outline(load_config(overrides=ground.settings("file"))).notices
+    told = [notice for notice in notices if "text_encoder_lr has 2 rates and this model 1 text encoder" in notice]
+    assert bool(told) == (len(ground.tiny.text_encoders) == 1)
 
 
 def test_a_part_with_a_rate_of_zero_has_no_adapter(ground: Ground) -> None:

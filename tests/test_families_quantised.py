@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tests.helpers.families import TINY
@@ -83,6 +84,16 @@ def test_the_unets_linear_layers_are_small_and_half_precision_works(model: Path)
         made = bundle.predict(torch.randn(1, 4, 8, 8), torch.tensor([3]), text, torch.tensor([[64, 64, 0, 0, 64, 64]]))
     assert made.dtype == torch.bfloat16
     assert bool(made.isfinite().all())
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_gradient_checkpointing_changes_nothing_on_a_small_base(model: Path, tmp_path: Path, kind: str) -> None:
+    dataset, files = write_dataset(tmp_path), []
+    for output, checkpointing in (("plain", False), ("checkpointing", True)):
+        settings = {"quantize_base": kind, "gradient_checkpointing": checkpointing, "max_train_steps": 2, "conv_dim": 2}
+        finished = train(tiny_config(model, dataset, tmp_path / output, **settings), emit=lambda _: None)
+        files.append(load_file(finished.path))
+    assert all(torch.equal(files[0][name], files[1][name]) for name in files[0])
 
 
 def test_a_run_on_a_small_base_learns_like_one_on_the_whole(model: Path, tmp_path: Path) -> None:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import shutil
 import struct
 import subprocess
 import sys
-import time
-import timeit
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from tests.helpers.checkpoints import tiny_sd15, tiny_sd15_ckpt, tiny_sd15_folder
+from tests.helpers.families import TINY
 from trainer.errors import ModelError
 from trainer.families import FAMILIES, component_configs, recognise
 from trainer.families.headers import read_header
 from trainer.families.sd15 import facts
+from trainer.families.stable.facts import FIRST_CONV
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +46,31 @@ def fake(path: Path, *names: str, **shaped: tuple[int, ...]) -> Path:
 
 
 @pytest.mark.parametrize("form", ["file", "ckpt", "legacy", "folder"])
-def test_every_form_is_recognised_in_milliseconds(models: dict[str, Path], form: str) -> None:
+def test_every_form_is_recognised(models: dict[str, Path], form: str) -> None:
     recognition = recognise(models[form])
-    # The best of three: the collector may run in any one of them.
-    assert min(timeit.repeat(lambda: recognise(models[form]), timer=time.process_time, number=1, repeat=3)) < 0.05
     assert recognition.family == "sd15"
     assert recognition.form == ("folder" if form == "folder" else "file")
     assert list(recognition.configs["unet"]["block_out_channels"]) == [32, 64, 64, 64]
     assert recognition.configs["text_encoder"]["hidden_size"] == 32
     assert recognition.configs["scheduler"]["beta_start"] == 0.00085
+
+
+@pytest.mark.skipif(not hasattr(psutil.Process, "io_counters"), reason="this system does not count what is read")
+def test_of_seven_gigabytes_the_header_is_read_and_nothing_else(tmp_path: Path) -> None:
+    """How long that takes is for the benchmarks to say: 9 ms at the size and with the 2,516 tensors of SDXL."""
+    path, header, end = tmp_path / "large.safetensors", {}, 0
+    tensors = TINY["sdxl"].original()
+    for name, tensor in tensors.items():
+        shape = [7_000_000_000 // len(tensors) // 2] if name != FIRST_CONV else list(tensor.shape)
+        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [end, end := end + 2 * math.prod(shape)]}
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+    before = psutil.Process().io_counters().read_chars
+    assert recognise(path).family == "sdxl"
+    assert path.stat().st_size > 6_900_000_000
+    assert psutil.Process().io_counters().read_chars - before < 3 * len(text)
 
 
 def test_every_form_describes_the_same_components(models: dict[str, Path]) -> None:
