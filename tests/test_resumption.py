@@ -169,3 +169,16 @@ def test_a_run_with_ranks_from_a_file_goes_on(ground: tuple[Path, Path], tmp_pat
     told: list[events.Event] = []
     train(config_of(ground, tmp_path, **settings, max_train_steps=3), emit=told.append, start=Start(resume="auto"))
     assert [event.step for event in told if isinstance(event, events.StepDone)] == [3]
+
+
+def test_another_model_under_the_same_path_is_told(tmp_path: Path) -> None:
+    ground = tiny_sd15(tmp_path), write_dataset(tmp_path)
+    settings: dict[str, object] = {"max_train_epochs": None, "lr_scheduler": "constant"}
+    train(config_of(ground, tmp_path, **settings, max_train_steps=1), emit=lambda event: None)
+    for seed, notes in ((0, 0), (1, 1)):
+        tiny_sd15(tmp_path, seed=seed)
+        told: list[events.Event] = []
+        config = config_of(ground, tmp_path, **settings, max_train_steps=2 + seed)
+        train(config, emit=told.append, start=Start(resume="auto"))
+        warnings = [event.message for event in told if isinstance(event, events.Warned)]
+        assert sum(text.startswith("Resuming with another model") for text in warnings) == notes

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from trainer import export, families, objective, precision, ranks, schedules, text_cache
+from trainer import export, families, metadata, objective, precision, ranks, schedules, text_cache
 from trainer.adapters.lora.layers import Adapter
 from trainer.checkpoints import Position, State
 from trainer.commands import Inbox
@@ -89,7 +89,7 @@ def build(
         tell=tell,
         inbox=inbox,
         progress=progress,
-        environment=environment(accelerator.device),
+        environment=environment(accelerator.device, outline.recognition.source),
         losses=deque(maxlen=min(outline.plan.steps_per_epoch, AVERAGE_LIMIT)),
     )
     if state is not None:
@@ -207,11 +207,12 @@ def make_batches(
     )
 
 
-def environment(device: torch.device) -> dict[str, object]:
+def environment(device: torch.device, model: str) -> dict[str, object]:
     """Return what equal bits depend on besides the settings."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
         "threads": torch.get_num_threads(),
+        "model": metadata.quick_hash(model),
         **{name: version(name) for name in ("torch", "diffusers", "transformers", "peft", "bitsandbytes")},
     }
 
@@ -221,5 +222,5 @@ def changes(position: Position, surroundings: Mapping[str, object]) -> list[str]
     return [
         f"Resuming with another {key}: {value!r}, was {position.environment.get(key)!r}; bits may differ from here on."
         for key, value in surroundings.items()
-        if position.environment.get(key) != value
+        if position.environment.get(key, value) != value
     ]

@@ -238,10 +238,18 @@ def hash_ahead(path: str | Path) -> None:
 @lru_cache(maxsize=16)
 def _hashes_of(path: str, size: int, modified: int) -> FileHashes:
     """`size` and `modified` are there to tell apart what the file held at different times."""
+    return FileHashes(_old_hash(Path(path)), sha256_of(Path(path)))
+
+
+def quick_hash(path: str | Path) -> str:
+    """Return the webui's old hash of a model file, which reads 64 KiB of it; empty where it is no file."""
+    return _old_hash(Path(path)) if Path(path).is_file() else ""
+
+
+def _old_hash(path: Path) -> str:
     with open(path, "rb") as file:
         file.seek(_OLD_HASH_OFFSET)
-        old = hashlib.sha256(file.read(_OLD_HASH_LENGTH)).hexdigest()[:8]
-    return FileHashes(old, sha256_of(Path(path)))
+        return hashlib.sha256(file.read(_OLD_HASH_LENGTH)).hexdigest()[:8]
 
 
 def _text(value: object) -> str:
