@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -18,7 +19,10 @@ from safetensors.torch import load_file, save_file
 from tests.helpers.families import TINY
 from tests.helpers.mishaps import Mishap, MishapServer
 from tests.helpers.runs import logged, tiny_settings, write_dataset
-from trainer.__main__ import COMPLETED, FAILED, REFUSED, main
+from trainer import events, train
+from trainer.__main__ import COMPLETED, FAILED, REFUSED, listen, main
+from trainer.commands import Inbox
+from trainer.config import load_config
 from trainer.files import sha256_of
 from trainer.settings.toml import encoded
 
@@ -191,6 +195,30 @@ def test_a_clock_that_runs_backwards(
     assert_same(straight, tmp_path / "out")
     finished = logged(tmp_path / "out" / "tiny.run")[-1]
     assert 0 < finished["seconds"] < 600
+
+
+def test_ctrl_c_twice_within_a_step_ends_without_a_file_and_goes_on_exactly(
+    ground: tuple[Path, Path], straight: Path, tmp_path: Path
+) -> None:
+    inbox = Inbox()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    listen(inbox)
+
+    def twice(event: events.Event) -> None:
+        if isinstance(event, events.StepDone) and event.step == 3:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    settings = settings_of(ground, tmp_path / "out")
+    try:
+        finished = train(load_config(overrides=settings), emit=twice, inbox=inbox)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert (finished.stopped, finished.path) == (True, "")
+    assert not (tmp_path / "out" / "tiny.safetensors").exists()
+    assert trained(settings, tmp_path, "--resume", "auto") == COMPLETED
+    assert_same(straight, tmp_path / "out")
 
 
 @posix

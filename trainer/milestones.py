@@ -78,9 +78,11 @@ class Milestones:
 
     def obey(self) -> None:
         """Do what was asked for since the last step. Under several ranks rank 0 decides for all."""
-        for command in self._agreed():
+        commands = self._agreed()
+        for command in commands:
             if command in ENDINGS:
-                self._training.ending = command
+                # Who asks to stop and then to abort has changed their mind.
+                self._training.ending = Command.ABORT if Command.ABORT in commands else command
                 return
             self._ACTIONS[command](self)
 
