@@ -229,6 +229,19 @@ def test_a_folder_in_half_precision_or_in_parts_loads(models: dict[str, Path], t
     assert fingerprint(made.unet) == fingerprint(tiny_modules()[0])
 
 
+@pytest.mark.parametrize(("unet", "text"), [("", ""), (".fp16", ".fp16"), (".fp16", "")])
+def test_a_folder_of_pickles_loads(models: dict[str, Path], tmp_path: Path, unet: str, text: str) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(models["folder"], folder)
+    for part, name in (("unet", f"diffusion_pytorch_model{unet}.bin"), ("text_encoder", f"pytorch_model{text}.bin")):
+        (path,) = (folder / part).glob("*.safetensors")
+        torch.save(load_file(path), folder / part / name)
+        path.unlink()
+    made = loaded(folder)
+    assert fingerprint(made.unet) == fingerprint(tiny_modules()[0])
+    assert fingerprint(made.text_encoders["text_encoder"]) == fingerprint(tiny_modules()[2])
+
+
 def test_a_hub_id_comes_from_the_cache(
     models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,8 +85,10 @@ def test_loras(family: str, told: bool, tmp_path: Path) -> None:
     tensors = {name: torch.full(shape, 2.0, dtype=torch.bfloat16) for name, shape in shapes.items()}
     version = FAMILIES[family].file_names("v_prediction").base_model_version
     path = tmp_path / "lora.safetensors"
-    save_file(tensors, path, {"ss_base_model_version": version} if told else {"anything": "else"})
+    said = {"ss_base_model_version": version, "modelspec.prediction_type": "v"}
+    save_file(tensors, path, said if told else {"anything": "else"})
     found = inspect(path)
+    assert found["prediction"] == ("v_prediction" if told else "unknown")
     assert (found["kind"], found["family"], found["dtype"]) == ("lora", family, "bf16")
     assert (found["ranks"], found["alphas"], found["modules"]) == ([4], [2.0], len(shapes) // 3)
     assert found["metadata"]

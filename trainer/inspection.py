@@ -18,6 +18,8 @@ from trainer.families.headers import CONFIGS_ENTRY, Header, read_header
 from trainer.families.stable.facts import EPSILON, VELOCITY
 
 _UNKNOWN = "unknown"
+_PREDICTIONS = {"epsilon": EPSILON, "v": VELOCITY, VELOCITY: VELOCITY}
+"""modelspec's word for what a model predicts -> ours."""
 _ANIME_CLIP_SKIP = 2
 
 
@@ -98,6 +100,7 @@ def _lora(path: Path, header: Header) -> dict[str, Any]:
         "kind": "lora",
         "what": f"a LoRA for {FAMILIES[family].title}" if family else "a LoRA for a model that is not known",
         "family": family or _UNKNOWN,
+        "prediction": _PREDICTIONS.get(lora.metadata.get("modelspec.prediction_type", ""), _UNKNOWN),
         "dtype": header.precision,
         "modules": len(lora.ranks),
         "ranks": sorted(set(lora.ranks.values())),

@@ -15,7 +15,9 @@ _WEIGHT_FILES = (
     "{stem}.safetensors",
     "{stem}-*-of-*.safetensors",
     "{stem}.fp16.safetensors",
+    "{stem}.fp16-*-of-*.safetensors",
     "{stem}.bin",
+    "{stem}.fp16.bin",
 )
 """Weight files of a component in the order of preference: whole, in parts, half precision, pickled."""
 
