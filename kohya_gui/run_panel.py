@@ -53,12 +53,12 @@ def controls(snapshot: RunSnapshot, *, busy: bool) -> dict[str, bool]:
 def bar(snapshot: RunSnapshot, *, busy: bool, asked: str = "") -> str:
     """Return the line that is always in sight. `asked` is a command that the run has not obeyed yet."""
     status = snapshot.status if busy or snapshot.status not in ("preparing", "training") else "stopping"
-    words = asked or STATUS_WORDS[status]
+    words, phase = (asked, "") if asked else (STATUS_WORDS[status], _phase(snapshot))
     name = Path(snapshot.folder).stem if snapshot.folder else ""
     title = f'<span class="run-name" title="{esc(snapshot.folder)}">{esc(name)}</span>' if name else ""
     return (
         f'<div class="bar" data-status="{status}"><div class="bar-head"><span class="pill {status}">{esc(words)}</span>'
-        f'{title}<span class="phase">{esc(_phase(snapshot))}</span></div>'
+        f'{title}<span class="phase">{esc(phase)}</span></div>'
         f"{_progress(snapshot)}{_numbers(snapshot)}</div>"
     )
 

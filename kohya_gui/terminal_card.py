@@ -61,7 +61,8 @@ def terminal_card(config: TrainingConfig, refusal: str = "") -> str:
         f"GPUs</h3></summary>{told}{file}<p>This training at the terminal:</p>{one}"
         f"<p>On two GPUs of this computer:</p>{two}"
         f'<p class="quiet">Both in the folder <code>{esc(Path.cwd())}</code>. The batch size counts for each GPU, so '
-        "two need half as many steps for the same epochs.</p></details>"
+        "two need half as many steps for the same epochs. "
+        '<a href="guide/several" target="_blank" rel="noopener">More, also on several machines</a></p></details>'
     )
 
 
@@ -74,7 +75,7 @@ def _torchrun(processes: int) -> list[str]:
     here = Path.cwd() == PROJECT
     found = ["env", f"PYTHONPATH={PROJECT}"] if not here and os.name != "nt" else []
     shown = program.relative_to(PROJECT) if here and program.is_relative_to(PROJECT) else program
-    return [*found, str(shown), "--nproc_per_node", str(processes), "-m", "trainer"]
+    return [*found, str(shown), "--standalone", "--nproc_per_node", str(processes), "-m", "trainer"]
 
 
 def _line(words: Sequence[str]) -> str:

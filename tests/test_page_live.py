@@ -13,10 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 from safetensors.numpy import load_file
+from safetensors.torch import save_file
 
+from tests.helpers.families import TINY
 from tests.helpers.page import CHROMIUM, PROJECT, QUIET_BROWSER, App, begin_anew, start_app
 from trainer.event_log import read_events
 from trainer.events import Event, StepDone
@@ -177,6 +180,38 @@ def test_a_folder_is_picked_in_the_dialog(app: App, tab: Page) -> None:
     expect(tab.locator("#dataset img").first).to_have_js_property("naturalWidth", 64)
     tab.locator("[data-undo=train_data_dir]").click()
     expect(tab.locator("#dataset .folder").first).to_contain_text("sks emblem")
+
+
+def test_what_suits_a_recognised_model_is_a_click_away(app: App, tab: Page) -> None:
+    tensors = {key: torch.zeros(1) for key in TINY["sdxl"].original()}
+    tensors["model.diffusion_model.input_blocks.0.0.weight"] = torch.zeros(1, 4, 1, 1)
+    save_file(tensors, app.folder / "sd_xl.safetensors")
+    tab.locator("#terminal summary").click()
+    fill(tab, "pretrained_model_name_or_path", str(app.folder / "sd_xl.safetensors"))
+    model = tab.locator("[data-field=pretrained_model_name_or_path]")
+    expect(model.locator(".note")).to_contain_text("Stable Diffusion XL (fp32), made for 1024 × 1024")
+    tab.locator("#problems .small", has_text="Set Model family to auto").click()
+    expect(tab.locator("#problems")).to_have_count(0)
+    expect(tab.locator("#terminal")).to_have_attribute("open", "")  # sent anew, and still as it was left
+    expect(tab.locator("#resolution")).to_have_value("64,64")
+    model.locator(".offers button", has_text="Set Resolution to 1024,1024").click()
+    expect(tab.locator("#resolution")).to_have_value("1024,1024")
+    model.locator(".offers button", has_text="Preset: SDXL style").click()
+    expect(tab.locator("#preset-preview")).to_contain_text("Apply changes")
+    tab.click("#preset-apply")
+    expect(tab.locator("#network_dim")).not_to_have_value("8")
+
+
+def test_on_a_phone_nothing_is_wider_than_the_screen(tab: Page) -> None:
+    tab.set_viewport_size({"width": 390, "height": 844})
+    fill(tab, "pretrained_model_name_or_path", "/models/" + "a_very_long_name" * 20 + ".safetensors")
+    expect(tab.locator("#problems")).to_be_visible()
+    fill(tab, "sample_prompts", "w" * 2000)
+    fill(tab, "output_name", "n" * 150)
+    expect(tab.locator("[data-field=output_name] .note, [data-field=output_name] .problem").first).to_be_attached()
+    for side in ("Advanced", "Training", "Runs"):
+        tab.get_by_role("tab", name=side).click()
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 390, side
 
 
 def test_a_path_outside_the_allowed_folders_is_refused(tab: Page) -> None:

@@ -297,7 +297,7 @@ def test_the_settings_for_the_terminal_are_written_once_and_replace_no_other_fil
     page, path = Page(session), tmp_path / "outputs" / "demo.toml"
     shown = page.on_plan_act(told(act="write-settings"))[page.plan]
     assert "The settings are in <code>outputs/demo.toml</code>" in shown
-    assert "--nproc_per_node 2 -m trainer train outputs/demo.toml" in shown
+    assert "--standalone --nproc_per_node 2 -m trainer train outputs/demo.toml" in shown
     assert load_config(path) == session.draft.check().config
     session.draft.edit("network_dim", "6")
     assert "Write outputs/demo.toml" in page.form_update()[page.plan]
