@@ -13,7 +13,7 @@ from kohya_gui.draft import Checked, Draft, defaults, payload, refused_paths
 from kohya_gui.folders import Folders
 from kohya_gui.pictures import Pictures
 from kohya_gui.presets import DEMO, Preset, Presets, laid_over
-from kohya_gui.survey import MODEL, Survey, Surveyor
+from kohya_gui.survey import Survey, Surveyor
 from trainer import resumption
 from trainer.commands import Command
 from trainer.config import TrainingConfig, known_settings, load_config, to_flat
@@ -43,6 +43,8 @@ class Session:
         self._lock = threading.Lock()
         self._log: list[Event] = []
         self._log_number = 0
+        demo = presets.all().get(DEMO)
+        self._demo = demo.values() if demo else {}
         self._open_form()
         self._kept = self.draft.revision
 
@@ -95,13 +97,20 @@ class Session:
 
     def shown(self, checked: Checked, survey: Survey | None) -> dict[str, object]:
         """Return what the fields are to show."""
-        shown = payload(self.draft, checked, survey.problems if survey else (), suggestions.notes(survey))
-        offered = [{"name": offer.name, "label": offer.label} for offer in self.offers(survey)]
-        return {**shown, "offers": {MODEL: offered}}
+        notes = {**suggestions.notes(survey), **suggestions.demo_notes(self._of_the_demo())}
+        shown = payload(self.draft, checked, survey.problems if survey else (), notes)
+        offered: dict[str, list[dict[str, str]]] = {}
+        for offer in self.offers(survey):
+            offered.setdefault(offer.key, []).append({"name": offer.name, "label": offer.label})
+        return {**shown, "offers": offered}
 
     def offers(self, survey: Survey | None) -> list[suggestions.Offer]:
-        """Return what would suit the recognised model."""
-        return suggestions.offers(survey, self.presets.all(), self.draft.base_name)
+        """Return what would suit the recognised model, and the ways out of what the demo left behind."""
+        suited = suggestions.offers(survey, self.presets.all(), self.draft.base_name)
+        return [*suited, *suggestions.demo_offers(self._of_the_demo())]
+
+    def _of_the_demo(self) -> tuple[str, ...]:
+        return suggestions.of_the_demo(self.draft.values, self._demo)
 
     # --- the run ----------------------------------------------------------------------------------------------------
 

@@ -252,6 +252,21 @@ def test_each_text_encoder_has_its_rate_beside_the_form(session: Session, sdxl: 
     assert "Stable Diffusion XL" in words
 
 
+def test_what_the_demo_left_behind_is_told_and_cleared_with_a_click(session: Session, tmp_path: Path) -> None:
+    assert session.shown(session.draft.check(), None)["offers"] == {}
+    page = Page(session)
+    session.draft.edit("train_data_dir", str(tmp_path))
+    shown = session.shown(session.draft.check(), None)
+    notes, offers = shown["notes"], shown["offers"]
+    assert isinstance(notes, dict) and isinstance(offers, dict)
+    assert "toy model" in notes["pretrained_model_name_or_path"]
+    assert set(offers) == {"reg_data_dir", "sample_prompts"}
+    for key in offers:
+        page.on_field_act(told(act="offer", name=f"clear-{key}"))
+        assert session.draft.values[key] == ""
+    assert session.shown(session.draft.check(), None)["offers"] == {}
+
+
 def test_a_model_on_the_hub_is_not_taken_for_what_it_may_not_be(session: Session) -> None:
     session.draft.edit("pretrained_model_name_or_path", "somebody/some-sdxl")
     checked = session.draft.check()
