@@ -254,7 +254,7 @@ def test_only_listed_runs_can_be_resumed_or_read(client: httpx.Client, outside: 
     (outside / "x.run" / "config.toml").write_text(f'output_name = "{SECRET}"\n')
     for target in ("dialog", "runs-panel", "message"):
         name = f"../{outside.name}/x"
-        words = said(trigger(client, "act", target, {"act": act, "name": name, "settings": "run"}, data=[None]))
+        words = said(trigger(client, "act", target, {"act": act, "name": name, "settings": "run"}))
         assert SECRET not in words
         assert "no run named" in words or target == "dialog"
 

@@ -94,7 +94,7 @@ def free_port() -> int:
 def begin_anew(app: App) -> None:
     """End the run under way, if there is one, and give the form the demo's values as at the first start."""
     with httpx.Client(base_url=app.url, timeout=30) as client:
-        trigger(client, "click", "abort", data=[None])
+        trigger(client, "click", "abort")
         trigger(client, "click", "reset-defaults")
         trigger(client, "click", "preset-apply", data=["demo"])
 
@@ -111,9 +111,14 @@ def event_of(config: dict[str, object], name: str, target: str) -> int:
 def trigger(
     client: httpx.Client, name: str, target: str, told: object = None, data: Sequence[object] = ()
 ) -> dict[str, object]:
-    """Do what the page's script does when an event happens, and return the queue's last word."""
+    """Do what the page's script does when an event happens, and return the queue's last word.
+
+    `data` is what the handler's inputs hold; they are empty where it is left out.
+    """
     config = client.get("/config").json()
     number = event_of(config, name, target)
+    wanted = next(each["inputs"] for each in config["dependencies"] if each["id"] == number)
+    data = data or [None] * len(wanted)
     session = f"test{time.monotonic_ns()}"
     body = {"data": list(data), "event_data": told, "fn_index": number, "trigger_id": None, "session_hash": session}
     client.post("/gradio_api/queue/join", json=body).raise_for_status()
