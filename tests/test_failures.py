@@ -23,10 +23,10 @@ from trainer import events, failures, train
 from trainer.checkpoints import load_newest, load_state
 from trainer.errors import RunError, StateError
 from trainer.event_log import read_events
+from trainer.ledger import SKIPPED_LIMIT
 from trainer.portions import Portion
 from trainer.run import Start
 from trainer.run_folder import RunFolder
-from trainer.training import SKIPPED_LIMIT
 
 LAST = 3
 """The step after which the mishaps happen. No state is due by then: what is found was saved by the failure."""

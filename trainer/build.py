@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import platform
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,6 +23,7 @@ from trainer.data.captions import CaptionRules, prepared
 from trainer.data.loader import Batch, make_loader
 from trainer.events import Emit, Warned
 from trainer.families.bundle import Bundle
+from trainer.ledger import Ledger
 from trainer.optimizers import OPTIMIZERS
 from trainer.outline import Outline
 from trainer.precision import Precision
@@ -31,7 +31,7 @@ from trainer.preview.prompts import settle
 from trainer.run_folder import RunFolder
 from trainer.text_cache import TextCache
 from trainer.texts import TextStates
-from trainer.training import AVERAGE_LIMIT, Training
+from trainer.training import Training
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +89,10 @@ def build(
         tell=tell,
         inbox=inbox,
         progress=progress,
+        ledger=Ledger(
+            tell, window=outline.plan.steps_per_epoch, device=accelerator.device, scaled=accelerator.scaler is not None
+        ),
         environment=environment(accelerator.device, outline.recognition.source),
-        losses=deque(maxlen=min(outline.plan.steps_per_epoch, AVERAGE_LIMIT)),
     )
     if state is not None:
         for change in changes(state.position, training.environment):

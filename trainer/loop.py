@@ -34,14 +34,14 @@ def train(training: Training) -> events.Finished:
             began = time.perf_counter()
             loss = fitted(training, accumulate, batches)
             grad_norm = clip(training)
-            skipped = update(training, grad_norm)
-            training.count(loss, float(grad_norm), skipped, time.perf_counter() - began)
+            update(training, grad_norm)
+            training.count(loss, grad_norm, time.perf_counter() - began)
             milestones.after_step()
             milestones.obey()
         return milestones.finish()
 
 
-def accumulate(training: Training, batches: Sequence[Batch]) -> float:
+def accumulate(training: Training, batches: Sequence[Batch]) -> Tensor:
     """Add up the gradients of one step's micro-batches; return the mean loss over them and over all ranks."""
     total = torch.zeros((), device=training.device)
     for batch in batches:
@@ -49,7 +49,7 @@ def accumulate(training: Training, batches: Sequence[Batch]) -> float:
             loss = loss_of(training, part) * share / batch.group_size
             training.accelerator.backward(loss)
             total += loss.detach()
-    return float(training.sum_over_ranks(total))
+    return training.sum_over_ranks(total)
 
 
 def loss_of(training: Training, batch: Batch) -> Tensor:
@@ -63,23 +63,26 @@ def loss_of(training: Training, batch: Batch) -> Tensor:
 
 
 def clip(training: Training) -> Tensor:
-    """Share gradients between ranks, undo loss scaling, clip to `max_grad_norm` (0 = off); return the norm before."""
+    """Share gradients between ranks, undo loss scaling, clip to `max_grad_norm` (0 = off); return the norm before.
+
+    As torch.nn.utils.clip_grad_norm_ does, without its bookkeeping for each tensor.
+    """
     training.share_gradients()
     training.accelerator.unscale_gradients(training.optimizer)
-    limit = training.config.optimizer.max_grad_norm or float("inf")
-    return torch.nn.utils.clip_grad_norm_(training.parameters, limit)
+    gradients = [parameter.grad for parameter in training.parameters if parameter.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    limit = training.config.optimizer.max_grad_norm
+    if limit:
+        torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0))
+    return norm
 
 
-def update(training: Training, grad_norm: Tensor) -> bool:
-    """Step optimizer and schedule; return True where a gradient was not finite and the weights stay as they were.
+def update(training: Training, grad_norm: Tensor) -> None:
+    """Step optimizer and schedule; where a gradient was not finite the weights stay as they were.
 
-    The schedule advances either way, so that the step number alone says which rate is in effect. Under fp16 the loss
-    scaler skips by itself and must see the step to lower its scale.
+    The schedule advances either way, so that the step number alone says which rate is in effect.
     """
-    skipped = not bool(torch.isfinite(grad_norm))
     training.updating = True
-    if not skipped or training.accelerator.scaler is not None:
-        training.optimizer.step()
+    training.step_optimizer(torch.isfinite(grad_norm))
     training.optimizer.zero_grad(set_to_none=True)
     training.advance_schedule()
-    return skipped

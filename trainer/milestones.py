@@ -48,6 +48,9 @@ class Milestones:
                 message = f"It failed while step {training.step + 1} changed the weights; the state before is kept."
                 training.tell(events.Warned(message=message))
                 return
+            # Giving up over gradients that are not finite may be what led here.
+            with suppress(RunError):
+                training.ledger.settle()
             try:
                 self.save_state()
             except TrainerError as error:
@@ -89,6 +92,7 @@ class Milestones:
     def finish(self) -> events.Finished:
         """Write the finished file and the last state, unless told to abort, and say how it ended."""
         training = self._training
+        training.ledger.settle()
         path = ""
         if training.ending is not Command.ABORT:
             path = self._save_lora(final_name(training.config.saving.output_name))
@@ -122,7 +126,8 @@ class Milestones:
 
     def _end_epoch(self) -> None:
         training = self._training
-        losses = training.epoch_losses
+        training.ledger.settle()
+        losses = training.ledger.epoch_losses
         mean = sum(losses) / len(losses) if losses else math.nan
         training.tell(events.EpochDone(epoch=training.epoch, step=training.step, loss=mean))
         losses.clear()
@@ -130,6 +135,7 @@ class Milestones:
     def _save_lora(self, name: str) -> str:
         training = self._training
         path = training.folder.output_dir / name
+        training.ledger.settle()
         if self._writes:
             entries = metadata.build(training.facts, step=training.step, epoch=training.epoch, finished=time.time())
             precision_name = training.config.saving.save_precision
@@ -142,6 +148,7 @@ class Milestones:
     def _sample(self) -> None:
         """Make the sample pictures. A stop ends it after the denoising step under way and is obeyed by the loop."""
         training = self._training
+        training.ledger.settle()
         if not self._writes:
             return
         with suppress(Stopped):

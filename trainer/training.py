@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import groupby
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from trainer import checkpoints, events, failures, ranks
+from trainer import checkpoints, events, ranks
 from trainer.adapters.lora.layers import Adapter
 from trainer.checkpoints import Position, State
 from trainer.commands import Command, Inbox
@@ -25,9 +25,10 @@ from trainer.data.loader import Batch
 from trainer.events import Emit
 from trainer.families import FAMILIES
 from trainer.families.bundle import Bundle
+from trainer.ledger import Ledger
 from trainer.metadata import ModelFacts, RunFacts, model_hashes, model_name, optimizer_name
 from trainer.objective import LossOptions, NoiseOptions, NoiseSchedule, noise_schedule, posterior_sample
-from trainer.optimizers import OPTIMIZERS
+from trainer.optimizers import OPTIMIZERS, OptimizerKind
 from trainer.outline import Outline
 from trainer.plan import Plan
 from trainer.portions import Portion
@@ -36,25 +37,19 @@ from trainer.run_folder import RunFolder
 from trainer.text_cache import TextCache
 from trainer.texts import TextStates
 
-AVERAGE_LIMIT = 10_000
-"""Most step losses kept for the running average; an epoch can be longer than anyone averages over."""
-
 _SESSION_IDS = 2**32
 """sd-scripts draws ss_session_id from this range."""
 
 _MOMENTS = frozenset({"exp_avg", "exp_avg_sq", "state1", "state2"})
 """Names under which torch, pytorch-optimizer and bitsandbytes keep averages of a parameter's shape."""
 
-SKIPPED_LIMIT = 20
-"""Steps in a row without a finite gradient after which going on is pointless."""
-
 
 @dataclass(eq=False)
 class Training:
     """What `build` wires and the loop uses.
 
-    `batches` yields the micro-batches of this rank from the position on. `step` optimizer steps are done; `losses`
-    are the newest step losses, `epoch_losses` those of the epoch under way. `text_cache` holds what frozen text
+    `batches` yields the micro-batches of this rank from the position on. `step` optimizer steps are done; the
+    `ledger` tells of them. `text_cache` holds what frozen text
     encoders made of all captions, where it was made ahead. `current` are the micro-batches of the step under way,
     `updating` says that the step may have changed the weights already. `portion` is how much is computed at once, once
     that had to be less than the settings say. `ending` is the command that ends it.
@@ -71,19 +66,15 @@ class Training:
     tell: Emit
     inbox: Inbox
     progress: Callable[[str, int, int], None]
+    ledger: Ledger
     environment: dict[str, object]
     step: int = 0
     text_cache: TextCache | None = None
     batches: Iterable[Batch] = ()
-    losses: deque[float] = field(default_factory=deque)
-    epoch_losses: list[float] = field(default_factory=list)
     rates_used: dict[str, float] = field(default_factory=dict)
     current: Sequence[Batch] = ()
     portion: Portion | None = None
     updating: bool = False
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    suspects: Counter[str] = field(default_factory=Counter)
     seconds_before: float = 0.0
     began: float = field(default_factory=time.time)
     clock: float = field(default_factory=time.monotonic)
@@ -119,6 +110,11 @@ class Training:
     def device(self) -> torch.device:
         """Where the arithmetic happens."""
         return self.accelerator.device
+
+    @property
+    def optimizer_kind(self) -> type[OptimizerKind]:
+        """What kind the optimizer is of."""
+        return OPTIMIZERS[self.config.optimizer.optimizer_type]
 
     @property
     def epoch(self) -> int:
@@ -173,7 +169,7 @@ class Training:
     def parts(self, batch: Batch) -> Iterator[tuple[Batch, float]]:
         """Yield what of a micro-batch is computed at once, on the device, and its share of the micro-batch's mean."""
         for part in batch.split(self.portion.samples) if self.portion else (batch,):
-            yield part.to(self.device), len(part.slots) / len(batch.slots)
+            yield part.to(self.device, non_blocking=True), len(part.slots) / len(batch.slots)
 
     def compute_by(self, portion: Portion) -> None:
         """Compute no more than that at once from now on."""
@@ -212,49 +208,35 @@ class Training:
         self.rates_used = {group["name"]: float(group["lr"]) for group in self.optimizer.param_groups}
         self.schedule.step()
 
-    def count(self, loss: float, grad_norm: float, skipped: bool, seconds: float) -> None:
-        """Take note of one more step and tell of it.
+    def step_optimizer(self, finite: Tensor) -> None:
+        """Change the weights, where `finite`, a scalar on the device, says so.
+
+        A loss scaler sees by itself whether gradients are finite, and must see the step to lower its scale.
+        """
+        if self.accelerator.scaler is not None:
+            self.optimizer.step()
+        else:
+            self.optimizer_kind.step(self.optimizer.optimizer, finite)
+
+    def count(self, loss: Tensor, grad_norm: Tensor, seconds: float) -> None:
+        """Take note of one more step, to be told of when its numbers, scalars on the device, are known.
 
         Raises:
-            RunError: `SKIPPED_LIMIT` steps in a row had no finite gradient.
+            RunError: too many steps in a row had no finite gradient.
         """
         self.step += 1
         self.updating = False
-        if math.isfinite(loss):
-            self.losses.append(loss)
-            self.epoch_losses.append(loss)
-        self.tell(
-            events.StepDone(
-                step=self.step,
-                epoch=self.epoch,
-                loss=loss,
-                average_loss=sum(self.losses) / len(self.losses) if self.losses else math.nan,
-                lr=dict(self.rates_used),
-                seconds=seconds,
-                grad_norm=grad_norm,
-                step_size=OPTIMIZERS[self.config.optimizer.optimizer_type].step_size(self.optimizer.optimizer),
-                memory=memory_in_use(self.device),
-                skipped=skipped,
-            )
+        done = events.StepDone(
+            step=self.step,
+            epoch=self.epoch,
+            loss=math.nan,
+            average_loss=math.nan,
+            lr=dict(self.rates_used),
+            seconds=seconds,
+            step_size=self.optimizer_kind.step_size(self.optimizer.optimizer),
+            memory=memory_in_use(self.device),
         )
-        self._watch_skipping(skipped)
-
-    def _watch_skipping(self, skipped: bool) -> None:
-        """Count steps without a finite gradient, name their pictures, and give up after too many in a row."""
-        if not skipped:
-            self.skipped_in_a_row = 0
-            self.suspects.clear()
-            return
-        names = [name for batch in self.current for name in batch.names]
-        self.skipped += 1
-        self.skipped_in_a_row += 1
-        self.suspects.update(set(names))
-        # A loss scaler looks for its scale by overflowing: one such step is nothing to tell of.
-        ordinary = self.accelerator.scaler is not None and self.skipped_in_a_row < SKIPPED_LIMIT // 4
-        if not ordinary and self.skipped <= SKIPPED_LIMIT:
-            self.tell(events.Warned(message=failures.skipped_step(self.step, names)))
-        if self.skipped_in_a_row >= SKIPPED_LIMIT:
-            raise failures.not_finite(self.step, self.skipped_in_a_row, self.suspects)
+        self.ledger.note(done, [name for batch in self.current for name in batch.names], loss, grad_norm)
 
     def move(self, device: torch.device) -> None:
         """Move the models and the optimizer's state, in place: parameters keep their identity."""
@@ -266,10 +248,11 @@ class Training:
 
     def state(self) -> State:
         """Return what a resume needs, as of the newest step."""
+        self.ledger.settle()
         position = Position(
             step=self.step,
-            losses=tuple(self.losses),
-            epoch_losses=tuple(self.epoch_losses),
+            losses=tuple(self.ledger.losses),
+            epoch_losses=tuple(self.ledger.epoch_losses),
             settings=to_flat(self.config),
             environment=self.environment,
             seconds=self.seconds,
@@ -301,8 +284,8 @@ class Training:
         if self.accelerator.scaler and state.trained["scaler"]:
             self.accelerator.scaler.load_state_dict(state.trained["scaler"])
         self.step = state.position.step
-        self.losses.extend(state.position.losses)
-        self.epoch_losses.extend(state.position.epoch_losses)
+        self.ledger.losses.extend(state.position.losses)
+        self.ledger.epoch_losses.extend(state.position.epoch_losses)
         self.seconds_before = state.position.seconds
         if state.position.portion and self.config.training.step_down_on_out_of_memory:
             self.compute_by(state.position.portion)
@@ -331,4 +314,10 @@ def memory_in_use(device: torch.device) -> int:
     """Return bytes in use: of the GPU by tensors, or of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
-    return int(psutil.Process().memory_info().rss)
+    return int(_process(os.getpid()).memory_info().rss)
+
+
+@cache
+def _process(number: int) -> psutil.Process:
+    """Return a process to ask; to find it costs more than the question, which is asked at each step."""
+    return psutil.Process(number)

@@ -43,13 +43,13 @@ def _no_memory(settings: Mapping[str, object]) -> None:
 
 
 def _little_memory(settings: Mapping[str, object]) -> None:
-    """Leave four tenths of what the fullest moment up to now took beyond what is in use between steps."""
+    """Leave three tenths of what the fullest moment up to now took beyond what is in use between steps."""
     import resource
 
     used = psutil.Process().memory_info()
     status = Path("/proc/self/status").read_text()
     most = int(status.split("VmHWM:")[1].split()[0]) * 1024
-    resource.setrlimit(resource.RLIMIT_AS, (used.vms + (most - used.rss) * 4 // 10, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_AS, (used.vms + (most - used.rss) * 3 // 10, resource.RLIM_INFINITY))
 
 
 def _no_disk(settings: Mapping[str, object]) -> None:

@@ -77,6 +77,8 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Return the batch with all tensors, those of `draws` too, on `device`."""
+        if torch.device(device) == self.loss_weights.device:
+            return self
         return map_tensors(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:

@@ -42,6 +42,22 @@ class AdamW(OptimizerKind):
         devices = {parameter.device.type for group in groups for parameter in group["params"]}
         return torch.optim.AdamW(list(groups), **options, fused=True if devices <= {"cpu", "cuda"} else None)
 
+    @classmethod
+    def step(cls, optimizer: torch.optim.Optimizer, finite: torch.Tensor) -> None:
+        if finite.is_cuda and optimizer.defaults["fused"]:
+            cls.gated_step(optimizer, finite)
+        else:
+            super().step(optimizer, finite)
+
+    @staticmethod
+    def gated_step(optimizer: torch.optim.Optimizer, finite: torch.Tensor) -> None:
+        """Launch the fused kernel, which looks on the device whether to do anything, as for a loss scaler."""
+        optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+        try:
+            optimizer.step()
+        finally:
+            del optimizer.found_inf  # type: ignore[attr-defined]
+
 
 class AdamW8bit(OptimizerKind):
     """bitsandbytes' AdamW whose state takes a quarter of the memory; on the CPU as well."""

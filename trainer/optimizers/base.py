@@ -71,6 +71,16 @@ class OptimizerKind:
         return {cls.arguments[name].parameter or name: value for name, value in values.items()}
 
     @classmethod
+    def step(cls, optimizer: torch.optim.Optimizer, finite: torch.Tensor) -> None:
+        """Take a step, or leave weights and state as they are where `finite`, a scalar on the device, is false.
+
+        Asking waits for the device. A step whose Python counts cannot be taken back there; kinds that can be held up
+        on the device do better.
+        """
+        if bool(finite):
+            optimizer.step()
+
+    @classmethod
     def step_size(cls, optimizer: torch.optim.Optimizer) -> float | None:
         """Return the step size that the method has found (its `d`), or None where it looks for none.
 
