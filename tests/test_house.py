@@ -69,6 +69,7 @@ ROWS = {
     "trainer.loop": 5,
     "trainer.training": 5,
     "trainer.ledger": 5,
+    "trainer.compiled": 5,
     "trainer.texts": 5,
     "trainer.text_cache": 4,
     "trainer.milestones": 5,

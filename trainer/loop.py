@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from trainer import events, objective
+from trainer.compiled import compile_where_asked
 from trainer.data.loader import Batch
 from trainer.milestones import Milestones
 from trainer.portions import fitted
@@ -27,6 +28,7 @@ def train(training: Training) -> events.Finished:
     milestones = Milestones(training)
     with milestones.keeping_state():
         milestones.begin()
+        compile_where_asked(training, loss_of)
         milestones.obey()
         for batches in training.steps():
             if training.ending:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,6 +134,8 @@ def reset() -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     _set_deterministic(False)
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
     torch.set_num_threads(_THREADS)
     if torch.cuda.is_available():
         # Memory goes back to the driver, and to other programs, only once nothing refers to it.

@@ -259,6 +259,14 @@ class TrainingSection(Section):
     seed: int = setting(42, Show("Seed", group="Training"), ge=0, le=2**32 - 1)
     """Where all random choices come from; the same seed and settings give the same LoRA on the same machine."""
 
+    torch_compile: bool = setting(False, Show("Compile", group="Precision"))
+    """Let PyTorch compile the blocks of the UNet: faster steps after a minute or more of waiting at the start.
+
+    For long runs on a GPU. The start takes one to several minutes more, again for each new size of picture, which the
+    log tells; on a CPU it brings nothing. Needs a C++ compiler and, on a GPU, Triton. Where it fails, training goes on
+    without, and says why.
+    """
+
     deterministic: bool = setting(False, Show("Deterministic", group="Precision"))
     """Use only GPU routines that give the same bits each time, at some cost in speed.
 

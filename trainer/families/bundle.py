@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from trainer.targets import Target
 
@@ -94,6 +94,9 @@ class Bundle(Protocol):
 
     def enable_gradient_checkpointing(self) -> None:
         """Trade a second forward pass for memory, in the UNet and the text encoders."""
+
+    def compile_blocks(self, backend: str | Callable[..., Any] | None) -> None:
+        """Compile each block that the UNet repeats, at its first call; None takes it back."""
 
     def release_vae(self) -> None:
         """Free the VAE; it is loaded again when it is needed."""

@@ -71,6 +71,10 @@ class LeanLinear(_Lean, peft_layers.Linear):
         if args or kwargs or not self.plain(x):
             return cast(Tensor, super().forward(x, *args, **kwargs))
         base = self.base_layer
+        if torch.compiler.is_compiling():
+            # A compiler joins products by itself, and what siblings keep for one another would be in its way.
+            down, up = self.matrices(self.compute_dtype(x))
+            return cast(Tensor, base(x)) + F.linear(F.linear(x.to(down.dtype), down), up)
         if self.siblings.merge(x):
             down, up = self.matrices(x.dtype)
             return F.linear(x, torch.addmm(base.weight, up, down), base.bias)
