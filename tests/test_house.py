@@ -68,6 +68,7 @@ ROWS = {
     "trainer.build": 5,
     "trainer.loop": 5,
     "trainer.training": 5,
+    "trainer.attention": 4,
     "trainer.ledger": 5,
     "trainer.compiled": 5,
     "trainer.texts": 5,

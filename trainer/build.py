@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 
-from trainer import export, families, metadata, objective, precision, ranks, schedules, text_cache
+from trainer import attention, export, families, metadata, objective, precision, ranks, schedules, text_cache
 from trainer.adapters.lora.layers import Adapter
 from trainer.checkpoints import Position, State
 from trainer.commands import Inbox
-from trainer.config import TrainingConfig, rates
+from trainer.config import TrainingConfig, rates, resolution_size
 from trainer.control import Progress
 from trainer.data.cache import LatentCache
 from trainer.data.captions import CaptionRules, prepared
@@ -92,7 +92,8 @@ def build(
         ledger=Ledger(
             tell, window=outline.plan.steps_per_epoch, device=accelerator.device, scaled=accelerator.scaler is not None
         ),
-        environment=environment(accelerator.device, outline.recognition.source),
+        environment=environment(accelerator.device, outline.recognition.source)
+        | attention_kernel(config, bundle, state),
     )
     if state is not None:
         for change in changes(state.position, training.environment):
@@ -217,6 +218,19 @@ def environment(device: torch.device, model: str) -> dict[str, object]:
         "model": metadata.quick_hash(model),
         **{name: version(name) for name in ("torch", "diffusers", "transformers", "peft", "bitsandbytes")},
     }
+
+
+def attention_kernel(config: TrainingConfig, bundle: Bundle, state: State | None) -> dict[str, object]:
+    """Return the kernel that attention is computed by, as part of the environment; nothing where PyTorch decides.
+
+    Deterministic runs leave it to PyTorch, which then knows what it may take.
+    """
+    if config.training.deterministic:
+        return {}
+    known = str(state.position.environment.get("attention", "")) if state else ""
+    shape = (config.training.train_batch_size, *bundle.largest_attention(*resolution_size(config)))
+    chosen = ranks.from_first(attention.choose(shape, bundle.device, bundle.dtype, known))
+    return {"attention": chosen} if chosen else {}
 
 
 def changes(position: Position, surroundings: Mapping[str, object]) -> list[str]:

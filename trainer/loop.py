@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trainer import events, objective
+from trainer import attention, events, objective
 from trainer.compiled import compile_where_asked
 from trainer.data.loader import Batch
 from trainer.milestones import Milestones
@@ -26,7 +26,7 @@ def train(training: Training) -> events.Finished:
         RunError: gradient after gradient is not finite, or a file could not be written.
     """
     milestones = Milestones(training)
-    with milestones.keeping_state():
+    with attention.preferring(str(training.environment.get("attention", ""))), milestones.keeping_state():
         milestones.begin()
         compile_where_asked(training, loss_of)
         milestones.obey()

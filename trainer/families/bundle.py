@@ -95,6 +95,9 @@ class Bundle(Protocol):
     def enable_gradient_checkpointing(self) -> None:
         """Trade a second forward pass for memory, in the UNet and the text encoders."""
 
+    def largest_attention(self, width: int, height: int) -> tuple[int, int, int]:
+        """Return heads, tokens and features of a head where the UNet attends to most pixels of such a picture."""
+
     def compile_blocks(self, backend: str | Callable[..., Any] | None) -> None:
         """Compile each block that the UNet repeats, at its first call; None takes it back."""
 

@@ -33,6 +33,9 @@ from trainer.families.weights import fingerprint, keep_whole
 from trainer.targets import Target
 
 _PHASE = "load model"
+_LATENT_PIXELS = 8
+"""Pixels on the side of what one latent pixel stands for."""
+
 _FLOAT32_NOTICE = (
     "The VAE gave numbers that are not finite in half precision and goes on in float32. "
     "no_half_vae = true avoids the detour."
@@ -199,6 +202,13 @@ class StableBundle(ABC):
         for encoder in self.text_encoders.values():
             encoder.gradient_checkpointing_enable({"use_reentrant": False})
             encoder.train()
+
+    def largest_attention(self, width: int, height: int) -> tuple[int, int, int]:
+        """Return heads, tokens and features of a head where the UNet attends to most pixels of such a picture."""
+        level = [kind.startswith("CrossAttn") for kind in self.unet.config.down_block_types].index(True)
+        layer = self.unet.down_blocks[level].attentions[0].transformer_blocks[0].attn1
+        side = _LATENT_PIXELS * 2**level
+        return layer.heads, (width // side) * (height // side), layer.inner_dim // layer.heads
 
     def compile_blocks(self, backend: str | Callable[..., Any] | None) -> None:
         """Compile each block that the UNet repeats, at its first call; None takes it back.
