@@ -11,7 +11,14 @@ from trainer.config import TrainingConfig, known_settings, load_config, load_lay
 from trainer.errors import ConfigError
 from trainer.settings.sd_scripts import CHANGING, HARMLESS, SHARED
 
-OURS_ONLY = ("model_family", "deterministic", "save_state_minutes", "caption_variants", "quantize_base")
+OURS_ONLY = (
+    "model_family",
+    "deterministic",
+    "save_state_minutes",
+    "step_down_on_out_of_memory",
+    "caption_variants",
+    "quantize_base",
+)
 
 
 def written(folder: Path, **values: object) -> Path:

@@ -25,6 +25,7 @@ _OWN = (
     "conv_alpha",
     "deterministic",
     "save_state_minutes",
+    "step_down_on_out_of_memory",
     "caption_variants",
     "quantize_base",
 )
