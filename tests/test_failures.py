@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,6 @@ from trainer.checkpoints import load_newest, load_state
 from trainer.errors import RunError, StateError
 from trainer.event_log import read_events
 from trainer.ledger import SKIPPED_LIMIT
-from trainer.portions import Portion
 from trainer.run import Start
 from trainer.run_folder import RunFolder
 
@@ -148,7 +148,7 @@ def test_a_folder_that_becomes_read_only(
     assert_same(straight, tmp_path / "out")
 
 
-LARGE = {"resolution": "512,512", "enable_bucket": False, "train_batch_size": 3}
+LARGE: dict[str, Any] = {"resolution": "512,512", "enable_bucket": False, "train_batch_size": 3}
 """Steps that take hundreds of megabytes, and all the same."""
 
 
@@ -174,20 +174,21 @@ def test_memory_runs_out(server: MishapServer, ground: tuple[Path, Path], tmp_pa
 def test_with_less_memory_the_step_is_done_again_in_portions(
     server: MishapServer, ground: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """Half the pictures, then one, then with checkpointing: same losses, same LoRA; told, and kept in the state."""
+    """As small as the limit makes them: same losses, same LoRA; told, and kept in the state."""
     straight = settings_of(ground, tmp_path / "straight", **LARGE, max_train_steps=3, lr_scheduler="constant")
     assert server.run(straight) == 0
     settings = {**straight, "output_dir": str(tmp_path / "out")}
     server.endure({**settings, "max_train_steps": 2}, Mishap("little memory", 1))
     portion = load_state(max((tmp_path / "out" / "tiny.run" / "state").glob("step-*"))).position.portion
-    assert portion == Portion(1, checkpointing=True)
+    assert portion is not None
+    assert portion.samples < LARGE["train_batch_size"]
     assert server.run(settings, resume="auto") == 0
     expected, found = (losses_of(tmp_path / name) for name in ("straight", "out"))
     assert found.keys() == expected.keys() == {1, 2, 3}
     assert found == pytest.approx(expected, rel=1e-5)
     log = read_events(tmp_path / "out" / "tiny.run" / "events.jsonl")
     told = [event.message for event in log if isinstance(event, events.Warned)]
-    assert sum(text.startswith("Step 2 ran out of memory") for text in told) == 3
+    assert any(text.startswith("Step 2 ran out of memory") for text in told)
     assert f"Memory ran out before: going on with {portion}." in told
     one, other = (load_file(tmp_path / name / "tiny.safetensors") for name in ("straight", "out"))
     assert all(torch.allclose(one[key], other[key], rtol=1e-4, atol=1e-5) for key in one)
