@@ -39,10 +39,18 @@ def write(config: TrainingConfig) -> None:
         ConfigError: another file is in its place, or it cannot be written.
     """
     path = settings_file(config)
-    if path.is_symlink() or (path.exists() and not path.read_text("utf-8", "replace").startswith(FIRST_LINE)):
+    if _is_anothers(path):
         message = f"{str(path)!r} is there already and is not of this page's making; choose another output name."
         raise ConfigError([Problem("output_name", message, config.saving.output_name)])
     toml.write(path, file_text(config))
+
+
+def _is_anothers(path: Path) -> bool:
+    """Say whether something is there that is not a settings file of this page's making."""
+    try:
+        return path.is_symlink() or (path.exists() and not path.read_text("utf-8", "replace").startswith(FIRST_LINE))
+    except OSError:
+        return True
 
 
 def terminal_card(config: TrainingConfig, refusal: str = "") -> str:

@@ -321,6 +321,9 @@ def test_the_settings_for_the_terminal_are_written_once_and_replace_no_other_fil
     path.write_text("# mine\n")
     assert "not of this page" in page.on_plan_act(told(act="write-settings"))[page.plan]
     assert path.read_text() == "# mine\n"
+    path.unlink()
+    path.mkdir()
+    assert "not of this page" in page.on_plan_act(told(act="write-settings"))[page.plan]
 
 
 # --- session, pictures, past runs -----------------------------------------------------------------------------------
