@@ -48,6 +48,8 @@ class Profile:
 
     def run(self, config: TrainingConfig) -> None:
         """Train, and take notes. `config` asks for `steps` steps and some to warm up."""
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
         with _timed(self.phases) as phases:
             stopwatch = _Stopwatch(self.steps, phases.clear)
             train(config, emit=stopwatch)

@@ -38,7 +38,7 @@ class Cell:
     checkpointing: bool = False
     rank: int = 16
     text: bool = False
-    steps: int = 30
+    steps: int = 20
     quick_steps: int = 6
     target: Target | None = None
     reference: Target | None = None
@@ -63,7 +63,7 @@ class Cell:
         )
 
 
-_TINY = Cell("tiny", model="tiny", resolution=64, steps=200, quick_steps=20)
+_TINY = Cell("tiny", model="tiny", resolution=64, steps=100, quick_steps=20)
 CELLS = (
     Cell("base", target=Target(1.08), reference=Target(1.1, at_most=False)),
     Cell("sdxl", model="sdxl-quarter"),
@@ -116,6 +116,10 @@ class Turns:
         _wait()
         self._mark = self._clock()
 
+    def dismiss(self) -> None:
+        """Let the rivals and their memory go."""
+        self._rivals = {}
+
     def _begin(self) -> None:
         self._rivals = self._made()
         self.times |= {name: [] for name in self._rivals}
@@ -148,6 +152,7 @@ def measure(cell: Cell, options: Options) -> Iterator[Row]:
 
         turns = Turns(rivals, options.clock)
         train(config, emit=turns, start=Start(overwrite=True))
+        turns.dismiss()
         profile = Profile(steps=min(steps, 10))
         if options.profile or torch.cuda.is_available():
             again = cell.config(data, Path(work) / "profiled", options.folder, _WARM + profile.steps)

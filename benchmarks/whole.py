@@ -28,7 +28,7 @@ class Cell:
     settings: Mapping[str, object] = field(default_factory=dict)
     pictures: int = 24
     size: tuple[int, int] = (800, 800)
-    steps: int = 30
+    steps: int = 20
     rate: Target = Target(1.0, at_most=False)
 
 
@@ -39,7 +39,7 @@ CELLS = (
         "tiny",
         64,
         {"train_batch_size": 4, "network_train_unet_only": False},
-        steps=150,
+        steps=80,
         size=(256, 256),
         rate=Target(1.04, at_most=False),
     ),
