@@ -116,7 +116,9 @@ def _text(bundle: Bundle, prompts: Sequence[str], texts: Mapping[str, Mapping[st
     if all(prompt in texts for prompt in prompts):
         found = [texts[prompt] for prompt in prompts]
         return {name: torch.stack([text[name] for text in found]).to(bundle.device) for name in found[0]}
-    return bundle.encode_text(torch.stack([bundle.tokenize(prompt) for prompt in prompts]).to(bundle.device))
+    # Each alone, as captions are, so that a prompt's states do not depend on its company.
+    rows = [bundle.encode_text(bundle.tokenize(prompt).unsqueeze(0).to(bundle.device)) for prompt in prompts]
+    return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
 
 @contextmanager
