@@ -25,7 +25,8 @@ MODEL_FILE = DEMO / "model.safetensors"
 PRESET = DEMO.parent / "presets" / "demo.toml"
 FIGURES = DEMO / "figures.json"
 SHEETS = DEMO / "sheets"
-SEEDS = (1, 2, 3)
+SEEDS = (1, 2, 3, 4, 5, 6)
+"""The preset was chosen by what the first three gave; the others are judged with it as it stands."""
 SHEET_COLUMNS = 12
 
 
