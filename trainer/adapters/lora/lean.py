@@ -58,6 +58,11 @@ class _Lean(peft_layers.LoraLayer):
         down, up = self.lora_A[PEFT_NAME].weight * self.scaling[PEFT_NAME], self.lora_B[PEFT_NAME].weight
         return (down, up) if down.dtype == dtype else (down.to(dtype), up.to(dtype))
 
+    def adapted_weight(self) -> Tensor:
+        """Return W + s B A, float32 [out, in]; the scale is a factor of the product and costs nothing there."""
+        down, up = self.lora_A[PEFT_NAME].weight.flatten(1), self.lora_B[PEFT_NAME].weight.flatten(1)
+        return torch.addmm(self.base_layer.weight.flatten(1), up, down, alpha=self.scaling[PEFT_NAME])
+
 
 class LeanLinear(_Lean, peft_layers.Linear):
     """A LoRA on a linear layer: y = x W^T + b + s (x A^T) B^T. Hu et al. 2021 (arXiv 2106.09685), eq. 3."""
@@ -76,8 +81,7 @@ class LeanLinear(_Lean, peft_layers.Linear):
             down, up = self.matrices(self.compute_dtype(x))
             return cast(Tensor, base(x)) + F.linear(F.linear(x.to(down.dtype), down), up)
         if self.siblings.merge(x):
-            down, up = self.matrices(x.dtype)
-            return F.linear(x, torch.addmm(base.weight, up, down), base.bias)
+            return F.linear(x, self.adapted_weight(), base.bias)
         rows, inner, up = self.siblings.inner(self, x)
         return cast(Tensor, base(rows).addmm_(inner, up.t()).view(*x.shape[:-1], -1))
 
@@ -91,17 +95,18 @@ class LeanConv2d(_Lean, peft_layers.Conv2d):
         if args or kwargs or not self.plain(x) or base.groups != 1:
             return cast(Tensor, super().forward(x, *args, **kwargs))
         x = x.to(self.compute_dtype(x))
-        down, up = self.matrices(x.dtype)
         if base.kernel_size == base.stride == _POINT and base.padding == (0, 0):
-            return self._point(x, down, up)
+            return self._point(x)
+        down, up = self.matrices(x.dtype)
         return cast(Tensor, base(x)) + F.conv2d(self.lora_A[PEFT_NAME]._conv_forward(x, down, None), up)
 
-    def _point(self, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
+    def _point(self, x: Tensor) -> Tensor:
         """The same for a 1x1 convolution."""
         (batch, channels, height, width), base = x.shape, self.base_layer
-        down, up = down.flatten(1), up.flatten(1)
-        if _merging_pays(batch * height * width, [(channels, len(up), len(down))], x.dtype):
-            return F.conv2d(x, torch.addmm(base.weight.flatten(1), up, down).view_as(base.weight), base.bias)
+        shape = channels, base.out_channels, self.r[PEFT_NAME]
+        if _merging_pays(batch * height * width, [shape], x.dtype):
+            return F.conv2d(x, self.adapted_weight().view_as(base.weight), base.bias)
+        down, up = (each.flatten(1) for each in self.matrices(x.dtype))
         output: Tensor = base(x)
         inner = down @ x.flatten(2)
         return torch.baddbmm(output.flatten(2), up.expand(batch, -1, -1), inner).view_as(output)
