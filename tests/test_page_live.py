@@ -190,7 +190,6 @@ def test_what_suits_a_recognised_model_is_a_click_away(app: App, tab: Page) -> N
     fill(tab, "pretrained_model_name_or_path", str(app.folder / "sd_xl.safetensors"))
     model = tab.locator("[data-field=pretrained_model_name_or_path]")
     expect(model.locator(".note")).to_contain_text("Stable Diffusion XL (fp32), made for 1024 × 1024")
-    tab.locator("#problems .small", has_text="Set Model family to auto").click()
     expect(tab.locator("#problems")).to_have_count(0)
     expect(tab.locator("#terminal")).to_have_attribute("open", "")  # sent anew, and still as it was left
     expect(tab.locator("#resolution")).to_have_value("64,64")

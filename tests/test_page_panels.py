@@ -204,6 +204,7 @@ def sdxl(tmp_path: Path) -> Path:
 
 
 def test_the_form_follows_the_recognised_model_and_changes_nothing_by_itself(session: Session, sdxl: Path) -> None:
+    session.draft.edit("model_family", "sd15")
     before = session.draft.values
     session.draft.edit("pretrained_model_name_or_path", str(sdxl))
     checked = session.draft.check()
@@ -217,7 +218,7 @@ def test_the_form_follows_the_recognised_model_and_changes_nothing_by_itself(ses
     assert [offer.values for offer in offers if offer.values] == [{"resolution": "1024,1024"}]
     assert next(offer.preset for offer in offers if offer.preset) == "sdxl-character"
     assert all(offer.preset in session.presets.all() for offer in offers if offer.preset)
-    # The demo says sd15; that this file is another is told at the field, with the way out.
+    # The form says sd15; that this file is another is told at the field, with the way out.
     assert survey is not None
     assert [(problem.key, problem.remedy) for problem in survey.problems] == [
         ("model_family", {"model_family": "auto"})
