@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -167,6 +168,23 @@ def test_memory_runs_out(server: MishapServer, ground: tuple[Path, Path], tmp_pa
     assert server.run(easier, resume="auto") == 0
     steps = [record["step"] for record in logged(tmp_path / "out" / "tiny.run") if record["event"] == "StepDone"]
     assert steps == [1, 2]
+
+
+def test_what_a_failed_step_held_is_gone_before_the_state_is_saved(ground: tuple[Path, Path], tmp_path: Path) -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+    alive: list[bool] = []
+
+    def watch(event: events.Event) -> None:
+        if isinstance(event, events.StepDone):
+            activations = torch.zeros(8)
+            held.append(weakref.ref(activations))
+            raise MemoryError
+        if isinstance(event, events.Saved) and event.kind == "state":
+            alive.append(held[0]() is not None)
+
+    with pytest.raises(RunError, match="^Out of memory"):
+        train(tiny_config(*ground, tmp_path / "out"), emit=watch)
+    assert alive == [False]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is set to what Linux says is in use")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -15,6 +16,7 @@ from trainer.commands import Command
 from trainer.control import ENDINGS, pause
 from trainer.errors import RunError, Stopped, TrainerError
 from trainer.plan import final_name, step_name
+from trainer.precision import free_memory
 from trainer.preview.prompts import SampleRequest, picture_name, settle
 from trainer.preview.sampling import sample, save_picture
 from trainer.training import Training
@@ -32,13 +34,14 @@ class Milestones:
     @contextmanager
     def keeping_state(self) -> Iterator[None]:
         """Where the block fails, save the state of the last finished step before the error goes on."""
-        whole = False
         try:
             yield
-            whole = True
-        finally:
-            if not whole:
-                self._rescue()
+        except BaseException as error:
+            # The frames of a failed step hold what it had computed: where memory ran out, the state needs that room.
+            traceback.clear_frames(error.__traceback__)
+            free_memory()
+            self._rescue()
+            raise
 
     def _rescue(self) -> None:
         """Save what can be saved. Errors are told, not raised: the one that led here matters more."""

@@ -6,14 +6,12 @@ belong to its samples. So the mean loss and the gradients are those of the whole
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
-import torch
-
 from trainer import events, failures
+from trainer.precision import free_memory
 
 if TYPE_CHECKING:
     from trainer.data.loader import Batch
@@ -67,12 +65,6 @@ def fitted(
             raise failures.out_of_memory(reason, training.config, least=True)
         training.optimizer.zero_grad(set_to_none=True)
         training.compute_by(portion)
-        _free()
+        free_memory()
         again = f"It is done again with {portion}, and all after it; the batch stays what it is."
         training.tell(events.Warned(message=f"Step {training.step + 1} ran out of memory: {reason}. {again}"))
-
-
-def _free() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -137,9 +137,13 @@ def reset() -> None:
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
     torch.set_num_threads(_THREADS)
+    free_memory()
+
+
+def free_memory() -> None:
+    """Give back now what nothing refers to any more: to the system, and on a GPU to other programs."""
+    gc.collect()
     if torch.cuda.is_available():
-        # Memory goes back to the driver, and to other programs, only once nothing refers to it.
-        gc.collect()
         torch.cuda.empty_cache()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import os
@@ -82,7 +81,6 @@ def train(
         return finished
     finally:
         precision.reset()
-        gc.collect()
 
 
 def _early_end(seen: RunSnapshot) -> events.Finished:

@@ -23,6 +23,9 @@ from trainer.events import Event
 FILE_LIMIT = 100_000
 """Bytes that a file may have where the disk is to be full: fewer than a state's, more than the log's."""
 
+ROOM_FOR_STATE = 16 << 20
+"""Bytes that are left where memory is to run out: a step fills them before it fails."""
+
 _CAPABILITIES_VERSION = 0x20080522
 _M_MMAP_THRESHOLD = -3
 
@@ -36,10 +39,11 @@ class Mishap:
 
 
 def _no_memory(settings: Mapping[str, object]) -> None:
+    """Leave what a state takes, and far less than a step does."""
     import resource
 
     used = psutil.Process().memory_info().vms
-    resource.setrlimit(resource.RLIMIT_AS, (used, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_AS, (used + ROOM_FOR_STATE, resource.RLIM_INFINITY))
 
 
 def _little_memory(settings: Mapping[str, object]) -> None:

@@ -5,7 +5,6 @@ After Rombach et al. 2022; how text is cut, encoded and joined follows sd-script
 
 from __future__ import annotations
 
-import gc
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -30,6 +29,7 @@ from trainer.families.stable.layers import adapter_targets
 from trainer.families.tokens import LENGTH, PromptTokenizer
 from trainer.families.weighted import WeightedTokenizer, split_weights, weigh
 from trainer.families.weights import fingerprint, keep_whole
+from trainer.precision import free_memory
 from trainer.targets import Target
 
 _PHASE = "load model"
@@ -224,19 +224,19 @@ class StableBundle(ABC):
     def release_vae(self) -> None:
         """Free the VAE. `encode_images` and `decode_latents` load it again."""
         self.vae = None
-        _free()
+        free_memory()
 
     def release_text_encoders(self) -> None:
         """Free the text encoders. `encode_text` loads them again, without adapters that they may have had."""
         self.text_encoders = {}
-        _free()
+        free_memory()
 
     def to(self, device: torch.device) -> None:
         """Move everything that is loaded, in place: parameters keep their identity."""
         for module in (*self.components.values(), *([self.vae] if self.vae else [])):
             module.to(device)
         self._checkpoint = replace(self._checkpoint, device=device)
-        _free()
+        free_memory()
 
     def text_encoder(self, component: str) -> TextEncoder:
         """Return a text encoder, loaded again if it was released."""
@@ -385,10 +385,3 @@ def _prediction(checkpoint: Checkpoint, config: TrainingConfig) -> tuple[str, tu
     if said is None and checkpoint.facts.predicts_either and not asked:
         return EPSILON, (EITHER_QUESTION,)
     return VELOCITY if asked else EPSILON, ()
-
-
-def _free() -> None:
-    """Give memory back now, not when the garbage collector next looks."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
