@@ -121,6 +121,7 @@ def serve(page: Page, given: argparse.Namespace, password: str, *, open_to_other
     options: dict[str, Any] = {
         "middleware": [Middleware(Guard, hosts=hosts, password=password, started=started)],
         "routes": [
+            Route("/news/{number:int}", page.news.answer),
             Route("/pictures/{kind}/{name}", pictures.answer),
             Route("/guide/images/{name}", guide.answer_picture),
             Route("/guide/{name}", guide.answer_page),

@@ -12,7 +12,7 @@ CODE = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono
 
 STYLE_SHEET = HERE / "style.css"
 
-HEAD = f"<script>{(HERE / 'page.js').read_text(encoding='utf-8')}</script>"
+HEAD = "".join(f"<script>{(HERE / name).read_text(encoding='utf-8')}</script>" for name in ("news.js", "page.js"))
 
 
 def theme() -> gr.themes.Base:

@@ -30,6 +30,12 @@ def panel(value: str = "", **options: Any) -> gr.HTML:
     return gr.HTML(value, js_on_load=_SPARK, apply_default_css=False, **options)
 
 
+def news_panel(elem_id: str, part: str, markup: str = "") -> gr.HTML:
+    """Return the place of one part of the news, which the page's script fills; clicks are reported as in `panel`."""
+    place = f'<div data-part="{part}">{markup}</div>'
+    return gr.HTML(place, js_on_load=f"{_SPARK}NEWS.show();", apply_default_css=False, elem_id=elem_id)
+
+
 def esc(text: object) -> str:
     """Return text that HTML and Gradio's templates leave alone."""
     return html.escape(str(text), quote=True).translate(_TEMPLATE_SIGNS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,8 @@ from kohya_gui.basic_tab import basic_markup, basic_settings
 from kohya_gui.dataset_panel import dataset_panel
 from kohya_gui.draft import Checked
 from kohya_gui.form import fields
-from kohya_gui.markup import panel
+from kohya_gui.markup import news_panel, panel
+from kohya_gui.news import News
 from kohya_gui.plan_panel import plan_panel, remedies
 from kohya_gui.preset_panel import PresetPanel
 from kohya_gui.session import Session
@@ -21,20 +23,19 @@ from kohya_gui.wiring import FORM, QUIET, Update, told
 from trainer.commands import Command
 from trainer.config import known_settings, load_config, to_flat
 from trainer.errors import ConfigError, TrainerError
+from trainer.snapshot import RunSnapshot
 
-RUNNING_SECONDS = 1.0
-IDLE_SECONDS = 3.0
-"""How often a page asks for news, with a run under way and without."""
+SAID_SECONDS = 6.0
+"""How long words stand that no change of the run's status answers."""
 
 
 class Page:
-    """Builds the page. `blocks` is what Gradio serves."""
+    """Builds the page. `blocks` is what Gradio serves; `news` answers the pages that ask how the run stands."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        self.news = News(session)
         with gr.Blocks(title="LoRA trainer", fill_width=True, analytics_enabled=False) as self.blocks:
-            self.seen = gr.State({})
-            self.timer = gr.Timer(IDLE_SECONDS)
             self._top()
             with gr.Row(elem_id="main"):
                 with gr.Column(elem_id="form-side"):
@@ -52,15 +53,12 @@ class Page:
 
     def _top(self) -> None:
         with gr.Row(elem_id="top"):
-            self.bar = panel(run_panel.bar(self.session.snapshot, busy=False), elem_id="bar")
+            news_panel("bar", "bar", run_panel.bar(RunSnapshot(), busy=False, asked="…"))
             with gr.Row(elem_id="controls"):
-                self.controls = {
-                    "start": gr.Button("Start", variant="primary", elem_id="start"),
-                    "pause": gr.Button("Pause", interactive=False, elem_id="pause"),
-                    "stop": gr.Button("Stop", interactive=False, elem_id="stop"),
-                    "save": gr.Button("Save now", interactive=False, elem_id="save-now"),
-                    "sample": gr.Button("Sample now", interactive=False, elem_id="sample-now"),
-                    "abort": gr.Button("Abort", interactive=False, elem_id="abort"),
+                self.start = gr.Button("Start", variant="primary", elem_id="start")
+                words = {"pause": "Pause", "stop": "Stop", "save-now": "Save now", "sample-now": "Sample now"}
+                self.orders = {
+                    name: gr.Button(text, elem_id=name) for name, text in (words | {"abort": "Abort"}).items()
                 }
 
     def _form_side(self) -> None:
@@ -79,12 +77,12 @@ class Page:
                 self.plan = panel(elem_id="plan")
                 self.dataset = panel(elem_id="dataset-panel")
             with gr.Tab("Training", id="training"):
-                self.message = panel(run_panel.message(self.session.snapshot), elem_id="message")
-                self.curves = panel(elem_id="curves")
-                self.samples = panel(elem_id="samples-panel")
-                self.rates = panel(elem_id="rates")
-                self.files = panel(elem_id="files-panel")
-                self.log = panel(elem_id="log")
+                self.message = news_panel("message", "message")
+                news_panel("curves", "curves")
+                news_panel("samples-panel", "samples")
+                news_panel("rates", "rates")
+                news_panel("files-panel", "files")
+                news_panel("log", "log")
             with gr.Tab("Runs", id="runs") as self.runs_tab:
                 self.runs = panel(elem_id="runs-panel")
 
@@ -194,12 +192,12 @@ class Page:
     def _dialog(self, key: str, at: str) -> str:
         return f'<div class="overlay">{folder_dialog.dialog(self.session.folders, key, at)}</div>'
 
-    def on_dialog(self, seen: dict[str, int], event: gr.EventData) -> Update:
+    def on_dialog(self, event: gr.EventData) -> Update:
         """Something in the dialog was clicked."""
         said = told(event)
         act, key, path = said.get("act"), str(said.get("key")), str(said.get("at"))
         if act in ("go-on", "reuse"):
-            return {self.dialog: "", **self.on_past_run(seen, event)}
+            return {self.dialog: "", **self.on_past_run(event)}
         if act == "look":
             return {self.dialog: self._dialog(key, path)}
         if act != "pick" or self.session.folders.problem(path):
@@ -212,119 +210,91 @@ class Page:
     # --- the run ----------------------------------------------------------------------------------------------------
 
     def _wire_run(self) -> None:
-        news = [self.bar, self.message, self.curves, self.samples, self.rates, self.files, self.log]
-        news += [*self.controls.values(), self.timer, self.seen]
         calm: dict[str, Any] = {**QUIET, "queue": False}
-        self.timer.tick(self.on_tick, self.seen, news, trigger_mode="once", **calm)
-        self.blocks.load(self.on_open, None, [*news, self.tabs], **calm)
-        self.controls["start"].click(self.on_start, self.seen, [*news, self.tabs, *self.form_parts], **FORM)
-        for name, act in (("pause", self.on_pause), ("stop", self.on_stop), ("abort", self.on_abort)):
-            self.controls[name].click(act, self.seen, news, **calm)
-        self.controls["save"].click(self.on_save_now, self.seen, news, **calm)
-        self.controls["sample"].click(self.on_sample_now, self.seen, news, **calm)
-        runs = [*news, self.tabs, self.runs, self.dialog, *self.form_parts]
+        told: dict[str, Any] = {**QUIET, "queue": False, "js": "() => NEWS.ask()"}
+        self.blocks.load(self.on_open, None, self.tabs, **calm)
+        self.start.click(self.on_start, None, [self.tabs, *self.form_parts], **FORM).then(None, **told)
+        orders = {"pause": self.on_pause, "stop": self.on_stop, "abort": self.on_abort}
+        orders |= {"save-now": self.on_save_now, "sample-now": self.on_sample_now}
+        for name, act in orders.items():
+            self.orders[name].click(act, None, None, **calm).then(None, **told)
+        runs = [self.tabs, self.runs, self.dialog, *self.form_parts]
         for part in (self.message, self.runs):
-            part.act(self.on_past_run, self.seen, runs, **FORM)
-        self.dialog.act(self.on_dialog, self.seen, [*runs, self.presets.toml_path], **FORM)
+            part.act(self.on_past_run, None, runs, **FORM).then(None, **told)
+        self.dialog.act(self.on_dialog, None, [*runs, self.presets.toml_path], **FORM).then(None, **told)
         self.runs_tab.select(self._runs, None, self.runs, **QUIET)
 
-    def news(self, seen: Mapping[str, int], asked: str = "") -> Update:
-        """Return what a page does not show yet, and the new `seen`."""
-        session, snapshot, busy = self.session, self.session.snapshot, self.session.busy
-        now = (session.runs_started, snapshot.revision, busy, snapshot.status)
-        if seen.get("now") == hash(now) and not asked:
-            return {self.seen: seen}
-        parts = {
-            self.bar: run_panel.bar(snapshot, busy=busy, asked=asked),
-            self.message: run_panel.message(snapshot),
-            self.curves: run_panel.curves(snapshot),
-            self.samples: run_panel.samples(snapshot, session.pictures),
-            self.rates: run_panel.rates(snapshot),
-            self.files: run_panel.files(snapshot, session.pictures),
-            self.log: run_panel.log(session.log()),
-        }
-        shown = {str(part.elem_id): hash(text) for part, text in parts.items()}
-        update: Update = {part: text for part, text in parts.items() if seen.get(part.elem_id) != shown[part.elem_id]}
-        usable = run_panel.controls(snapshot, busy=busy)
-        shown["controls"] = hash((*usable.items(), snapshot.status == "paused", asked))
-        if seen.get("controls") != shown["controls"]:
-            update |= {self.controls[name]: gr.Button(interactive=usable[name]) for name in usable}
-            words = "Continue" if snapshot.status == "paused" else "Pause"
-            update[self.controls["pause"]] = gr.Button(words, interactive=usable["pause"])
-            update[self.timer] = gr.Timer(RUNNING_SECONDS if busy else IDLE_SECONDS)
-        return {**update, self.seen: {**shown, "now": 0 if asked else hash(now)}}
-
-    def on_tick(self, seen: dict[str, int]) -> Update:
-        """Time has passed."""
-        return self.news(seen)
-
     def on_open(self) -> Update:
-        """A page was opened: show the run as it is, in front while it is under way."""
-        front = {self.tabs: gr.Tabs(selected="training")} if self.session.busy else {}
-        return {**self.news({}), **front}
+        """A page was opened: the run is in front while it is under way."""
+        return {self.tabs: gr.Tabs(selected="training")} if self.session.busy else {}
 
-    def on_start(self, seen: dict[str, int]) -> Update:
+    def on_start(self) -> Update:
         """Train what the form says."""
         try:
             self.session.start()
         except ConfigError as error:
             count = len(error.problems)
             words = "Not started: 1 setting needs attention" if count == 1 else f"Not started: {count} settings to mend"
-            return {**self.news(seen, asked=words), **self.form_update(), self.tabs: gr.Tabs(selected="plan")}
+            self.news.say(words, SAID_SECONDS)
+            return {**self.form_update(), self.tabs: gr.Tabs(selected="plan")}
         except TrainerError as error:
-            return self.news(seen, asked=str(error))
-        return {**self.news(seen), **self.form_update(), self.tabs: gr.Tabs(selected="training")}
+            self.news.say(str(error), SAID_SECONDS)
+            return {}
+        return {**self.form_update(), self.tabs: gr.Tabs(selected="training")}
 
-    def _send(self, command: Command, seen: dict[str, int], words: str) -> Update:
-        self.session.send(command)
-        return self.news(seen, asked=words if self.session.busy else "")
+    def _send(self, command: Command, words: str, seconds: float = math.inf) -> None:
+        if self.session.busy:
+            self.session.send(command)
+            self.news.say(words, seconds)
 
-    def on_pause(self, seen: dict[str, int]) -> Update:
+    def on_pause(self) -> None:
         """Pause, or go on."""
         if self.session.snapshot.status == "paused":
-            return self._send(Command.RESUME, seen, "Going on")
-        return self._send(Command.PAUSE, seen, "Pausing")
+            self._send(Command.RESUME, "Going on")
+        else:
+            self._send(Command.PAUSE, "Pausing")
 
-    def on_stop(self, seen: dict[str, int]) -> Update:
+    def on_stop(self) -> None:
         """Save and finish."""
-        return self._send(Command.STOP, seen, "Stopping")
+        self._send(Command.STOP, "Stopping")
 
-    def on_abort(self, seen: dict[str, int]) -> Update:
+    def on_abort(self) -> None:
         """End without a final file."""
-        return self._send(Command.ABORT, seen, "Aborting")
+        self._send(Command.ABORT, "Aborting")
 
-    def on_save_now(self, seen: dict[str, int]) -> Update:
+    def on_save_now(self) -> None:
         """Save a LoRA after this step."""
-        return self._send(Command.SAVE_NOW, seen, "Saving")
+        self._send(Command.SAVE_NOW, "Saving", SAID_SECONDS)
 
-    def on_sample_now(self, seen: dict[str, int]) -> Update:
+    def on_sample_now(self) -> None:
         """Draw the samples after this step."""
-        return self._send(Command.SAMPLE_NOW, seen, "Sampling")
+        self._send(Command.SAMPLE_NOW, "Sampling", SAID_SECONDS)
 
     # --- past runs --------------------------------------------------------------------------------------------------
 
     def _runs(self) -> str:
         return past_runs.runs_panel(self.session.past(), self.session.output_dir())
 
-    def on_past_run(self, seen: dict[str, int], event: gr.EventData) -> Update:
+    def on_past_run(self, event: gr.EventData) -> Update:
         """Resume a run, ask whether to, take its settings, or look again."""
         said = told(event)
         act, name = said.get("act"), said.get("name")
         try:
             if act in ("resume", "resume-form"):
-                return self._resume(seen, name, with_form=act == "resume-form", asked=False)
+                return self._resume(name, with_form=act == "resume-form", asked=False)
             if act == "go-on":
-                return self._resume(seen, name, with_form=said.get("settings") == "form", asked=True)
+                return self._resume(name, with_form=said.get("settings") == "form", asked=True)
             if act == "reuse":
                 run = self.session.past_named(name).folder
                 self.session.draft.lay(to_flat(load_config(run.config)), run.output_name)
                 return {**self.form_update(), self.runs: self._runs(), self.tabs: gr.Tabs(selected="plan")}
         except TrainerError as error:
             told_runs = preset_panel.refused(str(error)) + self._runs()
-            return {**self.news(seen, asked="Refused"), self.runs: told_runs, self.tabs: gr.Tabs(selected="runs")}
+            self.news.say("Refused", SAID_SECONDS)
+            return {self.runs: told_runs, self.tabs: gr.Tabs(selected="runs")}
         return {self.runs: self._runs()}
 
-    def _resume(self, seen: dict[str, int], name: object, *, with_form: bool, asked: bool) -> Update:
+    def _resume(self, name: object, *, with_form: bool, asked: bool) -> Update:
         """Go on with a run; where that would be another run than was begun, ask first."""
         run = self.session.past_named(name)
         config = self.session.settings_to_resume(run.folder, with_form=with_form)
@@ -333,7 +303,7 @@ class Page:
             words = resume_dialog.dialog(run.folder.output_name, ahead, with_form=with_form)
             return {self.dialog: f'<div class="overlay">{words}</div>'}
         self.session.resume(run.folder, config)
-        return {**self.news(seen), self.runs: self._runs(), self.tabs: gr.Tabs(selected="training")}
+        return {self.runs: self._runs(), self.tabs: gr.Tabs(selected="training")}
 
 
 def _only(part: object, keys: set[str]) -> object:

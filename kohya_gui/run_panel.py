@@ -30,11 +30,9 @@ TRAINING = "training"
 SAMPLE_STEPS = 24
 """Steps of which the gallery shows pictures, the newest; the others lie in the run's folder."""
 
-CONTROLS = ("start", "pause", "stop", "abort", "save", "sample")
-
 
 def controls(snapshot: RunSnapshot, *, busy: bool) -> dict[str, bool]:
-    """Return which buttons can be used."""
+    """Return which buttons can be used, by their ids."""
     training = busy and snapshot.status in ("preparing", "training", "paused")
     underway = busy and snapshot.status == "training"
     return {
@@ -42,8 +40,8 @@ def controls(snapshot: RunSnapshot, *, busy: bool) -> dict[str, bool]:
         "pause": training,
         "stop": busy,
         "abort": busy,
-        "save": underway,
-        "sample": underway,
+        "save-now": underway,
+        "sample-now": underway,
     }
 
 

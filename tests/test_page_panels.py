@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import cast
 
 import gradio as gr
 import pytest
@@ -18,6 +19,7 @@ from kohya_gui import run_panel
 from kohya_gui.charts import Line, chart
 from kohya_gui.draft import Draft
 from kohya_gui.folders import Folders
+from kohya_gui.news import News
 from kohya_gui.page import Page
 from kohya_gui.pictures import Pictures
 from kohya_gui.plan_panel import plan_panel
@@ -88,9 +90,11 @@ def test_a_refresh_stays_light_after_100_000_steps(session: Session) -> None:
 
 
 def test_a_refresh_without_news_sends_nothing(session: Session) -> None:
-    page = Page(session)
-    seen = page.on_open()[page.seen]
-    assert page.on_tick(seen) == {page.seen: seen}
+    news = News(session)
+    first = news.since(0)
+    assert first is not None
+    assert set(cast(dict[str, str], first["parts"])) == {"bar", "message", "curves", "samples", "rates", "files", "log"}
+    assert news.since(cast(int, first["number"])) is None
 
 
 def test_the_bar_tells_step_epoch_speed_time_and_memory() -> None:
@@ -108,7 +112,7 @@ def test_speed_as_kohyas_console_has_it(seconds: float, text: str) -> None:
 @pytest.mark.parametrize(
     ("status", "usable"),
     [
-        ("training", {"pause", "stop", "abort", "save", "sample"}),
+        ("training", {"pause", "stop", "abort", "save-now", "sample-now"}),
         ("preparing", {"pause", "stop", "abort"}),
         ("paused", {"pause", "stop", "abort"}),
     ],

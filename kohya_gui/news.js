@@ -1,0 +1,84 @@
+// Asks the program for news of the run and shows them. Only what differs is touched: what has the focus keeps it, a
+// list keeps its place, and the browser draws no more than it must, for what it takes is taken from the training.
+const NEWS = {
+  RUNNING: 1000, IDLE: 3000, HIDDEN: 15000, // milliseconds from one answer to the next question
+  number: 0, parts: {}, controls: null, busy: false, timer: 0, asking: null,
+
+  // Several who ask at once share one question; who asks after something was done gets an answer from after it.
+  ask() {
+    NEWS.asking = (NEWS.asking || Promise.resolve()).then(NEWS.askOnce);
+    return NEWS.asking;
+  },
+
+  async askOnce() {
+    clearTimeout(NEWS.timer);
+    try {
+      const answer = await fetch(`news/${NEWS.number}`);
+      if (!answer.ok) throw new Error(answer.statusText);
+      if (answer.status === 200) Object.assign(NEWS, NEWS.merged(await answer.json()));
+      NEWS.show();
+    } catch (error) {
+      NEWS.lost(error);
+    }
+    NEWS.timer = setTimeout(NEWS.ask, document.hidden ? NEWS.HIDDEN : NEWS.busy ? NEWS.RUNNING : NEWS.IDLE);
+  },
+
+  merged(answer) {
+    return {...answer, parts: {...NEWS.parts, ...answer.parts}};
+  },
+
+  show() {
+    for (const place of document.querySelectorAll('[data-part]')) {
+      const markup = NEWS.parts[place.dataset.part];
+      if (markup === undefined || place.shown === markup) continue;
+      place.shown = markup;
+      const wanted = document.createElement('div');
+      wanted.innerHTML = markup;
+      alikeInside(place, wanted);
+    }
+    if (!NEWS.controls) return;
+    for (const [name, usable] of Object.entries(NEWS.controls.usable)) {
+      const button = document.getElementById(name);
+      if (button && button.disabled === usable) button.disabled = !usable;
+    }
+    const pause = document.getElementById('pause');
+    if (pause && pause.textContent.trim() !== NEWS.controls.pause) pause.textContent = NEWS.controls.pause;
+  },
+
+  // Old numbers would look like a run that goes on.
+  lost(error) {
+    console.warn('no news:', error);
+    NEWS.number = 0;
+    const bar = document.querySelector('[data-part=bar]');
+    const pill = bar && bar.querySelector('.pill');
+    if (!pill) return;
+    bar.shown = null;
+    pill.className = 'pill failed';
+    pill.textContent = 'The program does not answer';
+  },
+};
+
+function alike(old, wanted) {
+  for (const {name, value} of wanted.attributes) {
+    if (name !== 'open' && old.getAttribute(name) !== value) old.setAttribute(name, value); // open is the person's
+  }
+  for (const {name} of [...old.attributes]) {
+    if (name !== 'open' && !wanted.hasAttribute(name)) old.removeAttribute(name);
+  }
+  alikeInside(old, wanted);
+}
+
+function alikeInside(old, wanted) {
+  const before = [...old.childNodes];
+  [...wanted.childNodes].forEach((child, place) => {
+    const there = before[place];
+    if (!there) old.append(child);
+    else if (there.nodeName !== child.nodeName) there.replaceWith(child);
+    else if (child.nodeType === Node.ELEMENT_NODE) alike(there, child);
+    else if (there.data !== child.data) there.data = child.data;
+  });
+  for (const there of before.slice(wanted.childNodes.length)) there.remove();
+}
+
+document.addEventListener('visibilitychange', () => document.hidden || NEWS.ask());
+NEWS.ask();
