@@ -26,6 +26,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from kohya_gui import guide, look
+from kohya_gui.early import Early
 from kohya_gui.folders import Folders
 from kohya_gui.guard import LOCAL_HOSTS, Guard
 from kohya_gui.page import Page
@@ -119,7 +120,7 @@ def serve(page: Page, given: argparse.Namespace, password: str, *, open_to_other
     hosts = frozenset() if open_to_others else LOCAL_HOSTS
     pictures, started = page.session.pictures, threading.Event()
     options: dict[str, Any] = {
-        "middleware": [Middleware(Guard, hosts=hosts, password=password, started=started)],
+        "middleware": [Middleware(Guard, hosts=hosts, password=password, started=started), Middleware(Early)],
         "routes": [
             Route("/news/{number:int}", page.news.answer),
             Route("/pictures/{kind}/{name}", pictures.answer),

@@ -12,7 +12,9 @@ CODE = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono
 
 STYLE_SHEET = HERE / "style.css"
 
-HEAD = "".join(f"<script>{(HERE / name).read_text(encoding='utf-8')}</script>" for name in ("news.js", "page.js"))
+SCRIPTS = ("news.js", "page.js")
+
+HEAD = "".join(f"<script>{(HERE / name).read_text(encoding='utf-8')}</script>" for name in SCRIPTS)
 
 
 def theme() -> gr.themes.Base:
