@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from benchmarks import loading, page, scanning, steps, whole
+from benchmarks import loading, page, scanning, steps, watching, whole
 from benchmarks.ground import PROJECT
 from benchmarks.options import FOLDER, Options
 from benchmarks.rows import Results, Row, surroundings, table
@@ -35,7 +35,12 @@ _LIMIT = 3600
 
 def cells(options: Options) -> dict[str, Measure]:
     """Return what can be measured with these options, by name, in the order in which it is."""
-    found: dict[str, Measure] = {"page": page.measure, "scan": scanning.measure, "run": whole.run}
+    found: dict[str, Measure] = {
+        "page": page.measure,
+        "watched": watching.measure,
+        "scan": scanning.measure,
+        "run": whole.run,
+    }
     found |= {"memory": whole.memory, "loading": loading.measure}
     for cell in steps.CELLS:
         if cell.quick_steps or not options.quick:
