@@ -37,7 +37,7 @@ def cells(options: Options) -> dict[str, Measure]:
     """Return what can be measured with these options, by name, in the order in which it is."""
     found: dict[str, Measure] = {
         "page": page.measure,
-        "watched": watching.measure,
+        "page/open": watching.measure,
         "scan": scanning.measure,
         "run": whole.run,
     }

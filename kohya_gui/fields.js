@@ -26,6 +26,10 @@ element.addEventListener('focusout', (event) => {
 });
 element.addEventListener('keydown', (event) => {
   if (event.key === 'Enter' && event.target.matches('input[data-key]')) report(event.target);
+  if (event.key === 'F1' && event.target.dataset.key) {
+    event.preventDefault();
+    more(element.querySelector(`[data-more="${event.target.dataset.key}"]`));
+  }
   if (event.key === 'Escape') for (const open of element.querySelectorAll('.more[aria-expanded=true]')) more(open);
 });
 element.addEventListener('click', (event) => {
@@ -39,10 +43,14 @@ element.addEventListener('click', (event) => {
   if (button.dataset.fold) for (const group of element.querySelectorAll('.group')) group.open = button.dataset.fold === 'open';
 });
 
+// The button is no stop of the tab key: that would double the way through the form. F1 in the field does the same.
 function more(button) {
-  const tip = element.querySelector(`[id="${button.dataset.more}-more"]`);
+  const key = button.dataset.more;
+  const tip = element.querySelector(`[id="${key}-more"]`);
   tip.hidden = !tip.hidden;
   button.setAttribute('aria-expanded', String(!tip.hidden));
+  const told = [`${key}-help`, `${key}-problem`, ...(tip.hidden ? [] : [tip.id])];
+  field(key).querySelector('[data-key]').setAttribute('aria-describedby', told.join(' '));
 }
 
 function step(button) {

@@ -142,7 +142,8 @@ def field_markup(setting: Setting) -> str:
     head = f"{control}{label}" if switch else f"{label}{unit}"
     tools = (
         f'<span class="tools"><button type="button" class="undo" data-undo="{key}" hidden></button>'
-        f'<button type="button" class="more" data-more="{key}" aria-expanded="false" aria-controls="{key}-more" '
+        f'<button type="button" class="more" tabindex="-1" data-more="{key}" aria-expanded="false" '
+        f'aria-controls="{key}-more" title="More, or F1 in the field" '
         f'aria-label="More about {esc(setting.show.label)}">?</button></span>'
     )
     return (
@@ -175,7 +176,7 @@ def _tooltip(setting: Setting) -> str:
 
 def _control(setting: Setting) -> str:
     key, widget = setting.key, setting.show.widget
-    common = f'id="{key}" data-key="{key}" aria-describedby="{key}-help {key}-problem"'
+    common = f'id="{key}" data-key="{key}" aria-describedby="{key}-help {key}-problem" aria-keyshortcuts="F1"'
     if setting.kind == "switch":
         return f'<input type="checkbox" {common}>'
     if setting.kind == "choice":

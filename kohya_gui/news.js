@@ -2,9 +2,10 @@
 // list keeps its place, and the browser draws no more than it must, for what it takes is taken from the training.
 const NEWS = {
   RUNNING: 1000, IDLE: 3000, HIDDEN: 15000, // milliseconds from one answer to the next question
+  PATIENCE: 20000, // milliseconds to wait for an answer
   number: 0, parts: {}, controls: null, busy: false, timer: 0, asking: null,
 
-  // Several who ask at once share one question; who asks after something was done gets an answer from after it.
+  // One question after another: who asks after something was done gets an answer from after it.
   ask() {
     NEWS.asking = (NEWS.asking || Promise.resolve()).then(NEWS.askOnce);
     return NEWS.asking;
@@ -13,7 +14,7 @@ const NEWS = {
   async askOnce() {
     clearTimeout(NEWS.timer);
     try {
-      const answer = await fetch(`news/${NEWS.number}`);
+      const answer = await fetch(`news/${NEWS.number}`, {signal: AbortSignal.timeout(NEWS.PATIENCE)});
       if (!answer.ok) throw new Error(answer.statusText);
       if (answer.status === 200) Object.assign(NEWS, NEWS.merged(await answer.json()));
       NEWS.show();

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,10 +53,11 @@ class Said:
 
 
 class News:
-    """Draws the parts and numbers their changes. Used by one thread, the server's; `say` by any."""
+    """Draws the parts and numbers their changes. Methods may be called from any thread."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._lock = threading.Lock()
         self._said = Said()
         # Numbers begin with the clock, so that a page that outlived the program gets everything anew.
         self._number = time.time_ns() // 1_000_000
@@ -96,11 +98,12 @@ class News:
 
     def since(self, number: int) -> dict[str, object] | None:
         """Return what changed after `number`, with the number to ask with next; None when nothing did."""
-        self._draw()
-        if number == self._number:
-            return None
-        newer = {name: drawn.html for name, drawn in self._drawn.items() if drawn.number > number}
-        return {"number": self._number, "parts": newer, "controls": self._controls, "busy": self._session.busy}
+        with self._lock:
+            self._draw()
+            if number == self._number:
+                return None
+            newer = {name: drawn.html for name, drawn in self._drawn.items() if drawn.number > number}
+            return {"number": self._number, "parts": newer, "controls": self._controls, "busy": self._session.busy}
 
     def _draw(self) -> None:
         run, busy, now = self._session.snapshot, self._session.busy, time.monotonic()
@@ -119,7 +122,7 @@ class News:
             self._controls = controls
             self._number += 1
 
-    async def answer(self, request: Request) -> Response:
+    def answer(self, request: Request) -> Response:
         """Answer GET news/{number}: what is new as JSON, or nothing."""
         new = self.since(request.path_params["number"])
         headers = {"Cache-Control": "no-store"}

@@ -88,6 +88,7 @@ EVERY_DOOR = (
     "/static/img/logo.svg",
     "/guide/training",
     "/pictures/small/x",
+    "/news/0",
     "/gradio_api/info",
     "/gradio_api/app_id",
     "/gradio_api/startup-events",

@@ -140,6 +140,23 @@ def test_search_and_visibility_in_the_advanced_tab(tab: Page) -> None:
     expect(tab.locator("#huber_c")).to_be_hidden()
 
 
+def test_the_tab_key_leads_from_field_to_field_and_f1_explains_one(tab: Page) -> None:
+    tab.focus("#learning_rate")
+    for key in ("network_dim", "network_alpha", "resolution"):
+        tab.keyboard.press("Tab")
+        expect(tab.locator(f"#{key}")).to_be_focused()
+    tip = tab.locator("#resolution-more")
+    tab.keyboard.press("F1")
+    expect(tip).to_be_visible()
+    expect(tab.locator("#resolution")).to_have_attribute("aria-describedby", re.compile("resolution-more"))
+    tab.keyboard.press("Tab")
+    expect(tip.locator("a").first).to_be_focused()
+    tab.keyboard.press("Escape")
+    expect(tip).to_be_hidden()
+    tab.locator("[data-more=resolution]").click()
+    expect(tip).to_be_visible()
+
+
 @pytest.mark.parametrize("optimizer", ["Prodigy", "DAdaptAdam"])
 def test_an_optimizer_with_one_rate_offers_it_in_one_click(tab: Page, optimizer: str) -> None:
     """The demo has a rate for each part; whoever chooses Prodigy is led out without knowing that."""
@@ -256,6 +273,29 @@ def test_the_page_asks_nobody_else(app: App, page: Page) -> None:
     expect(page.locator("#advanced-fields [data-field]").first).to_be_attached()
     assert asked
     assert [url for url in asked if not url.startswith((app.url, "data:", "blob:"))] == []
+
+
+def test_an_open_page_draws_nothing_while_nothing_happens(app: App, page: Page) -> None:
+    """Every frame is paid for by the training: the loop that Gradio's loading screen leaves behind must be gone."""
+    page.add_init_script(
+        "const counted = requestAnimationFrame; let asked = 0;"
+        "window.requestAnimationFrame = (then) => { asked += 1; return counted(then); };"
+    )
+    opened(page, app)
+    page.wait_for_timeout(500)
+    before = page.evaluate("asked")
+    page.wait_for_timeout(1000)
+    assert before > 0
+    assert page.evaluate("asked") - before < 10
+
+
+def test_a_page_whose_program_is_gone_says_so(tab: Page) -> None:
+    tab.route("**/news/*", lambda route: route.abort())
+    tab.evaluate("NEWS.ask()")
+    expect(tab.locator(".pill")).to_have_text("The program does not answer")
+    tab.unroute("**/news/*")
+    tab.evaluate("NEWS.ask()")
+    expect(tab.locator(".pill")).not_to_have_text("The program does not answer")
 
 
 # --- the run --------------------------------------------------------------------------------------------------------
@@ -395,6 +435,32 @@ def test_a_finished_run_is_trained_on_with_changes_that_are_asked_about_first(ap
     assert step_shown(tab) == 6
     log = read_events(app.folder / "outputs" / "more.run" / "events.jsonl")
     assert [event.step for event in log if isinstance(event, StepDone)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_stopped_run_goes_on_with_more_pictures_after_it_was_asked(app: App, tab: Page) -> None:
+    folder = app.folder / "growing" / "2_zwx dog"
+    folder.mkdir(parents=True)
+    for number in range(4):
+        Image.new("RGB", (64, 64), (50 * number, 90, 120)).save(folder / f"{number}.png")
+    settings = {"train_data_dir": str(folder.parent), "max_train_steps": 0, "max_train_epochs": 50}
+    open_file(tab, small_run(app.folder, "grown", **settings))
+    tab.click("#start")
+    expect(tab.locator("[data-number=step]")).to_have_text(re.compile(r"^[1-9]\d* / 200$"), timeout=PATIENCE)
+    tab.click("#stop")
+    comes_to(tab, "Stopped")
+    stopped_at = step_shown(tab)
+    for number in range(4, 6):
+        Image.new("RGB", (64, 64), (40 * number, 90, 120)).save(folder / f"{number}.png")
+    tab.locator("#ending button", has_text="Train the rest").click()
+    dialog = tab.locator("#resume-dialog")
+    expect(dialog).to_contain_text(f"Resume grown after step {stopped_at}")
+    expect(dialog).to_contain_text("Pictures 4 → 6 (2 new, 0 gone)")
+    expect(dialog).to_contain_text("Steps in all 200 → 300")
+    dialog.get_by_role("button", name="Resume with these changes").click()
+    expect(dialog).to_have_count(0)
+    expect(tab.locator("[data-number=step]")).to_have_text(re.compile(r"^\d+ / 300$"), timeout=PATIENCE)
+    expect(tab.locator("#log")).to_contain_text(f"Resumed after step {stopped_at}:")
+    expect(tab.locator("[data-number=step]")).not_to_have_text(re.compile(rf"^{stopped_at} /"), timeout=PATIENCE)
 
 
 def test_an_error_while_training_is_told_and_the_page_lives_on(app: App, tab: Page) -> None:

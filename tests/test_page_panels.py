@@ -29,8 +29,9 @@ from tests.helpers.families import TINY
 from trainer import events
 from trainer.config import load_config, save_config
 from trainer.errors import ConfigError
+from trainer.run import Run
 from trainer.run_folder import RunFolder
-from trainer.snapshot import RunSnapshot, fold
+from trainer.snapshot import Board, RunSnapshot, fold
 
 DEMO = Preset(PROJECT / "presets" / "demo.toml", own=False)
 
@@ -89,12 +90,81 @@ def test_a_refresh_stays_light_after_100_000_steps(session: Session) -> None:
     assert parts[2].count(",") <= 2 * 510
 
 
-def test_a_refresh_without_news_sends_nothing(session: Session) -> None:
+def parts_since(news: News, number: int) -> tuple[int, dict[str, str]]:
+    """What a page that has the news up to `number` is told: the newest number, and the parts that changed."""
+    answer = news.since(number)
+    assert answer is not None
+    return cast(int, answer["number"]), cast(dict[str, str], answer["parts"])
+
+
+class Watched:
+    """A run that is under way for as long as a test says, to stand where a session's run does."""
+
+    def __init__(self) -> None:
+        self.board, self.alive = Board(), True
+
+    @property
+    def snapshot(self) -> RunSnapshot:
+        return self.board.snapshot
+
+
+@pytest.fixture
+def watched(session: Session) -> Watched:
+    run = Watched()
+    session.run = cast(Run, run)
+    run.board.post(
+        events.Started(folder="/o/x.run", step=0, total_steps=9, total_epochs=1, steps_per_epoch=9, resumed=False)
+    )
+    return run
+
+
+def step_done(step: int) -> events.StepDone:
+    return events.StepDone(step=step, epoch=1, loss=0.5, average_loss=0.5, lr={"unet": 1e-4}, seconds=0.25)
+
+
+def test_a_page_is_told_only_what_is_newer_than_what_it_has(session: Session, watched: Watched) -> None:
     news = News(session)
-    first = news.since(0)
-    assert first is not None
-    assert set(cast(dict[str, str], first["parts"])) == {"bar", "message", "curves", "samples", "rates", "files", "log"}
-    assert news.since(cast(int, first["number"])) is None
+    number, parts = parts_since(news, 0)
+    assert set(parts) == {"bar", "message", "curves", "samples", "rates", "files", "log"}
+    assert news.since(number) is None
+    watched.board.post(events.Warned(message="Look out"))
+    newer, parts = parts_since(news, number)
+    assert set(parts) == {"message", "log"}
+    assert newer > number
+    other, parts = parts_since(news, 0)
+    assert other == newer and "Look out" in parts["message"]
+
+
+def test_numbers_of_a_restarted_program_are_higher(session: Session) -> None:
+    number, _ = parts_since(News(session), 0)
+    time.sleep(0.02)
+    assert set(parts_since(News(session), number)[1])
+
+
+def test_a_growing_curve_is_drawn_now_and_then_and_at_the_end(session: Session, watched: Watched) -> None:
+    news = News(session)
+    number, _ = parts_since(news, 0)
+    watched.board.post(step_done(1))
+    number, parts = parts_since(news, number)
+    assert "bar" in parts and "curves" not in parts
+    watched.board.post(events.Finished(step=1, epoch=1, path="", stopped=True, seconds=1))
+    watched.alive = False
+    assert {"curves", "rates"} <= set(parts_since(news, number)[1])
+
+
+def test_what_was_asked_for_stands_in_the_bar_until_the_run_answers(session: Session, watched: Watched) -> None:
+    watched.board.post(step_done(1))
+    news = News(session)
+    news.say("Stopping")
+    number, parts = parts_since(news, 0)
+    assert ">Stopping<" in parts["bar"]
+    watched.board.post(step_done(2))
+    number, parts = parts_since(news, number)
+    assert ">Stopping<" in parts["bar"]
+    watched.board.post(events.Finished(step=2, epoch=1, path="", stopped=True, seconds=1))
+    assert ">Stopped<" in parts_since(news, number)[1]["bar"]
+    news.say("Saving", seconds=0)
+    assert ">Stopped<" in parts_since(news, 0)[1]["bar"]
 
 
 def test_the_bar_tells_step_epoch_speed_time_and_memory() -> None:
