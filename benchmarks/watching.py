@@ -194,7 +194,9 @@ def _turn(trainer: Trainer, options: Options) -> Turn:
     passed, steps = last.now - first.now, last.step - first.step
     wall = (last.at - first.at) / steps
     busy = (last.training + last.server - first.training - first.server) / passed
-    return Turn(wall, busy * wall, (last.server - first.server) / passed, (last.browser - first.browser) / passed)
+    return Turn(
+        wall, busy * wall, max(0.0, last.server - first.server) / passed, (last.browser - first.browser) / passed
+    )
 
 
 def _spent(trainer: Trainer) -> Spent:

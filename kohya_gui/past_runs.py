@@ -33,6 +33,6 @@ def _row(run: PastRun) -> str:
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.updated))
     return (
         f'<li data-run="{esc(name)}"><div><b>{esc(name)}</b> <span class="badge {run.status}">{run.status}</span>'
-        f'<p class="quiet">step {number(run.step)} of {number(run.total_steps)}, {when}</p></div>'
+        f'<p class="quiet">step {number(run.step)} of {number(run.total_steps)}, <time>{when}</time></p></div>'
         f'<div class="actions">{again}{other}{button("reuse", "Use its settings", name=name)}</div></li>'
     )

@@ -31,6 +31,10 @@ SAMPLE_STEPS = 24
 """Steps of which the gallery shows pictures, the newest; the others lie in the run's folder."""
 
 
+SHOWN_WARNINGS = 3
+"""The newest; the log has them all."""
+
+
 def controls(snapshot: RunSnapshot, *, busy: bool) -> dict[str, bool]:
     """Return which buttons can be used, by their ids."""
     training = busy and snapshot.status in ("preparing", "training", "paused")
@@ -126,7 +130,7 @@ def speed(seconds_per_step: float) -> str:
 
 def message(snapshot: RunSnapshot) -> str:
     """Return what the user should know or do now: an error with its remedy, what to do with the result, warnings."""
-    parts = [f'<section class="card warn-card"><p>{esc(text)}</p></section>' for text in snapshot.warnings[-3:]]
+    parts = [_warnings(snapshot.warnings[-SHOWN_WARNINGS:])] if snapshot.warnings else []
     if snapshot.error is not None:
         parts.insert(0, _failure(snapshot, snapshot.error))
     elif snapshot.finished is not None:
@@ -144,6 +148,14 @@ def message(snapshot: RunSnapshot) -> str:
             "Runs.</p></div></section>"
         )
     return "".join(parts)
+
+
+def _warnings(texts: Sequence[str]) -> str:
+    """Return the newest warnings; a single one is a sentence, several are a list."""
+    if len(texts) == 1:
+        return f'<section class="card warn-card"><p>{esc(texts[0])}</p></section>'
+    rows = "".join(f"<li>{esc(text)}</li>" for text in reversed(texts))
+    return f'<section class="card warn-card"><h3>Notes, the newest first</h3><ul>{rows}</ul></section>'
 
 
 def _failure(snapshot: RunSnapshot, error: events.Failed) -> str:

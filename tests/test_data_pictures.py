@@ -179,6 +179,12 @@ def test_what_cannot_be_decoded_is_named(tmp_path: Path) -> None:
         load_pixels(example(path, (64, 64)), flip=False)
 
 
+def test_a_picture_that_is_gone_is_not_called_damaged(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.png is not there any more") as caught:
+        load_pixels(example(tmp_path / "a.png", (64, 64)), flip=False)
+    assert "Put it" in caught.value.remedy
+
+
 def test_a_picture_exchanged_after_the_scan_is_refused(tmp_path: Path) -> None:
     path = write_picture(tmp_path / "a.png", (96, 64))
     with pytest.raises(DataError, match="96x64 pixels but was 64x64"):

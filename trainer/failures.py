@@ -110,6 +110,11 @@ def _of_files(error: OSError) -> RunError:
 def not_finite(step: int, in_a_row: int, suspects: Counter[str]) -> RunError:
     """Return the error of a run whose gradients have not been finite for `in_a_row` steps up to `step`."""
     worst = [f"{name} (in {count})" for name, count in suspects.most_common(_NAMED)]
+    if in_a_row == step:
+        return RunError(
+            f"None of the {step} steps so far had a gradient that is a finite number: nothing was learned.",
+            "The model file may be damaged: try another one, or set mixed_precision to bf16 or no. Then begin anew.",
+        )
     return RunError(
         f"{in_a_row} steps in a row up to step {step} had a gradient that is not a finite number. "
         f"Their most frequent pictures: {', '.join(worst)}.",

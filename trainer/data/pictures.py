@@ -47,11 +47,16 @@ def open_picture(path: Path, least: Size | None = None, expected: Size | None = 
         expected: the size that the scan found.
 
     Raises:
-        DataError: the file cannot be decoded, or is not the one that was scanned.
+        DataError: the file is gone, cannot be decoded, or is not the one that was scanned.
     """
     try:
         with open(path, "rb") as file:
             return _decode(file, path, least, expected)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"train_data_dir: the picture {path} is not there any more.",
+            remedy="Put it, its folder or its drive back under the old name, then resume.",
+        ) from error
     except UNREADABLE as error:
         reason = str(error) or type(error).__name__
         raise DataError(
