@@ -27,7 +27,7 @@ def advanced_markup(settings: Iterable[Setting]) -> str:
         '<button type="button" class="small" data-fold="close">Close all</button></div>'
         '<p class="legend"><span class="dot own"></span>changed by you '
         '<span class="dot changed"></span>differs from the default, as the preset has it '
-        '<span class="hint">? or F1 in a field explains it</span></p>'
+        '<span class="hint">F1 explains a field</span></p>'
         f'<p class="nothing" data-nothing hidden>No setting has these words. Try one word, or a name such as '
         f"min_snr_gamma.</p>{groups}</div>"
     )

@@ -20,7 +20,7 @@ from kohya_gui import run_panel
 from kohya_gui.session import Session
 from trainer.snapshot import RunSnapshot
 
-CURVE_SECONDS = 3.0
+CURVE_SECONDS = 2.0
 """Least time between two drawings of a curve while it grows: a few pixels, at the price of all the numbers."""
 
 

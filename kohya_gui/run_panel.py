@@ -164,7 +164,9 @@ def _failure(snapshot: RunSnapshot, error: events.Failed) -> str:
     again = ""
     if snapshot.folder and snapshot.step:
         name = Path(snapshot.folder).stem
-        again = f"<p>{button('resume', 'Resume from the last saved state', style='primary', name=name)}</p>"
+        own = button("resume", "Resume from the last saved state", style="primary", name=name)
+        other = button("resume-form", "Resume with the form's settings", name=name)
+        again = f'<p class="actions">{own} {other}</p>'
     return (
         f'<section class="card bad" id="failure" role="alert"><h3>The run failed</h3>{lines}{remedy}{again}</section>'
     )

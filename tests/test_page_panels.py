@@ -203,6 +203,7 @@ def test_a_failure_shows_its_remedy_and_offers_to_resume() -> None:
     assert "Out of &lt;memory&gt;." in words
     assert "Lower the batch size." in words
     assert 'data-act="resume"' in words
+    assert 'data-act="resume-form"' in words
 
 
 @pytest.mark.parametrize(("path", "words"), [("/o/x.safetensors", "Done: x.safetensors"), ("", "without a file")])
