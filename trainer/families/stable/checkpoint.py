@@ -19,6 +19,7 @@ from trainer.families.family import FILE, ComponentConfigs, Recognition
 from trainer.families.headers import described, read_header
 from trainer.families.hub import download, weight_files
 from trainer.families.stable import layout
+from trainer.families.stable.brief import shortened
 from trainer.families.stable.facts import UNET_PREFIX, VAE_PREFIX, StableFacts, TextEncoderFacts
 from trainer.families.tokens import load_tokenizer
 from trainer.families.weights import Module, build_empty, fill, keep_whole, open_weights, some
@@ -64,7 +65,7 @@ class Checkpoint:
         prefix, paths = self._place("unet", UNET_PREFIX)
         namings: list[_Naming] = [lambda name: prefix + layout.unet_name(name, config), lambda name: name]
         with open_weights(*paths) as weights:
-            return self._filled(module, weights, prefix, namings, smaller)
+            return shortened(self._filled(module, weights, prefix, namings, smaller))
 
     def text_encoder(self, which: TextEncoderFacts) -> TextEncoder:
         """Load one text encoder.
@@ -106,7 +107,8 @@ class Checkpoint:
         with open_weights(*paths) as weights:
             names = _names_in(weights, module, namings)
             source = self.vae_source or self.recognition.source
-            return fill(module, weights, names, device=self.device, dtype=self.vae_dtype, source=source)
+            filled = fill(module, weights, names, device=self.device, dtype=self.vae_dtype, source=source)
+        return shortened(filled)
 
     def tokenizer(self) -> CLIPTokenizer:
         """Load the model's own (first) tokenizer, or CLIP's.
