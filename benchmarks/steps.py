@@ -58,6 +58,7 @@ class Cell:
                 network_dim=self.rank,
                 network_alpha=float(self.rank),
                 network_train_unet_only=not self.text,
+                text_encoder_lr=1e-4 if self.text else 0.0,
                 max_train_steps=steps,
             )
         )

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from tests.helpers.adapters import Network, components, fill, tiny_targets
 from trainer.adapters import make_spec
 from trainer.adapters.lora import lean
-from trainer.adapters.lora.lean import PEFT_NAME, LeanConv2d, LeanLinear, Siblings
+from trainer.adapters.lora.lean import LeanConv2d, LeanLinear, stack
+from trainer.adapters.lora.stacks import PEFT_NAME
 from trainer.families.quantised import Int8Linear
 
 Layer = LeanLinear | LeanConv2d
@@ -102,9 +103,7 @@ def test_a_convolution_equals_pefts(case: str, merging: bool, monkeypatch: pytes
 
 def siblings(count: int = 3, dtype: torch.dtype = torch.float32) -> list[LeanLinear]:
     layers = adapted(*(nn.Linear(24, 32, bias=False, dtype=dtype) for _ in range(count)))
-    together = Siblings(layers)
-    for layer in layers:
-        layer.siblings = together
+    stack([layers])
     return layers
 
 

@@ -273,12 +273,29 @@ def strong_lora(ground: Ground, path: Path, conv_dim: int | None) -> tuple[Stabl
     return bundle, adapter
 
 
+def one_pass(bundle: StableBundle) -> list[Tensor]:
+    """Return what the text encoders and the UNet give, differentiably."""
+    text = bundle.encode_text(bundle.tokenize("tok class, red")[None])
+    noisy = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+    sizes = torch.tensor([[64, 64, 0, 0, 64, 64]])
+    return [*text.values(), bundle.predict(noisy, torch.tensor([500]), text, sizes)]
+
+
 def outputs(bundle: StableBundle) -> list[Tensor]:
     with torch.no_grad():
-        text = bundle.encode_text(bundle.tokenize("tok class, red")[None])
-        noisy = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(2))
-        sizes = torch.tensor([[64, 64, 0, 0, 64, 64]])
-        return [*text.values(), bundle.predict(noisy, torch.tensor([500]), text, sizes)]
+        return one_pass(bundle)
+
+
+@pytest.mark.parametrize("clip_skip", [1, 2])
+def test_what_is_idle_is_what_gets_no_gradient(ground: Ground, clip_skip: int) -> None:
+    bundle = ground.bundle(clip_skip=clip_skip)
+    targets = bundle.targets(conv=False)
+    spec = make_spec(load_config(overrides=ground.settings("file")).network, tuple(bundle.components))
+    adapter = spec.build(bundle.components, targets, seed=1)
+    one_pass(bundle)[-1].square().mean().backward()
+    without = {module.target.name for module in adapter.modules if module.up.grad is None}
+    assert without == {target.name for target in targets if target.idle}
+    assert any(target.idle for target in targets) == (clip_skip > 1 or ground.family == "sdxl")
 
 
 @pytest.mark.parametrize("conv_dim", [None, 2])

@@ -125,11 +125,15 @@ def make_adapter(outline: Outline, bundle: Bundle, dtype: torch.dtype, tell: Emi
 def make_optimizer(config: TrainingConfig, adapter: Adapter) -> torch.optim.Optimizer:
     """Return the optimizer with one group for each trained component."""
     learning_rates = rates(config, adapter.components)
+    kind = OPTIMIZERS[config.optimizer.optimizer_type]
+    # A compiler joins by itself, and better with the matrices where their layers are.
+    if kind.joins and not config.training.torch_compile:
+        adapter.join()
     groups = [
         {"params": adapter.parameters(component), "lr": learning_rates[component], "name": component}
         for component in adapter.components
     ]
-    return OPTIMIZERS[config.optimizer.optimizer_type].build(groups, config.optimizer.optimizer_args)
+    return kind.build(groups, config.optimizer.optimizer_args)
 
 
 def make_schedule(

@@ -241,6 +241,7 @@ class Training:
     def move(self, device: torch.device) -> None:
         """Move the models and the optimizer's state, in place: parameters keep their identity."""
         self.bundle.to(device)
+        self.adapter.to(device)
         for state in self.optimizer.state.values():
             for name, value in state.items():
                 if isinstance(value, Tensor):
@@ -260,7 +261,7 @@ class Training:
         )
         scaler = self.accelerator.scaler
         trained = {
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.adapter.apart(self.optimizer.state_dict()),
             "schedule": self.schedule.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
         }
@@ -275,7 +276,7 @@ class Training:
         self.adapter.load(state.adapter)
         fresh = [dict(group) for group in self.optimizer.param_groups]
         try:
-            self.optimizer.load_state_dict(state.trained["optimizer"])
+            self.optimizer.load_state_dict(self.adapter.together(state.trained["optimizer"]))
             self.schedule.load_state_dict(state.trained["schedule"])
             _check_moments(self.optimizer.state)
         except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:

@@ -26,6 +26,7 @@ class AdamW(OptimizerKind):
 
     name = "AdamW"
     help = "The standard: exact and predictable. Learning rate around 1e-4."
+    joins = True
     arguments = {
         "betas": BETAS,
         "eps": EPS,

@@ -18,6 +18,7 @@ class Lion(OptimizerKind):
 
     name = "Lion"
     help = "Half of AdamW's memory. Learning rate 3 to 10 times smaller than for AdamW."
+    joins = True
     float16 = True
     arguments = {
         "betas": Pair(

@@ -7,15 +7,18 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import peft
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from trainer.adapters.lora import optimizer_states
 from trainer.adapters.lora.config import ALPHA_TOLERANCE, LoraSpec, module_shapes
 from trainer.adapters.lora.header import ALPHA, DOWN, UP
-from trainer.adapters.lora.lean import PEFT_NAME, LeanConv2d, LeanLinear, Siblings
+from trainer.adapters.lora.lean import LeanConv2d, LeanLinear, stack
+from trainer.adapters.lora.stacks import PEFT_NAME, Stack
 from trainer.errors import ModelError
 from trainer.randomness import stream
 from trainer.targets import Target
@@ -81,6 +84,10 @@ class Adapter:
 
     def __init__(self, modules: Sequence[AdaptedLayer]) -> None:
         self.modules = tuple(modules)
+        self.stacks = {
+            component: _stacks([module for module in self.modules if module.target.component == component])
+            for component in self.components
+        }
 
     @classmethod
     def inject(
@@ -121,15 +128,45 @@ class Adapter:
         return tuple(dict.fromkeys(module.target.component for module in self.modules))
 
     def parameters(self, component: str | None = None) -> list[nn.Parameter]:
-        """Return the trained matrices of one component, or of all, in file order."""
-        return [parameter for _, parameter in self.named_parameters(component)]
+        """Return what is trained of one component, or of all: the matrices in file order, or what joins them."""
+        stacks = [stack for name in self.stacks if component in (None, name) for stack in self.stacks[name]]
+        if any(stack.joined for stack in stacks):
+            return [parameter for stack in stacks for parameter in stack.parameters]
+        return [matrix for module in self._of(component) for matrix in (module.down, module.up)]
 
-    def named_parameters(self, component: str | None = None) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield (kohya key, parameter) in file order, which is the order of the optimizer's state."""
-        for module in self.modules:
-            if component in (None, module.target.component):
-                yield f"{module.target.name}.{DOWN}", module.down
-                yield f"{module.target.name}.{UP}", module.up
+    def join(self) -> None:
+        """Let the matrices of layers of one shape be one parameter; for optimizers to which that makes no difference.
+
+        Their state has another layout then. `apart` and `together` translate it.
+        """
+        for stacks in self.stacks.values():
+            for each in stacks:
+                each.join()
+
+    def to(self, device: torch.device) -> None:
+        """Follow the components to another device; parameters keep their identity."""
+        for stacks in self.stacks.values():
+            for each in stacks:
+                each.to(device)
+
+    def apart(self, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """Return an optimizer's state_dict as it is where each matrix is a parameter of its own, in file order."""
+        places = self._places(saved)
+        return optimizer_states.apart(saved, places) if places else dict(saved)
+
+    def together(self, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a state_dict for the parameters as they are. The reverse of `apart`."""
+        places = self._places(saved)
+        return optimizer_states.together(saved, places) if places else dict(saved)
+
+    def _places(self, saved: Mapping[str, Any]) -> list[list[optimizer_states.Place]]:
+        """Return for each group of an optimizer where its matrices are, in file order; nothing where none is joined."""
+        if not any(each.joined for stacks in self.stacks.values() for each in stacks):
+            return []
+        return [_places(self._of(group["name"]), self.stacks[group["name"]]) for group in saved["param_groups"]]
+
+    def _of(self, component: str | None) -> list[AdaptedLayer]:
+        return [module for module in self.modules if component in (None, module.target.component)]
 
     def tensors(self) -> dict[str, Tensor]:
         """Return key -> tensor in creation order, float32 if injected so, as the file will have them.
@@ -235,20 +272,29 @@ def _inject(component: nn.Module, targets: Sequence[Target], spec: LoraSpec) -> 
     # The new layers' constructors draw from torch's global generator; nothing of ours may depend on that.
     with torch.random.fork_rng(devices=[]):
         peft.inject_adapter_in_model(config, component, PEFT_NAME)
-    _join_siblings(component, targets)
 
 
-def _join_siblings(component: nn.Module, targets: Sequence[Target]) -> None:
-    """Let layers that are given the same tensor share what they compute of it."""
-    together: dict[str, list[LeanLinear]] = {}
-    for target in targets:
-        layer = component.get_submodule(target.path)
-        if target.shares and isinstance(layer, LeanLinear):
-            together.setdefault(target.shares, []).append(layer)
-    for layers in together.values():
-        siblings = Siblings(layers)
-        for layer in layers:
-            layer.siblings = siblings
+def _stacks(modules: Sequence[AdaptedLayer]) -> list[Stack]:
+    """Put the layers of one component with the same shape and scale into one stack, in sets that share their input."""
+    sorted_out: dict[object, dict[str, list[LeanLinear | LeanConv2d]]] = {}
+    for module in modules:
+        layer, target = module.layer, module.target
+        assert isinstance(layer, LeanLinear | LeanConv2d), f"PEFT has put its own layer at {target.path}"
+        # A stack is trained as a whole: what never gets a gradient must not get a zero from the others either.
+        shape = (*_matrix(module.down.shape), module.up.shape[0])
+        sets = sorted_out.setdefault((shape, module.alpha, target.idle, layer.base_layer.weight.dtype), {})
+        sets.setdefault(target.shares or target.path, []).append(layer)
+    return [stack(list(sets.values())) for sets in sorted_out.values()]
+
+
+def _places(modules: Sequence[AdaptedLayer], stacks: Sequence[Stack]) -> list[optimizer_states.Place]:
+    """Return in which parameter of its component each matrix is, and where in it, in file order."""
+    numbers = {id(each): 2 * number for number, each in enumerate(stacks)}
+    return [
+        optimizer_states.Place(numbers[id(module.layer.siblings.stack)] + part, module.layer.index, matrix.shape)
+        for module in modules
+        for part, matrix in enumerate((module.down, module.up))
+    ]
 
 
 def _pattern(paths: Sequence[str]) -> str:

@@ -1,10 +1,11 @@
 """LoRA layers that cost little more than the frozen layer under them. PEFT injects them in place of its own.
 
 PEFT's forward makes the adapter's output, scales it and adds it: three passes over the layer's output, each with a
-tensor of its own, and as many again on the way back. Here the second product is added, scaled, into the frozen layer's
-output as it is made, and layers that are given the same tensor (the query, key and value of an attention) share the
-product with their first matrices. Everything is computed in the dtype of the frozen weight, so that no autocast is
-needed; the matrices themselves stay as they are, float32 as a rule.
+tensor of its own, and as many again on the way back. Here the second product is added into the frozen layer's output
+as it is made, and layers that are given the same tensor (the query, key and value of an attention) share the product
+with their first matrices. What is made of the matrices alone is made for all layers of one shape together. Everything
+is computed in the dtype of the frozen weight, so that no autocast is needed; the matrices themselves stay as they are,
+float32 as a rule.
 
 What is not a plain LoRA (dropout, a variant such as DoRA, several adapters, merged or disabled ones) goes through
 PEFT's forward; so does autocast to another dtype than the frozen weight's.
@@ -20,7 +21,7 @@ from peft.tuners.lora import layer as peft_layers
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-PEFT_NAME = "default"
+from trainer.adapters.lora.stacks import PEFT_NAME, Stack
 
 _POINT = (1, 1)
 
@@ -32,16 +33,29 @@ Shape = tuple[int, int, int]
 
 
 class _Lean(peft_layers.LoraLayer):
-    """What linear layers and convolutions have in common: when they may leave PEFT's way, and their matrices."""
+    """What linear layers and convolutions have in common: when they may leave PEFT's way, and whom they go with."""
+
+    siblings: Siblings
+    index: int
+    """Its place in the stack of its siblings."""
+
+    def update_layer(self, *args: Any, **kwargs: Any) -> None:
+        """Take an adapter as PEFT does, which may make this something else than a plain LoRA."""
+        super().update_layer(*args, **kwargs)
+        self.simple = (
+            isinstance(self.lora_dropout[PEFT_NAME], nn.Identity)
+            and not self.lora_bias[PEFT_NAME]
+            and not self.lora_variant
+            and getattr(self.base_layer, "groups", 1) == 1
+        )
 
     def plain(self, x: Tensor) -> bool:
         """Say whether this layer adds up(down(x)) * scale and nothing else, in the dtype that it computes in anyway."""
         kind = x.device.type
         return (
-            not (self._disable_adapters or self.merged_adapters or self.lora_variant)
+            self.simple
+            and not (self._disable_adapters or self.merged_adapters)
             and self._active_adapter in (PEFT_NAME, [PEFT_NAME])
-            and isinstance(self.lora_dropout[PEFT_NAME], nn.Identity)
-            and not self.lora_bias[PEFT_NAME]
             and not (torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) != self.compute_dtype(x))
         )
 
@@ -50,18 +64,20 @@ class _Lean(peft_layers.LoraLayer):
         dtype: torch.dtype = self.base_layer.weight.dtype
         return dtype if dtype.is_floating_point else x.dtype
 
-    def matrices(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return the two matrices, [rank, in] or [rank, in, kh, kw] and [out, rank] or [out, rank, 1, 1].
+    def own(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return this layer's two matrices, the first one scaled, as PEFT has them.
 
-        The scale is on the first, where it costs least and is rounded once.
+        For a compiler, which joins operations by itself: what stacks and siblings keep would be in its way.
         """
         down, up = self.lora_A[PEFT_NAME].weight * self.scaling[PEFT_NAME], self.lora_B[PEFT_NAME].weight
-        return (down, up) if down.dtype == dtype else (down.to(dtype), up.to(dtype))
+        return down.to(dtype), up.to(dtype)
 
-    def adapted_weight(self) -> Tensor:
-        """Return W + s B A, float32 [out, in]; the scale is a factor of the product and costs nothing there."""
-        down, up = self.lora_A[PEFT_NAME].weight.flatten(1), self.lora_B[PEFT_NAME].weight.flatten(1)
-        return torch.addmm(self.base_layer.weight.flatten(1), up, down, alpha=self.scaling[PEFT_NAME])
+    def by_peft(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return what PEFT's own forward makes of it."""
+        idle = self._disable_adapters or self.merged_adapters
+        if self.siblings.stack.joined and torch.is_grad_enabled() and not idle:
+            raise RuntimeError("joined matrices get no gradient through PEFT's forward")
+        return cast(Tensor, super().forward(x, *args, **kwargs))
 
 
 class LeanLinear(_Lean, peft_layers.Linear):
@@ -69,68 +85,85 @@ class LeanLinear(_Lean, peft_layers.Linear):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.siblings = Siblings([self])
+        stack([[self]])
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """[..., in] -> [..., out]."""
         if args or kwargs or not self.plain(x):
-            return cast(Tensor, super().forward(x, *args, **kwargs))
-        base = self.base_layer
+            return self.by_peft(x, *args, **kwargs)
+        base, siblings = self.base_layer, self.siblings
         if torch.compiler.is_compiling():
-            # A compiler joins products by itself, and what siblings keep for one another would be in its way.
-            down, up = self.matrices(self.compute_dtype(x))
+            down, up = self.own(self.compute_dtype(x))
             return cast(Tensor, base(x)) + F.linear(F.linear(x.to(down.dtype), down), up)
-        if self.siblings.merge(x):
-            return F.linear(x, self.adapted_weight(), base.bias)
-        rows, inner, up = self.siblings.inner(self, x)
+        if siblings.merge(x.numel() // x.shape[-1], x.dtype):
+            return F.linear(x, siblings.stack.merged(self.index), base.bias)
+        rows, inner, up = siblings.inner(self, x)
         return cast(Tensor, base(rows).addmm_(inner, up.t()).view(*x.shape[:-1], -1))
 
 
 class LeanConv2d(_Lean, peft_layers.Conv2d):
     """A LoRA on a convolution. A 1x1 convolution is a matrix product with the channels of each pixel."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        stack([[self]])
+
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """[b, in, h, w] -> [b, out, h', w']."""
         base = self.base_layer
-        if args or kwargs or not self.plain(x) or base.groups != 1:
-            return cast(Tensor, super().forward(x, *args, **kwargs))
+        if args or kwargs or not self.plain(x):
+            return self.by_peft(x, *args, **kwargs)
         x = x.to(self.compute_dtype(x))
+        if torch.compiler.is_compiling():
+            down, up = self.own(x.dtype)
+            return cast(Tensor, base(x)) + F.conv2d(self.lora_A[PEFT_NAME]._conv_forward(x, down, None), up)
         if base.kernel_size == base.stride == _POINT and base.padding == (0, 0):
             return self._point(x)
-        down, up = self.matrices(x.dtype)
-        return cast(Tensor, base(x)) + F.conv2d(self.lora_A[PEFT_NAME]._conv_forward(x, down, None), up)
+        down, (up,) = self.siblings.matrices(x.dtype)
+        return cast(Tensor, base(x)) + F.conv2d(
+            self.lora_A[PEFT_NAME]._conv_forward(x, down, None), up[..., None, None]
+        )
 
     def _point(self, x: Tensor) -> Tensor:
         """The same for a 1x1 convolution."""
-        (batch, channels, height, width), base = x.shape, self.base_layer
-        shape = channels, base.out_channels, self.r[PEFT_NAME]
-        if _merging_pays(batch * height * width, [shape], x.dtype):
-            return F.conv2d(x, self.adapted_weight().view_as(base.weight), base.bias)
-        down, up = (each.flatten(1) for each in self.matrices(x.dtype))
+        (batch, _, height, width), base, siblings = x.shape, self.base_layer, self.siblings
+        if siblings.merge(batch * height * width, x.dtype):
+            return F.conv2d(x, siblings.stack.merged(self.index).view_as(base.weight), base.bias)
+        down, (up,) = siblings.matrices(x.dtype)
         output: Tensor = base(x)
         inner = down @ x.flatten(2)
         return torch.baddbmm(output.flatten(2), up.expand(batch, -1, -1), inner).view_as(output)
 
 
+Layer = LeanLinear | LeanConv2d
+
+
 class Siblings:
     """Linear layers that are given the same tensor one after the other: the first one asked computes for all."""
 
-    def __init__(self, layers: Sequence[LeanLinear]) -> None:
-        self._layers = tuple(layers)
+    def __init__(self, layers: Sequence[Layer], stack: Stack, number: int) -> None:
+        """Join `layers`, which are set `number` of `stack`."""
+        self.stack = stack
+        self._layers, self._number = tuple(layers), number
         self._merge: dict[tuple[int, torch.dtype], bool] = {}
         self._input: Tensor | None = None
         self._rows: Tensor | None = None
         self._inner: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def merge(self, x: Tensor) -> bool:
-        """Say whether these layers add the matrices to their weights for a tensor of this size."""
-        key = x.numel(), x.dtype
+    def merge(self, rows: int, dtype: torch.dtype) -> bool:
+        """Say whether these layers add the matrices to their weights for a tensor of so many rows."""
+        key = rows, dtype
         if key not in self._merge:
-            shapes = [(each.in_features, each.out_features, each.r[PEFT_NAME]) for each in self._layers]
-            whole = all(type(each.base_layer) is nn.Linear for each in self._layers)
-            same = all(each.base_layer.weight.dtype == x.dtype for each in self._layers)
-            self._merge[key] = whole and same and _merging_pays(x.numel() // x.shape[-1], shapes, x.dtype)
+            first = self._layers[0]
+            whole = all(type(each.base_layer) in (nn.Linear, nn.Conv2d) for each in self._layers)
+            same = all(each.base_layer.weight.dtype == dtype for each in self._layers)
+            shape = first.in_features, first.out_features, first.r[PEFT_NAME]
+            self._merge[key] = whole and same and _merging_pays(rows, [shape] * len(self._layers), dtype)
         return self._merge[key]
+
+    def matrices(self, dtype: torch.dtype) -> tuple[Tensor, Sequence[Tensor]]:
+        """Return the layers' matrices as `Stack.thin` does."""
+        return self.stack.thin(self._number, dtype)
 
     def inner(self, layer: LeanLinear, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return `x` as rows [n, in], their product [n, rank] with a layer's first matrix, and its second one.
@@ -148,13 +181,23 @@ class Siblings:
     def _compute(self, x: Tensor) -> None:
         dtype = self._layers[0].compute_dtype(x)
         rows = x.reshape(-1, x.shape[-1]).to(dtype)
-        downs, ups = zip(*(layer.matrices(dtype) for layer in self._layers), strict=True)
-        if len(self._layers) == 1:
-            inner: Sequence[Tensor] = (F.linear(rows, downs[0]),)
-        else:
-            inner = F.linear(rows, torch.cat(downs)).split([len(down) for down in downs], dim=1)
+        down, ups = self.matrices(dtype)
+        inner = F.linear(rows, down)
+        parts = inner.chunk(len(ups), dim=1) if len(ups) > 1 else (inner,)
         self._input, self._rows = x, rows
-        self._inner = {id(layer): (part, up) for layer, part, up in zip(self._layers, inner, ups, strict=True)}
+        self._inner = {id(layer): (part, up) for layer, part, up in zip(self._layers, parts, ups, strict=True)}
+
+
+def stack(sets: Sequence[Sequence[Layer]]) -> Stack:
+    """Let layers of one shape and scale be made ready together; those of each set are given one and the same tensor."""
+    made = Stack(sets)
+    for number, layers in enumerate(sets):
+        siblings = Siblings(layers, made, number)
+        for layer in layers:
+            layer.siblings = siblings
+    for index, layer in enumerate(made.layers):
+        layer.index = index
+    return made
 
 
 def _merging_pays(rows: int, shapes: Sequence[Shape], dtype: torch.dtype) -> bool:

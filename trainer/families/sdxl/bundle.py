@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trainer.families.sdxl.facts import FACTS
 from trainer.families.stable.bundle import StableBundle, join_chunks
+from trainer.families.stable.facts import TextEncoderFacts
 from trainer.families.tokens import END
 from trainer.families.weighted import weigh
 
@@ -54,7 +55,7 @@ class Bundle(StableBundle):
         Returns:
             {"context": [b, 75 c + 2, width of both], "pooled": [b, width of the second]}
         """
-        layer = max(self._clip_skip, PENULTIMATE)
+        layer = self._layer
         first, second = self.facts.text_encoders
         ids, weights = self.split_tokens(token_ids[:, 0])
         states, _ = self.hidden_states(first.component, ids, layer)
@@ -66,6 +67,14 @@ class Bundle(StableBundle):
         at_end = last[torch.arange(len(last), device=last.device), 0, ends.to(last.device)]
         projection = self.text_encoder(second.component).get_submodule("text_projection")
         return {"context": context, "pooled": projection(at_end)}
+
+    def idle_layers(self, encoder: TextEncoderFacts) -> int:
+        """Return how many of a text encoder's last layers nothing is taken from: none, where they are pooled."""
+        return 0 if encoder.projected else self._layer - 1
+
+    @property
+    def _layer(self) -> int:
+        return max(self._clip_skip, PENULTIMATE)
 
     def conditions(self, text: Mapping[str, Tensor], sizes: Tensor | None) -> dict[str, Any]:
         """Return the pooled prompt and the sizes, as the UNet takes them.

@@ -25,7 +25,7 @@ from trainer.families.quantised import quantised
 from trainer.families.stable import strips
 from trainer.families.stable.checkpoint import Checkpoint, TextEncoder
 from trainer.families.stable.facts import EITHER_QUESTION, EPSILON, VELOCITY, StableFacts, TextEncoderFacts
-from trainer.families.stable.layers import adapter_targets
+from trainer.families.stable.layers import adapter_targets, text_layer
 from trainer.families.tokens import LENGTH, PromptTokenizer
 from trainer.families.weighted import WeightedTokenizer, split_weights, weigh
 from trainer.families.weights import fingerprint, keep_whole
@@ -120,7 +120,19 @@ class StableBundle(ABC):
 
     def targets(self, conv: bool) -> tuple[Target, ...]:
         """List the layers that an adapter attaches to, in kohya's creation order."""
-        return adapter_targets(self.facts, self.component_configs, conv=conv)
+        found = adapter_targets(self.facts, self.component_configs, conv=conv)
+        return tuple(replace(target, idle=self._is_idle(target)) for target in found)
+
+    def _is_idle(self, target: Target) -> bool:
+        encoder = next((each for each in self.facts.text_encoders if each.component == target.component), None)
+        if encoder is None:
+            return False
+        layers = self.component_configs[encoder.component]["num_hidden_layers"]
+        return text_layer(target.path) >= layers - self.idle_layers(encoder)
+
+    def idle_layers(self, encoder: TextEncoderFacts) -> int:
+        """Return how many of a text encoder's last layers nothing is taken from."""
+        return self._clip_skip - 1
 
     def make_tokenize(self, chunks: int) -> Callable[[str], Tensor]:
         """Return a picklable callable: text -> tokens as `encode_text` takes them stacked.

@@ -20,6 +20,7 @@ UNET_ADAPTER_PREFIX = "lora_unet_"
 _POINT = (1, 1)
 _SQUARE = (3, 3)
 _ORIGINAL_PLACE = re.compile(r"(input_blocks|middle_block|output_blocks)\.(\d+)(?:\.(\d+))?\.")
+_TEXT_LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
 _STAGES = ("input_blocks", "middle_block", "output_blocks")
 
 
@@ -109,6 +110,13 @@ def _text_encoder_layers(config: Mapping[str, Any]) -> Iterator[_Layer]:
             yield _Layer(f"{path}.self_attn.{projection}", width, width, shares=shares)
         yield _Layer(f"{path}.mlp.fc1", width, inner)
         yield _Layer(f"{path}.mlp.fc2", inner, width)
+
+
+def text_layer(path: str) -> int:
+    """Return the number, from 0, of the text encoder's layer that a target's path is in."""
+    found = _TEXT_LAYER.search(path)
+    assert found is not None, f"{path} is in no layer"
+    return int(found.group(1))
 
 
 def _unet_layers(config: Mapping[str, Any]) -> Iterator[_Layer]:

@@ -1,0 +1,174 @@
+"""Adapted layers of one shape, whose matrices lie in one tensor and are made ready in a few operations for all.
+
+A small model has some hundred layers with two small matrices each: to scale, to cast, to add to a weight, to clip and
+to update them one by one takes longer than the arithmetic. Here each of these is one operation for a whole stack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import accumulate, chain, pairwise
+
+import torch
+from peft.tuners.lora.layer import LoraLayer
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+PEFT_NAME = "default"
+
+_SHARED = 4_000_000
+"""Numbers in the weights of a stack up to which they are made together. Larger ones cost arithmetic, not calls, and
+their gradients had better not lie in memory at the same time."""
+
+
+_NONE = (-1, 0.0)
+
+
+class Stack:
+    """Layers of one shape and scale, in sets that are given one and the same tensor; a set of one is the rule.
+
+    What is made ready for a pass with gradients serves until a matrix changes or the pass goes back through it.
+    """
+
+    def __init__(self, sets: Sequence[Sequence[LoraLayer]]) -> None:
+        self.layers = tuple(chain.from_iterable(sets))
+        self._starts = (0, *accumulate(len(layers) for layers in sets))
+        self._joined: tuple[nn.Parameter, nn.Parameter] | None = None
+        self._apart: tuple[Sequence[nn.Parameter], Sequence[nn.Parameter]] | None = None
+        self._bases: Tensor | None = None
+        self._mark = _NONE
+        self._thin: dict[torch.dtype, tuple[Sequence[Tensor], Sequence[Tensor]]] = {}
+        self._merged: Sequence[Tensor] = ()
+
+    @property
+    def matrices(self) -> tuple[Sequence[nn.Parameter], Sequence[nn.Parameter]]:
+        """The first and the second matrix of each layer, as PEFT has them."""
+        if self._apart is None:
+            first = [layer.lora_A[PEFT_NAME].weight for layer in self.layers]
+            self._apart = first, [layer.lora_B[PEFT_NAME].weight for layer in self.layers]
+        return self._apart
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What learns: two tensors for the whole stack once it is joined, before that two for each layer."""
+        return list(self._joined or chain.from_iterable(zip(*self.matrices, strict=True)))
+
+    @property
+    def joined(self) -> bool:
+        """Whether the matrices are one parameter."""
+        return self._joined is not None
+
+    def join(self) -> None:
+        """Let all first matrices be one parameter and all second ones another; PEFT's become views of them."""
+        down, up = (nn.Parameter(torch.stack([_flat(each.data) for each in part])) for part in self.matrices)
+        self._joined = down, up
+        self._tie()
+
+    def to(self, device: torch.device) -> None:
+        """Follow the layers to another device, in place."""
+        self._forget()
+        self._bases = None
+        if self._joined:
+            for parameter in self._joined:
+                parameter.data = parameter.data.to(device)
+            self._tie()
+
+    def _tie(self) -> None:
+        assert self._joined is not None
+        for whole, part in zip(self._joined, self.matrices, strict=True):
+            for values, each in zip(whole.data, part, strict=True):
+                each.data = values.view(each.shape)
+                each.requires_grad_(False)
+
+    def thin(self, number: int, dtype: torch.dtype) -> tuple[Tensor, Sequence[Tensor]]:
+        """Return the matrices of the layers of one set: the first ones below one another, scaled, and the second ones.
+
+        The scale is on the first, where it costs least and is rounded once.
+
+        Returns:
+            [layers * rank, in] or [layers * rank, in, kh, kw]; each [out, rank] or [out, rank, 1, 1].
+        """
+        begin, end = self._starts[number : number + 2]
+        if not torch.is_grad_enabled():
+            first, second = ([_flat(each) for each in part[begin:end]] for part in self.matrices)
+            return (torch.cat(first) * self._scale).to(dtype), [each.to(dtype) for each in second]
+        self._renew()
+        if dtype not in self._thin:
+            down, up = self._whole()
+            sizes = [down.shape[1] * (after - before) for before, after in pairwise(self._starts)]
+            scaled = self._shared(lambda: down * self._scale)
+            self._thin[dtype] = scaled.to(dtype).flatten(0, 1).split(sizes), up.to(dtype).unbind()
+        downs, ups = self._thin[dtype]
+        return downs[number], ups[begin:end]
+
+    def merged(self, index: int) -> Tensor:
+        """Return W + s B A of one layer, float32 [out, in]. The scale is a factor of the product and costs nothing."""
+        if not torch.is_grad_enabled():
+            down, up = (_flat(part[index]) for part in self.matrices)
+            return self._alone(index, down, up)
+        self._renew()
+        if self._merged:
+            return self._merged[index]
+        down, up = self._whole()
+        if self.layers[index].base_layer.weight.numel() * len(self.layers) > _SHARED:
+            return self._alone(index, down[index], up[index])
+        bases = self._base_weights()
+        self._merged = self._shared(lambda: torch.baddbmm(bases, up, down, alpha=self._scale)).unbind()
+        return self._merged[index]
+
+    def _alone(self, index: int, down: Tensor, up: Tensor) -> Tensor:
+        return torch.addmm(self.layers[index].base_layer.weight.flatten(1), up, down, alpha=self._scale)
+
+    def _shared(self, make: Callable[[], Tensor]) -> Tensor:
+        """Make what serves for the whole pass."""
+        # Where a block is checkpointed, what is made for all must not count as the block's.
+        with saved_tensors_hooks(_itself, _itself):
+            made = make()
+        if made.requires_grad:
+            # A pass that comes back here cannot come a second time.
+            made.register_hook(self._forget)
+        return made
+
+    @property
+    def _scale(self) -> float:
+        return float(self.layers[0].scaling[PEFT_NAME])
+
+    def _whole(self) -> tuple[Tensor, Tensor]:
+        """Return all first and all second matrices, [layers, rank, in(, kh, kw)] and [layers, out, rank(, 1, 1)]."""
+        if self._joined:
+            return self._joined
+        down, up = (torch.stack([_flat(each) for each in part]) for part in self.matrices)
+        return down, up
+
+    def _base_weights(self) -> Tensor:
+        """Return the frozen weights, [layers, out, in]; the layers' own become views of it, so it takes no room."""
+        weights = [layer.base_layer.weight for layer in self.layers]
+        first = weights[0]
+        if self._bases is None or self._bases.data_ptr() != first.data_ptr() or self._bases.dtype != first.dtype:
+            self._bases = torch.stack([weight.data.flatten(1) for weight in weights])
+            for weight, values in zip(weights, self._bases, strict=True):
+                weight.data = values.view(weight.shape)
+        return self._bases
+
+    def _renew(self) -> None:
+        """Forget what was made of matrices that have changed since; changes are of all layers at once."""
+        first, second = self.matrices
+        version = first[0]._version + second[0]._version
+        if self._joined:
+            version += self._joined[0]._version + self._joined[1]._version
+        mark = version, self._scale
+        if mark != self._mark:
+            self._forget()
+            self._mark = mark
+
+    def _forget(self, _: Tensor | None = None) -> None:
+        self._mark, self._thin, self._merged = _NONE, {}, ()
+
+
+def _flat(matrix: Tensor) -> Tensor:
+    """Return a matrix without the 1x1 kernel that convolutions have over linear layers."""
+    return matrix.flatten(1) if matrix.shape[2:] == (1, 1) else matrix
+
+
+def _itself(value: Tensor) -> Tensor:
+    return value
