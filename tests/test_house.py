@@ -25,6 +25,7 @@ ROWS = {
     "trainer.events": 0,
     "trainer.event_log": 1,
     "trainer.commands": 0,
+    "trainer.compiler": 0,
     "trainer.control": 0,
     "trainer.files": 0,
     "trainer.randomness": 0,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import os
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import InitProcessGroupKwargs
 
-from trainer import ranks
+from trainer import compiler, ranks
 from trainer.config import TrainingConfig
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -134,7 +133,7 @@ def reset() -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     _set_deterministic(False)
-    if "torch._dynamo" in sys.modules:
+    if compiler.is_loaded():
         torch.compiler.reset()
     torch.set_num_threads(_THREADS)
     free_memory()
@@ -157,5 +156,7 @@ def _device() -> torch.device:
 
 
 def _set_deterministic(on: bool) -> None:
-    torch.use_deterministic_algorithms(on)
+    # Asking for what is so already would load the compiler, to tell it.
+    if on != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(on)
     torch.backends.cudnn.deterministic = on

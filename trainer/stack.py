@@ -1,4 +1,4 @@
-"""Loads PyTorch and the libraries on top of it, in little more than half the time that a plain import takes.
+"""Loads PyTorch and the libraries on top of it, in half the time that a plain import takes.
 
 Importing this module loads nothing. The window loads the stack in the background once its page is open, a run before
 it does anything heavy.
@@ -7,12 +7,16 @@ it does anything heavy.
 from __future__ import annotations
 
 import gc
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
+
+from trainer import compiler
 
 _LOADING = threading.Lock()
 _LOADED = threading.Event()
@@ -24,9 +28,15 @@ def load() -> None:
         if _LOADED.is_set():
             return
         with garbage_left_alone():
+            import_module("torch")
+            compiler.defer()
             if find_spec("bitsandbytes"):
                 with _nothing_compiled():
                     import_module("bitsandbytes")
+            import_module("accelerate")
+            with _one_process():
+                _import_transformers()
+                import_module("peft")
             from trainer import build, loop  # noqa: F401
             from trainer.families.stable import bundle  # noqa: F401
         _LOADED.set()
@@ -67,3 +77,47 @@ def _nothing_compiled() -> Iterator[None]:
         yield
     finally:
         torch.compile = compile_
+
+
+@contextmanager
+def _one_process() -> Iterator[None]:
+    """Let a library hold meanwhile that this torch was built without torch.distributed, as some are.
+
+    transformers would import all that models sharded over many GPUs need, and a computer algebra system with it: half
+    a second and 40 MB. It asks once and keeps the answer. Where several processes train together, nothing is changed.
+    """
+    distributed: Any = import_module("torch.distributed")
+    is_available = distributed.is_available
+    if "WORLD_SIZE" not in os.environ:
+        distributed.is_available = lambda: False
+    try:
+        yield
+    finally:
+        distributed.is_available = is_available
+
+
+def _import_transformers() -> None:
+    """Import transformers, which reads the source of all its models to know their names, once and not twice.
+
+    Its part `models` would read them again, a fifth of a second; what it would find is what the whole has just found.
+    """
+    transformers = import_module("transformers")
+    listing: Any = import_module("transformers.utils.import_utils")
+    folder = Path(transformers.__path__[0]) / "models"
+    define = listing.define_import_structure
+
+    def known(path: str, prefix: str | None = None) -> Any:
+        if prefix is not None or Path(path) != folder / "__init__.py":
+            return define(path, prefix)
+        found = define(folder, prefix="models")  # What the whole asked, with its other parts, which it put in.
+        return {
+            needs: {module[len("models.") :]: names for module, names in part.items() if module.startswith("models.")}
+            for needs, part in found.items()
+        }
+
+    listing.define_import_structure = known
+    try:
+        import_module("transformers.models")
+    finally:
+        listing.define_import_structure = define
+    import_module("transformers.models.clip.modeling_clip")

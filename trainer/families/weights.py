@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from trainer.errors import ModelError
 from trainer.families.headers import SAFETENSORS, read_header
@@ -105,8 +106,22 @@ def _unreadable(paths: Iterable[Path], error: Exception) -> ModelError:
 
 def build_empty(make: type[Module], *arguments: Any) -> Module:
     """Build a module on the meta device: its structure, without memory for weights and without random numbers."""
-    with torch.device("meta"):
+    with torch.device("meta"), _NothingDrawn():
         return make(*arguments)
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves out the initial values of layers, and makes counts on the CPU.
+
+    Where there is no memory, PyTorch does both in Python, and loads a computer algebra system for it.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Return the tensor as it is, where it is to be given initial values."""
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs | {"device": "cpu"} if func is torch.arange else kwargs))
 
 
 def keep_whole(layer: nn.Module) -> nn.Module:
@@ -177,7 +192,7 @@ def fingerprint(module: nn.Module) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name, value in sorted(module.state_dict().items()):
         digest.update(f"{name} {value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
