@@ -102,6 +102,8 @@ class News:
             self._draw()
             if number == self._number:
                 return None
+            if number > self._number:  # of a program whose clock was ahead
+                number = 0
             newer = {name: drawn.html for name, drawn in self._drawn.items() if drawn.number > number}
             return {"number": self._number, "parts": newer, "controls": self._controls, "busy": self._session.busy}
 

@@ -25,6 +25,9 @@ from trainer.config import known_settings, load_config, to_flat
 from trainer.errors import ConfigError, TrainerError
 from trainer.snapshot import RunSnapshot
 
+ORDERS = {"pause": "Pause", "stop": "Stop", "save-now": "Save now", "sample-now": "Sample now", "abort": "Abort"}
+"""The buttons of a run under way, by their ids."""
+
 SAID_SECONDS = 6.0
 """How long words stand that no change of the run's status answers."""
 
@@ -56,10 +59,7 @@ class Page:
             news_panel("bar", "bar", run_panel.bar(RunSnapshot(), busy=False, asked="…"))
             with gr.Row(elem_id="controls"):
                 self.start = gr.Button("Start", variant="primary", elem_id="start")
-                words = {"pause": "Pause", "stop": "Stop", "save-now": "Save now", "sample-now": "Sample now"}
-                self.orders = {
-                    name: gr.Button(text, elem_id=name) for name, text in (words | {"abort": "Abort"}).items()
-                }
+                self.orders = {name: gr.Button(words, elem_id=name) for name, words in ORDERS.items()}
 
     def _form_side(self) -> None:
         settings = known_settings().values()
@@ -211,17 +211,17 @@ class Page:
 
     def _wire_run(self) -> None:
         calm: dict[str, Any] = {**QUIET, "queue": False}
-        told: dict[str, Any] = {**QUIET, "queue": False, "js": "() => NEWS.ask()"}
+        then_ask: dict[str, Any] = {**calm, "js": "() => NEWS.ask()"}
         self.blocks.load(self.on_open, None, self.tabs, **calm)
-        self.start.click(self.on_start, None, [self.tabs, *self.form_parts], **FORM).then(None, **told)
+        self.start.click(self.on_start, None, [self.tabs, *self.form_parts], **FORM).then(None, **then_ask)
         orders = {"pause": self.on_pause, "stop": self.on_stop, "abort": self.on_abort}
         orders |= {"save-now": self.on_save_now, "sample-now": self.on_sample_now}
         for name, act in orders.items():
-            self.orders[name].click(act, None, None, **calm).then(None, **told)
+            self.orders[name].click(act, None, None, **calm).then(None, **then_ask)
         runs = [self.tabs, self.runs, self.dialog, *self.form_parts]
         for part in (self.message, self.runs):
-            part.act(self.on_past_run, None, runs, **FORM).then(None, **told)
-        self.dialog.act(self.on_dialog, None, [*runs, self.presets.toml_path], **FORM).then(None, **told)
+            part.act(self.on_past_run, None, runs, **FORM).then(None, **then_ask)
+        self.dialog.act(self.on_dialog, None, [*runs, self.presets.toml_path], **FORM).then(None, **then_ask)
         self.runs_tab.select(self._runs, None, self.runs, **QUIET)
 
     def on_open(self) -> Update:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import ground, scanning, steps, trials
+from benchmarks import ground, scanning, steps, trials, watching
 from benchmarks.options import Options
 from benchmarks.rivals import Floor
 from benchmarks.rows import Results, Row, Target, ratio_row, table
@@ -81,6 +81,14 @@ def test_an_unknown_cell_is_refused_with_the_known_ones(tmp_path: Path, capsys: 
     with pytest.raises(SystemExit):
         command.main(["--only", "nothing", "--folder", str(tmp_path)])
     assert "steps/base" in capsys.readouterr().err
+
+
+def test_without_a_browser_the_open_page_is_left_out_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(watching, "CHROMIUM", None)
+    assert list(watching.measure(Options(quick=True))) == []
+    assert "left out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", [True, False])

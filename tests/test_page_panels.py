@@ -139,6 +139,7 @@ def test_numbers_of_a_restarted_program_are_higher(session: Session) -> None:
     number, _ = parts_since(News(session), 0)
     time.sleep(0.02)
     assert set(parts_since(News(session), number)[1])
+    assert set(parts_since(News(session), number + 10**9)[1]), "the clock was set back"
 
 
 def test_a_growing_curve_is_drawn_now_and_then_and_at_the_end(session: Session, watched: Watched) -> None:
