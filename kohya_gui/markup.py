@@ -32,8 +32,7 @@ def panel(value: str = "", **options: Any) -> gr.HTML:
 
 def news_panel(elem_id: str, part: str, markup: str = "") -> gr.HTML:
     """Return the place of one part of the news, which the page's script fills; clicks are reported as in `panel`."""
-    place = f'<div data-part="{part}">{markup}</div>'
-    return gr.HTML(place, js_on_load=f"{_SPARK}NEWS.show();", apply_default_css=False, elem_id=elem_id)
+    return panel(f'<div data-part="{part}">{markup}</div>', elem_id=elem_id)
 
 
 def esc(text: object) -> str:

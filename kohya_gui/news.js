@@ -50,6 +50,7 @@ const NEWS = {
   lost(error) {
     console.warn('no news:', error);
     NEWS.number = 0;
+    delete NEWS.parts.bar;
     const bar = document.querySelector('[data-part=bar]');
     const pill = bar && bar.querySelector('.pill');
     if (!pill) return;

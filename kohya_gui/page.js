@@ -75,9 +75,10 @@ function keepOpen() {
   }
 }
 
-// The dialog takes the focus when it opens and gives it back when it closes.
+// The dialog takes the focus when it opens and gives it back when it closes. What Gradio adds late gets the news too.
 let before = null;
 new MutationObserver(() => {
+  NEWS.show();
   keepOpen();
   const dialog = document.querySelector('#dialog .dialog');
   for (const id of ['top', 'main']) {

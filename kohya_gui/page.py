@@ -59,7 +59,9 @@ class Page:
             news_panel("bar", "bar", run_panel.bar(RunSnapshot(), busy=False, asked="…"))
             with gr.Row(elem_id="controls"):
                 self.start = gr.Button("Start", variant="primary", elem_id="start")
-                self.orders = {name: gr.Button(words, elem_id=name) for name, words in ORDERS.items()}
+                self.orders = {
+                    name: gr.Button(words, interactive=False, elem_id=name) for name, words in ORDERS.items()
+                }
 
     def _form_side(self) -> None:
         settings = known_settings().values()

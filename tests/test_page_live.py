@@ -305,6 +305,8 @@ def test_a_page_whose_program_is_gone_says_so(tab: Page) -> None:
 
 
 def test_nothing_typed_then_start_watch_reload_second_tab_stop(app: App, tab: Page) -> None:
+    for order in ("pause", "stop", "save-now", "sample-now", "abort"):
+        assert tab.locator(f"#{order}").is_disabled(), order
     planned = tab.inner_text("#total-steps")
     tab.click("#start")
     expect(tab.locator("#samples img").first).to_have_js_property("naturalWidth", 64, timeout=PATIENCE)
