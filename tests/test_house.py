@@ -79,6 +79,7 @@ ROWS = {
     "trainer.text_cache": 4,
     "trainer.milestones": 5,
     "trainer.checkpoints": 5,
+    "trainer.state_writer": 5,
     "trainer.failures": 4,
     "trainer.preview": 3,
     "trainer.preview.schedulers": 4,

@@ -11,7 +11,7 @@ from datetime import datetime
 
 import torch
 
-from trainer import checkpoints, events, export, metadata, ranks
+from trainer import events, export, metadata, ranks
 from trainer.commands import Command
 from trainer.control import ENDINGS, pause
 from trainer.errors import RunError, Stopped, TrainerError
@@ -19,6 +19,7 @@ from trainer.plan import final_name, step_name
 from trainer.precision import free_memory
 from trainer.preview.prompts import SampleRequest, picture_name, settle
 from trainer.preview.sampling import sample, save_picture
+from trainer.state_writer import StateWriter, Written
 from trainer.training import Training
 
 
@@ -28,7 +29,8 @@ class Milestones:
     def __init__(self, training: Training) -> None:
         self._training = training
         self._writes = training.accelerator.is_main_process
-        self._state_saved = time.monotonic()
+        self._states = StateWriter(training.folder.state)
+        self._state_begun = time.monotonic()
         self._state_step = training.step
 
     @contextmanager
@@ -47,14 +49,15 @@ class Milestones:
         """Save what can be saved. Errors are told, not raised: the one that led here matters more."""
         training = self._training
         with suppress(OSError):
-            if training.updating:
-                message = f"It failed while step {training.step + 1} changed the weights; the state before is kept."
-                training.tell(events.Warned(message=message))
-                return
-            # Giving up over gradients that are not finite may be what led here.
-            with suppress(RunError):
-                training.ledger.settle()
             try:
+                self._tell_of_state(wait=True)
+                if training.updating:
+                    message = f"It failed while step {training.step + 1} changed the weights; the state before is kept."
+                    training.tell(events.Warned(message=message))
+                    return
+                # Giving up over gradients that are not finite may be what led here.
+                with suppress(RunError):
+                    training.ledger.settle()
                 self.save_state()
             except TrainerError as error:
                 training.tell(events.Warned(message=str(error)))
@@ -67,6 +70,7 @@ class Milestones:
     def after_step(self) -> None:
         """Do what is due after the newest step."""
         training = self._training
+        self._tell_of_state(wait=False)
         step, plan = training.step, training.plan
         epoch_ended = plan.ends_epoch(step)
         if epoch_ended:
@@ -78,9 +82,9 @@ class Milestones:
                 (training.folder.output_dir / name).unlink(missing_ok=True)
         if plan.sample_due(step):
             self._sample()
-        minutes = (time.monotonic() - self._state_saved) / 60
+        minutes = (time.monotonic() - self._state_begun) / 60
         if epoch_ended or minutes >= training.config.saving.save_state_minutes:
-            self.save_state()
+            self._begin_state()
 
     def obey(self) -> None:
         """Do what was asked for since the last step. Under several ranks rank 0 decides for all."""
@@ -100,6 +104,7 @@ class Milestones:
         if training.ending is not Command.ABORT:
             path = self._save_lora(final_name(training.config.saving.output_name))
             self.save_state()
+        self._tell_of_state(wait=True)
         finished = events.Finished(
             step=training.step,
             epoch=training.epoch,
@@ -113,15 +118,30 @@ class Milestones:
         return finished
 
     def save_state(self) -> None:
-        """Write the resume state, unless this step's is there."""
+        """Write the resume state, unless this step's is there. Afterwards it is."""
         training = self._training
-        self._state_saved = time.monotonic()
-        if not self._writes or self._state_step == training.step:
-            return
-        path = checkpoints.save_state(training.folder.state, training.state())
-        self._state_step = training.step
-        size = sum(file.stat().st_size for file in path.iterdir())
-        training.tell(events.Saved(kind="state", path=str(path), step=training.step, epoch=training.epoch, bytes=size))
+        self._tell_of_state(wait=True)
+        self._state_begun = time.monotonic()
+        if self._writes and self._state_step != training.step:
+            self._tell_of(self._states.write(training.state(), training.epoch))
+
+    def _begin_state(self) -> None:
+        """Begin to write the resume state. The training goes on meanwhile."""
+        training = self._training
+        self._tell_of_state(wait=True)
+        self._state_begun = time.monotonic()
+        if self._writes and self._state_step != training.step:
+            self._states.begin(training.state(), training.epoch)
+
+    def _tell_of_state(self, *, wait: bool) -> None:
+        if (written := self._states.take(wait=wait)) is not None:
+            self._tell_of(written)
+
+    def _tell_of(self, state: Written) -> None:
+        self._state_step = state.step
+        size = sum(file.stat().st_size for file in state.path.iterdir())
+        saved = events.Saved(kind="state", path=str(state.path), step=state.step, epoch=state.epoch, bytes=size)
+        self._training.tell(saved)
 
     def _save_now(self) -> None:
         self._save_lora(step_name(self._training.config.saving.output_name, self._training.step))
