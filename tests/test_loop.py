@@ -16,6 +16,7 @@ from trainer.commands import Inbox
 from trainer.config import TrainingConfig
 from trainer.control import progress_of
 from trainer.data.loader import Batch
+from trainer.families.stable import brief
 from trainer.outline import outline
 from trainer.run_folder import RunFolder
 from trainer.training import Training
@@ -42,8 +43,9 @@ def wired(config: TrainingConfig, told: list[events.Event]) -> Training:
 
 @pytest.mark.parametrize(("prediction", "text_learns"), [("epsilon", True), ("v_prediction", True), ("epsilon", False)])
 def test_five_steps_equal_a_plain_loop(
-    ground: tuple[Path, Path], tmp_path: Path, prediction: str, text_learns: bool
+    ground: tuple[Path, Path], tmp_path: Path, prediction: str, text_learns: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(brief, "_VECTOR", 0)  # narrow heads as diffusers has them: filled up they round otherwise
     model, dataset = ground
     config = tiny_config(
         model,
