@@ -13,8 +13,8 @@ class Target:
     a linear layer, (1, 1) or (3, 3) for a convolution. `extra` marks layers adapted only when `conv_dim` is set.
     Linear layers of one component with the same `shares`, unless it is empty, are called one right after the other with
     one and the same tensor.
-    `idle` marks layers that nothing is taken from, so that they never get a gradient (the last ones of a text encoder
-    with clip skip).
+    `idle` marks layers that nothing is taken from (the last ones of a text encoder with clip skip): they have matrices
+    in the file, as in sd-scripts' files, which never get a gradient and are not trained.
     `alias` is another name that some files give it; "" where there is none.
     """
 

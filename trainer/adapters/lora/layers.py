@@ -84,10 +84,7 @@ class Adapter:
 
     def __init__(self, modules: Sequence[AdaptedLayer]) -> None:
         self.modules = tuple(modules)
-        self.stacks = {
-            component: _stacks([module for module in self.modules if module.target.component == component])
-            for component in self.components
-        }
+        self.stacks = {component: _stacks(self._trained(component)) for component in self.components}
 
     @classmethod
     def inject(
@@ -132,7 +129,7 @@ class Adapter:
         stacks = [stack for name in self.stacks if component in (None, name) for stack in self.stacks[name]]
         if any(stack.joined for stack in stacks):
             return [parameter for stack in stacks for parameter in stack.parameters]
-        return [matrix for module in self._of(component) for matrix in (module.down, module.up)]
+        return [matrix for module in self._trained(component) for matrix in (module.down, module.up)]
 
     def join(self) -> None:
         """Let the matrices of layers of one shape be one parameter; for optimizers to which that makes no difference.
@@ -163,10 +160,12 @@ class Adapter:
         """Return for each group of an optimizer where its matrices are, in file order; nothing where none is joined."""
         if not any(each.joined for stacks in self.stacks.values() for each in stacks):
             return []
-        return [_places(self._of(group["name"]), self.stacks[group["name"]]) for group in saved["param_groups"]]
+        return [_places(self._trained(group["name"]), self.stacks[group["name"]]) for group in saved["param_groups"]]
 
-    def _of(self, component: str | None) -> list[AdaptedLayer]:
-        return [module for module in self.modules if component in (None, module.target.component)]
+    def _trained(self, component: str | None) -> list[AdaptedLayer]:
+        """Return the modules of one component, or of all, that get a gradient."""
+        modules = [module for module in self.modules if component in (None, module.target.component)]
+        return [module for module in modules if not module.target.idle]
 
     def tensors(self) -> dict[str, Tensor]:
         """Return key -> tensor in creation order, float32 if injected so, as the file will have them.
@@ -280,9 +279,8 @@ def _stacks(modules: Sequence[AdaptedLayer]) -> list[Stack]:
     for module in modules:
         layer, target = module.layer, module.target
         assert isinstance(layer, LeanLinear | LeanConv2d), f"PEFT has put its own layer at {target.path}"
-        # A stack is trained as a whole: what never gets a gradient must not get a zero from the others either.
         shape = (*_matrix(module.down.shape), module.up.shape[0])
-        sets = sorted_out.setdefault((shape, module.alpha, target.idle, layer.base_layer.weight.dtype), {})
+        sets = sorted_out.setdefault((shape, module.alpha, layer.base_layer.weight.dtype), {})
         sets.setdefault(target.shares or target.path, []).append(layer)
     return [stack(list(sets.values())) for sets in sorted_out.values()]
 
