@@ -132,13 +132,19 @@ def _compared(name: str, pairs: list[tuple[Trial, Trial]], cell: Cell) -> Iterat
     fast = Target(1.5, at_most=False)
     yield _against(f"{name}/caching rate", mine[:1], other[:1], lambda each: [each.caching_rate], fast)
     # With several turns, the later ones find everything cached.
-    cached = slice(1, None) if len(pairs) > 1 else slice(None)
-    begun = [[each.to_first_step for each in side[cached]] for side in (mine, other)]
-    yield median_row(f"{name}/command to first step, ours", begun[0], "s")
-    yield median_row(f"{name}/command to first step, sd-scripts", begun[1], "s")
-    soon = Target(2.0, at_most=False) if cell.name == "tiny" else None
-    yield ratio_row(f"{name}/command to first step, sd-scripts over ours", begun[1], begun[0], soon)
+    yield from _begun(f"{name}/command to first step, nothing cached", mine[:1], other[:1], None)
+    if len(pairs) > 1:
+        soon = Target(2.0, at_most=False) if cell.name == "tiny" else None
+        yield from _begun(f"{name}/command to first step", mine[1:], other[1:], soon)
     yield _against(f"{name}/peak memory over sd-scripts", mine, other, lambda each: [each.memory], Target(0.9))
+
+
+def _begun(name: str, mine: Sequence[Trial], other: Sequence[Trial], target: Target | None) -> Iterator[Row]:
+    """Yield how long both programs take from the command to the end of the first step, and theirs over ours."""
+    ours, theirs = ([each.to_first_step for each in side] for side in (mine, other))
+    yield median_row(f"{name}, ours", ours, "s")
+    yield median_row(f"{name}, sd-scripts", theirs, "s")
+    yield ratio_row(f"{name}, sd-scripts over ours", theirs, ours, target)
 
 
 def _against(

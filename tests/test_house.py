@@ -21,11 +21,12 @@ SOURCES = (*PACKAGES, "demo", "benchmarks", "launch.py")
 # Imports go down only. The longest name that fits decides; torch begins with row 4.
 ROWS = {
     "trainer": 6,
+    "trainer.deferred": 0,
     "trainer.errors": 0,
     "trainer.events": 0,
     "trainer.event_log": 1,
     "trainer.commands": 0,
-    "trainer.compiler": 0,
+    "trainer.compiler": 1,
     "trainer.control": 0,
     "trainer.files": 0,
     "trainer.randomness": 0,

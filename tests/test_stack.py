@@ -33,6 +33,13 @@ assert import_utils.define_import_structure.__module__ == "transformers.utils.im
 fresh = import_utils.define_import_structure(transformers.models.__file__)
 modules = {name: module for part in fresh.values() for module, names in part.items() for name in names}
 assert "CLIPTextModel" in modules and modules == transformers.models._class_to_module
+
+from types import ModuleType
+from diffusers import AutoencoderKL, FluxTransformer2DModel
+from diffusers.models import autoencoders
+assert FluxTransformer2DModel.__module__ == "diffusers.models.transformers.transformer_flux"
+assert type(autoencoders) is not ModuleType and autoencoders.AutoencoderKL is AutoencoderKL
+assert type(autoencoders) is ModuleType and autoencoders.AutoencoderTiny
 """
 
 RANK = """

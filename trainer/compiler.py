@@ -10,49 +10,35 @@ from __future__ import annotations
 
 import functools
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import find_spec, spec_from_loader
+from importlib.util import spec_from_loader
 from types import FunctionType, ModuleType
 from typing import Any
+
+from trainer import deferred
 
 NAME = "torch._dynamo"
 _ALONE = f"{NAME}._trace_wrapped_higher_order_op"
 """The part that transformers' masks import. It needs none of the others."""
 
-_LOADING = threading.RLock()
+_NOTED: list[tuple[str, Any]] = []
+"""Names of marks, and what they were put on."""
 
 
-class Deferred(ModuleType):
-    """The module until it is loaded, with its marks."""
-
-    def __init__(self, spec: ModuleSpec) -> None:
-        super().__init__(NAME)
-        self.__spec__ = spec
-        self.__path__ = list(spec.submodule_search_locations or ())
-        self._noted: list[tuple[str, Any]] = []
-        self._begun = False
-
-    def __getattr__(self, name: str) -> Any:
-        """Load the real module, since something is asked that is not there."""
-        if not name.startswith("__"):
-            load(self)
-        try:
-            return self.__dict__[name]
-        except KeyError:
-            raise AttributeError(f"module {NAME!r} has no attribute {name!r}") from None
+class _Compiler(deferred.Deferred):
+    """The compiler until it is loaded, with its marks."""
 
     def allow_in_graph(self, marked: Any) -> Any:
         """Note a mark that leaves what is marked as it is."""
-        self._noted.append(("allow_in_graph", marked))
+        _NOTED.append(("allow_in_graph", marked))
         return marked
 
     def assume_constant_result(self, marked: Any) -> Any:
         """Note a mark that leaves what is marked as it is."""
-        self._noted.append(("assume_constant_result", marked))
+        _NOTED.append(("assume_constant_result", marked))
         return marked
 
     def graph_break(self, *_given: object, **_named: object) -> None:
@@ -63,7 +49,7 @@ class Deferred(ModuleType):
         if function is None:
             return functools.partial(self.disable, recursive=recursive, **options)
         if not isinstance(function, FunctionType):
-            load(self)
+            deferred.load(self)
             return self.__dict__["disable"](function, recursive, **options)
         marked: list[Callable[..., Any]] = []
 
@@ -77,16 +63,21 @@ class Deferred(ModuleType):
 
         return disabled
 
+    def settle(self) -> None:
+        """Repeat the marks."""
+        for mark, marked in _NOTED:
+            self.__dict__[mark](marked)
+        _NOTED.clear()
+
 
 class _Parts(MetaPathFinder):
-    """Lets a part of the deferred module be imported only once the whole is loaded, as Python does."""
+    """Lets a part of the compiler be imported only with the whole: the parts need one another in its order."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         """Load the whole, and return the part that came with it."""
-        module = sys.modules.get(NAME)
-        if not name.startswith(f"{NAME}.") or name == _ALONE or not isinstance(module, Deferred):
+        if not name.startswith(f"{NAME}.") or name == _ALONE or is_loaded():
             return None
-        load(module)
+        deferred.load(sys.modules[NAME])
         part = sys.modules.get(name)
         if part is None:
             return None
@@ -115,26 +106,9 @@ class _There(Loader):
 
 def defer() -> None:
     """Defer PyTorch's compiler, where it is not loaded yet; torch must be."""
-    torch = sys.modules["torch"]
-    spec = None if NAME in sys.modules else find_spec(NAME)
-    if spec is not None:
-        sys.modules[NAME] = torch._dynamo = Deferred(spec)  # type: ignore[attr-defined]
+    if NAME not in sys.modules:
+        deferred.defer(NAME, _Compiler)
         sys.meta_path.insert(0, _Parts())
-
-
-def load(module: Deferred) -> None:
-    """Execute the real module in place of the deferred one, and repeat its marks."""
-    with _LOADING:
-        if not isinstance(module, Deferred) or module._begun:
-            return
-        spec, noted = module.__spec__, module._noted
-        assert spec is not None and spec.loader is not None
-        module._begun = True
-        spec.loader.exec_module(module)
-        del module._begun, module._noted
-        module.__class__ = ModuleType  # type: ignore[assignment]
-    for mark, marked in noted:
-        getattr(module, mark)(marked)
 
 
 def is_loaded() -> bool:

@@ -16,7 +16,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from trainer import compiler
+from trainer import compiler, deferred
+
+_SELDOM_USED = ("diffusers.models.autoencoders", "diffusers.models.transformers", "requests")
+"""Packages that diffusers imports for the networks of a hundred models, of which a run needs three, and downloads."""
 
 _LOADING = threading.Lock()
 _LOADED = threading.Event()
@@ -37,6 +40,8 @@ def load() -> None:
             with _one_process():
                 _import_transformers()
                 import_module("peft")
+            for name in _SELDOM_USED:
+                deferred.defer(name)
             from trainer import build, loop  # noqa: F401
             from trainer.families.stable import bundle  # noqa: F401
         _LOADED.set()
