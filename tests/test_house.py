@@ -29,6 +29,7 @@ ROWS = {
     "trainer.compiler": 1,
     "trainer.control": 0,
     "trainer.files": 0,
+    "trainer.heap": 0,
     "trainer.randomness": 0,
     "trainer.safetensors_header": 0,
     "trainer.targets": 0,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from trainer import attention, export, families, metadata, objective, precision, ranks, schedules, text_cache
+from trainer import attention, export, families, heap, metadata, objective, precision, ranks, schedules, text_cache
 from trainer.adapters.lora.layers import Adapter
 from trainer.checkpoints import Position, State
 from trainer.commands import Inbox
@@ -158,7 +158,8 @@ def fill_cache(training: Training) -> LatentCache | None:
     if cache is None:
         return None
     batch = config.dataset.vae_batch_size
-    cache.fill(training.outline.examples, bundle.encode_images, bundle.vae_key, batch, training.progress)
+    with heap.kept():
+        cache.fill(training.outline.examples, bundle.encode_images, bundle.vae_key, batch, training.progress)
     if not training.outline.prompts:
         bundle.release_vae()
     return cache
