@@ -23,6 +23,8 @@ from trainer.errors import ModelError
 from trainer.randomness import stream
 from trainer.targets import Target
 
+_HELD = "component"
+
 
 @dataclass(frozen=True, slots=True)
 class AdaptedLayer:
@@ -258,19 +260,24 @@ def _inject(component: nn.Module, targets: Sequence[Target], spec: LoraSpec) -> 
     ranks: dict[int, list[str]] = {}
     alphas: dict[float, list[str]] = {}
     for target in targets:
-        ranks.setdefault(spec.rank(target), []).append(target.path)
-        alphas.setdefault(spec.alpha(target), []).append(target.path)
+        ranks.setdefault(spec.rank(target), []).append(f"{_HELD}.{target.path}")
+        alphas.setdefault(spec.alpha(target), []).append(f"{_HELD}.{target.path}")
+    # PEFT tries every pattern on every layer, which takes a while: the most frequent values are told without one.
+    rank, alpha = (max(each, key=lambda value: len(each[value])) for each in (ranks, alphas))
     config = peft.LoraConfig(
-        target_modules=_pattern([target.path for target in targets]),
-        rank_pattern={_pattern(paths): rank for rank, paths in ranks.items()},
-        alpha_pattern={_pattern(paths): alpha for alpha, paths in alphas.items()},
+        r=rank,
+        lora_alpha=alpha,
+        target_modules=_pattern([path for paths in ranks.values() for path in paths]),
+        rank_pattern={_pattern(paths): value for value, paths in ranks.items() if value != rank},
+        alpha_pattern={_pattern(paths): value for value, paths in alphas.items() if value != alpha},
         lora_dropout=0.0,
         init_lora_weights=False,
     )
     config._register_custom_module({nn.Linear: LeanLinear, nn.Conv2d: LeanConv2d})
     # The new layers' constructors draw from torch's global generator; nothing of ours may depend on that.
     with torch.random.fork_rng(devices=[]):
-        peft.inject_adapter_in_model(config, component, PEFT_NAME)
+        # In a holder, since PEFT asks transformers for the history of the names in its models, which takes a while.
+        peft.inject_adapter_in_model(config, nn.ModuleDict({_HELD: component}), PEFT_NAME)
 
 
 def _stacks(modules: Sequence[AdaptedLayer]) -> list[Stack]:
