@@ -49,6 +49,36 @@ def test_a_compiled_run_learns_the_same(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(products) > 20, "the blocks went through the compiler as a whole"
 
 
+def graphs_by_step(tmp_path: Path, *, asked: bool) -> tuple[list[float], set[int]]:
+    """Return the losses of a run whose last batch is short, and how many graphs were compiled after each step."""
+    losses, graphs = list[float](), set[int]()
+
+    def note(event: events.Event) -> None:
+        if isinstance(event, events.StepDone):
+            losses.append(event.loss)
+            graphs.add(len(SEEN))
+
+    short = {"train_batch_size": 5, "enable_bucket": False, "gradient_accumulation_steps": 1, "reg_data_dir": ""}
+    config = tiny_config(
+        tiny_sd15(tmp_path), write_dataset(tmp_path), tmp_path / str(asked), torch_compile=asked, **short
+    )
+    train(config, emit=note)
+    return losses, graphs
+
+
+@pytest.mark.slow
+def test_a_short_batch_is_filled_up_so_that_nothing_is_compiled_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "BACKEND", looking)
+    SEEN.clear()
+    plain, _ = graphs_by_step(tmp_path, asked=False)
+    losses, graphs = graphs_by_step(tmp_path, asked=True)
+    assert losses == pytest.approx(plain, rel=1e-5)
+    assert len(graphs) == 1
+    assert graphs.pop() > 0
+
+
 def test_without_a_compiler_it_goes_on_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "BACKEND", broken)
     losses, warnings = told(tmp_path, "out", asked=True)

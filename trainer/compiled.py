@@ -32,12 +32,14 @@ def compile_where_asked(training: Training, loss_of: Callable[[Training, Batch],
     training.progress("compile", 0, 1)
     began = time.monotonic()
     training.bundle.compile_blocks(BACKEND)
+    training.one_size = True
     try:
         for part, _ in training.parts(first):
             training.accelerator.backward(loss_of(training, part))
         message = f"compiled in {time.monotonic() - began:.0f} s. Each new size of picture takes some of that again."
     except (RuntimeError, ImportError, OSError) as error:
         training.bundle.compile_blocks(None)
+        training.one_size = False
         message = f"the UNet cannot be compiled here ({_reason(error)}); training goes on without."
     training.optimizer.zero_grad(set_to_none=True)
     training.tell(Warned(message=f"torch_compile: {message}"))

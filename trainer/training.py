@@ -52,7 +52,8 @@ class Training:
     `ledger` tells of them. `text_cache` holds what frozen text
     encoders made of all captions, where it was made ahead. `current` are the micro-batches of the step under way,
     `updating` says that the step may have changed the weights already. `portion` is how much is computed at once, once
-    that had to be less than the settings say. `ending` is the command that ends it.
+    that had to be less than the settings say; with `one_size` no less either, since a compiler makes a program for each
+    size. `ending` is the command that ends it.
     """
 
     outline: Outline
@@ -74,6 +75,7 @@ class Training:
     rates_used: dict[str, float] = field(default_factory=dict)
     current: Sequence[Batch] = ()
     portion: Portion | None = None
+    one_size: bool = False
     updating: bool = False
     seconds_before: float = 0.0
     began: float = field(default_factory=time.time)
@@ -168,8 +170,10 @@ class Training:
 
     def parts(self, batch: Batch) -> Iterator[tuple[Batch, float]]:
         """Yield what of a micro-batch is computed at once, on the device, and its share of the micro-batch's mean."""
-        for part in batch.split(self.portion.samples) if self.portion else (batch,):
-            yield part.to(self.device, non_blocking=True), len(part.slots) / len(batch.slots)
+        size = self.portion.samples if self.portion else self.config.training.train_batch_size
+        for part in batch.split(size):
+            computed = part.filled(size) if self.one_size else part
+            yield computed.to(self.device, non_blocking=True), len(computed.slots) / len(batch.slots)
 
     def compute_by(self, portion: Portion) -> None:
         """Compute no more than that at once from now on."""

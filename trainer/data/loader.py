@@ -37,6 +37,10 @@ _LATENT_CHANNELS = 4
 _T = TypeVar("_T")
 
 
+_TEXTS = ("slots", "names", "captions")
+"""Fields of a batch that have one entry for each sample and are no tensors."""
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """What one forward and backward needs; b samples of one bucket, H x W pixels, h x w latents.
@@ -71,8 +75,19 @@ class Batch:
             return (self,)
         return tuple(self._cut(slice(first, first + most)) for first in range(0, len(self.slots), most))
 
+    def filled(self, size: int) -> Batch:
+        """Return the batch with `size` samples: its own, and some of them again with loss weights of 0."""
+        own = len(self.slots)
+        if own >= size:
+            return self
+        again = [number % own for number in range(size)]
+        texts: dict[str, Any] = {name: tuple(getattr(self, name)[number] for number in again) for name in _TEXTS}
+        batch = dataclasses.replace(map_tensors(self, lambda tensor: tensor[again]), **texts)
+        batch.loss_weights[own:] = 0
+        return batch
+
     def _cut(self, samples: slice) -> Batch:
-        texts = {name: getattr(self, name)[samples] for name in ("slots", "names", "captions")}
+        texts = {name: getattr(self, name)[samples] for name in _TEXTS}
         return dataclasses.replace(map_tensors(self, lambda tensor: tensor[samples]), **texts)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
