@@ -16,7 +16,7 @@ from torch import Tensor
 
 from demo.build.drawing import abstract, draw, random_caption, random_scene
 
-WORK = Path(__file__).parent / "work"
+WORK = Path(__file__).parent / "made"
 TRAIN_COUNT = 20_000
 HELD_OUT_COUNT = 500
 ABSTRACT_COUNT = 2_500

@@ -59,9 +59,7 @@ def together(saved: Mapping[str, Any], groups: Sequence[Sequence[Place]]) -> dic
 
 def _part(value: Any, place: Place) -> Any:
     """Return what of a value, which is of a whole parameter, belongs to one matrix; numbers belong to all."""
-    if isinstance(value, Tensor) and value.dim() > 1:
-        return value[place.index].reshape(place.shape)
-    return value
+    return value[place.index].reshape(place.shape) if _is_matrix(value) else value
 
 
 def _joined(parts: Sequence[Sequence[Any]]) -> dict[str, Any]:
