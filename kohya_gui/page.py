@@ -228,7 +228,7 @@ class Page:
 
     def on_open(self) -> Update:
         """A page was opened: the run is in front while it is under way."""
-        return {self.tabs: gr.Tabs(selected="training")} if self.session.busy else {}
+        return {self.tabs: gr.Tabs(selected="training") if self.session.busy else gr.skip()}
 
     def on_start(self) -> Update:
         """Train what the form says."""
@@ -241,7 +241,7 @@ class Page:
             return {**self.form_update(), self.tabs: gr.Tabs(selected="plan")}
         except TrainerError as error:
             self.news.say(str(error), SAID_SECONDS)
-            return {}
+            return {self.tabs: gr.skip()}
         return {**self.form_update(), self.tabs: gr.Tabs(selected="training")}
 
     def _send(self, command: Command, words: str, seconds: float = math.inf) -> None:
