@@ -15,8 +15,9 @@ from accelerate import Accelerator
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.rows import Row
-from trainer import Start, TrainingConfig, loop, train
-from trainer.events import Event, StepDone
+from trainer import Start, TrainingConfig, train
+from trainer.ground.events import Event, StepDone
+from trainer.training import loop
 
 _WARM = 3
 
@@ -35,7 +36,8 @@ CLASSES = (
 class Profile:
     """Runs some steps of the real loop, once with timers at its phases and once under torch's profiler.
 
-    A phase is a public function of `trainer.loop`, less what it calls of the others; "backward" is accelerate's.
+    A phase is a public function of `trainer.training.loop`, less what it calls of the others; "backward" is
+    accelerate's.
     """
 
     def __init__(self, steps: int) -> None:

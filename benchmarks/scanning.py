@@ -20,9 +20,9 @@ from benchmarks.ground import DEMO, PROJECT
 from benchmarks.options import Options
 from benchmarks.rows import Row, Target, median_row
 from trainer.config import TrainingConfig, load_config
-from trainer.data.batches import examples
-from trainer.data.counts import count
-from trainer.data.scan import scan
+from trainer.pictures.batches import examples
+from trainer.pictures.counts import count
+from trainer.pictures.scan import scan
 
 SIZES, QUICK_SIZES = (1_000, 10_000, 100_000), (300, 1_000)
 _COLD, _WARM = {100_000: Target(60.0)}, {100_000: Target(5.0)}

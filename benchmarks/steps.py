@@ -19,8 +19,9 @@ from benchmarks.options import Options
 from benchmarks.profiling import Profile
 from benchmarks.rivals import Floor, Reference
 from benchmarks.rows import Row, Target, median_row, ratio_row
-from trainer import Start, TrainingConfig, load_config, precision, train
-from trainer.events import Event, StepDone
+from trainer import Start, TrainingConfig, load_config, train
+from trainer.ground.events import Event, StepDone
+from trainer.training import precision
 
 _WARM = 3
 """First steps that do not count: memory is laid out, kernels are chosen."""

@@ -11,8 +11,9 @@ from typing import TextIO
 
 from benchmarks.moments import note, write
 from trainer import __main__ as command
-from trainer import events, sinks
-from trainer.events import Event
+from trainer.ground import events
+from trainer.ground.events import Event
+from trainer.results import sinks
 
 
 class Watch(sinks.Console):

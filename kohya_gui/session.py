@@ -8,22 +8,22 @@ import threading
 import time
 from pathlib import Path
 
-from kohya_gui import suggestions
-from kohya_gui.draft import Checked, Draft, defaults, payload, refused_paths
-from kohya_gui.folders import Folders
-from kohya_gui.pictures import Pictures
-from kohya_gui.presets import DEMO, Preset, Presets, laid_over
-from kohya_gui.survey import Survey, Surveyor
-from trainer import resumption
-from trainer.commands import Command
+from kohya_gui.form import suggestions
+from kohya_gui.form.draft import Checked, Draft, defaults, payload, refused_paths
+from kohya_gui.form.presets import DEMO, Preset, Presets, laid_over
+from kohya_gui.form.survey import Survey, Surveyor
+from kohya_gui.parts.folders import Folders
+from kohya_gui.parts.served import Pictures
 from trainer.config import TrainingConfig, known_settings, load_config, to_flat
-from trainer.errors import ConfigError, StateError
-from trainer.events import Event
-from trainer.files import write_text
-from trainer.resumption import Resumption
+from trainer.ground.commands import Command
+from trainer.ground.errors import ConfigError, StateError
+from trainer.ground.events import Event
+from trainer.ground.files import write_text
+from trainer.results import resumption
+from trainer.results.resumption import Resumption
+from trainer.results.run_folder import PastRun, RunFolder, next_free_name, past_runs
+from trainer.results.snapshot import RunSnapshot
 from trainer.run import Run, Start
-from trainer.run_folder import PastRun, RunFolder, next_free_name, past_runs
-from trainer.snapshot import RunSnapshot
 
 LOG_LINES = 300
 
@@ -165,9 +165,9 @@ class Session:
         """
         self._refuse_outside(config)
         survey = self._surveyor.survey(config)
-        if survey.outline is None:
+        if survey.plan is None:
             raise ConfigError(survey.problems)
-        return resumption.look_ahead(folder, config, survey.outline.plan, survey.outline.report)
+        return resumption.look_ahead(folder, config, survey.plan.timetable, survey.plan.report)
 
     def resume(self, folder: RunFolder, config: TrainingConfig) -> Run:
         """Go on with a run from its newest state, with these settings.

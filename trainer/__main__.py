@@ -18,16 +18,16 @@ from typing import TextIO
 
 import toml
 
-from trainer import sinks
 from trainer.adapters import keys, make_spec
-from trainer.commands import Command, Inbox
 from trainer.config import TrainingConfig, load_layers, parse_set, rates, to_kohya
-from trainer.errors import ConfigError, RunError, TrainerError
 from trainer.families import FAMILIES
-from trainer.inspection import inspect
-from trainer.outline import Outline, outline
+from trainer.ground.commands import Command, Inbox
+from trainer.ground.errors import ConfigError, RunError, TrainerError
+from trainer.planning.inspection import inspect
+from trainer.planning.plan import Plan, plan
+from trainer.results import sinks
+from trainer.results.snapshot import Board
 from trainer.run import Start, is_first_rank, train
-from trainer.snapshot import Board
 
 COMPLETED, FAILED, REFUSED, STOPPED = 0, 1, 2, 3
 
@@ -101,7 +101,7 @@ def train_command(given: argparse.Namespace) -> int:
     """Train, or with --check print what would be trained."""
     config = read_settings(given, given.file)
     if given.check:
-        say(describe(outline(config)))
+        say(describe(plan(config)))
         return COMPLETED
     board, console, inbox = Board(), sinks.Console(sys.stderr), Inbox()
     listen(inbox)
@@ -157,7 +157,7 @@ def listen(inbox: Inbox) -> None:
     signal.signal(signal.SIGTERM, handle)
 
 
-def describe(seen: Outline) -> str:
+def describe(seen: Plan) -> str:
     """Return what a person reads of a plan."""
     return "\n".join(seen.lines())
 

@@ -13,21 +13,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer import events, resumption, sinks, stack
-from trainer.commands import Command, Inbox
 from trainer.config import TrainingConfig, save_config
-from trainer.control import progress_of
-from trainer.errors import StateError, Stopped, TrainerError
-from trainer.event_log import JsonLines, cut_events, read_events, remove_log
-from trainer.events import Emit, Event
 from trainer.families import look_up
-from trainer.files import write_text
-from trainer.outline import Outline, outline
-from trainer.run_folder import RunFolder
-from trainer.snapshot import Board, RunSnapshot
+from trainer.faststart import libraries
+from trainer.ground import events
+from trainer.ground.commands import Command, Inbox
+from trainer.ground.control import progress_of
+from trainer.ground.errors import StateError, Stopped, TrainerError
+from trainer.ground.events import Emit, Event
+from trainer.ground.files import write_text
+from trainer.planning.plan import Plan, plan
+from trainer.results import resumption, sinks
+from trainer.results.event_log import JsonLines, cut_events, read_events, remove_log
+from trainer.results.run_folder import RunFolder
+from trainer.results.snapshot import Board, RunSnapshot
 
 if TYPE_CHECKING:
-    from trainer.checkpoints import State
+    from trainer.training.states import State
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +52,9 @@ def train(
     Raises:
         TrainerError: any error that a user can act on; before the `Started` event nothing has been written.
     """
-    stack.load()  # torch: seconds that --check and the window do not pay
-    from trainer import build, failures, loop, metadata, precision
+    libraries.load()  # torch: seconds that --check and the window do not pay
+    from trainer.results import metadata
+    from trainer.training import build, failures, loop, precision
 
     inbox, start = inbox or Inbox(), start or Start()
     if not is_first_rank():
@@ -61,7 +64,7 @@ def train(
     try:
         with failures.in_words(config):
             look_up(config)
-            seen = outline(config, progress, ranks=world_size())
+            seen = plan(config, progress, ranks=world_size())
             folder.check()
             state = opening_state(folder, start, emit)
             if state:
@@ -108,7 +111,7 @@ def opening_state(folder: RunFolder, start: Start, emit: Emit) -> State | None:
     Raises:
         StateError: something was trained under this name already, or the state asked for cannot be read.
     """
-    from trainer.checkpoints import load_newest, load_state
+    from trainer.training.states import load_newest, load_state
 
     state = None
     if start.resume == "auto":
@@ -132,7 +135,7 @@ def goes_on(folder: RunFolder, start: Start) -> bool:
     return start.resume == "auto" or Path(start.resume).resolve().parent == folder.state.resolve()
 
 
-def _tell_changes(folder: RunFolder, start: Start, state: State, seen: Outline, emit: Emit) -> None:
+def _tell_changes(folder: RunFolder, start: Start, state: State, seen: Plan, emit: Emit) -> None:
     """Say what differs from the run that the state is of, before anything is written.
 
     Raises:
@@ -141,7 +144,7 @@ def _tell_changes(folder: RunFolder, start: Start, state: State, seen: Outline, 
     step, settings = state.position.step, state.position.settings
     own = goes_on(folder, start)
     earlier = resumption.read_earlier(folder, step, settings) if own else resumption.Earlier(step, settings)
-    found = resumption.compare(earlier, seen.config, seen.plan, seen.report)
+    found = resumption.compare(earlier, seen.config, seen.timetable, seen.report)
     found.check()
     saved = {name: tensor.shape for name, tensor in state.adapter.items()}
     resumption.check_layers(saved, seen.spec.shapes(seen.targets))
@@ -151,7 +154,7 @@ def _tell_changes(folder: RunFolder, start: Start, state: State, seen: Outline, 
 
 
 @contextmanager
-def run_folder(folder: RunFolder, seen: Outline, state: State | None, emit: Emit, *, keep: bool) -> Iterator[Emit]:
+def run_folder(folder: RunFolder, seen: Plan, state: State | None, emit: Emit, *, keep: bool) -> Iterator[Emit]:
     """Make and lock the run's folder, write what belongs there, and yield an emitter that also logs.
 
     `keep` says that what is there is of the run that `state` is of. Of several ranks only the first writes and tells.
@@ -189,7 +192,7 @@ def run_folder(folder: RunFolder, seen: Outline, state: State | None, emit: Emit
 
 def _open_books(folder: RunFolder, state: State | None) -> None:
     """Leave in the folder only what happened up to the step that the run begins after, and no half-written file."""
-    from trainer.checkpoints import remove_after
+    from trainer.training.states import remove_after
 
     for torn in folder.half_written():
         torn.unlink()
@@ -207,14 +210,14 @@ def _open_books(folder: RunFolder, state: State | None) -> None:
         old.mkdir()
 
 
-def _started(folder: RunFolder, seen: Outline, state: State | None) -> events.Started:
-    plan = seen.plan
+def _started(folder: RunFolder, seen: Plan, state: State | None) -> events.Started:
+    timetable = seen.timetable
     return events.Started(
         folder=str(folder.path),
         step=state.position.step if state else 0,
-        total_steps=plan.total_steps,
-        total_epochs=plan.total_epochs,
-        steps_per_epoch=plan.steps_per_epoch,
+        total_steps=timetable.total_steps,
+        total_epochs=timetable.total_epochs,
+        steps_per_epoch=timetable.steps_per_epoch,
         resumed=state is not None,
     )
 

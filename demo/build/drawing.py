@@ -190,9 +190,9 @@ def _draw_subject(canvas: Image.Image, scene: Scene) -> None:
 
 def _draw_emblem(canvas: Image.Image, scene: Scene, arms: Arms) -> None:
     pen = ImageDraw.Draw(canvas)
-    outline = shield()
-    pen.polygon(_corners(scene, outline), fill=arms.border)
-    inner = outline * 0.8
+    plan = shield()
+    pen.polygon(_corners(scene, plan), fill=arms.border)
+    inner = plan * 0.8
     pen.polygon(_corners(scene, inner), fill=arms.first)
     field_mask = Image.new("L", canvas.size)
     ImageDraw.Draw(field_mask).polygon(_corners(scene, inner), fill=255)

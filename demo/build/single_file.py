@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from trainer.families.stable import layout
+from trainer.families.unet import weight_names
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
@@ -54,12 +54,12 @@ TEXT_CONFIG_KEYS = (
 
 def unet_keys(unet: UNet2DConditionModel) -> dict[str, str]:
     """Maps every state key of the UNet to its original name, prefix included."""
-    return {key: UNET_PREFIX + layout.unet_name(key, unet.config) for key in unet.state_dict()}
+    return {key: UNET_PREFIX + weight_names.unet_name(key, unet.config) for key in unet.state_dict()}
 
 
 def vae_keys(vae: AutoencoderKL) -> dict[str, str]:
     """Maps every state key of the VAE to its original name, prefix included."""
-    return {key: VAE_PREFIX + layout.vae_name(key, vae.config) for key in vae.state_dict()}
+    return {key: VAE_PREFIX + weight_names.vae_name(key, vae.config) for key in vae.state_dict()}
 
 
 def vae_tensors(vae: AutoencoderKL) -> dict[str, Tensor]:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from tests.helpers.checkpoints import TEXT_ENCODER, UNET, tiny_modules
 from trainer.families.sd15 import facts
-from trainer.families.stable.facts import CLIP_L_CONFIG
-from trainer.families.stable.layers import adapter_targets
+from trainer.families.unet.facts import CLIP_L_CONFIG
+from trainer.families.unet.targets import adapter_targets
 from trainer.targets import Target
 
 CONFIGS = {"unet": {**facts.UNET_CONFIG, **UNET}, "text_encoder": {**CLIP_L_CONFIG, **TEXT_ENCODER}}

@@ -15,10 +15,10 @@ from pathlib import Path
 import psutil
 
 from tests.helpers.runs import RunServer
-from trainer import events
 from trainer.config import load_config
-from trainer.errors import TrainerError
-from trainer.events import Event
+from trainer.ground import events
+from trainer.ground.errors import TrainerError
+from trainer.ground.events import Event
 
 FILE_LIMIT = 100_000
 """Bytes that a file may have where the disk is to be full: fewer than a state's, more than the log's."""

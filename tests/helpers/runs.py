@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer import events
-from trainer.commands import Command, Inbox
 from trainer.config import TrainingConfig, load_config
-from trainer.events import Event
+from trainer.ground import events
+from trainer.ground.commands import Command, Inbox
+from trainer.ground.events import Event
 
 FORMATS = (".png", ".jpg", ".webp", ".bmp")
 
@@ -145,8 +145,8 @@ class _Executioner:
 
 
 PRELOADED = (
-    "trainer.build",
-    "trainer.loop",
+    "trainer.training.build",
+    "trainer.training.loop",
     "trainer.__main__",
     *(f"trainer.families.{name}.bundle" for name in ("sd15", "sd2", "sdxl")),
     "bitsandbytes.optim",

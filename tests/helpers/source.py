@@ -103,7 +103,7 @@ def imported_by(node: ast.AST, modules: set[str]) -> Iterator[str]:
 
 
 def module_name(path: Path) -> str:
-    """`trainer/data/__init__.py` is `trainer.data`."""
+    """`trainer/data/__init__.py` is `trainer.pictures`."""
     return ".".join(path.relative_to(PROJECT).with_suffix("").parts).removesuffix(".__init__")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from trainer.adapters.lora.config import LoraSpec, NetworkSettings
+from trainer.adapters.lora.spec import LoraSpec, NetworkSettings
 from trainer.targets import Target
 
 KINDS: dict[str, type[LoraSpec]] = {"lora": LoraSpec}

@@ -1,7 +1,7 @@
 """The configuration of a training: its sections, the rules that cross them, and where it comes from."""
 
+from trainer.config.assembly import Assembled, config_from_layers, problems_of
 from trainer.config.files import load_config, load_layers, parse_set, read_layer, save_config, to_kohya
-from trainer.config.layers import Assembled, config_from_layers, problems_of
 from trainer.config.training_config import TrainingConfig, known_settings, rates, resolution_size, to_flat
 
 __all__ = [

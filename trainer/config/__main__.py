@@ -2,7 +2,7 @@
 
 from trainer.config.files import PROJECT
 from trainer.config.training_config import TrainingConfig
-from trainer.files import write_text
+from trainer.ground.files import write_text
 from trainer.settings import docs
 from trainer.settings.walk import DOCUMENT
 

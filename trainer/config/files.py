@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from trainer.config.layers import Assembled, assemble
+from trainer.config.assembly import Assembled, assemble
 from trainer.config.training_config import TrainingConfig, known_settings, to_flat
-from trainer.errors import ConfigError, Problem
+from trainer.ground.errors import ConfigError, Problem
 from trainer.settings import kohya, toml
 from trainer.settings.section import PATHS
 

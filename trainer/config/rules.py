@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from trainer.config.training_config import TEXT_ENCODERS, TrainingConfig, rates, resolution_size
-from trainer.errors import Problem
+from trainer.ground.errors import Problem
 from trainer.optimizers import OPTIMIZERS
 from trainer.settings.problems import shown
 

@@ -5,13 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from trainer.config.learning import (
-    LossSection,
-    NetworkSection,
-    NoiseSection,
-    OptimizerSection,
-    TrainingSection,
-)
+from trainer.config.learning import LossSection, NetworkSection, NoiseSection, OptimizerSection, TrainingSection
 from trainer.config.pictures import CaptionsSection, DatasetSection, ModelSection, TextSection
 from trainer.config.results import LoggingSection, MetadataSection, SamplingSection, SavingSection
 from trainer.settings.section import Section

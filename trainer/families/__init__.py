@@ -13,16 +13,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.control import Progress
-from trainer.errors import ConfigError, ModelError, Problem
 from trainer.families.family import FILE, FOLDER, HUB, ComponentConfigs, Family, Recognition
-from trainer.families.foreign import FOREIGN_PIPELINES, holds_vae, name_file
-from trainer.families.headers import Header, described, read_header
-from trainer.families.hub import cached_descriptions, descriptions, download
+from trainer.families.reading.headers import Header, described, read_header
+from trainer.families.reading.hub import cached_descriptions, descriptions, download
+from trainer.families.reading.unsupported import UNSUPPORTED_PIPELINES, holds_vae, name_file
 from trainer.families.sd2 import StableDiffusion2
 from trainer.families.sd15 import StableDiffusion15
 from trainer.families.sdxl import StableDiffusionXL
-from trainer.families.stable.facts import EPSILON, INPAINTING_CHANNELS, VELOCITY
+from trainer.families.unet.facts import EPSILON, INPAINTING_CHANNELS, VELOCITY
+from trainer.ground.control import Progress
+from trainer.ground.errors import ConfigError, ModelError, Problem
 
 if TYPE_CHECKING:
     import torch
@@ -207,7 +207,7 @@ def _folder_precision(path: Path) -> str:
 def _name_folder(pipeline: str, configs: ComponentConfigs) -> str:
     if configs["unet"].get("in_channels") == INPAINTING_CHANNELS:
         return "an inpainting model"
-    return FOREIGN_PIPELINES.get(pipeline, f"a model for diffusers' {pipeline or 'unnamed pipeline'}")
+    return UNSUPPORTED_PIPELINES.get(pipeline, f"a model for diffusers' {pipeline or 'unnamed pipeline'}")
 
 
 def _component_config(folder: Path) -> Mapping[str, Any]:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from trainer.control import Progress
-from trainer.families.headers import Header
+from trainer.families.reading.headers import Header
+from trainer.ground.control import Progress
 from trainer.targets import Target
 
 if TYPE_CHECKING:

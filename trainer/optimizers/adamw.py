@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from trainer.errors import RunError
+from trainer.ground.errors import RunError
 from trainer.optimizers.arguments import Flag, Number, Pair
 from trainer.optimizers.base import Group, OptimizerKind
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from trainer.errors import ConfigError, Problem
+from trainer.ground.errors import ConfigError, Problem
 from trainer.optimizers.adamw import BETAS, EPS
 from trainer.optimizers.arguments import Flag, Number
 from trainer.optimizers.base import Group, OptimizerKind

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from trainer.errors import ConfigError, Problem
+from trainer.ground.errors import ConfigError, Problem
 from trainer.optimizers.arguments import ArgumentSpec, parse
 
 if TYPE_CHECKING:

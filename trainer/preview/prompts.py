@@ -12,9 +12,9 @@ from datetime import datetime
 from pathlib import Path
 
 from trainer.config import TrainingConfig, resolution_size
-from trainer.errors import ConfigError, Problem
+from trainer.ground.errors import ConfigError, Problem
+from trainer.ground.randomness import stream
 from trainer.preview.samplers import SAMPLERS
-from trainer.randomness import stream
 
 STEPS = 30
 SCALE = 7.5

@@ -16,9 +16,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from trainer.control import Progress
 from trainer.families.bundle import Bundle
-from trainer.files import replacing
+from trainer.ground.control import Progress
+from trainer.ground.files import replacing
 from trainer.preview.prompts import SampleRequest
 from trainer.preview.schedulers import make_scheduler
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from trainer.errors import Problem
+from trainer.ground.errors import Problem
 from trainer.settings.problems import nearest_key, shown, unknown
 from trainer.settings.sd_scripts import CHANGING, HARMLESS, INSTEAD, SHARED, WRITTEN_BY_KOHYA_SS
 from trainer.settings.walk import Setting

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from pydantic import ValidationError
 
-from trainer.errors import Problem
+from trainer.ground.errors import Problem
 from trainer.settings.walk import DOCUMENT, Bounds, Setting
 
 _LONGEST_VALUE = 80

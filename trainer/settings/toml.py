@@ -9,8 +9,8 @@ from pathlib import Path
 
 import toml
 
-from trainer import files
-from trainer.errors import ConfigError, Problem
+from trainer.ground import files
+from trainer.ground.errors import ConfigError, Problem
 from trainer.settings.walk import Setting
 
 _WIDTH = 116

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from trainer.families.family import ComponentConfigs, FileNames
-from trainer.families.headers import Header
+from trainer.families.reading.headers import Header
 from trainer.families.sd15.facts import FACTS
-from trainer.families.stable.facts import LATENT_CHANNELS
-from trainer.families.stable.family import StableFamily, input_channels
+from trainer.families.unet.facts import LATENT_CHANNELS
+from trainer.families.unet.family import StableFamily, input_channels
 
 
 class StableDiffusion15(StableFamily):

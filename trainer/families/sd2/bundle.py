@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trainer.families.sd2.facts import FACTS
-from trainer.families.stable.bundle import NormedTextBundle
+from trainer.families.unet.bundle import NormedTextBundle
 
 
 class Bundle(NormedTextBundle):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.families.stable import facts as stable
-from trainer.families.stable.facts import StableFacts, TextEncoderFacts
+from trainer.families.unet import facts as stable
+from trainer.families.unet.facts import StableFacts, TextEncoderFacts
 
 UNET_CONFIG: Mapping[str, Any] = {
     **stable.UNET_CONFIG,

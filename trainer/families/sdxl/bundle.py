@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from trainer.families.sdxl.facts import FACTS
-from trainer.families.stable.bundle import StableBundle, join_chunks
-from trainer.families.stable.facts import TextEncoderFacts
-from trainer.families.tokens import END
-from trainer.families.weighted import weigh
+from trainer.families.text.clip import END
+from trainer.families.text.weighted import weigh
+from trainer.families.unet.bundle import StableBundle, join_chunks
+from trainer.families.unet.facts import TextEncoderFacts
 
 PENULTIMATE = 2
 """SDXL was trained on the last layer but one, so a smaller clip_skip means that one too."""

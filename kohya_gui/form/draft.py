@@ -1,0 +1,187 @@
+"""What the form holds: a value for every setting, and the base that "changed by you" is counted from.
+
+The server owns it, so that a reload, a second tab and a restarted browser show the same form.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from kohya_gui.form import fields
+from kohya_gui.parts.folders import Folders
+from trainer.config import TrainingConfig, known_settings, problems_of
+from trainer.ground.errors import Problem
+from trainer.optimizers import OPTIMIZERS
+from trainer.results.run_folder import RunFolder, next_free_name
+from trainer.settings.section import PATHS
+from trainer.settings.walk import Setting, visible
+
+ALTERNATIVES = {"max_train_epochs": "max_train_steps", "max_train_steps": "max_train_epochs"}
+"""Settings of which the one that was set last counts."""
+
+LONGEST_TEXT = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """The form's values, judged. `config` is None where there are problems.
+
+    `usable` has defaults in place of the values that cannot be used, to look at the pictures all the same; it is None
+    where even that does not make a configuration.
+    """
+
+    config: TrainingConfig | None
+    usable: TrainingConfig | None
+    problems: tuple[Problem, ...]
+    notes: Mapping[str, str]
+
+
+class Draft:
+    """The form's values. Safe to use from several threads."""
+
+    def __init__(self, folders: Folders) -> None:
+        self._folders = folders
+        self._lock = threading.Lock()
+        self._values = defaults()
+        self._base = defaults()
+        self.base_name = ""
+        self.revision = 0
+
+    @property
+    def values(self) -> dict[str, object]:
+        """A copy of all values."""
+        with self._lock:
+            return dict(self._values)
+
+    @property
+    def base(self) -> dict[str, object]:
+        """A copy of the values that the preset or file gave."""
+        with self._lock:
+            return dict(self._base)
+
+    def edit(self, key: object, raw: object) -> None:
+        """Take what was typed into one field. Unknown keys and odd kinds are not of the form, and are passed over."""
+        setting = known_settings().get(key) if isinstance(key, str) else None
+        if setting is None or not isinstance(raw, bool | str) or len(str(raw)) > LONGEST_TEXT:
+            return
+        self.change({setting.key: fields.read(setting, raw)})
+
+    def change(self, values: Mapping[str, object]) -> None:
+        """Set some values."""
+        with self._lock:
+            for key, value in values.items():
+                self._values[key] = value
+                other = ALTERNATIVES.get(key)
+                if other and value and other not in values:
+                    self._values[other] = None
+            self.revision += 1
+
+    def undo(self, key: object) -> None:
+        """Return one field to the preset's value."""
+        if isinstance(key, str) and key in self._base:
+            self.change({key: self._base[key]})
+
+    def lay(self, values: Mapping[str, object], name: str) -> None:
+        """Replace everything; `values` is also what changes are counted from."""
+        with self._lock:
+            self._values, self._base = dict(values), dict(values)
+            self.base_name = name
+            self.revision += 1
+
+    def restore(self, values: Mapping[str, object], base: Mapping[str, object], name: str) -> None:
+        """Take up a form as it was left."""
+        with self._lock:
+            self._values, self._base, self.base_name = dict(values), dict(base), name
+            self.revision += 1
+
+    def check(self) -> Checked:
+        """Judge the values: each by its declaration, all by the rules that cross them, paths by the allowed folders."""
+        values = self.values
+        config, problems = problems_of(values)
+        refused = refused_paths(self._folders, values)
+        problems = (*(each for each in problems if each.key not in {one.key for one in refused}), *refused)
+        ordered = tuple(sorted(problems, key=lambda problem: _place(problem.key)))
+        notes = {} if config is None or refused else self._notes(config)
+        usable = config if not ordered else problems_of(_mended(values, ordered))[0]
+        return Checked(None if ordered else config, usable, ordered, notes)
+
+    def _notes(self, config: TrainingConfig) -> dict[str, str]:
+        saving, optimizer = config.saving, config.optimizer.optimizer_type
+        arguments = ", ".join(OPTIMIZERS[optimizer].arguments)
+        notes = {"optimizer_args": f"{optimizer} takes {arguments}."}
+        if config.optimizer.unet_lr is not None:
+            own = fields.plain(config.optimizer.unet_lr)
+            notes["learning_rate"] = f"Not for the UNet: its own rate, {own}, is set under Advanced, Optimizer."
+        free = next_free_name(Path(saving.output_dir), saving.output_name)
+        if free == saving.output_name:
+            words = f"The LoRA becomes {RunFolder(Path(saving.output_dir), free).lora}"
+        else:
+            words = f"{saving.output_name} was trained already; the next run will be called {free}."
+        return {**notes, "output_name": words}
+
+
+def refused_paths(folders: Folders, values: Mapping[str, object]) -> tuple[Problem, ...]:
+    """Return a problem for each path that leads out of the allowed folders."""
+    problems = []
+    for setting in known_settings().values():
+        value = values.get(setting.key)
+        if isinstance(value, str) and value and _may_be_path(setting, value):
+            reason = folders.problem(value)
+            if reason:
+                problems.append(Problem(setting.key, reason, value))
+    return tuple(problems)
+
+
+def defaults() -> dict[str, object]:
+    """Return every setting's default."""
+    return {key: _plain(setting.default) for key, setting in known_settings().items()}
+
+
+def payload(
+    draft: Draft, checked: Checked, extra: Iterable[Problem] = (), notes: Mapping[str, str] | None = None
+) -> dict[str, object]:
+    """Return what the fields are to show: texts, problems, notes, marks, and which do not matter at the moment."""
+    values, base, settings = draft.values, draft.base, known_settings()
+    problems: dict[str, str] = {}
+    for problem in (*checked.problems, *extra):
+        problems.setdefault(problem.key, problem.message)
+    undo = {}
+    for key, setting in settings.items():
+        if values[key] != base[key]:
+            whose = f"{draft.base_name}: " if draft.base_name else "Default: "
+            undo[key] = f"Back to {whose}{fields.named(setting, base[key])}"
+    return {
+        "values": {key: fields.write(setting, values[key]) for key, setting in settings.items()},
+        "problems": problems,
+        "notes": {key: note for key, note in {**(notes or {}), **checked.notes}.items() if key not in problems},
+        "undo": undo,
+        "changed": [key for key, setting in settings.items() if values[key] != _plain(setting.default)],
+        "hidden": [key for key, setting in settings.items() if not visible(setting, values) and key not in problems],
+    }
+
+
+def _mended(values: Mapping[str, object], problems: Iterable[Problem]) -> dict[str, object]:
+    """Return the values with defaults for those that cannot be used."""
+    wrong = {problem.key for problem in problems}
+    return {key: defaults()[key] if key in wrong else value for key, value in values.items()}
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _place(key: str) -> int:
+    keys = list(known_settings())
+    return keys.index(key) if key in known_settings() else len(keys)
+
+
+def _may_be_path(setting: Setting, value: str) -> bool:
+    """True for paths, and for texts that an engine may take for the path of a file."""
+    if setting.show.widget in PATHS:
+        return True
+    path = PurePath(value.strip())
+    rooted = path.is_absolute() or ".." in path.parts or value.startswith(("~", "\\", "/"))
+    return setting.kind == "text" and "\n" not in value and rooted and bool(path.suffix)

@@ -1,0 +1,1 @@
+"""The run and the runs before it, as they are seen."""

@@ -1,0 +1,133 @@
+"""News of the run for the open pages: its parts with numbers, of which a page asks for what is newer than it has.
+
+A plain route answers, not Gradio's queue: every tab asks once a second, and what that takes is taken from the training.
+A part is drawn once for all tabs, and only when it changed; the page's script, `news.js`, changes what differs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from kohya_gui.session import Session
+from kohya_gui.watch import run_panel
+from trainer.results.snapshot import RunSnapshot
+
+CURVE_SECONDS = 2.0
+"""Least time between two drawings of a curve while it grows: a few pixels, at the price of all the numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of the page. It is drawn anew when what it is `of` differs, and not sooner than after `seconds`."""
+
+    of: Callable[[RunSnapshot], object]
+    draw: Callable[[RunSnapshot], str]
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Drawn:
+    """How a part looks, what of, when it was drawn, and the number of its last change."""
+
+    html: str = ""
+    of: object = None
+    at: float = -math.inf
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Words that stand in the bar instead of the status, while the run's `state` is this one and until a moment."""
+
+    words: str = ""
+    state: object = None
+    until: float = 0.0
+
+
+class News:
+    """Draws the parts and numbers their changes. Methods may be called from any thread."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._lock = threading.Lock()
+        self._said = Said()
+        # Numbers begin with the clock, so that a page that outlived the program gets everything anew.
+        self._number = time.time_ns() // 1_000_000
+        self._controls: object = None
+        self._parts = self._all_parts()
+        self._drawn = {name: Drawn() for name in self._parts}
+
+    def _all_parts(self) -> dict[str, Part]:
+        session = self._session
+        return {
+            "bar": Part(
+                lambda run: (run.revision, session.busy, self._words()),
+                lambda run: run_panel.bar(run, busy=session.busy, asked=self._words()),
+            ),
+            "message": Part(lambda run: (run.status, run.warnings, run.error, run.finished), run_panel.message),
+            "curves": Part(lambda run: run.losses.steps, run_panel.curves, CURVE_SECONDS),
+            "samples": Part(lambda run: run.samples, lambda run: run_panel.samples(run, session.pictures)),
+            "rates": Part(lambda run: run.rates.steps, run_panel.rates, CURVE_SECONDS),
+            "files": Part(lambda run: run.saved, lambda run: run_panel.files(run, session.pictures)),
+            "log": Part(lambda run: session.log(), lambda run: run_panel.log(session.log())),
+        }
+
+    # --- what was asked for -----------------------------------------------------------------------------------------
+
+    def say(self, words: str, seconds: float = math.inf) -> None:
+        """Show what was asked for or refused, until the run does something about it, or for some seconds."""
+        self._said = Said(words, self._state(), time.monotonic() + seconds)
+
+    def _words(self) -> str:
+        said = self._said
+        return said.words if said.state == self._state() and time.monotonic() < said.until else ""
+
+    def _state(self) -> tuple[object, ...]:
+        session = self._session
+        return session.runs_started, session.busy, session.snapshot.status
+
+    # --- what is new ------------------------------------------------------------------------------------------------
+
+    def since(self, number: int) -> dict[str, object] | None:
+        """Return what changed after `number`, with the number to ask with next; None when nothing did."""
+        with self._lock:
+            self._draw()
+            if number == self._number:
+                return None
+            if number > self._number:  # of a program whose clock was ahead
+                number = 0
+            newer = {name: drawn.html for name, drawn in self._drawn.items() if drawn.number > number}
+            return {"number": self._number, "parts": newer, "controls": self._controls, "busy": self._session.busy}
+
+    def _draw(self) -> None:
+        run, busy, now = self._session.snapshot, self._session.busy, time.monotonic()
+        for name, part in self._parts.items():
+            drawn, of = self._drawn[name], (self._session.runs_started, part.of(run))
+            if drawn.of == of or (busy and now - drawn.at < part.seconds):
+                continue
+            html = part.draw(run)
+            if drawn.html != html or not drawn.number:
+                self._number += 1
+                drawn.number = self._number
+            drawn.html, drawn.of, drawn.at = html, of, now
+        usable = run_panel.controls(run, busy=busy)
+        controls = {"usable": usable, "pause": "Continue" if run.status == "paused" else "Pause"}
+        if controls != self._controls:
+            self._controls = controls
+            self._number += 1
+
+    def answer(self, request: Request) -> Response:
+        """Answer GET news/{number}: what is new as JSON, or nothing."""
+        new = self.since(request.path_params["number"])
+        headers = {"Cache-Control": "no-store"}
+        if new is None:
+            return Response(status_code=204, headers=headers)
+        return Response(json.dumps(new), media_type="application/json", headers=headers)

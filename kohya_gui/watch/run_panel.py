@@ -1,0 +1,318 @@
+"""The run as its snapshot tells it: where it stands, its curves, its samples, its files, its log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from kohya_gui.parts.charts import Line, chart
+from kohya_gui.parts.markup import button, copyable, duration, esc, number, size
+from kohya_gui.parts.served import Pictures
+from kohya_gui.session import clock
+from trainer.ground import events
+from trainer.ground.events import Event, SampleReady
+from trainer.results.snapshot import RunSnapshot
+
+STATUS_WORDS = {
+    "idle": "Ready",
+    "preparing": "Preparing",
+    "training": "Training",
+    "paused": "Paused",
+    "stopping": "Stopping",
+    "finished": "Finished",
+    "stopped": "Stopped",
+    "failed": "Failed",
+}
+
+TRAINING = "training"
+"""The phase whose progress is the step."""
+
+SAMPLE_STEPS = 24
+"""Steps of which the gallery shows pictures, the newest; the others lie in the run's folder."""
+
+
+SHOWN_WARNINGS = 3
+"""The newest; the log has them all."""
+
+
+def controls(snapshot: RunSnapshot, *, busy: bool) -> dict[str, bool]:
+    """Return which buttons can be used, by their ids."""
+    training = busy and snapshot.status in ("preparing", "training", "paused")
+    underway = busy and snapshot.status == "training"
+    return {
+        "start": not busy,
+        "pause": training,
+        "stop": busy,
+        "abort": busy,
+        "save-now": underway,
+        "sample-now": underway,
+    }
+
+
+# --- the bar ----------------------------------------------------------------------------------------------------------
+
+
+def bar(snapshot: RunSnapshot, *, busy: bool, asked: str = "") -> str:
+    """Return the line that is always in sight. `asked` is a command that the run has not obeyed yet."""
+    status = snapshot.status if busy or snapshot.status not in ("preparing", "training") else "stopping"
+    words, phase = (asked, "") if asked else (STATUS_WORDS[status], _phase(snapshot))
+    name = Path(snapshot.folder).stem if snapshot.folder else ""
+    title = f'<span class="run-name" title="{esc(snapshot.folder)}">{esc(name)}</span>' if name else ""
+    return (
+        f'<div class="bar" data-status="{status}"><div class="bar-head"><span class="pill {status}">{esc(words)}</span>'
+        f'{title}<span class="phase">{esc(phase)}</span></div>'
+        f"{_progress(snapshot)}{_numbers(snapshot)}</div>"
+    )
+
+
+def _phase(snapshot: RunSnapshot) -> str:
+    match snapshot.status:
+        case "idle":
+            return "Press Start to train what the form says."
+        case "finished":
+            return f"in {duration(snapshot.ended_at - snapshot.started_at)}"
+        case "failed":
+            return f"at step {number(snapshot.step)}"
+        case "stopped":
+            return f"after step {number(snapshot.step)}"
+    phase = snapshot.phase.replace("_", " ").capitalize()
+    if snapshot.phase == TRAINING or not snapshot.phase:
+        return ""
+    if snapshot.phase_total:
+        return f"{phase}: {number(snapshot.phase_done)} of {number(snapshot.phase_total)}"
+    return f"{phase} ..."
+
+
+def _progress(snapshot: RunSnapshot) -> str:
+    preparing = snapshot.phase not in ("", TRAINING)
+    done, total = snapshot.step, snapshot.total_steps
+    if preparing and snapshot.status in ("preparing", "training"):
+        done, total = snapshot.phase_done, snapshot.phase_total
+    share = done / total if total else (1.0 if snapshot.status == "finished" else 0.0)
+    waiting = " waiting" if snapshot.status == "preparing" and not total else ""
+    return (
+        f'<div class="progress{waiting}" role="progressbar" aria-label="Progress" aria-valuemin="0" '
+        f'aria-valuemax="100" aria-valuenow="{100 * share:.0f}">'
+        f'<i style="width:{100 * min(1.0, share):.2f}%"></i></div>'
+    )
+
+
+def _numbers(snapshot: RunSnapshot) -> str:
+    def cell(name: str, value: str, key: str) -> str:
+        return f'<div><span>{name}</span><b data-number="{key}">{esc(value)}</b></div>'
+
+    none = "–"
+    step = f"{number(snapshot.step)} / {number(snapshot.total_steps)}" if snapshot.total_steps else none
+    epoch = f"{snapshot.epoch} / {snapshot.total_epochs}" if snapshot.total_epochs else none
+    running = snapshot.status in ("training", "paused", "stopping") and snapshot.seconds_per_step > 0
+    cells = (
+        cell("step", step, "step"),
+        cell("epoch", epoch, "epoch"),
+        cell("loss", f"{snapshot.average_loss:.4f}" if snapshot.average_loss is not None else none, "loss"),
+        cell("speed", speed(snapshot.seconds_per_step), "speed"),
+        cell("left", duration(snapshot.seconds_left) if running else none, "left"),
+        cell("memory", size(snapshot.memory) if snapshot.memory else none, "memory"),
+    )
+    return f'<div class="numbers">{"".join(cells)}</div>'
+
+
+def speed(seconds_per_step: float) -> str:
+    """Return the speed as kohya's console does: it/s, or s/it where a step takes longer than a second."""
+    if seconds_per_step <= 0:
+        return "–"
+    if seconds_per_step < 1:
+        return f"{1 / seconds_per_step:.2f} it/s"
+    return f"{seconds_per_step:.2f} s/it"
+
+
+# --- the training tab -------------------------------------------------------------------------------------------------
+
+
+def message(snapshot: RunSnapshot) -> str:
+    """Return what the user should know or do now: an error with its remedy, what to do with the result, warnings."""
+    parts = [_warnings(snapshot.warnings[-SHOWN_WARNINGS:])] if snapshot.warnings else []
+    if snapshot.error is not None:
+        parts.insert(0, _failure(snapshot, snapshot.error))
+    elif snapshot.finished is not None:
+        parts.insert(0, _ending(snapshot, snapshot.finished))
+    elif snapshot.status == "paused":
+        parts.insert(
+            0,
+            '<section class="card"><h3>Paused</h3><p>The state is saved and the device is free. Press Continue to go '
+            "on from the same step.</p></section>",
+        )
+    elif snapshot.status == "idle":
+        parts.append(
+            '<section class="card"><div class="empty"><p>Nothing has been trained since the program started.</p>'
+            '<p class="quiet">Press Start: the loss, sample pictures and files appear here. Earlier runs are under '
+            "Runs.</p></div></section>"
+        )
+    return "".join(parts)
+
+
+def _warnings(texts: Sequence[str]) -> str:
+    """Return the newest warnings; a single one is a sentence, several are a list."""
+    if len(texts) == 1:
+        return f'<section class="card warn-card"><p>{esc(texts[0])}</p></section>'
+    rows = "".join(f"<li>{esc(text)}</li>" for text in reversed(texts))
+    return f'<section class="card warn-card"><h3>Notes, the newest first</h3><ul>{rows}</ul></section>'
+
+
+def _failure(snapshot: RunSnapshot, error: events.Failed) -> str:
+    lines = "".join(f"<p>{esc(line)}</p>" for line in error.message.splitlines())
+    remedy = f'<p class="remedy"><b>What to do:</b> {esc(error.remedy)}</p>' if error.remedy else ""
+    again = ""
+    if snapshot.folder and snapshot.step:
+        name = Path(snapshot.folder).stem
+        own = button("resume", "Resume from the last saved state", style="primary", name=name)
+        other = button("resume-form", "Resume with the form's settings", name=name)
+        again = f'<p class="actions">{own} {other}</p>'
+    return (
+        f'<section class="card bad" id="failure" role="alert"><h3>The run failed</h3>{lines}{remedy}{again}</section>'
+    )
+
+
+def _ending(snapshot: RunSnapshot, finished: events.Finished) -> str:
+    if not finished.path:
+        return (
+            '<section class="card" id="ending"><h3>Ended without a file</h3><p>The run was ended before its file was '
+            "written. What was saved on the way is listed below; under Runs it can be resumed from its last saved "
+            "state.</p></section>"
+        )
+    path = Path(finished.path)
+    word = "Stopped early and saved" if finished.stopped else "Done"
+    name = Path(snapshot.folder).stem
+    if finished.stopped:
+        more = f"<p>{button('resume', 'Train the rest', name=name)}</p>"
+    else:
+        on = button("resume-form", "Train on with the form's settings", name=name)
+        more = f'<p class="quiet">Not enough? Raise the epochs in the form, then go on from here. {on}</p>'
+    return (
+        f'<section class="card good-card" id="ending"><h3>{word}: {esc(path.name)}</h3>'
+        f"<p>Copy it to your program's LoRA folder: <code>ComfyUI/models/loras</code> or "
+        f"<code>stable-diffusion-webui/models/Lora</code>. In the latter, write "
+        f"<code>&lt;lora:{esc(path.stem)}:1&gt;</code> and the trigger word into the prompt.</p>"
+        f'<p class="quiet">Too strong? Lower the weight to 0.7, or take one saved earlier, listed below.</p>{more}'
+        "</section>"
+    )
+
+
+def curves(snapshot: RunSnapshot) -> str:
+    """Return the curve of the loss: each step's, and the average as kohya's programs count it."""
+    if not snapshot.losses.steps:
+        return ""
+    last, loss = float(snapshot.total_steps), snapshot.losses
+    note = f"{snapshot.average_loss:.4f} on average" if snapshot.average_loss is not None else ""
+    averages = Line(snapshot.averages.steps, snapshot.averages.values, "bold")
+    drawn = chart("Loss", [Line(loss.steps, loss.values, "raw"), averages], last=last, note=note)
+    return f'<section class="card loss">{drawn}</section>'
+
+
+def rates(snapshot: RunSnapshot) -> str:
+    """Return the curves of the learning rate and, where the optimizer estimates it, of d."""
+    if not snapshot.rates.steps:
+        return ""
+    last, rate = float(snapshot.total_steps), snapshot.rates
+    parts = ", ".join(f"{part.replace('_', ' ')} {number(value)}" for part, value in snapshot.lr.items())
+    drawn = [chart("Learning rate", [Line(rate.steps, rate.values, "rate")], last=last, floor=0.0, note=parts)]
+    if snapshot.step_sizes.steps:
+        sizes = snapshot.step_sizes
+        note = number(snapshot.step_size) if snapshot.step_size is not None else ""
+        drawn.append(chart("Step size d", [Line(sizes.steps, sizes.values, "rate")], last=last, floor=0.0, note=note))
+    return f'<section class="card rates-card">{"".join(drawn)}</section>'
+
+
+def samples(snapshot: RunSnapshot, pictures: Pictures) -> str:
+    """Return the gallery: a row for each prompt, a column for each step, the newest on the right."""
+    if not snapshot.samples:
+        return ""
+    steps = sorted({sample.step for sample in snapshot.samples})[-SAMPLE_STEPS:]
+    rows: dict[tuple[int, str], dict[int, SampleReady]] = {}
+    for sample in snapshot.samples:
+        rows.setdefault((sample.index, sample.prompt), {})[sample.step] = sample
+    drawn = "".join(_row(prompt, found, steps, pictures) for (_, prompt), found in sorted(rows.items()))
+    hidden = len({sample.step for sample in snapshot.samples}) - len(steps)
+    more = f'<span class="quiet">{hidden} earlier in the folder samples</span>' if hidden else ""
+    return f'<section class="card samples" id="samples"><h3>Samples {more}</h3>{drawn}</section>'
+
+
+def _row(prompt: str, found: dict[int, SampleReady], steps: Sequence[int], pictures: Pictures) -> str:
+    """Return one prompt's pictures: the first and the newest side by side, what lies between in small."""
+    shown = [found[step] for step in steps if step in found]
+    pair = [shown[0], *shown[-1:]] if len(shown) > 1 else shown
+    words = prompt.split(" --", maxsplit=1)[0]
+    between = "".join(_sample(each, pictures) for each in shown[1:-1])
+    strip = f'<div class="strip">{between}</div>' if between else ""
+    return (
+        f'<div class="sample-row"><p title="{esc(prompt)}">{esc(words)}</p><div class="pair">'
+        f"{''.join(_sample(each, pictures) for each in pair)}</div>{strip}</div>"
+    )
+
+
+def _sample(sample: SampleReady, pictures: Pictures) -> str:
+    path = Path(sample.path)
+    label = "before" if sample.step == 0 else f"step {number(sample.step)}"
+    return (
+        f'<a href="{pictures.full(path)}" target="_blank" rel="noopener" class="sample"><figure>'
+        f'<img src="{pictures.full(path)}" alt="{esc(sample.prompt)}, {label}" loading="lazy">'
+        f"<figcaption>{label}</figcaption></figure></a>"
+    )
+
+
+def files(snapshot: RunSnapshot, pictures: Pictures) -> str:
+    """Return the LoRA files written, the newest first, to download, and their folder."""
+    if not snapshot.saved:
+        return ""
+    newest = {saved.path: saved for saved in snapshot.saved}
+    rows = "".join(
+        f'<tr><td><a href="{pictures.download(Path(saved.path))}" download>{esc(Path(saved.path).name)}</a></td>'
+        f"<td>epoch {saved.epoch}</td>"
+        f"<td>step {number(saved.step)}</td><td>{size(saved.bytes)}</td></tr>"
+        for saved in sorted(newest.values(), key=lambda saved: (saved.step, saved.time), reverse=True)
+        if Path(saved.path).exists()
+    )
+    folder = Path(snapshot.saved[-1].path).resolve().parent
+    return (
+        f'<section class="card" id="files"><h3>Files</h3>{copyable(folder)}'
+        f'<div class="scroll"><table class="files"><tbody>{rows}</tbody></table></div></section>'
+    )
+
+
+def log(entries: Iterable[Event]) -> str:
+    """Return the log, the newest line first."""
+    lines = [
+        f"<li><time>{clock(event.time)}</time><span>{esc(words)}</span></li>"
+        for event in entries
+        if (words := line(event))
+    ]
+    if not lines:
+        return ""
+    rows = "".join(reversed(lines))
+    return f'<details class="card log" data-keep="log" open><summary><h3>Log</h3></summary><ol>{rows}</ol></details>'
+
+
+def line(event: Event) -> str:
+    """Return an event as a line of the log, or an empty text for those that have none."""
+    match event:
+        case events.Started():
+            word = f"Resumed after step {event.step}" if event.resumed else "Started"
+            return f"{word}: {number(event.total_steps)} steps, {event.total_epochs} epochs, in {event.folder}"
+        case events.EpochDone():
+            return f"Epoch {event.epoch} done at step {number(event.step)}, loss {event.loss:.4f}"
+        case events.Saved():
+            return f"Saved {Path(event.path).name}, {size(event.bytes)}"
+        case events.SampleReady():
+            return f"Sample after step {number(event.step)}: {event.prompt.split(' --')[0]}"
+        case events.Validated():
+            return f"Validation loss after step {number(event.step)}: {event.loss:.4f}"
+        case events.Warned():
+            return f"Note: {event.message}"
+        case events.Paused():
+            return f"Paused after step {number(event.step)}"
+        case events.Resumed():
+            return "Going on"
+        case events.Finished():
+            return f"{'Stopped' if event.stopped else 'Finished'} after {duration(event.seconds)}"
+        case events.Failed():
+            return f"Failed: {event.message}"
+    return ""

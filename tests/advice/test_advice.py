@@ -1,0 +1,332 @@
+"""Advice: each rule speaks where it should, is silent where it should, and its remedy silences it."""
+
+from __future__ import annotations
+
+import pytest
+
+from trainer.advice import AIM_STEPS, RULES, Advice, Counts, advise, best_epochs, formula_steps, is_anime, strength
+from trainer.config import config_from_layers, load_config, to_flat
+
+COUNTS = Counts(images=20, samples=100, reg_images=50, reg_samples=100, most_repeats=5)
+"""2,000 steps in 10 epochs: nothing to say about them."""
+
+
+def found(values: dict[str, object], counts: Counts = COUNTS) -> dict[str, Advice]:
+    """Return {rule: advice}."""
+    return {advice.rule: advice for advice in advise(load_config(None, values), counts)}
+
+
+def after_remedy(values: dict[str, object], advice: Advice, counts: Counts = COUNTS) -> set[str]:
+    """Return the rules that still speak when the remedy of one is followed."""
+    assert advice.remedy is not None
+    config = config_from_layers([to_flat(load_config(None, values)), advice.remedy])
+    return {other.rule for other in advise(config, counts)}
+
+
+@pytest.mark.parametrize(
+    ("values", "counts", "steps"),
+    [
+        ({}, COUNTS, 2000),
+        ({"train_batch_size": 4}, COUNTS, 500),
+        ({"train_batch_size": 3, "max_train_epochs": 1}, COUNTS, 200 / 3),
+        ({"max_train_epochs": 7}, Counts(images=12, samples=48, reg_images=6, reg_samples=6), 378),
+        ({"max_train_steps": 700}, COUNTS, 700),
+        ({}, Counts(), 0),
+    ],
+)
+def test_formula_steps(values: dict[str, object], counts: Counts, steps: float) -> None:
+    assert formula_steps(counts, load_config(None, values)) == steps
+
+
+@pytest.mark.parametrize(
+    ("steps_per_epoch", "epochs"),
+    [(200, 12), (250, 10), (1, 2500), (2500, 1), (5000, 1), (1900, 1), (1700, 1), (1400, 2), (0.5, 5000)],
+)
+def test_best_epochs_lands_in_the_aim_or_nearest_to_it(steps_per_epoch: float, epochs: int) -> None:
+    assert best_epochs(steps_per_epoch) == epochs
+
+
+def test_the_defaults_with_good_pictures_need_only_the_word_on_strength() -> None:
+    assert set(found({})) == {"strength"}
+
+
+def test_names_of_rules_are_their_own() -> None:
+    names = [rule.name for rule in RULES]
+    assert len(set(names)) == len(names)
+
+
+# --- the number of steps --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("epochs", [1, 9, 16, 100])
+def test_steps_outside_the_aim_name_the_epochs_that_land_there(epochs: int) -> None:
+    advice = found({"max_train_epochs": epochs})["total-steps"]
+    assert f"{200 * epochs:,} steps in all" in advice.message
+    assert advice.remedy == {"max_train_epochs": 12}
+    assert "12 epochs make 2,400" in advice.reason
+    assert "total-steps" not in after_remedy({"max_train_epochs": epochs}, advice)
+
+
+@pytest.mark.parametrize("epochs", [10, 15])
+def test_steps_within_the_aim_are_left_alone(epochs: int) -> None:
+    assert "total-steps" not in found({"max_train_epochs": epochs})
+
+
+def test_the_exact_number_goes_before_the_formula() -> None:
+    counts = Counts(images=20, samples=100, reg_images=50, reg_samples=100, exact_steps=1000)
+    assert "1,000 steps" in found({}, counts)["total-steps"].message
+
+
+def test_a_length_in_steps_is_answered_in_steps() -> None:
+    advice = found({"max_train_steps": 9000})["total-steps"]
+    assert (advice.key, advice.remedy) == ("max_train_steps", {"max_train_steps": AIM_STEPS})
+
+
+def test_a_single_epoch_that_is_too_long_asks_for_fewer_repeats() -> None:
+    advice = found({"max_train_epochs": 1}, Counts(images=100, samples=9000, reg_images=1, most_repeats=90))
+    assert "lower the repeats" in advice["total-steps"].reason
+    assert advice["total-steps"].remedy is None
+
+
+def test_nothing_is_said_where_no_number_of_epochs_is_better_or_no_pictures_are_known() -> None:
+    assert "total-steps" not in found({"max_train_epochs": 1}, Counts(images=19, samples=1900, reg_images=1))
+    assert "total-steps" not in found({}, Counts())
+
+
+@pytest.mark.parametrize(
+    "values", [{"network_dim": 8, "network_alpha": 4.0}, {"max_train_steps": 12}, {"resolution": 64}]
+)
+def test_trials_and_the_demo_are_left_alone(values: dict[str, object]) -> None:
+    counts = Counts(images=4, samples=4)
+    assert not {"total-steps", "no-regularisation"} & set(found(values, counts))
+
+
+# --- pictures -------------------------------------------------------------------------------------------------------
+
+
+def test_repeats_without_regularisation_pictures_should_be_one() -> None:
+    advice = found({}, Counts(images=20, samples=200, most_repeats=10))["repeats-without-regularisation"]
+    assert advice.message.startswith("10 repeats")
+    assert "repeats-without-regularisation" not in found({}, Counts(images=200, samples=200, most_repeats=1))
+    assert "repeats-without-regularisation" not in found({})
+
+
+def test_no_regularisation_pictures_are_mentioned() -> None:
+    assert "overfitting" in found({}, Counts(images=200, samples=200))["no-regularisation"].reason
+    assert "no-regularisation" not in found({})
+    assert "no-regularisation" not in found({}, Counts())
+
+
+# --- rates ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"learning_rate": 1e-3},
+        {"learning_rate": 2e-6},
+        {"unet_lr": 1e-3},
+        {"optimizer_type": "AdamW8bit", "learning_rate": 2e-4},
+        {"optimizer_type": "Lion"},
+        {"optimizer_type": "Prodigy"},
+        {"optimizer_type": "DAdaptAdam", "learning_rate": 0.5},
+        {"optimizer_type": "Prodigy", "unet_lr": 2.0, "text_encoder_lr": 2.0},
+        {"optimizer_type": "Prodigy", "resolution": 64},
+        {"optimizer_type": "Prodigy", "text_encoder_lr": 0},
+    ],
+)
+def test_unusual_learning_rates(values: dict[str, object]) -> None:
+    advice = found(values)["learning-rate"]
+    assert advice.key in values or advice.key == "learning_rate"
+    assert "learning-rate" not in after_remedy(values, advice)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"learning_rate": 5e-5},
+        {"learning_rate": 1e-3, "resolution": 64},
+        {"learning_rate": 1e-3, "network_alpha": 1.0},
+        {"optimizer_type": "Prodigy", "learning_rate": 1.0},
+        {"optimizer_type": "Lion", "learning_rate": 1e-5},
+        {"optimizer_type": "Adafactor", "learning_rate": 1e-3},
+        {"learning_rate": 1.0, "unet_lr": 0},
+    ],
+)
+def test_usual_learning_rates(values: dict[str, object]) -> None:
+    assert "learning-rate" not in found(values)
+
+
+def test_the_text_encoder_learns_slower() -> None:
+    advice = found({"text_encoder_lr": 1e-4})["text-encoder-rate"]
+    assert advice.remedy == {"text_encoder_lr": 5e-5}
+    assert "text-encoder-rate" not in found({"learning_rate": 5e-5})
+    assert "text-encoder-rate" not in found({"optimizer_type": "Prodigy", "learning_rate": 1.0})
+    assert "text-encoder-rate" not in found({"text_encoder_lr": 1e-4, "unet_lr": 0})
+
+
+# --- rank and alpha -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rank", [9, 15, 129, 256])
+def test_unusual_ranks(rank: int) -> None:
+    values: dict[str, object] = {"network_dim": rank, "network_alpha": 8.0}
+    advice = found(values)["rank"]
+    assert "32 is often enough" in advice.message
+    assert not {"rank", "alpha"} & after_remedy(values, advice)
+
+
+@pytest.mark.parametrize("rank", [2, 8, 16, 32, 128])
+def test_usual_ranks(rank: int) -> None:
+    assert "rank" not in found({"network_dim": rank, "network_alpha": 2.0})
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"network_alpha": 64.0},
+        {"network_alpha": 1.0},
+        {"network_dim": 512, "network_alpha": 256.0},
+        {"network_dim": 4, "network_alpha": 8.0},
+    ],
+)
+def test_unusual_alphas(values: dict[str, object]) -> None:
+    advice = found(values)["alpha"]
+    assert "alpha" not in after_remedy(values, advice)
+
+
+@pytest.mark.parametrize(
+    "values", [{"network_alpha": 8.0}, {"network_alpha": 32.0}, {"network_dim": 4, "network_alpha": 1.0}]
+)
+def test_usual_alphas(values: dict[str, object]) -> None:
+    assert "alpha" not in found(values)
+
+
+def test_strength_says_what_alpha_makes_of_the_rate() -> None:
+    assert strength(load_config()) == 0.5
+    assert "16 / 32 = 0.5, so a learning rate of 0.0001 acts like 5e-05" in found({})["strength"].message
+    assert "Prodigy" in found({"optimizer_type": "Prodigy", "learning_rate": 1.0})["strength"].message
+    assert "strength" not in found({"network_alpha": 32.0})
+    assert "strength" not in found({"unet_lr": 0})
+
+
+# --- the rest -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rule", "values"),
+    [
+        ("warm-up", {"lr_warmup_steps": 0.6}),
+        ("warm-up", {"lr_warmup_steps": 5000}),
+        ("resolution", {"resolution": 448}),
+        ("resolution", {"resolution": "2048,2048"}),
+        ("enlarging", {"bucket_no_upscale": False}),
+        ("bucket-step", {"bucket_reso_steps": 32}),
+        ("keep-tokens", {"shuffle_caption": True}),
+        ("keep-tokens", {"caption_tag_dropout_rate": 0.1}),
+        ("clip-skip", {"pretrained_model_name_or_path": "models/anything-v4.5-pruned.safetensors"}),
+        ("caption-dropout", {"caption_dropout_rate": 0.5}),
+        ("two-loss-weightings", {"min_snr_gamma": 5.0, "debiased_estimation_loss": True}),
+        ("noise-offset", {"noise_offset": 0.5}),
+        ("noise-offset", {"noise_offset": 0.1, "multires_noise_iterations": 6}),
+        ("adafactor-clipping", {"optimizer_type": "Adafactor"}),
+        ("samples", {"sample_prompts": "a sks dog"}),
+        ("zero-terminal-snr", {"zero_terminal_snr": True}),
+    ],
+)
+def test_rules_that_speak_and_whose_remedy_silences_them(rule: str, values: dict[str, object]) -> None:
+    advice = found(values)[rule]
+    assert advice.message.endswith(".")
+    assert advice.reason.endswith(".")
+    assert rule not in after_remedy(values, advice)
+
+
+@pytest.mark.parametrize(
+    ("rule", "values"),
+    [
+        ("warm-up", {"lr_warmup_steps": 200}),
+        ("warm-up", {"lr_warmup_steps": 5000, "lr_scheduler": "constant"}),
+        ("resolution", {"resolution": "512,768"}),
+        ("resolution", {"resolution": 64}),
+        ("enlarging", {"enable_bucket": False, "bucket_no_upscale": False}),
+        ("bucket-step", {"bucket_reso_steps": 8, "resolution": 64}),
+        ("keep-tokens", {"shuffle_caption": True, "keep_tokens": 1}),
+        ("keep-tokens", {"shuffle_caption": True, "keep_tokens_separator": "|||"}),
+        ("clip-skip", {"pretrained_model_name_or_path": "anything-v4.5.safetensors", "clip_skip": 2}),
+        ("caption-dropout", {"caption_dropout_rate": 0.1}),
+        ("two-loss-weightings", {"min_snr_gamma": 5.0}),
+        ("noise-offset", {"noise_offset": 0.1}),
+        ("adafactor-clipping", {"optimizer_type": "Adafactor", "max_grad_norm": 0.0}),
+        ("samples", {"sample_prompts": "a sks dog", "sample_every_n_steps": 100}),
+        ("zero-terminal-snr", {"zero_terminal_snr": True, "v_parameterization": True}),
+    ],
+)
+def test_rules_that_are_silent(rule: str, values: dict[str, object]) -> None:
+    assert rule not in found(values)
+
+
+def test_samples_without_prompts() -> None:
+    assert "no prompts" in found({"sample_every_n_epochs": 1})["samples"].message
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "animefull-final-pruned.ckpt",
+        "C:\\models\\nai.safetensors",
+        "/m/AOM3A1B_orangemixs.safetensors",
+        "/m/AbyssOrangeMix2.safetensors",
+        "Counterfeit-V3.0.safetensors",
+        "Illustrious-XL-v0.1.safetensors",
+        "NoobAI-XL-Vpred-v1.0.safetensors",
+        "ponyDiffusionV6XL.safetensors",
+        "hakurei/waifu-diffusion-v1-4",
+    ],
+)
+def test_names_of_anime_models(model: str) -> None:
+    assert is_anime(model)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "v1-5-pruned-emaonly.safetensors",
+        "realisticVision.safetensors",
+        "",
+        "/anime/dreamshaper_8.safetensors",
+        "snail.ckpt",
+    ],
+)
+def test_names_of_other_models(model: str) -> None:
+    assert not is_anime(model)
+
+
+def test_advice_reads_as_one_line() -> None:
+    assert str(Advice("x", "network_dim", "rank 9.", "It is odd.")) == "network_dim: rank 9. It is odd."
+
+
+@pytest.mark.parametrize(
+    ("side", "resolution", "speaks"),
+    [
+        (512, "512,512", False),
+        (512, "768,768", False),
+        (512, "1024,1024", True),
+        (768, "768,768", False),
+        (1024, "1024,1024", False),
+        (1024, "768,768", False),
+        (1024, "512,512", True),
+        (64, "512,512", False),
+    ],
+)
+def test_resolution_is_judged_by_what_the_model_was_made_for(side: int, resolution: str, speaks: bool) -> None:
+    config = load_config(overrides={"resolution": resolution})
+    told = {each.rule: each for each in advise(config, Counts(model_side=side))}
+    assert ("resolution" in told) == speaks
+    if speaks:
+        assert told["resolution"].remedy == {"resolution": f"{side},{side}"}
+
+
+@pytest.mark.parametrize(("family", "spoken"), [("", True), ("sd15", True), ("sd2", False), ("sdxl", False)])
+def test_clip_skip_is_no_matter_where_a_family_has_a_layer_of_its_own(family: str, spoken: bool) -> None:
+    values: dict[str, object] = {"pretrained_model_name_or_path": "ponyDiffusionV6XL.safetensors"}
+    assert ("clip-skip" in found(values, Counts(model_family=family))) is spoken

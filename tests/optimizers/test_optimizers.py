@@ -1,0 +1,334 @@
+"""Every optimizer through the same promises: arguments as data, steps as the original's, exact state."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import pytorch_optimizer
+import torch
+import transformers.optimization
+from bitsandbytes.optim import AdamW8bit
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.helpers.optimizers import RECORDED, groups, set_gradients, share, take_steps, trajectory
+from trainer import schedules
+from trainer.ground.errors import ConfigError, RunError
+from trainer.optimizers import OPTIMIZERS, OptimizerKind
+
+RATES = {"AdamW": 1e-2, "AdamW8bit": 1e-2, "DAdaptAdam": 1.0, "Prodigy": 1.0, "Adafactor": 1e-2, "Lion": 1e-3}
+KINDS = [pytest.param(kind, id=name) for name, kind in OPTIMIZERS.items()]
+
+
+# --- arguments -------------------------------------------------------------------------------------------------------
+
+PACKAGES: dict[str, type[torch.optim.Optimizer]] = {
+    "AdamW": torch.optim.AdamW,
+    "AdamW8bit": AdamW8bit,
+    "DAdaptAdam": pytorch_optimizer.DAdaptAdam,
+    "Prodigy": pytorch_optimizer.Prodigy,
+    "Adafactor": transformers.optimization.Adafactor,
+    "Lion": pytorch_optimizer.Lion,
+}
+NOT_OFFERED = {
+    "self", "params", "lr", "kwargs",  # ours to give
+    "foreach", "fused", "capturable", "differentiable", "maximize",  # how torch computes, or not training at all
+    "fixed_decay",  # sd-scripts' packages have no such thing
+    "amsgrad", "optim_bits", "args", "is_paged",  # bitsandbytes refuses the first two; args replaces the others
+}  # fmt: skip
+NOT_OFFERED_BY = {"Lion": {"weight_decouple"}}  # lion-pytorch has decoupled decay only
+OUR_DEFAULTS = {("Adafactor", "scale_parameter"), ("Adafactor", "relative_step")}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_arguments_are_the_constructors(kind: type[OptimizerKind]) -> None:
+    real = inspect.signature(PACKAGES[kind.name].__init__).parameters
+    offered = {spec.parameter or name: (name, spec) for name, spec in kind.arguments.items()}
+    assert not offered.keys() - real.keys()
+    assert not real.keys() - offered.keys() - NOT_OFFERED - NOT_OFFERED_BY.get(kind.name, set())
+    for parameter, (name, spec) in offered.items():
+        if (kind.name, name) not in OUR_DEFAULTS:
+            assert real[parameter].default == spec.default, name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_default_is_a_value_that_may_be_given(kind: type[OptimizerKind]) -> None:
+    finite = {name: spec for name, spec in kind.arguments.items() if spec.default != math.inf}
+    assert kind.problems([f"{name}={spec.default}" for name, spec in finite.items()]) == []
+    assert all(spec.help.endswith(".") for spec in kind.arguments.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "texts", "options"),
+    [
+        ("AdamW", ["weight_decay=0.1", "betas=.9,.99"], {"weight_decay": 0.1, "betas": (0.9, 0.99)}),
+        ("AdamW", [" weight_decay = 0 ", "betas=[0.5, 0.75]"], {"weight_decay": 0, "betas": (0.5, 0.75)}),
+        ("Prodigy", ["decouple=False", "d_coef=2"], {"weight_decouple": False, "d_coef": 2}),
+        ("Prodigy", ["use_bias_correction=True", "beta3=None"], {"bias_correction": True, "beta3": None}),
+        ("Adafactor", ["relative_step=True", "warmup_init=True"], {"relative_step": True, "warmup_init": True}),
+    ],
+)
+def test_arguments_are_literals_as_in_sd_scripts(name: str, texts: list[str], options: dict[str, Any]) -> None:
+    assert OPTIMIZERS[name].options(texts).items() >= options.items()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("AdamW", "weight_decay", "'weight_decay' has no value; write it as name=value, for example weight_decay=0.01"),
+        ("AdamW", "wieght_decay=1", "did you mean weight_decay? it takes betas, eps, weight_decay, amsgrad"),
+        ("AdamW", "decouple=True", "AdamW has no argument 'decouple'; it takes betas, eps, weight_decay, amsgrad"),
+        ("AdamW", "eps=small", "eps=small cannot be used; eps must be a number at least 0"),
+        ("AdamW", "weight_decay=-1", "weight_decay must be a number at least 0"),
+        ("AdamW", "weight_decay=True", "weight_decay must be a number"),
+        ("AdamW", "weight_decay=1e999", "weight_decay must be a number"),
+        ("AdamW", "betas=0.9", "betas must be two numbers such as 0.9,0.999, each a number at least 0 and below 1"),
+        ("AdamW", "betas=0.9,1", "betas must be two numbers"),
+        ("AdamW", "amsgrad=1", "amsgrad must be True or False"),
+        ("Prodigy", "decouple=true", "decouple=true cannot be used; decouple must be True or False"),
+        ("Prodigy", "beta3=2", "beta3 must be a number at least 0 and below 1, or None"),
+        ("AdamW8bit", "min_8bit_size=1.5", "min_8bit_size must be a whole number at least 0"),
+        ("Adafactor", "warmup_init=True", "warmup_init=True has an effect only with relative_step=True"),
+        ("Lion", "=1", "Lion has no argument ''"),
+        ("Lion", "weight_decay=__import__('os')", "weight_decay must be a number at least 0"),
+    ],
+)
+def test_a_wrong_argument_is_named_with_the_way_out(name: str, text: str, message: str) -> None:
+    (problem,) = OPTIMIZERS[name].problems([text])
+    assert message in problem
+    with pytest.raises(ConfigError, match=r"^optimizer_args: "):
+        OPTIMIZERS[name].build(groups(1.0), [text])
+
+
+def test_all_wrong_arguments_are_named_at_once() -> None:
+    assert len(OPTIMIZERS["AdamW"].problems(["eps=x", "eps=1", "eps=2", "betas=3", "d0=1"])) == 4
+
+
+@given(st.lists(st.text() | st.text().map("weight_decay={}".format), max_size=3))
+@settings(max_examples=100, deadline=None)
+def test_no_text_breaks_the_reading(texts: list[str]) -> None:
+    for kind in OPTIMIZERS.values():
+        assert all(isinstance(problem, str) for problem in kind.problems(texts))
+
+
+# --- steps -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "case",
+    json.loads(RECORDED.read_text())["cases"],
+    ids=lambda case: "-".join([case["optimizer"], *case["arguments"]]),
+)
+def test_steps_are_those_of_the_original_package(case: dict[str, Any]) -> None:
+    rate = case["learning_rate"]
+    optimizer = OPTIMIZERS[case["optimizer"]].build(groups(rate, torch.float64), case["arguments"])
+    for ours, original in zip(trajectory(optimizer, rate), case["points"], strict=True):
+        assert ours.get("d", 0) == pytest.approx(original.get("d", 0), rel=1e-6), original["step"]
+        assert ours["sums"] == pytest.approx(original["sums"], rel=1e-5, abs=1e-6), original["step"]
+        for values, expected in zip(ours["values"], original["values"], strict=True):
+            assert values == pytest.approx(expected, rel=1e-5, abs=1e-6), original["step"]
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("AdamW", torch.optim.AdamW(groups(1e-2), weight_decay=0.1, foreach=False)),
+        ("Adafactor", transformers.optimization.Adafactor(groups(1e-2), scale_parameter=False, relative_step=False)),
+    ],
+)
+def test_steps_are_those_of_the_package_without_our_choices(name: str, plain: torch.optim.Optimizer) -> None:
+    arguments = ["weight_decay=0.1"] if name == "AdamW" else []
+    ours = OPTIMIZERS[name].build(groups(1e-2), arguments)
+    for optimizer in (ours, plain):
+        take_steps(optimizer, 1e-2, range(20))
+    for mine, theirs in zip(parameters(ours), parameters(plain), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_8bit_state_is_8bit_and_close_to_32bit() -> None:
+    small = OPTIMIZERS["AdamW8bit"].build(groups(1e-3, widen=256))
+    full = OPTIMIZERS["AdamW"].build(groups(1e-3, widen=256))
+    for optimizer in (small, full):
+        take_steps(optimizer, 1e-3, range(10))
+    dtypes = {parameter.numel(): state["state1"].dtype for parameter, state in small.state.items()}
+    assert dtypes == {3840: torch.float32, 1536: torch.float32, 6144: torch.uint8, 13824: torch.uint8}
+    starts = parameters(OPTIMIZERS["AdamW"].build(groups(1e-3, widen=256)))
+    for mine, theirs, start in zip(parameters(small), parameters(full), starts, strict=True):
+        assert (mine - theirs).norm() < 0.05 * (theirs - start).norm()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gradient_of_none_is_left_alone(kind: type[OptimizerKind]) -> None:
+    optimizer = kind.build(groups(RATES[kind.name]))
+    before = [parameter.detach().clone() for parameter in parameters(optimizer)]
+    set_gradients(optimizer, 0)
+    optimizer.param_groups[0]["params"][1].grad = None
+    optimizer.step()
+    changed = [not torch.equal(old, new) for old, new in zip(before, parameters(optimizer), strict=True)]
+    assert changed == [True, False, True, True]
+
+
+# --- rates -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_rate_in_effect_is_told_for_each_group(kind: type[OptimizerKind]) -> None:
+    optimizer = kind.build(groups(RATES[kind.name]))
+    take_steps(optimizer, RATES[kind.name], range(10))
+    found = kind.step_size(optimizer)
+    scheduled = RATES[kind.name] * share(9)
+    assert (found is not None) == kind.one_rate
+    assert kind.rates(optimizer) == pytest.approx(
+        {"text_encoder": scheduled * (found or 1.0), "unet": scheduled * (found or 1.0)}
+    )
+    if found is not None:
+        assert found > 1e-6
+
+
+def test_relative_steps_of_adafactor_tell_their_own_rate() -> None:
+    kind = OPTIMIZERS["Adafactor"]
+    for arguments in (["relative_step=True"], ["relative_step=True", "warmup_init=True"]):
+        optimizer = kind.build(groups(5.0), arguments)
+        assert kind.rates(optimizer) == {"text_encoder": 0.0, "unet": 0.0}
+        take_steps(optimizer, 5.0, range(3))
+        group = optimizer.param_groups[0]
+        expected = transformers.optimization.Adafactor._get_lr(group, optimizer.state[group["params"][0]])
+        assert kind.rates(optimizer) == pytest.approx({"text_encoder": expected, "unet": expected})
+
+
+@pytest.mark.parametrize("name", ["DAdaptAdam", "Prodigy"])
+def test_one_rate_optimizers_refuse_two(name: str) -> None:
+    uneven = groups(1.0)
+    uneven[0]["lr"] = 0.5
+    with pytest.raises(ConfigError, match=r"learning_rate: .*text_encoder 0\.5, unet 1"):
+        OPTIMIZERS[name].build(uneven)
+
+
+# --- state -----------------------------------------------------------------------------------------------------------
+
+VARIANTS = [
+    *[(name, []) for name in OPTIMIZERS],
+    ("AdamW", ["amsgrad=True"]),
+    ("AdamW8bit", ["min_8bit_size=0"]),
+    ("DAdaptAdam", ["decouple=True", "weight_decay=0.01", "use_bias_correction=True", "growth_rate=1.5"]),
+    ("Prodigy", ["weight_decay=0.01", "use_bias_correction=True", "safeguard_warmup=True", "d_coef=2"]),
+    ("Adafactor", ["beta1=0.9", "scale_parameter=True", "relative_step=True", "warmup_init=True"]),
+    ("Lion", ["weight_decay=0.1"]),
+]
+
+
+def parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    return [parameter.detach() for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def fresh(name: str, arguments: Sequence[str], dtype: torch.dtype) -> tuple[torch.optim.Optimizer, Any]:
+    optimizer = OPTIMIZERS[name].build(groups(RATES[name], dtype, widen=256), arguments)
+    return optimizer, schedules.build(optimizer, name="cosine", total_steps=12, warmup=2)
+
+
+def train(optimizer: torch.optim.Optimizer, scheduler: Any, steps: Sequence[int]) -> None:
+    for step in steps:
+        set_gradients(optimizer, step)
+        optimizer.step()
+        scheduler.step()
+
+
+def through_a_file(value: Any) -> Any:
+    file = io.BytesIO()
+    torch.save(value, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True, map_location="cpu")
+
+
+def assert_same_bits(ours: Any, theirs: Any) -> None:
+    """Compare nested dicts, lists and tensors, dtypes included."""
+    assert type(ours) is type(theirs)
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            assert_same_bits(ours[key], theirs[key])
+    elif isinstance(ours, list | tuple):
+        assert len(ours) == len(theirs)
+        for mine, other in zip(ours, theirs, strict=True):
+            assert_same_bits(mine, other)
+    elif isinstance(ours, torch.Tensor):
+        assert ours.dtype == theirs.dtype
+        assert torch.equal(ours, theirs)
+    else:
+        assert ours == theirs
+
+
+@pytest.mark.parametrize("cut", [1, 7], ids=["cut after the step at rate 0", "cut in the middle"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("name", "arguments"), VARIANTS, ids=lambda value: "-".join(value) if isinstance(value, list) else value
+)
+def test_a_resumed_optimizer_goes_on_with_the_same_bits(
+    name: str, arguments: list[str], dtype: torch.dtype, cut: int
+) -> None:
+    whole, schedule = fresh(name, arguments, dtype)
+    train(whole, schedule, range(12))
+
+    first, schedule = fresh(name, arguments, dtype)
+    train(first, schedule, range(cut))
+    saved = through_a_file(
+        {"optimizer": first.state_dict(), "schedule": schedule.state_dict(), "parameters": parameters(first)}
+    )
+
+    second, schedule = fresh(name, arguments, dtype)
+    for parameter, value in zip(parameters(second), saved["parameters"], strict=True):
+        parameter.copy_(value)
+    second.load_state_dict(saved["optimizer"])
+    schedule.load_state_dict(saved["schedule"])
+    assert_same_bits(through_a_file(second.state_dict()), saved["optimizer"])
+    train(second, schedule, range(cut, 12))
+
+    assert_same_bits(parameters(second), parameters(whole))
+    assert_same_bits(second.state_dict(), whole.state_dict())
+    assert not torch.equal(parameters(whole)[0], groups(1.0, dtype, widen=256)[0]["params"][0])
+
+
+@pytest.mark.parametrize("name", ["DAdaptAdam", "Prodigy"])
+def test_a_state_loaded_to_the_cpu_moves_to_the_parameters(name: str) -> None:
+    trained = OPTIMIZERS[name].build(groups(1.0))
+    take_steps(trained, 1.0, range(3))
+    elsewhere = groups(1.0)
+    for group in elsewhere:
+        group["params"] = [torch.nn.Parameter(parameter.detach().to("meta")) for parameter in group["params"]]
+    resumed = OPTIMIZERS[name].build(elsewhere)
+    resumed.load_state_dict(through_a_file(trained.state_dict()))
+    tensors = [value for group in resumed.param_groups for value in group.values() if isinstance(value, torch.Tensor)]
+    assert tensors
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_built_class_is_called_as_its_package_calls_it(kind: type[OptimizerKind]) -> None:
+    """`ss_optimizer` in a saved file is made of these two."""
+    built, package = type(kind.build(groups(1.0))), PACKAGES[kind.name]
+    assert (built.__module__, built.__name__) == (package.__module__, package.__name__)
+
+
+# --- set-up ----------------------------------------------------------------------------------------------------------
+
+
+def test_importing_the_optimizers_imports_no_torch() -> None:
+    code = (
+        "import sys; from trainer.optimizers import OPTIMIZERS;"
+        "[kind.problems(['weight_decay=1', 'x']) for kind in OPTIMIZERS.values()]; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_missing_bitsandbytes_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(RunError, match=r"AdamW8bit needs the package bitsandbytes.*choose AdamW\."):
+        OPTIMIZERS["AdamW8bit"].build(groups(1.0))

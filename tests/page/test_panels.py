@@ -1,0 +1,479 @@
+"""What stands beside the form and in the training tab, from snapshots of whole runs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import cast
+
+import gradio as gr
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from starlette.applications import Starlette
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from kohya_gui.form.draft import Draft
+from kohya_gui.form.plan_panel import plan_panel
+from kohya_gui.form.presets import PROJECT, Preset, Presets
+from kohya_gui.parts.charts import Line, chart
+from kohya_gui.parts.folders import Folders
+from kohya_gui.parts.served import Pictures
+from kohya_gui.session import Session
+from kohya_gui.shell.page import Page
+from kohya_gui.watch import run_panel
+from kohya_gui.watch.news import News
+from tests.helpers.families import TINY
+from trainer.config import load_config, save_config
+from trainer.ground import events
+from trainer.ground.errors import ConfigError
+from trainer.results.run_folder import RunFolder
+from trainer.results.snapshot import Board, RunSnapshot, fold
+from trainer.run import Run
+
+DEMO = Preset(PROJECT / "presets" / "demo.toml", own=False)
+
+
+@pytest.fixture
+def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
+    monkeypatch.chdir(tmp_path)
+    return Session(Folders([PROJECT, tmp_path]), Presets(PROJECT / "presets", tmp_path / "own"), tmp_path / "form.json")
+
+
+def told(**data: str) -> gr.EventData:
+    """What the page's script says when something is clicked."""
+    return gr.EventData(None, data)
+
+
+def run_of(steps: int, total: int | None = None) -> RunSnapshot:
+    """The snapshot of a run after so many steps."""
+    total = total or steps
+    snapshot = fold(
+        RunSnapshot(),
+        events.Started(
+            folder="/o/x.run", step=0, total_steps=total, total_epochs=1, steps_per_epoch=total, resumed=False
+        ),
+    )
+    for step in range(1, steps + 1):
+        done = events.StepDone(
+            step=step,
+            epoch=1,
+            loss=1 / step,
+            average_loss=0.1,
+            lr={"unet": 1e-4},
+            seconds=0.25,
+            step_size=1e-5,
+            memory=5,
+        )
+        snapshot = fold(snapshot, done)
+    return snapshot
+
+
+# --- the run --------------------------------------------------------------------------------------------------------
+
+
+def test_a_refresh_stays_light_after_100_000_steps(session: Session) -> None:
+    snapshot = run_of(100_000)
+    began = time.process_time()
+    parts = (
+        run_panel.bar(snapshot, busy=True),
+        run_panel.message(snapshot),
+        run_panel.curves(snapshot),
+        run_panel.rates(snapshot),
+        run_panel.samples(snapshot, session.pictures),
+        run_panel.files(snapshot, session.pictures),
+    )
+    assert time.process_time() - began < 0.1
+    assert sum(map(len, parts)) < 100_000
+    assert parts[2].count(",") <= 2 * 510
+
+
+def parts_since(news: News, number: int) -> tuple[int, dict[str, str]]:
+    """What a page that has the news up to `number` is told: the newest number, and the parts that changed."""
+    answer = news.since(number)
+    assert answer is not None
+    return cast(int, answer["number"]), cast(dict[str, str], answer["parts"])
+
+
+class Watched:
+    """A run that is under way for as long as a test says, to stand where a session's run does."""
+
+    def __init__(self) -> None:
+        self.board, self.alive = Board(), True
+
+    @property
+    def snapshot(self) -> RunSnapshot:
+        return self.board.snapshot
+
+
+@pytest.fixture
+def watched(session: Session) -> Watched:
+    run = Watched()
+    session.run = cast(Run, run)
+    run.board.post(
+        events.Started(folder="/o/x.run", step=0, total_steps=9, total_epochs=1, steps_per_epoch=9, resumed=False)
+    )
+    return run
+
+
+def step_done(step: int) -> events.StepDone:
+    return events.StepDone(step=step, epoch=1, loss=0.5, average_loss=0.5, lr={"unet": 1e-4}, seconds=0.25)
+
+
+def test_a_page_is_told_only_what_is_newer_than_what_it_has(session: Session, watched: Watched) -> None:
+    news = News(session)
+    number, parts = parts_since(news, 0)
+    assert set(parts) == {"bar", "message", "curves", "samples", "rates", "files", "log"}
+    assert news.since(number) is None
+    watched.board.post(events.Warned(message="Look out"))
+    newer, parts = parts_since(news, number)
+    assert set(parts) == {"message", "log"}
+    assert newer > number
+    other, parts = parts_since(news, 0)
+    assert other == newer and "Look out" in parts["message"]
+
+
+def test_numbers_of_a_restarted_program_are_higher(session: Session) -> None:
+    number, _ = parts_since(News(session), 0)
+    time.sleep(0.02)
+    assert set(parts_since(News(session), number)[1])
+    assert set(parts_since(News(session), number + 10**9)[1]), "the clock was set back"
+
+
+def test_a_growing_curve_is_drawn_now_and_then_and_at_the_end(session: Session, watched: Watched) -> None:
+    news = News(session)
+    number, _ = parts_since(news, 0)
+    watched.board.post(step_done(1))
+    number, parts = parts_since(news, number)
+    assert "bar" in parts and "curves" not in parts
+    watched.board.post(events.Finished(step=1, epoch=1, path="", stopped=True, seconds=1))
+    watched.alive = False
+    assert {"curves", "rates"} <= set(parts_since(news, number)[1])
+
+
+def test_what_was_asked_for_stands_in_the_bar_until_the_run_answers(session: Session, watched: Watched) -> None:
+    watched.board.post(step_done(1))
+    news = News(session)
+    news.say("Stopping")
+    number, parts = parts_since(news, 0)
+    assert ">Stopping<" in parts["bar"]
+    watched.board.post(step_done(2))
+    number, parts = parts_since(news, number)
+    assert ">Stopping<" in parts["bar"]
+    watched.board.post(events.Finished(step=2, epoch=1, path="", stopped=True, seconds=1))
+    assert ">Stopped<" in parts_since(news, number)[1]["bar"]
+    news.say("Saving", seconds=0)
+    assert ">Stopped<" in parts_since(news, 0)[1]["bar"]
+
+
+def test_the_bar_tells_step_epoch_speed_time_and_memory() -> None:
+    bar = run_panel.bar(run_of(100, total=400), busy=True)
+    for words in ("100 / 400", "1 / 1", "4.00 it/s", "1 min 15 s", "Training"):
+        assert words in bar
+    assert 'aria-valuenow="25"' in bar
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.0, "–"), (0.2, "5.00 it/s"), (3.5, "3.50 s/it")])
+def test_speed_as_kohyas_console_has_it(seconds: float, text: str) -> None:
+    assert run_panel.speed(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("status", "usable"),
+    [
+        ("training", {"pause", "stop", "abort", "save-now", "sample-now"}),
+        ("preparing", {"pause", "stop", "abort"}),
+        ("paused", {"pause", "stop", "abort"}),
+    ],
+)
+def test_buttons_that_would_do_nothing_are_off(status: str, usable: set[str]) -> None:
+    controls = run_panel.controls(RunSnapshot(status=status), busy=True)
+    assert {name for name, on in controls.items() if on} == usable
+
+
+def test_without_a_run_only_start_can_be_pressed() -> None:
+    controls = run_panel.controls(RunSnapshot(status="finished"), busy=False)
+    assert [name for name, on in controls.items() if on] == ["start"]
+
+
+def test_a_failure_shows_its_remedy_and_offers_to_resume() -> None:
+    failed = events.Failed(kind="RunError", message="Out of <memory>.", remedy="Lower the batch size.", step=7)
+    words = run_panel.message(fold(run_of(7), failed))
+    assert "Out of &lt;memory&gt;." in words
+    assert "Lower the batch size." in words
+    assert 'data-act="resume"' in words
+    assert 'data-act="resume-form"' in words
+
+
+@pytest.mark.parametrize(("path", "words"), [("/o/x.safetensors", "Done: x.safetensors"), ("", "without a file")])
+def test_a_finished_run_says_what_to_do_next(path: str, words: str) -> None:
+    finished = events.Finished(step=7, epoch=1, path=path, stopped=not path, seconds=3)
+    assert words in run_panel.message(fold(run_of(7), finished))
+
+
+def test_samples_stand_by_prompt_and_step(session: Session, tmp_path: Path) -> None:
+    snapshot = run_of(3)
+    for step in (0, 2):
+        for index, prompt in enumerate(("a cat --w 64", "a {dog}")):
+            path = tmp_path / f"{step}-{index}.png"
+            snapshot = fold(
+                snapshot, events.SampleReady(path=str(path), step=step, epoch=0, index=index, prompt=prompt)
+            )
+    shown = run_panel.samples(snapshot, session.pictures)
+    assert shown.count('class="sample-row"') == 2
+    assert shown.count("<img") == 4
+    assert shown.index("a cat") < shown.index("a &#123;dog&#125;")
+    assert str(tmp_path) not in shown
+
+
+def test_every_event_that_matters_has_its_line() -> None:
+    quiet = {"Stage", "StepDone"}
+    examples = {
+        "Started": events.Started(folder="f", step=0, total_steps=1, total_epochs=1, steps_per_epoch=1, resumed=True),
+        "EpochDone": events.EpochDone(epoch=1, step=1, loss=0.1),
+        "Saved": events.Saved(kind="lora", path="x", step=1, epoch=1, bytes=3),
+        "SampleReady": events.SampleReady(path="x", step=1, epoch=1, index=0, prompt="p"),
+        "Validated": events.Validated(step=1, epoch=1, loss=0.1),
+        "Warned": events.Warned(message="m"),
+        "Paused": events.Paused(step=1),
+        "Resumed": events.Resumed(step=1),
+        "Finished": events.Finished(step=1, epoch=1, path="x", stopped=False, seconds=1),
+        "Failed": events.Failed(kind="k", message="m", remedy="", step=1),
+    }
+    assert set(examples) | quiet == set(events.KINDS)
+    assert all(run_panel.line(event) for event in examples.values())
+
+
+@pytest.mark.parametrize("values", [[1.0], [0.5, 0.5], [1.0, float(10**9), 0.1], []])
+def test_a_chart_draws_any_values_inside_its_frame(values: list[float]) -> None:
+    drawn = chart("Loss", [Line(range(1, len(values) + 1), values, "raw")], last=10)
+    points = drawn.partition('points="')[2].partition('"')[0].split()
+    assert all(0 <= float(x) <= 602 and 0 <= float(y) <= 160 for x, y in (point.split(",") for point in points))
+    assert bool(points) == bool(values)
+
+
+# --- the plan -------------------------------------------------------------------------------------------------------
+
+
+def test_the_plan_shows_the_sum_the_exact_steps_and_the_strength(session: Session) -> None:
+    checked = session.draft.check()
+    survey = session.survey(checked)
+    assert survey is not None and survey.timetable is not None
+    words = plan_panel(checked, survey)
+    assert f'id="total-steps">{survey.timetable.total_steps}<' in words
+    assert "images × repeats" in words
+    assert "alpha ÷ rank = 8 ÷ 8" in words
+    assert survey.plan is not None
+    assert survey.rates == survey.plan.rates
+    assert survey.plan.model in words
+
+
+@pytest.fixture
+def sdxl(tmp_path: Path) -> Path:
+    """A file with the tensor names of the published SDXL and nothing in them, for all that reads headers only."""
+    tensors = {key: torch.zeros(1) for key in TINY["sdxl"].original()}
+    tensors["model.diffusion_model.input_blocks.0.0.weight"] = torch.zeros(1, 4, 1, 1)
+    save_file(tensors, tmp_path / "sd_xl.safetensors")
+    return tmp_path / "sd_xl.safetensors"
+
+
+def test_the_form_follows_the_recognised_model_and_changes_nothing_by_itself(session: Session, sdxl: Path) -> None:
+    session.draft.edit("model_family", "sd15")
+    before = session.draft.values
+    session.draft.edit("pretrained_model_name_or_path", str(sdxl))
+    checked = session.draft.check()
+    survey = session.survey(checked)
+    assert session.draft.values == {**before, "pretrained_model_name_or_path": str(sdxl)}
+    shown = session.shown(checked, survey)
+    notes, offers = shown["notes"], session.offers(survey)
+    assert isinstance(notes, dict)
+    assert "two text encoders" in notes["text_encoder_lr"]
+    assert "last layer but one" in notes["clip_skip"]
+    assert [offer.values for offer in offers if offer.values] == [{"resolution": "1024,1024"}]
+    assert next(offer.preset for offer in offers if offer.preset) == "sdxl-character"
+    assert all(offer.preset in session.presets.all() for offer in offers if offer.preset)
+    # The form says sd15; that this file is another is told at the field, with the way out.
+    assert survey is not None
+    assert [(problem.key, problem.remedy) for problem in survey.problems] == [
+        ("model_family", {"model_family": "auto"})
+    ]
+
+
+def test_an_offer_is_taken_with_a_click_and_a_preset_is_only_shown(session: Session, sdxl: Path) -> None:
+    page = Page(session)
+    session.draft.edit("pretrained_model_name_or_path", str(sdxl))
+    page.on_field_act(told(act="offer", name="resolution"))
+    assert session.draft.values["resolution"] == "1024,1024"
+    update = page.on_field_act(told(act="offer", name="preset-sdxl-style"))
+    assert "Apply changes" in update[page.presets.preview]
+    assert session.draft.base_name == "demo"
+    before = session.draft.values
+    page.on_field_act(told(act="offer", name="preset-no-such"))
+    assert session.draft.values == before
+
+
+def test_each_text_encoder_has_its_rate_beside_the_form(session: Session, sdxl: Path) -> None:
+    for key, text in {
+        "pretrained_model_name_or_path": str(sdxl),
+        "model_family": "auto",
+        "train_data_dir": "",
+        "text_encoder_lr": "5e-5, 2e-5",
+        "network_alpha": "4",
+    }.items():
+        session.draft.edit(key, text)
+    checked = session.draft.check()
+    words = plan_panel(checked, session.survey(checked))
+    assert "<th>Text encoder 2</th><td>2e-5</td><td>1e-5</td>" in words
+    assert "Stable Diffusion XL" in words
+
+
+def test_what_the_demo_left_behind_is_told_and_cleared_with_a_click(session: Session, tmp_path: Path) -> None:
+    assert session.shown(session.draft.check(), None)["offers"] == {}
+    page = Page(session)
+    session.draft.edit("train_data_dir", str(tmp_path))
+    shown = session.shown(session.draft.check(), None)
+    notes, offers = shown["notes"], shown["offers"]
+    assert isinstance(notes, dict) and isinstance(offers, dict)
+    assert "toy model" in notes["pretrained_model_name_or_path"]
+    assert set(offers) == {"reg_data_dir", "sample_prompts"}
+    for key in offers:
+        page.on_field_act(told(act="offer", name=f"clear-{key}"))
+        assert session.draft.values[key] == ""
+    assert session.shown(session.draft.check(), None)["offers"] == {}
+
+
+def test_a_model_on_the_hub_is_not_taken_for_what_it_may_not_be(session: Session) -> None:
+    session.draft.edit("pretrained_model_name_or_path", "somebody/some-sdxl")
+    checked = session.draft.check()
+    survey = session.survey(checked)
+    assert "Stable Diffusion 1.x" not in plan_panel(checked, survey)
+    assert session.offers(survey) == []
+
+
+def test_a_missing_model_leaves_the_steps_in_sight(session: Session) -> None:
+    session.draft.edit("pretrained_model_name_or_path", "gone.safetensors")
+    checked = session.draft.check()
+    survey = session.survey(checked)
+    assert survey is not None and survey.timetable is not None
+    assert [problem.key for problem in survey.problems] == ["pretrained_model_name_or_path"]
+    assert "1 setting needs attention" in plan_panel(checked, survey)
+
+
+def test_both_a_missing_model_and_missing_pictures_are_told(session: Session) -> None:
+    session.draft.edit("pretrained_model_name_or_path", "")
+    session.draft.edit("train_data_dir", "")
+    survey = session.survey(session.draft.check())
+    assert survey is not None
+    assert {problem.key for problem in survey.problems} >= {"pretrained_model_name_or_path", "train_data_dir"}
+
+
+def test_a_scan_is_not_repeated_until_the_folder_changes(session: Session, tmp_path: Path) -> None:
+    folder = tmp_path / "p" / "2_a cat"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (64, 64)).save(folder / "1.png")
+    session.draft.edit("train_data_dir", str(tmp_path / "p"))
+    first, second = (session.survey(session.draft.check()) for _ in range(2))
+    assert first is not None and second is not None
+    assert first.report is second.report
+    Image.new("RGB", (64, 64)).save(folder / "2.png")
+    third = session.survey(session.draft.check())
+    assert third is not None and third.report is not None
+    assert third.report.train_images == 2
+
+
+def test_the_settings_for_the_terminal_are_written_once_and_replace_no_other_file(
+    session: Session, tmp_path: Path
+) -> None:
+    page, path = Page(session), tmp_path / "outputs" / "demo.toml"
+    shown = page.on_plan_act(told(act="write-settings"))[page.timetable]
+    assert "The settings are in <code>outputs/demo.toml</code>" in shown
+    assert "--standalone --nproc_per_node 2 -m trainer train outputs/demo.toml" in shown
+    assert load_config(path) == session.draft.check().config
+    session.draft.edit("network_dim", "6")
+    assert "Write outputs/demo.toml" in page.form_update()[page.timetable]
+    page.on_plan_act(told(act="write-settings"))
+    assert load_config(path).network.network_dim == 6
+    path.write_text("# mine\n")
+    assert "not of this page" in page.on_plan_act(told(act="write-settings"))[page.timetable]
+    assert path.read_text() == "# mine\n"
+    path.unlink()
+    path.mkdir()
+    assert "not of this page" in page.on_plan_act(told(act="write-settings"))[page.timetable]
+
+
+# --- session, pictures, past runs -----------------------------------------------------------------------------------
+
+
+def test_the_form_is_there_after_a_restart(session: Session, tmp_path: Path) -> None:
+    session.draft.edit("network_dim", "77")
+    session.keep_form()
+    again = Session(session.folders, session.presets, tmp_path / "form.json")
+    assert again.draft.values["network_dim"] == 77
+    assert again.draft.base_name == "demo"
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"values": {}, "base": {}, "name": ""}', "[1]"])
+def test_a_damaged_form_file_gives_the_demo(session: Session, tmp_path: Path, content: str) -> None:
+    (tmp_path / "bad.json").write_text(content)
+    again = Session(session.folders, session.presets, tmp_path / "bad.json")
+    assert again.draft.base_name == "demo"
+
+
+def test_a_past_run_lends_its_settings_and_only_listed_ones_resume(session: Session, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "outputs", "old")
+    folder.make()
+    folder.events.write_text(
+        '{"event": "StepDone", "time": 1, "step": 3, "epoch": 1, "loss": 1, "average_loss": 1, '
+        '"lr": {}, "seconds": 1}\n'
+    )
+    save_config(load_config(overrides={"network_dim": 5, "output_name": "old"}), folder.config)
+    assert [(run.folder.output_name, run.status, run.step) for run in session.past()] == [("old", "interrupted", 3)]
+    assert session.past_named("old").folder.path.resolve() == folder.path
+    with pytest.raises(Exception, match="no run named"):
+        session.past_named("../../etc")
+
+
+def test_a_run_that_names_folders_outside_is_not_looked_at(session: Session, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "outputs", "sly")
+    folder.make()
+    save_config(load_config(overrides={"train_data_dir": "/etc", "output_name": "sly"}), folder.config)
+    config = session.settings_to_resume(folder, with_form=False)
+    with pytest.raises(ConfigError, match="outside the folders"):
+        session.look_ahead(folder, config)
+    with pytest.raises(ConfigError, match="outside the folders"):
+        session.resume(folder, config)
+
+
+def test_pictures_have_names_that_tell_nothing_and_only_pictures_are_served(tmp_path: Path) -> None:
+    pictures = Pictures()
+    path = tmp_path / "one.png"
+    address = pictures.full(path)
+    assert address == pictures.full(path)
+    assert "one" not in address
+    assert pictures.thumbnail(path) != address
+
+
+def test_only_lora_files_are_downloaded_and_only_by_their_name(tmp_path: Path) -> None:
+    pictures = Pictures()
+    paths = {name: tmp_path / name for name in ("one.safetensors", "one.toml", "one.png", "gone.safetensors")}
+    for name in ("one.safetensors", "one.toml", "one.png"):
+        paths[name].write_bytes(b"what is inside")
+    with TestClient(Starlette(routes=[Route("/pictures/{kind}/{name}", pictures.answer)])) as client:
+        answer = client.get("/" + pictures.download(paths["one.safetensors"]))
+        assert (answer.status_code, answer.content) == (200, b"what is inside")
+        assert "attachment" in answer.headers["content-disposition"]
+        for name in ("one.toml", "one.png", "gone.safetensors"):
+            assert client.get("/" + pictures.download(paths[name])).status_code == 404
+        for address in (pictures.full(paths["one.safetensors"]), pictures.thumbnail(paths["one.safetensors"])):
+            assert client.get("/" + address).status_code == 404
+        assert client.get(f"/pictures/file/{paths['one.safetensors']}").status_code == 404
+
+
+def test_undoing_everything_keeps_the_base(tmp_path: Path) -> None:
+    draft = Draft(Folders([PROJECT, tmp_path]))
+    draft.lay({**draft.values, **DEMO.values()}, "demo")
+    draft.edit("network_dim", "99")
+    draft.lay(draft.base, draft.base_name)
+    assert draft.values["network_dim"] == 8

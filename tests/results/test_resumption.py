@@ -1,0 +1,195 @@
+"""Resuming with changes: what they do is said before it starts, what cannot be is refused, what was said happens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers.checkpoints import tiny_sd15
+from tests.helpers.families import TINY
+from tests.helpers.pictures import write_picture
+from tests.helpers.runs import logged, tiny_config, write_dataset
+from trainer import train
+from trainer.config import TrainingConfig, load_config, to_flat
+from trainer.ground import events
+from trainer.ground.errors import StateError
+from trainer.planning.plan import plan
+from trainer.results.resumption import (
+    BEGINNING,
+    DATA,
+    FIXED,
+    FREE,
+    SCHEDULE,
+    Earlier,
+    Resumption,
+    compare,
+    look_ahead,
+)
+from trainer.results.run_folder import RunFolder
+from trainer.run import Start
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("ground")
+    return tiny_sd15(folder), write_dataset(folder)
+
+
+def config_of(ground: tuple[Path, Path], output: Path, **settings: object) -> TrainingConfig:
+    return tiny_config(*ground, output, **{"max_train_steps": None, "max_train_epochs": 10, **settings})
+
+
+def compared(
+    ground: tuple[Path, Path], tmp_path: Path, before: dict[str, object], after: dict[str, object]
+) -> Resumption:
+    """Compare a run stopped after step 60 of 120 with one of other settings."""
+    old, new = (plan(config_of(ground, tmp_path, **settings)) for settings in (before, after))
+    pictures = frozenset(str(picture.path) for folder in old.report.folders for picture in folder.pictures)
+    earlier = Earlier(60, to_flat(old.config), old.timetable.total_steps, old.timetable.steps_per_epoch, pictures)
+    return compare(earlier, new.config, new.timetable, new.report)
+
+
+def test_every_key_is_of_one_kind_and_known() -> None:
+    kinds = (FREE, FIXED, BEGINNING, SCHEDULE, DATA)
+    every = [key for kind in kinds for key in kind]
+    assert len(every) == len(set(every))
+    assert set(every) <= to_flat(TrainingConfig()).keys()
+
+
+def test_nothing_changed_is_exact(ground: tuple[Path, Path], tmp_path: Path) -> None:
+    found = compared(ground, tmp_path, {}, {"save_every_n_epochs": 2, "sample_prompts": "a cat"})
+    assert found.exact
+    assert found.lines() == ["Going on after step 60 exactly as the run would have."]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "about", "said"),
+    [
+        ({}, {"max_train_epochs": 14}, "schedule", "Steps in all 120 -> 168: 108 are left instead of 60."),
+        ({}, {"max_train_epochs": 14}, "schedule", "The rate of unet at step 61 is 0.0007169 instead of 0.0005"),
+        ({}, {"learning_rate": 2e-3}, "schedule", "The rate of unet at step 61 is 0.001 instead of 0.0005"),
+        ({}, {"lr_scheduler": "constant"}, "schedule", "lr_scheduler cosine -> constant."),
+        ({}, {"train_batch_size": 4}, "data", "Steps in an epoch 12 -> 6: step 60 was at epoch 5.0 and counts as"),
+        ({}, {"seed": 8}, "data", "seed 7 -> 8: pictures and noise are another series"),
+        ({}, {"min_snr_gamma": 5.0}, "settings", "min_snr_gamma not set -> 5.0: holds from step 61 on."),
+        ({}, {"network_dim": 8}, "obstacle", "network_dim 4 -> 8: the saved state does not fit that."),
+        ({}, {"optimizer_type": "Lion"}, "obstacle", "optimizer_type AdamW -> Lion"),
+        ({}, {"text_encoder_lr": 0}, "obstacle", "Trained parts unet, text_encoder -> unet"),
+        ({}, {"max_train_epochs": 4}, "obstacle", "48 steps are planned, but the state is from after step 60."),
+    ],
+)
+def test_what_a_change_does_is_said(
+    ground: tuple[Path, Path],
+    tmp_path: Path,
+    before: dict[str, object],
+    after: dict[str, object],
+    about: str,
+    said: str,
+) -> None:
+    found = compared(ground, tmp_path, {"lr_scheduler": "cosine", **before}, {"lr_scheduler": "cosine", **after})
+    texts = [change.text for change in found.changes if change.about == about]
+    assert any(said in text for text in texts), found.lines()
+    assert not found.exact
+    if about == "obstacle":
+        with pytest.raises(StateError, match="resume"):
+            found.check()
+    else:
+        found.check()
+        assert "another run than was begun" in found.lines()[-1]
+
+
+def test_more_pictures_are_said(ground: tuple[Path, Path], tmp_path: Path) -> None:
+    seen = plan(config_of(ground, tmp_path))
+    pictures = frozenset([str(ground[1] / "train" / "2_tok class" / "00.png"), "gone.png"])
+    earlier = Earlier(6, to_flat(seen.config), seen.timetable.total_steps, seen.timetable.steps_per_epoch, pictures)
+    found = compare(earlier, seen.config, seen.timetable, seen.report)
+    assert [change.text for change in found.changes] == [
+        "Pictures 2 -> 12 (11 new, 1 gone): from here on every epoch has another order."
+    ]
+
+
+def test_another_lora_to_begin_from_says_nothing_to_a_run_that_goes_on(
+    ground: tuple[Path, Path], tmp_path: Path
+) -> None:
+    seen = plan(config_of(ground, tmp_path))
+    earlier = Earlier(6, {**to_flat(seen.config), "network_weights": "a"}, seen.timetable.total_steps)
+    changes = compare(earlier, seen.config, seen.timetable, seen.report).changes
+    assert [change.text for change in changes] == [
+        "network_weights a -> not set: without effect, the state's matrices count."
+    ]
+
+
+def test_a_run_goes_on_with_changes_as_was_said(tmp_path: Path) -> None:
+    """Two steps at a small rate, then two at ten times that and a picture more; the window could have asked first."""
+    ground = tiny_sd15(tmp_path), write_dataset(tmp_path / "data")
+    constant = {"max_train_epochs": None, "lr_scheduler": "constant", "text_encoder_lr": 0.0}
+    first = config_of(ground, tmp_path / "out", max_train_steps=2, learning_rate=1e-4, **constant)
+    train(first, emit=lambda event: None)
+    folder = RunFolder(tmp_path / "out", "tiny")
+    write_picture(ground[1] / "train" / "2_tok class" / "new.png", (64, 64), 77)
+    second = config_of(
+        ground, tmp_path / "out", max_train_steps=4, learning_rate=1e-3, optimizer_args=["weight_decay=0.5"], **constant
+    )
+    seen = plan(second)
+    asked = look_ahead(folder, second, seen.timetable, seen.report)
+    assert asked is not None
+    told: list[events.Event] = []
+    train(second, emit=told.append, start=Start(resume="auto"))
+    warnings = [event.message.removeprefix("Resuming: ") for event in told if isinstance(event, events.Warned)]
+    assert [line for line in asked.lines() if line not in warnings] == []
+    assert any("1 new, 0 gone" in line for line in warnings)
+    begun = next(index for index, event in enumerate(told) if isinstance(event, events.Started))
+    assert any(isinstance(event, events.Warned) for event in told[:begun]), "said before it starts"
+    rates = [record["lr"]["unet"] for record in logged(folder.path) if record["event"] == "StepDone"]
+    assert rates == [1e-4, 1e-4, 1e-3, 1e-3]
+    state = torch.load(max(folder.state.glob("step-*")) / "optimizer.pt", weights_only=True)
+    assert [group["weight_decay"] for group in state["optimizer"]["param_groups"]] == [0.5]
+
+
+def test_what_does_not_fit_is_refused_and_leaves_the_run_alone(ground: tuple[Path, Path], tmp_path: Path) -> None:
+    config = config_of(ground, tmp_path, max_train_epochs=None, max_train_steps=1)
+    train(config, emit=lambda event: None)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    other = config_of(ground, tmp_path, max_train_epochs=None, max_train_steps=3, network_dim=8, network_alpha=8.0)
+    with pytest.raises(StateError, match="network_dim 4 -> 8"):
+        train(other, emit=lambda event: None, start=Start(resume="auto"))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_model_of_another_family_is_refused_and_leaves_the_run_alone(
+    ground: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Both are recognised by their files, so that no setting says it."""
+    config = config_of(ground, tmp_path / "out", max_train_epochs=None, max_train_steps=1, network_train_unet_only=True)
+    train(config, emit=lambda event: None)
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    model = TINY["sdxl"].write_file(tmp_path / "sdxl.safetensors")
+    other = load_config(overrides={**to_flat(config), "pretrained_model_name_or_path": str(model)})
+    with pytest.raises(StateError, match="does not fit this model and network: lora_unet_"):
+        train(other, emit=lambda event: None, start=Start(resume="auto"))
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+
+
+def test_a_run_with_ranks_from_a_file_goes_on(ground: tuple[Path, Path], tmp_path: Path) -> None:
+    train(config_of(ground, tmp_path, max_train_epochs=None, max_train_steps=1), emit=lambda event: None)
+    weights = {"network_weights": str(tmp_path / "tiny.safetensors"), "dim_from_weights": True, "network_dim": 16}
+    settings = {"max_train_epochs": None, "output_name": "second", **weights}
+    train(config_of(ground, tmp_path, **settings, max_train_steps=2), emit=lambda event: None)
+    told: list[events.Event] = []
+    train(config_of(ground, tmp_path, **settings, max_train_steps=3), emit=told.append, start=Start(resume="auto"))
+    assert [event.step for event in told if isinstance(event, events.StepDone)] == [3]
+
+
+def test_another_model_under_the_same_path_is_told(tmp_path: Path) -> None:
+    ground = tiny_sd15(tmp_path), write_dataset(tmp_path)
+    settings: dict[str, object] = {"max_train_epochs": None, "lr_scheduler": "constant"}
+    train(config_of(ground, tmp_path, **settings, max_train_steps=1), emit=lambda event: None)
+    for seed, notes in ((0, 0), (1, 1)):
+        tiny_sd15(tmp_path, seed=seed)
+        told: list[events.Event] = []
+        config = config_of(ground, tmp_path, **settings, max_train_steps=2 + seed)
+        train(config, emit=told.append, start=Start(resume="auto"))
+        warnings = [event.message for event in told if isinstance(event, events.Warned)]
+        assert sum(text.startswith("Resuming with another model") for text in warnings) == notes

@@ -1,0 +1,227 @@
+"""Recipes of sd-scripts mean here what they mean there, and go back the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import toml
+
+from trainer.config import TrainingConfig, known_settings, load_config, load_layers, to_flat, to_kohya
+from trainer.ground.errors import ConfigError
+from trainer.settings.sd_scripts import CHANGING, HARMLESS, SHARED
+
+OURS_ONLY = (
+    "model_family",
+    "deterministic",
+    "save_state_minutes",
+    "step_down_on_out_of_memory",
+    "caption_variants",
+    "quantize_base",
+)
+
+
+def written(folder: Path, **values: object) -> Path:
+    """Write a flat TOML file and return its path."""
+    path = folder / "recipe.toml"
+    path.write_text(toml.dumps(values), encoding="utf-8")
+    return path
+
+
+def imported(folder: Path, **values: object) -> dict[str, object]:
+    """Return all settings that a flat file with network_module leads to."""
+    return to_flat(load_config(written(folder, network_module="networks.lora", **values)))
+
+
+def test_no_argument_is_listed_twice() -> None:
+    assert not set(SHARED) & set(CHANGING)
+    assert not (set(SHARED) | set(CHANGING)) & HARMLESS
+
+
+def test_shared_arguments_are_ours_and_lacking_ones_are_not() -> None:
+    known = known_settings()
+    assert set(SHARED) <= set(known)
+    assert not (set(CHANGING) | HARMLESS) & set(known)
+
+
+def test_a_setting_of_ours_that_sd_scripts_has_is_shared_or_has_no_default_there() -> None:
+    without_default = {"pretrained_model_name_or_path", "train_data_dir", "resolution", "output_dir", "seed"}
+    special = {"network_type", "conv_dim", "conv_alpha", "text_encoder_lr", "max_data_loader_n_workers"}
+    assert set(known_settings()) == set(SHARED) | without_default | special | set(OURS_ONLY)
+
+
+def test_keys_left_out_take_sd_scripts_defaults(tmp_path: Path) -> None:
+    found = imported(tmp_path)
+    for key, default in SHARED.items():
+        assert found[key] == (list(default) if isinstance(default, tuple) else default), key
+    assert found["text_encoder_lr"] == 2e-6
+    assert (found["conv_dim"], found["conv_alpha"], found["network_type"]) == (None, None, "lora")
+
+
+def test_stable_diffusion_2_is_a_family_here(tmp_path: Path) -> None:
+    assert imported(tmp_path, v2=True)["model_family"] == "sd2"
+    assert to_kohya(load_config(None, {"model_family": "sd2"}))["v2"] is True
+    assert "v2" not in to_kohya(TrainingConfig())
+
+
+@pytest.mark.parametrize("key", ["fp8_base", "fp8_base_unet"])
+def test_a_base_in_fp8_is_one_here_too(tmp_path: Path, key: str) -> None:
+    assert imported(tmp_path, **{key: True})["quantize_base"] == "fp8"
+    assert imported(tmp_path, **{key: False})["quantize_base"] == "none"
+    assert to_kohya(load_config(None, {"quantize_base": "fp8"}))["fp8_base_unet"] is True
+    assert "fp8_base_unet" not in to_kohya(TrainingConfig())
+
+
+def test_a_file_without_network_module_keeps_our_defaults(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path, network_dim=8))
+    assert (config.network.network_dim, config.optimizer.lr_scheduler) == (8, "cosine")
+
+
+def test_sd_scripts_defaults_replace_a_preset_below(tmp_path: Path) -> None:
+    preset = tmp_path / "preset.toml"
+    preset.write_text("min_snr_gamma = 5.0\nconv_dim = 8\nseed = 7\n")
+    config = load_config(written(tmp_path, network_module="networks.lora"), preset=preset)
+    assert (config.loss.min_snr_gamma, config.network.conv_dim, config.training.seed) == (None, None, 7)
+
+
+def test_network_args_are_unpacked(tmp_path: Path) -> None:
+    found = imported(tmp_path, network_dim=16, network_args=["conv_dim=8", "conv_alpha=4.0", "rank_dropout=0"])
+    assert (found["network_dim"], found["conv_dim"], found["conv_alpha"]) == (16, 8, 4.0)
+
+
+def test_alpha_zero_means_the_rank_there(tmp_path: Path) -> None:
+    found = imported(tmp_path, network_dim=16, network_alpha=0, network_args=["conv_dim=8", "conv_alpha=0"])
+    assert (found["network_alpha"], found["conv_alpha"]) == (16.0, 8.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({}, "AdamW"),
+        ({"optimizer_type": ""}, "AdamW"),
+        ({"optimizer_type": "adamw8bit"}, "AdamW8bit"),
+        ({"optimizer_type": "PRODIGY", "learning_rate": 1.0}, "Prodigy"),
+        ({"use_8bit_adam": True}, "AdamW8bit"),
+        ({"use_lion_optimizer": True}, "Lion"),
+    ],
+)
+def test_optimizers_are_recognised_as_there(given: dict[str, object], name: str, tmp_path: Path) -> None:
+    assert imported(tmp_path, **given)["optimizer_type"] == name
+
+
+def test_adafactor_finds_its_rate_itself_unless_told_otherwise(tmp_path: Path) -> None:
+    found = imported(tmp_path, optimizer_type="AdaFactor", lr_scheduler="adafactor")
+    assert found["optimizer_args"] == ["relative_step=True", "scale_parameter=True"]
+    assert found["lr_scheduler"] == "constant"
+    found = imported(tmp_path, optimizer_type="AdaFactor", optimizer_args=["relative_step=False"])
+    assert found["optimizer_args"] == ["relative_step=False", "scale_parameter=True"]
+
+
+def test_text_encoder_follows_the_learning_rate(tmp_path: Path) -> None:
+    assert imported(tmp_path, learning_rate=3e-4)["text_encoder_lr"] == 3e-4
+    assert imported(tmp_path, learning_rate=3e-4, text_encoder_lr=0)["text_encoder_lr"] == 0
+    assert imported(tmp_path, text_encoder_lr=[1e-5, 1e-5])["text_encoder_lr"] == [1e-5, 1e-5]
+
+
+def test_epochs_beat_the_default_number_of_steps_without_a_notice(tmp_path: Path) -> None:
+    assembled = load_layers(written(tmp_path, network_module="networks.lora", max_train_epochs=4))
+    assert assembled.config is not None
+    training = assembled.config.training
+    assert (training.max_train_epochs, training.max_train_steps, assembled.notices) == (4, None, ())
+    found = imported(tmp_path)
+    assert (found["max_train_epochs"], found["max_train_steps"]) == (None, 1600)
+
+
+def test_loosely_written_numbers_are_read_as_sd_scripts_reads_them(tmp_path: Path) -> None:
+    found = imported(
+        tmp_path, seed=42.0, learning_rate="1e-4", max_token_length="150", lr_warmup_steps="10%", lr_scheduler="linear"
+    )
+    assert found["seed"] == 42
+    assert found["learning_rate"] == 1e-4
+    assert found["max_token_length"] == 150
+    assert found["lr_warmup_steps"] == 0.1
+
+
+def test_a_log_folder_means_tensorboard_and_wandb_is_left_out(tmp_path: Path) -> None:
+    assert imported(tmp_path, logging_dir="logs")["log_with"] == "tensorboard"
+    assert imported(tmp_path, log_with="all")["log_with"] == "tensorboard"
+    assert imported(tmp_path, log_with="wandb", logging_dir="logs")["log_with"] == ""
+
+
+def test_harmless_and_neutral_keys_are_named_and_left_out(tmp_path: Path) -> None:
+    path = written(tmp_path, network_module="networks.lora", xformers=True, epoch=3, scale_weight_norms=0.0, v2=False)
+    assembled = load_layers(path)
+    assert assembled.problems == ()
+    (notice,) = assembled.notices
+    assert all(key in notice for key in ("xformers", "epoch", "scale_weight_norms", "v2"))
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        ({"scale_weight_norms": 1.0}, "scale_weight_norms"),
+        ({"color_aug": True}, "color_aug"),
+        ({"dataset_config": "d.toml"}, "dataset_config"),
+        ({"network_args": ["rank_dropout=0.1"]}, "network_args"),
+        ({"network_module": "lycoris.kohya"}, "network_module"),
+    ],
+)
+def test_keys_that_would_change_the_result_are_problems_unless_told_to_go_on(
+    given: dict[str, object], key: str, tmp_path: Path
+) -> None:
+    path = written(tmp_path, **{"network_module": "networks.lora", **given})
+    with pytest.raises(ConfigError) as refused:
+        load_config(path)
+    assert [problem.key for problem in refused.value.problems] == [key]
+    assembled = load_layers(path, ignore_unsupported=True)
+    assert assembled.problems == ()
+    assert any(key in notice for notice in assembled.notices)
+
+
+def test_a_slip_of_the_pen_is_not_taken_for_an_unknown_argument(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean shuffle_caption"):
+        load_config(written(tmp_path, network_module="networks.lora", shufle_caption=True), ignore_unsupported=True)
+
+
+def test_a_file_of_ours_with_an_argument_of_sd_scripts_is_told_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match='set optimizer_type to "AdamW8bit"'):
+        load_config(written(tmp_path, use_8bit_adam=True))
+
+
+RECIPES: list[dict[str, object]] = [
+    {},
+    {"network_dim": 8, "network_alpha": 4.0, "conv_dim": 4, "conv_alpha": 2.0, "max_train_steps": 700},
+    {"optimizer_type": "Prodigy", "learning_rate": 1.0, "optimizer_args": ["weight_decay=0.1"]},
+    {"optimizer_type": "Adafactor", "optimizer_args": ["relative_step=False", "scale_parameter=True"]},
+    {"unet_lr": 0, "text_encoder_lr": [1e-5, 2e-5], "prior_loss_weight": 0.0, "min_snr_gamma": 5.0},
+    {"max_token_length": 225, "mixed_precision": "bf16", "sample_prompts": "prompts.txt", "sample_every_n_epochs": 2},
+    {"save_every_n_epochs": 0, "save_every_n_steps": 100, "keep_tokens_separator": "|||", "shuffle_caption": True},
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_what_is_exported_comes_back_the_same(recipe: dict[str, object], tmp_path: Path) -> None:
+    config = load_config(None, {"mixed_precision": "no", **recipe})
+    back = load_config(written(tmp_path, **to_kohya(config)))
+    assert to_flat(back) == to_flat(config)
+
+
+def test_exported_adafactor_keeps_our_rate() -> None:
+    exported = to_kohya(load_config(None, {"optimizer_type": "Adafactor", "lr_scheduler": "constant"}))
+    assert exported["optimizer_args"] == ["relative_step=False", "scale_parameter=False"]
+    assert exported["lr_warmup_steps"] == 0
+
+
+def test_export_has_no_key_that_sd_scripts_would_not_know() -> None:
+    exported = to_kohya(TrainingConfig())
+    special = {"network_module", "network_args", "text_encoder_lr", "max_data_loader_n_workers", "resolution", "seed"}
+    assert set(exported) <= set(SHARED) | set(CHANGING) | special | {"output_dir"}
+    assert exported["network_module"] == "networks.lora"
+    assert exported["mixed_precision"] == "fp16"
+    assert not any(value is None or value == "" for value in exported.values())
+
+
+def test_prompts_that_are_text_go_into_a_file_named_by_the_caller() -> None:
+    config = load_config(None, {"sample_prompts": "a sks dog --w 512"})
+    assert "sample_prompts" not in to_kohya(config)
+    assert to_kohya(config, "out/prompts.txt")["sample_prompts"] == "out/prompts.txt"

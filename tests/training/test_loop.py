@@ -1,0 +1,151 @@
+"""The wired training against a plain loop written out here: same latents, noise and timesteps, same numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from safetensors.torch import load_file
+
+from tests.helpers.checkpoints import tiny_modules, tiny_sd15
+from tests.helpers.runs import tiny_config, write_dataset
+from trainer.config import TrainingConfig
+from trainer.families.unet import slim_blocks
+from trainer.ground import events
+from trainer.ground.commands import Inbox
+from trainer.ground.control import progress_of
+from trainer.pictures.loader import Batch
+from trainer.planning.plan import plan
+from trainer.results.run_folder import RunFolder
+from trainer.training import build, loop
+from trainer.training.training import Training
+
+STEPS = 5
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("ground")
+    return tiny_sd15(folder), write_dataset(folder)
+
+
+def wired(config: TrainingConfig, told: list[events.Event]) -> Training:
+    """Return what `run.train` would hand to the loop."""
+    inbox = Inbox()
+    progress = progress_of(told.append, inbox)
+    folder = RunFolder(Path(config.saving.output_dir), config.saving.output_name)
+    folder.make()
+    return build.build(plan(config), build.load_models(config, progress), folder, (told.append, inbox, progress), None)
+
+
+@pytest.mark.parametrize(("prediction", "text_learns"), [("epsilon", True), ("v_prediction", True), ("epsilon", False)])
+def test_five_steps_equal_a_plain_loop(
+    ground: tuple[Path, Path], tmp_path: Path, prediction: str, text_learns: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slim_blocks, "_VECTOR", 0)  # narrow heads as diffusers has them: filled up they round otherwise
+    model, dataset = ground
+    config = tiny_config(
+        model,
+        dataset,
+        tmp_path,
+        max_train_steps=STEPS,
+        v_parameterization=prediction == "v_prediction",
+        min_snr_gamma=5.0,
+        clip_skip=2,
+        network_dim=4,
+        network_alpha=2.0,
+        gradient_accumulation_steps=2,
+        lr_scheduler="linear",
+        network_train_unet_only=not text_learns,
+    )
+    told: list[events.Event] = []
+    training = wired(config, told)
+    batches = list(training.batches)
+    initial = {name: tensor.clone() for name, tensor in training.adapter.tensors().items()}
+    training.batches = batches
+    loop.train(training)
+    losses = [event.loss for event in told if isinstance(event, events.StepDone)]
+    assert any(len(batch.captions) > 1 and len(set(batch.captions)) > 1 for batch in batches)
+    expected, weights = plain_loop(batches, initial, prediction)
+    assert losses == pytest.approx(expected, rel=1e-6)
+    written = load_file(tmp_path / "tiny.safetensors")
+    assert written.keys() == weights.keys() | {name for name in initial if name.endswith("alpha")}
+    for name, weight in weights.items():
+        # Adam divides by the gradient's size, so where that is tiny, rounding shows: a two hundredth of a step.
+        assert torch.allclose(written[name], weight, rtol=1e-5, atol=5e-6), name
+    assert max(float((weights[name] - initial[name]).abs().max()) for name in weights) > 1e-4
+
+
+def plain_loop(
+    batches: list[Batch], initial: dict[str, torch.Tensor], prediction: str
+) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Train with nothing of the program but the drawn numbers: matrices by name, forward hooks, torch's AdamW."""
+    unet, _, text_encoder = tiny_modules()
+    weights = {name: tensor.clone().requires_grad_() for name, tensor in initial.items() if "weight" in name}
+    attach(unet, "lora_unet", weights, scale=2.0 / 4)
+    attach(text_encoder, "lora_te_text_model", weights, scale=2.0 / 4)
+    full_rates = {"lora_te": 5e-4, "lora_unet": 1e-3}
+    groups = [
+        {"params": [each for name, each in weights.items() if name.startswith(prefix)], "lr": rate, "full": rate}
+        for prefix, rate in full_rates.items()
+    ]
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]])
+    alphas = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").alphas_cumprod
+    losses = []
+    for step in range(STEPS):
+        micro = [batch for batch in batches if batch.step == step]
+        total = 0.0
+        for batch in micro:
+            loss = plain_loss(unet, text_encoder, batch, alphas, prediction) / len(micro)
+            loss.backward()
+            total += loss.item()
+        torch.nn.utils.clip_grad_norm_(list(weights.values()), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = group["full"] * (1 - step / STEPS)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(total)
+    return losses, {name: weight.detach() for name, weight in weights.items()}
+
+
+def plain_loss(
+    unet: torch.nn.Module, text_encoder: torch.nn.Module, batch: Batch, alphas: torch.Tensor, prediction: str
+) -> torch.Tensor:
+    """Min-SNR-weighted squared error, with the text of the last layer but one."""
+    assert batch.mean is not None and batch.std is not None
+    latents = (batch.mean + batch.std * batch.draws.posterior) * 0.18215
+    noise, timesteps = batch.draws.noise, batch.draws.timesteps
+    alpha = alphas[timesteps].view(-1, 1, 1, 1)
+    noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+    from trainer.families.text.clip import PromptTokenizer, clip_tokenizer
+
+    ids = torch.cat([PromptTokenizer(clip_tokenizer(), 1)(caption) for caption in batch.captions])
+    states = text_encoder(ids, output_hidden_states=True).hidden_states[-2]
+    context = text_encoder.final_layer_norm(states)
+    predicted = unet(noisy, timesteps, context).sample
+    snr = alphas[timesteps] / (1 - alphas[timesteps])
+    if prediction == "epsilon":
+        target, weight = noise, snr.clamp(max=5.0) / snr
+    else:
+        target, weight = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents, snr.clamp(max=5.0) / (snr + 1)
+    return (((predicted - target) ** 2).mean(dim=(1, 2, 3)) * weight).mean()
+
+
+def attach(module: torch.nn.Module, prefix: str, weights: dict[str, torch.Tensor], scale: float) -> None:
+    """Add up(down(x)) * scale to every layer that has matrices."""
+    module.requires_grad_(False)
+    for path, layer in module.named_modules():
+        name = f"{prefix}_{path.replace('.', '_')}"
+        if f"{name}.lora_down.weight" in weights:
+            down, up = weights[f"{name}.lora_down.weight"], weights[f"{name}.lora_up.weight"]
+            layer.register_forward_hook(hook_of(down, up, scale))
+
+
+def hook_of(down: torch.Tensor, up: torch.Tensor, scale: float):  # type: ignore[no-untyped-def]
+    def add(layer: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+        apply = torch.nn.functional.conv2d if down.dim() == 4 else torch.nn.functional.linear
+        return output + apply(apply(inputs[0], down), up) * scale
+
+    return add

@@ -1,0 +1,119 @@
+"""Files that are no checkpoint this version trains, told apart so that the refusal can name them.
+
+Each entry is a row of a table: what it is, the tensor names that give it away, and what to do with it. The first row
+that fits is the one named, so narrower rows stand before wider ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from trainer.families.reading.headers import Header
+
+LORA_SUFFIXES = (
+    ".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight", ".lora.down.weight",
+    ".hada_w1_a", ".lokr_w1", ".lokr_w1_a", ".oft_blocks", ".dora_scale",
+)  # fmt: skip
+
+_UNET = "model.diffusion_model."
+_FIRST_CONV = f"{_UNET}input_blocks.0.0.weight"
+_OPEN_CLIP = "cond_stage_model.model."
+_INPAINTING_CHANNELS = 9
+_EDIT_CHANNELS = 8
+
+_REFINER = (
+    "Train on the base model: the refiner sees only the last steps of a picture, and no program uses LoRAs on it."
+)
+_INPAINTING = (
+    "Its UNet also takes a mask and a picture, which training has not. Train on the model that it was made from."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Unsupported:
+    """One kind of file: its name as it follows "is", how it is told from its header, and what to do instead."""
+
+    title: str
+    fits: Callable[[Header], bool]
+    remedy: str = ""
+
+
+def _named(*prefixes: str) -> Callable[[Header], bool]:
+    """Fits files with a tensor under one of the prefixes, alone or inside a checkpoint."""
+    inside = tuple(_UNET + prefix for prefix in prefixes)
+    return lambda header: header.has(*prefixes, *inside)
+
+
+def _input_channels(count: int) -> Callable[[Header], bool]:
+    return lambda header: header.shapes.get(_FIRST_CONV, (0, 0))[1:2] == (count,)
+
+
+def _is_textual_inversion(header: Header) -> bool:
+    return bool(header.shapes) and set(header.shapes) <= {"emb_params", "clip_l", "clip_g"}
+
+
+UNSUPPORTED: tuple[Unsupported, ...] = (
+    Unsupported(
+        "a LoRA file, not a base model",
+        lambda header: header.ends(*LORA_SUFFIXES),
+        "To go on training it, set network_weights to it; pretrained_model_name_or_path takes the model under it.",
+    ),
+    Unsupported("a ControlNet", lambda header: header.has("control_model.", "controlnet_cond_embedding.")),
+    Unsupported("an SDXL refiner", lambda header: header.has("conditioner.embedders.0.model."), _REFINER),
+    Unsupported("an inpainting model", _input_channels(_INPAINTING_CHANNELS), _INPAINTING),
+    Unsupported("an InstructPix2Pix model", _input_channels(_EDIT_CHANNELS)),
+    Unsupported("a model after Karras (EDM), such as Playground 2.5 or CosXL", lambda header: header.has("edm_")),
+    Unsupported(
+        "an SDXL checkpoint without one of its text encoders", lambda header: header.has("conditioner.embedders.")
+    ),
+    Unsupported("a depth, upscaling or unCLIP model of Stable Diffusion 2", lambda header: header.has(_OPEN_CLIP)),
+    Unsupported("a Stable Diffusion 3 model", _named("joint_blocks.")),
+    Unsupported("a Flux 2 model", _named("single_stream_modulation.")),
+    Unsupported("a Chroma model", _named("distilled_guidance_layer.")),
+    Unsupported("a HunyuanVideo model", _named("txt_in.individual_token_refiner.")),
+    Unsupported("a Flux model", _named("double_blocks.")),
+    Unsupported("an AuraFlow model", _named("double_layers.")),
+    Unsupported("an LTX-Video model", _named("patchify_proj.")),
+    Unsupported("a Lumina or Z-Image model", _named("cap_embedder.")),
+    Unsupported("a Wan model", _named("head.modulation")),
+    Unsupported("a Stable Cascade model", lambda header: header.has("clip_txt_mapper.")),
+    Unsupported("a motion module", lambda header: any(".motion_modules." in name for name in header.shapes)),
+    Unsupported(
+        "a UNet without its text encoder",
+        lambda header: header.has(f"{_UNET}input_blocks.", "input_blocks.", "down_blocks."),
+        "Choose the whole checkpoint.",
+    ),
+    Unsupported(
+        "a text encoder alone",
+        lambda header: header.has("text_model.", "cond_stage_model.", "token_embedding.", "encoder.block.0."),
+        "Choose the whole checkpoint.",
+    ),
+    Unsupported(
+        "a VAE alone",
+        lambda header: header.has("first_stage_model.", "decoder.", "encoder."),
+        "Set the setting vae to it, and pretrained_model_name_or_path to a whole checkpoint.",
+    ),
+    Unsupported("a textual inversion (embedding)", _is_textual_inversion),
+)
+
+
+UNSUPPORTED_PIPELINES = {
+    "StableDiffusionXLPipeline": "an SDXL model",
+    "StableDiffusionXLImg2ImgPipeline": "an SDXL refiner",
+    "StableDiffusionInpaintPipeline": "an inpainting model",
+    "StableDiffusion3Pipeline": "a Stable Diffusion 3 model",
+    "FluxPipeline": "a Flux model",
+}
+"""Pipeline classes of diffusers folders, where the class's own name would say less."""
+
+
+def holds_vae(header: Header) -> bool:
+    """Say whether a file has a VAE, alone or in a checkpoint."""
+    return header.has("first_stage_model.decoder.", "decoder.conv_in.")
+
+
+def name_file(header: Header) -> Unsupported:
+    """Say what a file is that no family claims."""
+    unknown = Unsupported("of a kind that this program does not know", lambda _: True)
+    return next((foreign for foreign in UNSUPPORTED if foreign.fits(header)), unknown)

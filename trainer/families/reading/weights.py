@@ -1,0 +1,209 @@
+"""Reading weights from files, and giving them to modules that were built without any."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from trainer.families.reading.headers import SAFETENSORS, read_header
+from trainer.families.reading.pickles import Inert
+from trainer.ground.errors import ModelError
+
+Module = TypeVar("Module", bound=nn.Module)
+
+_NAMED = 3
+"""How many weights an error names; the rest are counted."""
+
+
+class Weights(Mapping[str, Tensor]):
+    """The tensors of one checkpoint's files; those of safetensors files are read when they are asked for."""
+
+    def __init__(self, files: Iterable[Any], loaded: Mapping[str, Tensor]) -> None:
+        self._loaded = loaded
+        self._files = {name: file for file in files for name in file.keys()}  # noqa: SIM118 - no mapping
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._loaded[name] if name in self._loaded else self._files[name].get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._files, **self._loaded})
+
+    def __len__(self) -> int:
+        return len({**self._files, **self._loaded})
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._files or name in self._loaded
+
+
+@contextmanager
+def open_weights(*paths: Path) -> Iterator[Mapping[str, Tensor]]:
+    """Open the weights of one checkpoint, which may lie in several files; tensors are valid inside the block only.
+
+    Raises:
+        ModelError: a file is missing or damaged.
+    """
+    safe = [path for path in paths if read_header(path).container == SAFETENSORS]
+    pickled: dict[str, Tensor] = {}
+    for path in paths:
+        if path not in safe:
+            pickled |= _read_pickle(path)
+    with ExitStack() as stack:
+        try:
+            files = [stack.enter_context(safe_open(path, framework="pt", device="cpu")) for path in safe]
+        except (SafetensorError, OSError) as error:
+            raise _unreadable(paths, error) from error
+        yield Weights(files, pickled)
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    """Read a PyTorch pickle with torch's restricted unpickler.
+
+    Checkpoints of PyTorch Lightning hold objects beside the weights, which that unpickler refuses. Every global that it
+    would refuse is replaced by an inert stand-in, so such files load and still nothing in them runs. What torch blocks
+    in any case, such as the module os, stays refused.
+    """
+    try:
+        strangers = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+    except (ValueError, RuntimeError):
+        # The format before PyTorch 1.6, which has no such listing, or a damaged file, of which torch.load will tell.
+        strangers = []
+    # torch takes pairs of stand-in and name; its annotation knows classes only.
+    replaced: list[Any] = [(Inert, name) for name in strangers]
+    try:
+        with torch.serialization.safe_globals(replaced):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"The model file {path} holds what cannot be loaded as weights alone, and is not safe to load otherwise.",
+            "Choose a .safetensors of the same model.",
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _unreadable([path], error) from error
+    weights = content.get("state_dict", content)
+    return {name: value for name, value in weights.items() if isinstance(value, Tensor)}
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
+
+
+def _unreadable(paths: Iterable[Path], error: Exception) -> ModelError:
+    names = ", ".join(str(path) for path in paths)
+    reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    return ModelError(f"The model file {names} cannot be read: {reason}.", "Copy or download the file again.")
+
+
+def build_empty(make: type[Module], *arguments: Any) -> Module:
+    """Build a module on the meta device: its structure, without memory for weights and without random numbers."""
+    with torch.device("meta"), _NothingDrawn():
+        return make(*arguments)
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves out the initial values of layers, and makes counts on the CPU.
+
+    Where there is no memory, PyTorch does both in Python, and loads a computer algebra system for it.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Return the tensor as it is, where it is to be given initial values."""
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs | {"device": "cpu"} if func is torch.arange else kwargs))
+
+
+def keep_whole(layer: nn.Module) -> nn.Module:
+    """Return a layer as it is."""
+    return layer
+
+
+def fill(
+    module: Module,
+    weights: Mapping[str, Tensor],
+    names: Mapping[str, str],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    source: str,
+    smaller: Callable[[nn.Module], nn.Module] = keep_whole,
+) -> Module:
+    """Give a module built by `build_empty` its weights, freeze it, and set it to eval mode.
+
+    Args:
+        names: for every entry of the module's state dict the name it has in `weights`.
+        source: where the weights come from, for errors.
+        smaller: called with each layer as soon as it has its weights; what it returns takes the layer's place. So of a
+            model that is to be stored in few bits never more than one layer is in memory whole.
+
+    Raises:
+        ModelError: weights are missing or have other shapes than the module.
+    """
+    missing = [name for name in names.values() if name not in weights]
+    if missing:
+        raise ModelError(
+            f"{source} lacks {len(missing)} weights of its {type(module).__name__}: {some(missing)}.",
+            "Choose a complete checkpoint.",
+        )
+    entries = module.state_dict()
+    values = {own: _without_kernel(weights[names[own]], meta) for own, meta in entries.items()}
+    odd = [
+        f"{names[own]} is {list(value.shape)}, not {list(entries[own].shape)}"
+        for own, value in values.items()
+        if value.shape != entries[own].shape
+    ]
+    if odd:
+        raise ModelError(
+            f"{source} has {len(odd)} weights of another shape than its configuration says: {some(odd)}.",
+            "It is not the kind of model that its structure suggests.",
+        )
+    for path, group in groupby(entries, key=lambda own: own.rpartition(".")[0]):
+        # Always a copy: a tensor of an open file would change, or fault, when the file does.
+        state = {own.rpartition(".")[2]: _copy(values.pop(own), device, dtype) for own in group}
+        layer = module.get_submodule(path)
+        layer.load_state_dict(state, strict=False, assign=True)
+        parent, _, name = path.rpartition(".")
+        if path:
+            setattr(module.get_submodule(parent), name, smaller(layer))
+    # A buffer that no file holds would stay without memory: training would fail later, or compute nothing.
+    empty = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
+    if empty:
+        raise ModelError(f"{source} gave no values for {some(empty)} of {type(module).__name__}.")
+    return module.requires_grad_(False).eval()
+
+
+def _copy(value: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return value.to(device=device, dtype=dtype, copy=True, memory_format=torch.contiguous_format)
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Return 32 hex digits that depend on names, dtypes and bits of a module's weights, wherever they came from."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {value.dtype}".encode())
+        digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _without_kernel(value: Tensor, own: Tensor) -> Tensor:
+    """Read a 1x1 convolution as the linear layer that it is, where the module has one."""
+    if value.ndim == own.ndim + 2 and value.shape[-2:] == (1, 1):
+        return value.flatten(-3)
+    return value
+
+
+def some(names: list[str]) -> str:
+    """Name a few of many."""
+    rest = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")

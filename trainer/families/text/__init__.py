@@ -1,0 +1,1 @@
+"""From captions to what text encoders take."""

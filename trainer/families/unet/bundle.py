@@ -1,0 +1,401 @@
+"""A Stable Diffusion model, loaded: UNet, text encoders and VAE, and what each does in training.
+
+After Rombach et al. 2022; how text is cut, encoded and joined follows sd-scripts (library/strategy_sd.py).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from torch import Tensor, nn
+
+from trainer.families.family import ComponentConfigs, Recognition
+from trainer.families.reading.quantised import quantised
+from trainer.families.reading.weights import fingerprint, keep_whole
+from trainer.families.text.clip import LENGTH, PromptTokenizer
+from trainer.families.text.weighted import WeightedTokenizer, split_weights, weigh
+from trainer.families.unet import tiled_vae
+from trainer.families.unet.checkpoint import Checkpoint, TextEncoder
+from trainer.families.unet.facts import EITHER_QUESTION, EPSILON, VELOCITY, StableFacts, TextEncoderFacts
+from trainer.families.unet.targets import adapter_targets, text_layer
+from trainer.ground.control import Progress
+from trainer.ground.errors import ConfigError, ModelError, Problem
+from trainer.targets import Target
+
+if TYPE_CHECKING:
+    from trainer.config import TrainingConfig
+from trainer.memory import free_memory
+
+_PHASE = "load model"
+_LATENT_PIXELS = 8
+"""Pixels on the side of what one latent pixel stands for."""
+
+_FLOAT32_NOTICE = (
+    "The VAE gave numbers that are not finite in half precision and goes on in float32. "
+    "no_half_vae = true avoids the detour."
+)
+
+
+class StableBundle(ABC):
+    """The models of one checkpoint: frozen, in eval mode, on one device. See `trainer.families.bundle.Bundle`.
+
+    A family's bundle says with `facts` what it is, and with `encode_text` what its text encoders give to the UNet.
+    """
+
+    facts: ClassVar[StableFacts]
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        unet: UNet2DConditionModel,
+        text_encoders: dict[str, TextEncoder],
+        vae: AutoencoderKL,
+        config: TrainingConfig,
+    ) -> None:
+        self.unet = unet
+        self.text_encoders = text_encoders
+        self.vae: AutoencoderKL | None = vae
+        self.vae_key = fingerprint(vae)
+        self.tokenizer = checkpoint.tokenizer()
+        self._weighted = config.text.weighted_captions
+        self.tokenize = self.make_tokenize(config.model.max_token_length // LENGTH)
+        scheduler = {**checkpoint.configs["scheduler"], "rescale_betas_zero_snr": False}
+        self.alphas_cumprod: Tensor = DDPMScheduler.from_config(scheduler).alphas_cumprod
+        self.prediction_type, self.notices = _prediction(checkpoint, config)
+        self._checkpoint = checkpoint
+        self._clip_skip = config.model.clip_skip
+        self._checkpointing = False
+
+    @property
+    def family(self) -> str:
+        """Name of the family."""
+        return self.facts.name
+
+    @property
+    def vae_scale(self) -> float:
+        """Factor from the VAE's latents to those the UNet sees."""
+        return self.facts.vae_scale
+
+    @property
+    def name(self) -> str:
+        """File or folder name of the checkpoint, without the folders above it."""
+        return Path(self._checkpoint.recognition.source).name
+
+    @property
+    def component_configs(self) -> ComponentConfigs:
+        """How the components are built, in the form that diffusers and transformers take."""
+        return self._checkpoint.configs
+
+    @property
+    def zero_terminal_snr(self) -> bool:
+        """True when the model says that it was trained to begin from pure noise."""
+        return bool(self.component_configs["scheduler"].get("rescale_betas_zero_snr"))
+
+    @property
+    def text_key(self) -> str:
+        """Fingerprint of the text encoders' weights and of the layer taken. Reads every weight."""
+        parts = [fingerprint(self.text_encoder(each.component)) for each in self.facts.text_encoders]
+        return " ".join([*parts, str(self._clip_skip)])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the models are."""
+        return self._checkpoint.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the frozen weights of UNet and text encoders."""
+        return self._checkpoint.dtype
+
+    @property
+    def components(self) -> dict[str, nn.Module]:
+        """The modules that adapters attach to, by component name; released text encoders are not among them."""
+        return {"unet": self.unet, **self.text_encoders}
+
+    def targets(self, conv: bool) -> tuple[Target, ...]:
+        """List the layers that an adapter attaches to, in kohya's creation order."""
+        found = adapter_targets(self.facts, self.component_configs, conv=conv)
+        return tuple(replace(target, idle=self._is_idle(target)) for target in found)
+
+    def _is_idle(self, target: Target) -> bool:
+        encoder = next((each for each in self.facts.text_encoders if each.component == target.component), None)
+        if encoder is None:
+            return False
+        layers = self.component_configs[encoder.component]["num_hidden_layers"]
+        return text_layer(target.path) >= layers - self.idle_layers(encoder)
+
+    def idle_layers(self, encoder: TextEncoderFacts) -> int:
+        """Return how many of a text encoder's last layers nothing is taken from."""
+        return self._clip_skip - 1
+
+    def make_tokenize(self, chunks: int) -> Callable[[str], Tensor]:
+        """Return a picklable callable: text -> tokens as `encode_text` takes them stacked.
+
+        They are ids, long [chunks, 77], or with weighted captions ids and weights, long [2, chunks, 77].
+        """
+        return self.tokenizer_for(self.facts.text_encoders[0], chunks)
+
+    def tokenizer_for(self, encoder: TextEncoderFacts, chunks: int) -> Callable[[str], Tensor]:
+        """Return the tokenizer of one text encoder."""
+        plain = PromptTokenizer(self.tokenizer, chunks, encoder.pad)
+        return WeightedTokenizer(plain) if self._weighted else plain
+
+    def split_tokens(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return ids, long [b, c, 77], and weights [b, c, 77] where captions are weighted, of one text encoder."""
+        return split_weights(tokens) if self._weighted else (tokens, None)
+
+    @abstractmethod
+    def encode_text(self, token_ids: Tensor) -> dict[str, Tensor]:
+        """Encode prompts; differentiable. Takes what `tokenize` gives, stacked; returns what `predict` takes."""
+
+    def conditions(self, text: Mapping[str, Tensor], sizes: Tensor | None) -> dict[str, Any] | None:
+        """Return what the UNet takes beside the prompts' states: nothing, where a family doesn't say otherwise."""
+        return None
+
+    def predict(
+        self, noisy: Tensor, timesteps: Tensor, text: Mapping[str, Tensor], sizes: Tensor | None = None
+    ) -> Tensor:
+        """Predict the noise, or the velocity, in noisy latents; differentiable.
+
+        Args:
+            noisy: [b, 4, h, w], any float dtype.
+            timesteps: long [b].
+            text: what `encode_text` returned for the b prompts.
+            sizes: long [b, 6]: height and width of the original, top and left of the crop, height and width trained.
+
+        Returns:
+            [b, 4, h, w] in the compute dtype.
+        """
+        context = text["context"].to(self.device, self.dtype)
+        noisy = noisy.to(self.device, self.dtype)
+        beside = self.conditions(text, sizes)
+        return self.unet(noisy, timesteps.to(self.device), context, added_cond_kwargs=beside, return_dict=False)[0]
+
+    @torch.no_grad()
+    def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of the VAE's posterior. Large pictures are encoded alone and in strips.
+
+        Args:
+            pixels: [b, 3, H, W] in [-1, 1], sides divisible by 8.
+
+        Returns:
+            Two float32 tensors [b, 4, H/8, W/8], not scaled by `vae_scale`, on the bundle's device.
+
+        Raises:
+            ModelError: the VAE gives numbers that are not finite, in float32 too.
+        """
+        mean, deviation = self._in_range(_encode, pixels)
+        if not bool(mean.isfinite().all() and deviation.isfinite().all()):
+            raise ModelError("The VAE gives numbers that are not finite.", "Choose another VAE with the setting vae.")
+        return mean, deviation
+
+    @torch.no_grad()
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Return the picture of scaled latents [b, 4, h, w]: float32 [b, 3, 8h, 8w] in [-1, 1].
+
+        Latents that are not finite, as a training gone wrong makes them, come out black.
+        """
+        (pixels,) = self._in_range(_decode, latents / self.vae_scale)
+        return pixels.nan_to_num(nan=-1).clamp(-1, 1)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Trade a second forward pass for memory, in the UNet and the text encoders.
+
+        transformers checkpoints only in train mode; CLIP has no dropout, so nothing else changes by it.
+        """
+        self._checkpointing = True
+        self.unet.enable_gradient_checkpointing()
+        for encoder in self.text_encoders.values():
+            encoder.gradient_checkpointing_enable({"use_reentrant": False})
+            encoder.train()
+
+    def largest_attention(self, width: int, height: int) -> tuple[int, int, int]:
+        """Return heads, tokens and features of a head where the UNet attends to most pixels of such a picture."""
+        level = [kind.startswith("CrossAttn") for kind in self.unet.config.down_block_types].index(True)
+        layer = self.unet.down_blocks[level].attentions[0].transformer_blocks[0].attn1
+        side = _LATENT_PIXELS * 2**level
+        return layer.heads, (width // side) * (height // side), layer.inner_dim // layer.heads
+
+    def compile_blocks(self, backend: str | Callable[..., Any] | None) -> None:
+        """Compile each block that the UNet repeats, at its first call; None takes it back.
+
+        Blocks of one kind share what is compiled, which takes a fraction of what the whole takes.
+        """
+        for block in self.unet.modules():
+            if type(block).__name__ in self.unet._repeated_blocks:
+                block._compiled_call_impl = None
+                if backend is not None:
+                    block.compile(backend=backend)
+
+    def release_vae(self) -> None:
+        """Free the VAE. `encode_images` and `decode_latents` load it again."""
+        self.vae = None
+        free_memory()
+
+    def release_text_encoders(self) -> None:
+        """Free the text encoders. `encode_text` loads them again, without adapters that they may have had."""
+        self.text_encoders = {}
+        free_memory()
+
+    def to(self, device: torch.device) -> None:
+        """Move everything that is loaded, in place: parameters keep their identity."""
+        for module in (*self.components.values(), *([self.vae] if self.vae else [])):
+            module.to(device)
+        self._checkpoint = replace(self._checkpoint, device=device)
+        free_memory()
+
+    def text_encoder(self, component: str) -> TextEncoder:
+        """Return a text encoder, loaded again if it was released."""
+        if component not in self.text_encoders:
+            which = next(each for each in self.facts.text_encoders if each.component == component)
+            self.text_encoders[component] = self._checkpoint.text_encoder(which)
+        return self.text_encoders[component]
+
+    def hidden_states(self, component: str, token_ids: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Run a text encoder on chunks of token ids, each alone.
+
+        Args:
+            token_ids: long [b, c, 77].
+            layer: which layer's output, counted from the end: 1 is the last.
+
+        Returns:
+            The layer's output without the final layer norm, and the last layer's with it, each [b, c, 77, width].
+        """
+        count, chunks, length = token_ids.shape
+        encoder = self.text_encoder(component)
+        # The module without projection has the level "text_model" no more.
+        inner = encoder.get_submodule("text_model") if hasattr(encoder, "text_projection") else encoder
+        output = inner(token_ids.reshape(count * chunks, length).to(self.device), output_hidden_states=True)
+        shape = (count, chunks, length, -1)
+        return output.hidden_states[-layer].reshape(shape), output.last_hidden_state.reshape(shape)
+
+    def _vae(self) -> AutoencoderKL:
+        if self.vae is None:
+            self.vae = self._checkpoint.vae()
+        return self.vae
+
+    def _in_range(self, work: _Work, values: Tensor) -> tuple[Tensor, ...]:
+        """Run the VAE; where half precision overflows, go over to float32 for good and say so."""
+        vae = self._vae()
+        # A VAE in float32 must stay so inside the caller's autocast.
+        with torch.autocast(self.device.type, enabled=False):
+            results = work(vae, values)
+            if vae.dtype == torch.float32 or all(bool(result.isfinite().all()) for result in results):
+                return results
+            if not bool(values.isfinite().all()):
+                return results
+            self.notices = (*self.notices, _FLOAT32_NOTICE)
+            self._checkpoint = replace(self._checkpoint, vae_dtype=torch.float32)
+            self.vae = self._checkpoint.vae()
+            return work(self.vae, values)
+
+
+class NormedTextBundle(StableBundle):
+    """A bundle with one text encoder, whose states go through its final layer norm."""
+
+    def encode_text(self, token_ids: Tensor) -> dict[str, Tensor]:
+        """Encode prompts; differentiable.
+
+        Every chunk is encoded alone. Of a prompt of several chunks the first begin token, the texts and the last token
+        remain. clip_skip n > 1 takes the output of the n-th layer from the end and applies the final layer norm to it.
+
+        Args:
+            token_ids: long [b, c, 77], with weighted captions [b, 2, c, 77].
+
+        Returns:
+            {"context": [b, 75 c + 2, width]}
+        """
+        component = self.facts.text_encoders[0].component
+        ids, weights = self.split_tokens(token_ids)
+        states, last = self.hidden_states(component, ids, self._clip_skip)
+        if self._clip_skip > 1:
+            last = self.text_encoder(component).get_submodule("final_layer_norm")(states)
+        return {"context": join_chunks(weigh(last, weights))}
+
+
+_Work = Callable[[AutoencoderKL, Tensor], tuple[Tensor, ...]]
+
+
+def load_bundle(
+    made: type[StableBundle],
+    recognition: Recognition,
+    config: TrainingConfig,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    progress: Progress | None = None,
+) -> StableBundle:
+    """Load the models of a file or folder.
+
+    Args:
+        made: the family's bundle.
+        dtype: of the frozen weights; the VAE stays in float32 with `no_half_vae`.
+        progress: called with ("load model", components done, components).
+
+    Raises:
+        ConfigError: `clip_skip` goes beyond a text encoder's layers.
+        ModelError: weights are missing, damaged, or of other shapes than the configuration says.
+        Stopped: `progress` asked for it.
+    """
+    encoders = made.facts.text_encoders
+    layers = min(recognition.configs[each.component]["num_hidden_layers"] for each in encoders)
+    if config.model.clip_skip > layers:
+        message = f"{config.model.clip_skip} is more than the {layers} layers of this model's text encoder; lower it."
+        raise ConfigError([Problem("clip_skip", message, config.model.clip_skip)])
+    vae_dtype = torch.float32 if config.model.no_half_vae else dtype
+    checkpoint = Checkpoint(made.facts, recognition, config.model.vae, device, dtype, vae_dtype)
+    report = progress or (lambda _phase, _done, _total: None)
+    total = len(encoders) + 2
+    report(_PHASE, 0, total)
+    text_encoders = {}
+    for done, encoder in enumerate(encoders, 1):
+        text_encoders[encoder.component] = checkpoint.text_encoder(encoder)
+        report(_PHASE, done, total)
+    vae = checkpoint.vae()
+    report(_PHASE, total - 1, total)
+    kind = config.model.quantize_base
+    unet = checkpoint.unet(keep_whole if kind == "none" else partial(quantised, kind=kind))
+    report(_PHASE, total, total)
+    return made(checkpoint, unet, text_encoders, vae, config)
+
+
+def join_chunks(states: Tensor) -> Tensor:
+    """Join the chunks of each prompt: the first begin token, the texts, the last token.
+
+    [b, c, 77, width] -> [b, 75 c + 2, width]
+    """
+    texts = states[:, :, 1:-1].flatten(1, 2)
+    return torch.cat([states[:, 0, :1], texts, states[:, -1, -1:]], dim=1)
+
+
+def _encode(vae: AutoencoderKL, pixels: Tensor) -> tuple[Tensor, ...]:
+    if pixels.shape[-2] * pixels.shape[-1] > tiled_vae.LARGE:
+        each = [tiled_vae.encode(vae, picture.to(vae.dtype)) for picture in pixels.split(1)]
+        posterior = DiagonalGaussianDistribution(torch.cat(each))
+    else:
+        posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
+    return posterior.mean.float(), (0.5 * posterior.logvar.float()).exp()
+
+
+def _decode(vae: AutoencoderKL, latents: Tensor) -> tuple[Tensor, ...]:
+    return (vae.decode(latents.to(vae.device, vae.dtype), return_dict=False)[0].float(),)
+
+
+def _prediction(checkpoint: Checkpoint, config: TrainingConfig) -> tuple[str, tuple[str, ...]]:
+    """Return what the UNet is trained to predict, and what to say about it."""
+    said, asked = checkpoint.configs["scheduler"].get("prediction_type"), config.model.v_parameterization
+    if said == VELOCITY and not asked:
+        return VELOCITY, ("The model says of itself that it predicts v, and is trained so (v_parameterization).",)
+    if said == EPSILON and asked:
+        return VELOCITY, ("The model's own scheduler says epsilon, and v_parameterization makes it predict v.",)
+    if said is None and checkpoint.facts.predicts_either and not asked:
+        return EPSILON, (EITHER_QUESTION,)
+    return VELOCITY if asked else EPSILON, ()

@@ -1,0 +1,232 @@
+"""The components of one Stable Diffusion model, loaded one by one from wherever it lies."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedModel
+
+from trainer.families.family import FILE, ComponentConfigs, Recognition
+from trainer.families.reading.headers import described, read_header
+from trainer.families.reading.hub import download, weight_files
+from trainer.families.reading.weights import Module, build_empty, fill, keep_whole, open_weights, some
+from trainer.families.text.clip import load_tokenizer
+from trainer.families.unet import weight_names
+from trainer.families.unet.facts import UNET_PREFIX, VAE_PREFIX, StableFacts, TextEncoderFacts
+from trainer.families.unet.slim_blocks import slimmed
+from trainer.ground.errors import ModelError
+
+TextEncoder: TypeAlias = PreTrainedModel
+
+_UNUSED = re.compile(r".*(position_ids|logit_scale|text_projection(\.weight)?|attn_mask)")
+"""Entries of checkpoints that the modules compute or do not use."""
+
+_LAYER = re.compile(r"transformer\.resblocks\.(\d+)\..*")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """One model's files. Every method reads anew, so a component that was released can be had again.
+
+    `recognition.form` is "file" or "folder". `vae_source` is a file, a folder or a hub id with another VAE, or "".
+    """
+
+    facts: StableFacts
+    recognition: Recognition
+    vae_source: str
+    device: torch.device
+    dtype: torch.dtype
+    vae_dtype: torch.dtype
+
+    @property
+    def configs(self) -> ComponentConfigs:
+        """How the components are built."""
+        return self.recognition.configs
+
+    def unet(self, smaller: Callable[[nn.Module], nn.Module] = keep_whole) -> UNet2DConditionModel:
+        """Load the UNet.
+
+        Args:
+            smaller: see `fill`.
+
+        Raises:
+            ModelError: weights are missing, superfluous or of other shapes.
+        """
+        config = self.configs["unet"]
+        module = build_empty(UNet2DConditionModel.from_config, dict(config))
+        prefix, paths = self._place("unet", UNET_PREFIX)
+        namings: list[_Naming] = [lambda name: prefix + weight_names.unet_name(name, config), lambda name: name]
+        with open_weights(*paths) as weights:
+            return slimmed(self._filled(module, weights, prefix, namings, smaller))
+
+    def text_encoder(self, which: TextEncoderFacts) -> TextEncoder:
+        """Load one text encoder.
+
+        Raises:
+            ModelError: as `unet`.
+        """
+        config = CLIPTextConfig.from_dict(dict(self.configs[which.component]))
+        made: type[TextEncoder] = CLIPTextModelWithProjection if which.projected else CLIPTextModel
+        module: TextEncoder = build_empty(made, config)
+        # Counts, which files do not hold, and which have no memory since the module was built on the meta device.
+        positions = torch.arange(config.max_position_embeddings, device=self.device)
+        embeddings = module.get_submodule("text_model.embeddings" if which.projected else "embeddings")
+        embeddings.register_buffer("position_ids", positions[None], persistent=False)
+        prefix, paths = self._place(which.component, which.original)
+        with open_weights(*paths) as weights:
+            if which.open_clip and self.recognition.form == FILE:
+                read = OpenClipWeights(weights, prefix, config.num_hidden_layers)
+                # transformers 5 dropped the level "text_model" from the module without projection.
+                level = "" if which.projected else "text_model."
+                return self._filled(module, read, "", [lambda name: level + name])
+            namings: list[_Naming] = [lambda name: f"{prefix}text_model.{name}", lambda name: prefix + name]
+            return self._filled(module, weights, prefix, namings)
+
+    def vae(self) -> AutoencoderKL:
+        """Load the VAE: the one of the setting `vae` where it is set, else the model's own.
+
+        Raises:
+            ModelError: as `unet`, or the other VAE is missing or damaged.
+        """
+        config, paths = self._vae_place()
+        module = build_empty(AutoencoderKL.from_config, dict(config))
+        namings: list[_Naming] = [
+            lambda name: VAE_PREFIX + weight_names.vae_name(name, config),
+            lambda name: weight_names.vae_name(name, config),
+            lambda name: name,
+            weight_names.vae_name_before_2023,
+        ]
+        with open_weights(*paths) as weights:
+            names = _names_in(weights, module, namings)
+            source = self.vae_source or self.recognition.source
+            vae = slimmed(fill(module, weights, names, device=self.device, dtype=self.vae_dtype, source=source))
+        # A CPU convolves pictures of so many pixels and few channels faster where a pixel's channels lie together.
+        return vae.to(memory_format=torch.channels_last) if self.device.type == "cpu" else vae
+
+    def tokenizer(self) -> CLIPTokenizer:
+        """Load the model's own (first) tokenizer, or CLIP's.
+
+        Raises:
+            ModelError: the model's tokenizer is not CLIP's.
+        """
+        is_file = self.recognition.form == FILE
+        folder = None if is_file else Path(self.recognition.source) / "tokenizer"
+        return load_tokenizer(folder, exclamation_is_padding=self.facts.exclamation_is_padding)
+
+    def _place(self, component: str, prefix: str) -> tuple[str, list[Path]]:
+        """Return the prefix that a component's weights have, and the files they lie in."""
+        source = Path(self.recognition.source)
+        if self.recognition.form == FILE:
+            return prefix, [source]
+        return "", weight_files(source / component)
+
+    def _filled(
+        self,
+        module: Module,
+        weights: Mapping[str, Tensor],
+        prefix: str,
+        namings: list[_Naming],
+        smaller: Callable[[nn.Module], nn.Module] = keep_whole,
+    ) -> Module:
+        source = self.recognition.source
+        names = _names_in(weights, module, namings)
+        known = set(names.values())
+        strange = [name for name in weights if name.startswith(prefix) and name not in known]
+        strange = [name for name in strange if not _UNUSED.fullmatch(name)]
+        if strange:
+            raise ModelError(
+                f"{source} has {len(strange)} weights that no {type(module).__name__} of its configuration has: "
+                f"{some(strange)}.",
+                "It is not the kind of model that its structure suggests.",
+            )
+        return fill(module, weights, names, device=self.device, dtype=self.dtype, source=source, smaller=smaller)
+
+    def _vae_place(self) -> tuple[Mapping[str, Any], list[Path]]:
+        """Return the VAE's configuration and the files with its weights."""
+        if not self.vae_source:
+            return self.configs["vae"], self._place("vae", VAE_PREFIX)[1]
+        path = Path(self.vae_source)
+        if path.is_file() or path.suffix:
+            return described(path, read_header(path)).get("vae", self.facts.configs["vae"]), [path]
+        folder = path if path.is_dir() else download(self.vae_source, [""])
+        if (folder / "vae").is_dir():
+            folder = folder / "vae"
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"The setting vae names {self.vae_source}, which has no readable config.json.",
+                "Choose a VAE file, or a folder with config.json and the VAE's weights.",
+            ) from error
+        return config, weight_files(folder)
+
+
+class OpenClipWeights(Mapping[str, Tensor]):
+    """An OpenCLIP text encoder's weights under the names and shapes that `CLIPTextModelWithProjection` has.
+
+    Layers beyond the first `layers` are left out: Stable Diffusion 2 was trained on the last layer but one, and has
+    no use for the last. What is no such weight keeps its name, for the check that nothing is left over.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], prefix: str, layers: int) -> None:
+        self._weights, self._prefix = weights, prefix
+        originals = {name.removeprefix(prefix) for name in weights if name.startswith(prefix)}
+        self._names: dict[str, tuple[str, int | None]] = {}
+        for name in _transformers_names(layers):
+            original, third = weight_names.open_clip_name(name)
+            if original in originals:
+                self._names[name] = original, third
+        used = {original for original, _ in self._names.values()}
+        for original in originals - used:
+            found = _LAYER.fullmatch(original)
+            if found is None or int(found[1]) < layers:
+                self._names[original] = original, None
+
+    def __getitem__(self, name: str) -> Tensor:
+        original, third = self._names[name]
+        value = self._weights[self._prefix + original]
+        if third is not None:
+            return value.chunk(3)[third]
+        return value.T if name == "text_projection.weight" else value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+
+def _transformers_names(layers: int) -> Iterator[str]:
+    """Yield the names of every weight of a text encoder in transformers' layout."""
+    yield "text_model.embeddings.token_embedding.weight"
+    yield "text_model.embeddings.position_embedding.weight"
+    parts = ("layer_norm1", "layer_norm2", "mlp.fc1", "mlp.fc2", *(f"self_attn.{each}_proj" for each in "qkv"))
+    for number in range(layers):
+        for part in (*parts, "self_attn.out_proj"):
+            for kind in ("weight", "bias"):
+                yield f"text_model.encoder.layers.{number}.{part}.{kind}"
+    yield "text_model.final_layer_norm.weight"
+    yield "text_model.final_layer_norm.bias"
+    yield "text_projection.weight"
+
+
+_Naming = Callable[[str], str]
+"""From a name in a module's state dict to a name in a file."""
+
+
+def _names_in(weights: Mapping[str, Tensor], module: nn.Module, namings: list[_Naming]) -> dict[str, str]:
+    """Choose the naming under which most weights are there; what is still missing is for `fill` to report."""
+    own = list(module.state_dict())
+    tables = [{name: naming(name) for name in own} for naming in namings]
+    return max(tables, key=lambda names: sum(name in weights for name in names.values()))

@@ -1,0 +1,323 @@
+"""Batches for the training loop, from any step on, with any number of workers, always the same.
+
+Every choice about a sample (mirrored or not, what its caption becomes, its noise) is drawn from (seed, step, slot),
+so a batch does not depend on which came before it, on which process made it, or on how many ranks there are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from trainer.config import TrainingConfig
+from trainer.ground.errors import DataError, RunError
+from trainer.ground.randomness import python_random
+from trainer.pictures.batches import BatchPlan, Example, RankBatch
+from trainer.pictures.buckets import PIXELS_PER_LATENT
+from trainer.pictures.captions import CaptionRules, choose, render
+from trainer.pictures.latent_cache import Latent, LatentCache
+from trainer.pictures.pixels import load_pixels
+
+Draw = Callable[[tuple[int, int, int, int], int, tuple[int, ...]], object]
+"""(shape of the latents, step, slots) -> the objective's random numbers."""
+
+Tokenize = Callable[[str], torch.Tensor]
+"""caption -> token ids, int64 [chunks, 77]."""
+
+Text = Mapping[str, torch.Tensor]
+"""What a text encoder makes of one caption, without a batch dimension."""
+
+_LATENT_CHANNELS = 4
+
+_T = TypeVar("_T")
+
+
+_TEXTS = ("slots", "names", "captions")
+"""Fields of a batch that have one entry for each sample and are no tensors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one forward and backward needs; b samples of one bucket, H x W pixels, h x w latents.
+
+    `step` counts optimizer steps from 0, `epoch` from 1. This is batch `micro_index` of the `micro_count` that this
+    rank computes in the step; `group_size` counts the step's batches over all ranks. Either `mean` and `std`
+    (posterior, float32, unscaled) or `pixels` (float32 in [-1, 1]) are there. `sizes` are SDXL's six numbers. A
+    `padding` batch has loss weights of 0 and only keeps the ranks in step.
+    """
+
+    step: int
+    epoch: int
+    micro_index: int
+    micro_count: int
+    group_size: int
+    padding: bool
+    slots: tuple[int, ...]
+    names: tuple[str, ...]
+    captions: tuple[str, ...]
+    loss_weights: torch.Tensor  # [b] float32
+    sizes: torch.Tensor  # [b, 6] int64
+    mean: torch.Tensor | None = None  # [b, 4, h, w]
+    std: torch.Tensor | None = None  # [b, 4, h, w]
+    pixels: torch.Tensor | None = None  # [b, 3, H, W]
+    draws: Any = None
+    text: dict[str, torch.Tensor] | None = None  # each [b, ...]
+    token_ids: torch.Tensor | None = None  # [b, chunks, 77] int64
+
+    def split(self, most: int) -> tuple[Batch, ...]:
+        """Return the samples in batches of at most `most`, in order, with their random numbers."""
+        if len(self.slots) <= most:
+            return (self,)
+        return tuple(self._cut(slice(first, first + most)) for first in range(0, len(self.slots), most))
+
+    def filled(self, size: int) -> Batch:
+        """Return the batch with `size` samples: its own, and some of them again with loss weights of 0."""
+        own = len(self.slots)
+        if own >= size:
+            return self
+        again = [number % own for number in range(size)]
+        texts: dict[str, Any] = {name: tuple(getattr(self, name)[number] for number in again) for name in _TEXTS}
+        batch = dataclasses.replace(map_tensors(self, lambda tensor: tensor[again]), **texts)
+        batch.loss_weights[own:] = 0
+        return batch
+
+    def _cut(self, samples: slice) -> Batch:
+        texts = {name: getattr(self, name)[samples] for name in _TEXTS}
+        return dataclasses.replace(map_tensors(self, lambda tensor: tensor[samples]), **texts)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """Return the batch with all tensors, those of `draws` too, on `device`."""
+        if torch.device(device) == self.loss_weights.device:
+            return self
+        return map_tensors(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in page-locked memory, from which copies to a GPU need not wait."""
+        return map_tensors(self, torch.Tensor.pin_memory)
+
+
+def map_tensors(value: _T, function: Callable[[torch.Tensor], torch.Tensor]) -> _T:
+    """Return `value` with `function` applied to every tensor in its fields, tuples, lists and dicts."""
+    result: Any = value
+    if isinstance(value, torch.Tensor):
+        result = function(value)
+    elif isinstance(value, dict):
+        result = {key: map_tensors(part, function) for key, part in value.items()}
+    elif isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        result = type(value)(map_tensors(part, function) for part in value)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = {field.name: map_tensors(getattr(value, field.name), function) for field in dataclasses.fields(value)}
+        result = dataclasses.replace(value, **parts)
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Makes the batches of one rank. Must be picklable for workers on Windows and macOS.
+
+    `cache` None decodes pictures each time. `tokenize` and `text_cache` are given where the loop wants token ids or
+    ready-made text; `prepared` are then the texts of each example, of which a step sees one.
+    """
+
+    plan: BatchPlan
+    rules: CaptionRules
+    total_steps: int
+    seed: int
+    rank: int = 0
+    flip_aug: bool = False
+    cache: LatentCache | None = None
+    draw: Draw | None = None
+    tokenize: Tokenize | None = None
+    text_cache: Mapping[str, Text] | None = None
+    prepared: Sequence[Sequence[str]] | None = None
+
+    def batch(self, number: int) -> Batch:
+        """Return the `number`-th batch (from 0 over the run) of this rank.
+
+        Raises:
+            DataError: a picture or cached latent cannot be read.
+        """
+        planned = self.plan.rank_batch(number, self.rank)
+        slots = tuple(slot for slot, _ in planned.samples)
+        examples = [self.plan.examples[index] for _, index in planned.samples]
+        flips = [self._flipped(planned.step, slot) for slot in slots]
+        captions = tuple(self._caption(index, planned, slot) for slot, index in planned.samples)
+        mean, std, pixels = self._pictures(planned, examples, flips)
+        weights = [0.0 if planned.padding else example.loss_weight for example in examples]
+        conditioning = [e.placement.conditioning(flipped) for e, flipped in zip(examples, flips, strict=True)]
+        return Batch(
+            step=planned.step,
+            epoch=planned.epoch,
+            micro_index=planned.index,
+            micro_count=planned.count,
+            group_size=planned.group_size,
+            padding=planned.padding,
+            slots=slots,
+            names=tuple(example.picture.name for example in examples),
+            captions=captions,
+            loss_weights=torch.tensor(weights, dtype=torch.float32),
+            sizes=torch.tensor(conditioning, dtype=torch.int64),
+            mean=mean,
+            std=std,
+            pixels=pixels,
+            draws=self.draw(_latent_shape(mean, examples), planned.step, slots) if self.draw else None,
+            text=self._text(captions),
+            token_ids=torch.stack([self.tokenize(caption) for caption in captions]) if self.tokenize else None,
+        )
+
+    def _flipped(self, step: int, slot: int) -> bool:
+        return self.flip_aug and python_random(self.seed, step, slot, "flip").random() < 0.5
+
+    def _caption(self, index: int, planned: RankBatch, slot: int) -> str:
+        rng = python_random(self.seed, planned.step, slot, "caption")
+        if self.prepared is not None:
+            return choose(self.prepared[index], self.rules, rng=rng, epoch=planned.epoch)
+        return render(
+            self.plan.examples[index].picture.caption,
+            self.rules,
+            rng=rng,
+            epoch=planned.epoch,
+            step=planned.step,
+            total_steps=self.total_steps,
+        )
+
+    def _pictures(
+        self, planned: RankBatch, examples: Sequence[Example], flips: Sequence[bool]
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """Return (mean, std, None) from the cache or (None, None, pixels)."""
+        if self.cache is None:
+            pixels = [load_pixels(example, flipped) for example, flipped in zip(examples, flips, strict=True)]
+            return None, None, torch.stack(pixels)
+        indices = (index for _, index in planned.samples)
+        latents: list[Latent] = [self.cache.get(index, flipped) for index, flipped in zip(indices, flips, strict=True)]
+        return torch.stack([mean for mean, _ in latents]), torch.stack([std for _, std in latents]), None
+
+    def _text(self, captions: Sequence[str]) -> dict[str, torch.Tensor] | None:
+        if self.text_cache is None:
+            return None
+        missing = [caption for caption in captions if caption not in self.text_cache]
+        if missing:
+            raise RunError(f"The caption {missing[0]!r} was not encoded beforehand.", remedy="Please report this.")
+        texts = [self.text_cache[caption] for caption in captions]
+        return {name: torch.stack([text[name] for text in texts]) for name in texts[0]}
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """An error that happened in a worker, to be raised, unadorned, in the process that waits for the batch."""
+
+    message: str
+    remedy: str
+
+
+class _Numbered(Dataset[Batch | _Refused]):
+    """A source as a data set whose index 0 is the first batch wanted."""
+
+    def __init__(self, source: Source, first: int, length: int) -> None:
+        self.source, self.first, self.length = source, first, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Batch | _Refused:
+        try:
+            return self.source.batch(self.first + index)
+        except DataError as error:
+            return _Refused(error.message, error.remedy)
+
+
+class BatchLoader:
+    """All batches of one rank from a step on, in order; one pass. `len` is the number of batches."""
+
+    def __init__(self, source: Source, *, start_step: int = 0, workers: int = 0, pin_memory: bool = False) -> None:
+        self.source = source
+        first = source.plan.batches_before(start_step)
+        length = max(0, source.plan.batches_before(source.total_steps) - first)
+        self._loader = DataLoader(
+            _Numbered(source, first, length),
+            batch_size=None,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            pin_memory=pin_memory,
+            # Without a generator of its own the loader would draw from the global one.
+            generator=torch.Generator(),
+        )
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for item in self._loader:
+            if isinstance(item, _Refused):
+                raise DataError(item.message, item.remedy)
+            yield item
+
+
+def make_loader(
+    examples: Sequence[Example],
+    cache: LatentCache | None,
+    config: TrainingConfig,
+    *,
+    total_steps: int,
+    start_step: int = 0,
+    rules: CaptionRules | None = None,
+    steps_per_epoch: int | None = None,
+    ranks: int = 1,
+    rank: int = 0,
+    draw: Draw | None = None,
+    tokenize: Tokenize | None = None,
+    text_cache: Mapping[str, Text] | None = None,
+    prepared: Sequence[Sequence[str]] | None = None,
+    pin_memory: bool = False,
+) -> BatchLoader:
+    """Return the batches that `rank` of `ranks` computes, from optimizer step `start_step` (from 0) on.
+
+    `steps_per_epoch` is what the plan says, to be compared with what the pictures give.
+
+    Raises:
+        RunError: the two disagree.
+    """
+    plan = BatchPlan(
+        examples,
+        batch_size=config.training.train_batch_size,
+        accumulation=config.training.gradient_accumulation_steps,
+        ranks=ranks,
+        seed=config.training.seed,
+    )
+    if steps_per_epoch not in (None, plan.steps_per_epoch):
+        raise RunError(
+            f"The plan has {steps_per_epoch} steps per epoch but the pictures make {plan.steps_per_epoch}.",
+            remedy="The folder has changed since the plan was made; start again.",
+        )
+    source = Source(
+        plan=plan,
+        rules=rules or CaptionRules.from_config(config),
+        total_steps=total_steps,
+        seed=config.training.seed,
+        rank=rank,
+        flip_aug=config.dataset.flip_aug,
+        cache=cache,
+        draw=draw,
+        tokenize=tokenize,
+        text_cache=text_cache,
+        prepared=prepared,
+    )
+    workers = config.dataset.max_data_loader_n_workers
+    return BatchLoader(source, start_step=start_step, workers=workers, pin_memory=pin_memory)
+
+
+def _latent_shape(mean: torch.Tensor | None, examples: Sequence[Example]) -> tuple[int, int, int, int]:
+    if mean is not None:
+        samples, channels, height, width = mean.shape
+        return samples, channels, height, width
+    width, height = examples[0].bucket
+    return len(examples), _LATENT_CHANNELS, height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT
+
+
+def _as_it_is(item: _T) -> _T:
+    return item

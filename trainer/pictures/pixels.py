@@ -1,0 +1,138 @@
+"""Decodes a picture to RGB and brings it to its bucket.
+
+What every trainer's user expects: EXIF rotation applied, transparency on white, palettes, CMYK, grey and 16 bits
+converted, animations by their first frame. Scaling is Pillow's LANCZOS.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy
+import torch
+from PIL import Image
+
+from trainer.ground.errors import DataError
+from trainer.pictures.batches import Example
+from trainer.pictures.buckets import Placement, Size
+from trainer.pictures.image_headers import UNREADABLE, open_header, orientation, size_as_seen
+
+RESAMPLING = "lanczos-gap3/1"
+"""Names how pixels are made; part of a cached latent's key, so raise it with every change that alters pixels."""
+
+_GAP = 3.0
+"""Pictures are first shrunk by whole factors, quickly, down to this many times the final size, then by LANCZOS."""
+
+_DRAFT = 3
+"""A JPEG is decoded at a half, quarter or eighth of its size while that is still this many times the final size."""
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def open_picture(path: Path, least: Size | None = None, expected: Size | None = None) -> Image.Image:
+    """Return the picture as it is seen, mode RGB, decoded.
+
+    Args:
+        least: width and height in pixels that are enough; a JPEG larger than this may come smaller than its file says,
+            never below it.
+        expected: the size that the scan found.
+
+    Raises:
+        DataError: the file is gone, cannot be decoded, or is not the one that was scanned.
+    """
+    try:
+        with open(path, "rb") as file:
+            return _decode(file, path, least, expected)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"train_data_dir: the picture {path} is not there any more.",
+            remedy="Put it, its folder or its drive back under the old name, then resume.",
+        ) from error
+    except UNREADABLE as error:
+        reason = str(error) or type(error).__name__
+        raise DataError(
+            f"train_data_dir: the picture {path} cannot be decoded: {reason}.",
+            remedy="Repair it, save it anew, or take it out of the folder.",
+        ) from error
+
+
+def fit(image: Image.Image, placement: Placement, flip: bool) -> torch.Tensor:
+    """Return the picture scaled and cut to its bucket: float32 [3, height, width] in [-1, 1], mirrored if `flip`.
+
+    Scaling and cutting are one step, so that a ribbon of a picture never becomes a giant in between. The result is
+    that of scaling to `placement.resized` and cutting at (left, top).
+    """
+    across, down = image.width / placement.resized[0], image.height / placement.resized[1]
+    width, height = placement.bucket
+    box = (
+        placement.left * across,
+        placement.top * down,
+        min((placement.left + width) * across, image.width),
+        min((placement.top + height) * down, image.height),
+    )
+    fitted = image.resize(placement.bucket, Image.Resampling.LANCZOS, box=box, reducing_gap=_GAP)
+    if flip:
+        fitted = fitted.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    pixels = torch.from_numpy(numpy.array(fitted))
+    return pixels.permute(2, 0, 1).to(torch.float32).div_(127.5).sub_(1.0).contiguous()
+
+
+def load_pixels(example: Example, flip: bool) -> torch.Tensor:
+    """Return an example's pixels in its bucket: float32 [3, height, width] in [-1, 1].
+
+    Raises:
+        DataError: the file cannot be decoded, or is not the one that was scanned.
+    """
+    least = (_DRAFT * example.placement.resized[0], _DRAFT * example.placement.resized[1])
+    image = open_picture(example.picture.path, least, example.picture.size)
+    return fit(image, example.placement, flip)
+
+
+def _decode(file: BinaryIO, path: Path, least: Size | None, expected: Size | None) -> Image.Image:
+    image = open_header(file)
+    turn, seen = orientation(image, file), size_as_seen(image, file)
+    if expected is not None and seen != expected:
+        raise DataError(
+            f"train_data_dir: the picture {path} is {seen[0]}x{seen[1]} pixels but was {expected[0]}x{expected[1]} "
+            "when the folder was scanned.",
+            remedy="Start again, and leave the folder as it is while training.",
+        )
+    if least is not None:
+        image.draft(None, least if seen == image.size else (least[1], least[0]))
+    image.load()
+    rgb = to_rgb(image)
+    return rgb.transpose(_TURNS[turn]) if turn in _TURNS else rgb
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return a decoded picture in mode RGB with transparency on white and deeper pixels scaled to 8 bits."""
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _to_eight_bits(image)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """Return a picture of one deep channel in mode L; Pillow's own conversion would cut values off at 255.
+
+    Integers are taken as 16 bits, floats as 0 to 1 unless they exceed it.
+    """
+    values = numpy.asarray(image).astype(numpy.float64)
+    if image.mode == "F":
+        scale = 1.0 if values.max(initial=0.0) > 1.0 else 255.0
+    else:
+        scale = 1.0 / 257.0
+    scaled = numpy.nan_to_num(values * scale).round().clip(0, 255)
+    return Image.fromarray(scaled.astype(numpy.uint8))

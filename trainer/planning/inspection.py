@@ -1,0 +1,149 @@
+"""What a file is and what it says of itself, from its header: a checkpoint, a LoRA, or something else. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainer.adapters.lora.lora_header import LoraHeader
+from trainer.adapters.lora.lora_header import read_header as read_lora_header
+from trainer.advice import is_anime
+from trainer.config.files import PRESETS
+from trainer.families import FAMILIES, Family, Recognition, recognise
+from trainer.families.reading.headers import CONFIGS_ENTRY, Header, read_header
+from trainer.families.reading.unsupported import LORA_SUFFIXES, name_file
+from trainer.families.unet.facts import EPSILON, VELOCITY
+from trainer.ground.errors import ModelError
+
+_UNKNOWN = "unknown"
+_PREDICTIONS = {"epsilon": EPSILON, "v": VELOCITY, VELOCITY: VELOCITY}
+"""modelspec's word for what a model predicts -> ours."""
+_ANIME_CLIP_SKIP = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Suits:
+    """What suits a base model. Torch-free, in microseconds.
+
+    `settings` are values by key: "resolution" (where the model says at which side it was made) and "clip_skip".
+    `presets` are the names of the shipped presets for its family, those for its kind first. `questions` say what the
+    user must decide, since the model doesn't say it; `remarks` what settings, by key, mean for its family.
+    """
+
+    settings: Mapping[str, object]
+    presets: tuple[str, ...]
+    questions: tuple[str, ...] = ()
+    remarks: Mapping[str, str] = field(default_factory=dict)
+
+
+def suits(seen: Recognition) -> Suits:
+    """Return what suits a recognised model, from its header and its file's name.
+
+    The names of presets begin with that of their family, as in presets/sdxl-style.toml.
+    """
+    anime = is_anime(seen.source)
+    settings: dict[str, object] = {"resolution": f"{seen.side},{seen.side}"} if seen.side else {}
+    settings["clip_skip"] = _ANIME_CLIP_SKIP if anime else 1
+    names = sorted(path.stem for path in PRESETS.glob(f"{seen.family}-*.toml"))
+    presets = tuple(sorted(names, key=lambda name: is_anime(name) != anime))
+    family = FAMILIES[seen.family]
+    return Suits(settings, presets, family.questions(seen.configs), family.remarks)
+
+
+def inspect(path: Path) -> dict[str, Any]:
+    """Return what a file or a diffusers folder is, as plain values for JSON.
+
+    "kind" is "checkpoint" (one that can be trained), "lora" (with kohya's keys) or "other"; "what" says it in words.
+
+    Raises:
+        ModelError: there is no such file, or it is damaged.
+    """
+    if path.is_dir():
+        return _checkpoint(path, None)
+    header = read_header(path)
+    if header.ends(*LORA_SUFFIXES):
+        return _lora(path, header)
+    try:
+        return _checkpoint(path, header)
+    except ModelError:
+        return {"kind": "other", "what": name_file(header).title, **_file(path, header)}
+
+
+def _checkpoint(path: Path, header: Header | None) -> dict[str, Any]:
+    seen = recognise(path)
+    family, suit = FAMILIES[seen.family], suits(seen)
+    found: dict[str, Any] = {
+        "kind": "checkpoint",
+        "what": f"a {family.title} model" + (f", {seen.variant}" if seen.variant else ""),
+        "family": seen.family,
+        "variant": seen.variant,
+        "dtype": seen.precision,
+        "prediction": seen.configs["scheduler"].get("prediction_type", _UNKNOWN),
+        "form": seen.form,
+        "suits": {**suit.settings, "presets": list(suit.presets)},
+        "questions": list(suit.questions),
+    }
+    if header is None:
+        return found
+    return {**found, "vae": seen.has_vae, **_file(path, header)}
+
+
+def _lora(path: Path, header: Header) -> dict[str, Any]:
+    try:
+        lora = read_lora_header(path)
+    except ModelError as error:
+        return {"kind": "other", "what": error.message, **_file(path, header)}
+    family = family_of_lora(lora)
+    return {
+        "kind": "lora",
+        "what": f"a LoRA for {FAMILIES[family].title}" if family else "a LoRA for a model that is not known",
+        "family": family or _UNKNOWN,
+        "prediction": _PREDICTIONS.get(lora.metadata.get("modelspec.prediction_type", ""), _UNKNOWN),
+        "dtype": header.precision,
+        "modules": len(lora.ranks),
+        "ranks": sorted(set(lora.ranks.values())),
+        "alphas": sorted(set(lora.alphas.values())),
+        **_file(path, header),
+    }
+
+
+def _file(path: Path, header: Header) -> dict[str, Any]:
+    metadata = {key: value for key, value in header.metadata.items() if key != CONFIGS_ENTRY}
+    return {"tensors": len(header.shapes), "bytes": path.stat().st_size, "metadata": metadata}
+
+
+def family_of_lora(lora: LoraHeader) -> str:
+    """Return the family that a LoRA was trained for, as its metadata or its keys and shapes say; "" if unknown."""
+    said = lora.metadata.get("ss_base_model_version", "")
+    for family in FAMILIES.values():
+        if said and said in {family.file_names(each).base_model_version for each in (EPSILON, VELOCITY)}:
+            return family.name
+    fitting = [family.name for family in FAMILIES.values() if _fits(lora, family)]
+    return fitting[0] if len(fitting) == 1 else ""
+
+
+def check_family_of_lora(lora: LoraHeader, seen: Recognition) -> None:
+    """See that a LoRA to go on from belongs to the model that it is to be trained on.
+
+    Raises:
+        ModelError: it was trained for another family.
+    """
+    family = family_of_lora(lora)
+    if family and family != seen.family:
+        raise ModelError(
+            f"network_weights: {lora.path.name} is a LoRA for {FAMILIES[family].title}, and the model is "
+            f"{FAMILIES[seen.family].title}.",
+            "Choose a LoRA that was trained for this kind of model, or the model that it was trained for.",
+        )
+
+
+def _fits(lora: LoraHeader, family: Family) -> bool:
+    """True when every module of the LoRA is a layer of the family's published model, with that layer's width."""
+    widths: Mapping[str, int] = {
+        name: target.in_features
+        for target in family.targets(family.configs, conv=True)
+        for name in (target.name, target.alias)
+    }
+    return all(widths.get(name) == lora.shapes[f"{name}.lora_down.weight"][1] for name in lora.ranks)

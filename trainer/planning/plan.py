@@ -1,0 +1,160 @@
+"""What a run would be, before anything heavy is loaded: pictures, buckets, steps, file size, advice. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from trainer import advice as recipe
+from trainer.adapters import LoraSpec, make_spec
+from trainer.adapters.lora.lora_header import read_header
+from trainer.advice import Advice
+from trainer.config import TrainingConfig, rates
+from trainer.families import FAMILIES, Recognition, recognise_chosen
+from trainer.families.family import HUB
+from trainer.families.reading.hub import cached_descriptions
+from trainer.pictures.batches import Example, examples
+from trainer.pictures.counts import Counts, count
+from trainer.pictures.report import DatasetReport
+from trainer.pictures.scan import scan
+from trainer.planning.inspection import check_family_of_lora
+from trainer.planning.timetable import Timetable, make_timetable
+from trainer.preview.prompts import SamplePrompt, prompt_notices, read_prompts
+from trainer.targets import Target
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about a run that follows from its settings, its pictures and its model file's header."""
+
+    config: TrainingConfig
+    report: DatasetReport
+    examples: tuple[Example, ...]
+    counts: Counts
+    timetable: Timetable
+    recognition: Recognition
+    prompts: tuple[SamplePrompt, ...]
+
+    @cached_property
+    def targets(self) -> tuple[Target, ...]:
+        """The layers of this checkpoint that an adapter may attach to."""
+        return FAMILIES[self.recognition.family].targets(self.recognition.configs, conv=True)
+
+    @property
+    def model(self) -> str:
+        """What kind of model it is, in words, such as "Stable Diffusion XL (v-prediction, fp16)"."""
+        return model_in_words(self.recognition)
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The learning rate of each component that is trained."""
+        return rates(self.config, FAMILIES[self.recognition.family].trainable)
+
+    @cached_property
+    def spec(self) -> LoraSpec:
+        """The adapter's ranks and alphas."""
+        return make_spec(self.config.network, self.rates)
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the LoRA file without its metadata texts."""
+        return self.spec.file_bytes(self.targets, self.config.saving.save_precision)
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the user should know about rates, pictures and steps."""
+        return (*self._unused_rates, *self.report.notices, *self.counts.notices, *prompt_notices(self.prompts))
+
+    @property
+    def _unused_rates(self) -> tuple[str, ...]:
+        given = self.config.optimizer.text_encoder_lr
+        encoders = sum(part != "unet" for part in FAMILIES[self.recognition.family].trainable)
+        if not isinstance(given, tuple) or len(given) <= encoders:
+            return ()
+        return (
+            f"text_encoder_lr has {len(given)} rates and this model {encoders} text encoder: the rest is not used.",
+        )
+
+    @cached_property
+    def advice(self) -> tuple[Advice, ...]:
+        """What experience says about these settings. Never blocks."""
+        counted = recipe.Counts(
+            images=self.counts.train_images,
+            samples=self.report.train_count,
+            reg_images=self.report.reg_images,
+            reg_samples=self.report.reg_count,
+            most_repeats=max(folder.repeats for folder in self.report.train_folders),
+            exact_steps=self.timetable.total_steps,
+            model_side=self.recognition.side,
+            model_family=self.recognition.family,
+        )
+        return recipe.advise(self.config, counted)
+
+    def lines(self) -> list[str]:
+        """Return the plan as a person reads it, a line each."""
+        counts, timetable, training = self.counts, self.timetable, self.config.training
+        reg = f" + {counts.reg_images} regularisation pictures" if counts.reg_images else ""
+        lines = [
+            f"Model: {self.model}, {self.recognition.source}",
+            f"Pictures: {counts.train_images}{reg}; {counts.samples} samples an epoch",
+            "Buckets: " + ", ".join(f"{b.resolution[0]}x{b.resolution[1]} ({b.images})" for b in counts.buckets),
+            f"Rule of thumb: {counts.formula_samples} x {timetable.total_epochs} epochs / batch size "
+            f"{training.train_batch_size * training.gradient_accumulation_steps} = {timetable.formula_steps:.0f} steps",
+            f"Steps: {timetable.steps_per_epoch} an epoch x {timetable.total_epochs} epochs = "
+            f"{timetable.total_steps} in all",
+        ]
+        if timetable.difference():
+            lines.append(f"  The two differ: {timetable.difference()}.")
+        modules = len(self.spec.select(self.targets))
+        lines.append(f"LoRA: {modules} modules, about {self.file_bytes / 1e6:.1f} MB")
+        lines += [f"Note: {notice}" for notice in self.notices]
+        lines += [f"Advice: {each}" for each in self.advice]
+        return lines
+
+
+def is_guess(seen: Recognition) -> bool:
+    """Say whether a model is on the hub and was never looked at, so that its family is not known."""
+    return seen.form == HUB and cached_descriptions(seen.source) is None
+
+
+def model_in_words(seen: Recognition) -> str:
+    """Return what kind of model it is."""
+    if is_guess(seen):
+        return f"{seen.source} on Hugging Face, looked at when the run begins"
+    said = ", ".join(word for word in (seen.variant, seen.precision) if word)
+    title = FAMILIES[seen.family].title
+    return f"{title} ({said})" if said else title
+
+
+def plan(
+    config: TrainingConfig,
+    progress: Callable[[str, int, int], None] | None = None,
+    ranks: int = 1,
+    report: DatasetReport | None = None,
+) -> Plan:
+    """Look at the pictures and the model file and return what would be trained.
+
+    `report` is a scan of the same settings' pictures where there is one already.
+
+    Raises:
+        ConfigError: settings that name folders or contradict the pictures.
+        DataError: no pictures, or captions that cannot be read.
+        ModelError: the model file cannot be used.
+        Stopped: `progress` says so.
+    """
+    recognition = recognise_chosen(config)
+    prompts = read_prompts(config)
+    report = report or scan(config, progress)
+    chosen = examples(report, config)
+    counts = count(report, chosen, config)
+    timetable = make_timetable(
+        config, micro_batches=counts.batches, formula_samples=counts.formula_samples, ranks=ranks
+    )
+    seen = Plan(config, report, chosen, counts, timetable, recognition, prompts)
+    if config.network.network_weights:
+        begun_from = read_header(Path(config.network.network_weights))
+        check_family_of_lora(begun_from, recognition)
+        seen.spec.check(seen.targets, begun_from)
+    return seen

@@ -1,0 +1,137 @@
+"""The numbers of a run that follow from its settings and pictures: steps, epochs, when to save and sample, file names.
+
+Steps and epochs count from 1; step n is the n-th optimizer step. Rules are sd-scripts' (`train_network.py`,
+`library/train_util.py`) unless said otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from trainer.config import TrainingConfig
+
+LORA_SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Timetable:
+    """How long a run is and what is due after which step.
+
+    `micro_batches` is the number of batches in one epoch over all ranks; `formula_steps` is the rule of thumb
+    (images x repeats + regularisation images x repeats) x epochs / batch size that people know by heart.
+    """
+
+    micro_batches: int
+    accumulation: int
+    ranks: int
+    steps_per_epoch: int
+    total_steps: int
+    total_epochs: int
+    formula_steps: float
+    config: TrainingConfig
+
+    def epoch(self, step: int) -> int:
+        """Return the epoch that step `step` (from 1) belongs to; step 0 is before the first."""
+        return math.ceil(step / self.steps_per_epoch)
+
+    def ends_epoch(self, step: int) -> bool:
+        """True when `step` is the last of its epoch or of the run."""
+        return step % self.steps_per_epoch == 0 or step == self.total_steps
+
+    def lora_names(self, step: int) -> tuple[str, ...]:
+        """Return the file names to write after `step`, without the one for the finished run."""
+        saving, names = self.config.saving, []
+        if saving.save_every_n_steps and step % saving.save_every_n_steps == 0:
+            names.append(step_name(saving.output_name, step))
+        if self._saves_epoch(step):
+            names.append(epoch_name(saving.output_name, self.epoch(step)))
+        return tuple(names)
+
+    def _saves_epoch(self, step: int) -> bool:
+        """The last epoch's file is the finished one."""
+        every, epoch = self.config.saving.save_every_n_epochs, self.epoch(step)
+        return bool(every) and self.ends_epoch(step) and epoch % (every or 1) == 0 and epoch < self.total_epochs
+
+    def expired_names(self, step: int) -> tuple[str, ...]:
+        """Return the earlier files to remove once those of `step` are written.
+
+        `save_last_n_steps` is a number of steps, not of files: with a file every 5 steps and the last 10 kept,
+        three remain, as with sd-scripts.
+        """
+        saving, names = self.config.saving, []
+        every = saving.save_every_n_steps
+        if every and saving.save_last_n_steps and step % every == 0:
+            last = (step - saving.save_last_n_steps - 1) // every * every
+            names += [step_name(saving.output_name, last)] if last > 0 else []
+        every = saving.save_every_n_epochs
+        if every and saving.save_last_n_epochs and self._saves_epoch(step):
+            last = self.epoch(step) - every * saving.save_last_n_epochs
+            names += [epoch_name(saving.output_name, last)] if last > 0 else []
+        return tuple(names)
+
+    def sample_due(self, step: int) -> bool:
+        """True when sample pictures are wanted after `step`; step 0 is before training."""
+        sampling = self.config.sampling
+        if step == 0:
+            return sampling.sample_at_first
+        by_step = bool(sampling.sample_every_n_steps) and step % (sampling.sample_every_n_steps or 1) == 0
+        return by_step or self.samples_epoch(step)
+
+    def samples_epoch(self, step: int) -> bool:
+        """True when the end of an epoch is why samples are wanted after `step`; their file names then say so."""
+        every = self.config.sampling.sample_every_n_epochs
+        return bool(every) and step > 0 and self.ends_epoch(step) and self.epoch(step) % (every or 1) == 0
+
+    def difference(self) -> str:
+        """Return why `total_steps` is not the rule of thumb's number, or an empty text where it is."""
+        if self.config.training.max_train_steps is not None or self.total_steps == round(self.formula_steps):
+            return ""
+        reasons = ["a bucket's last batch may be short, and regularisation pictures are balanced with the others"]
+        if self.accumulation > 1:
+            reasons.append(f"each step gathers {self.accumulation} batches")
+        if self.ranks > 1:
+            reasons.append(f"{self.ranks} devices share the batches")
+        return "; ".join(reasons)
+
+
+def step_name(output_name: str, step: int) -> str:
+    """Return kohya's file name for a LoRA saved after `step`."""
+    return f"{output_name}-step{step:08d}{LORA_SUFFIX}"
+
+
+def epoch_name(output_name: str, epoch: int) -> str:
+    """Return kohya's file name for a LoRA saved after `epoch`."""
+    return f"{output_name}-{epoch:06d}{LORA_SUFFIX}"
+
+
+def final_name(output_name: str) -> str:
+    """Return the file name of the finished LoRA."""
+    return f"{output_name}{LORA_SUFFIX}"
+
+
+def make_timetable(config: TrainingConfig, *, micro_batches: int, formula_samples: int, ranks: int = 1) -> Timetable:
+    """Return the plan for `micro_batches` batches an epoch.
+
+    `formula_samples` is images x repeats + regularisation images x repeats as the folders' names say.
+    `max_train_epochs` wins over `max_train_steps`; the last epoch may be cut by `max_train_steps`.
+    """
+    training = config.training
+    per_step = training.gradient_accumulation_steps * ranks
+    steps_per_epoch = math.ceil(micro_batches / per_step)
+    if training.max_train_epochs is not None:
+        epochs = training.max_train_epochs
+        steps = epochs * steps_per_epoch
+    else:
+        steps = training.max_train_steps or 0
+        epochs = math.ceil(steps / steps_per_epoch)
+    return Timetable(
+        micro_batches=micro_batches,
+        accumulation=training.gradient_accumulation_steps,
+        ranks=ranks,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=steps,
+        total_epochs=epochs,
+        formula_steps=formula_samples * epochs / (training.train_batch_size * per_step),
+        config=config,
+    )

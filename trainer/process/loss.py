@@ -1,0 +1,162 @@
+"""One loss per sample, and its weight by timestep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from trainer.process.diffusion import TIMESTEPS, NoiseSchedule, per_sample
+
+SNR_LIMIT = 1000.0
+"""The debiased and velocity-scale weights take no larger signal-to-noise ratio than this, as in sd-scripts."""
+
+
+@dataclass(frozen=True, slots=True)
+class LossOptions:
+    """How a prediction is compared with its target. `prediction_type` is the model's, the other names the settings'."""
+
+    prediction_type: str = "epsilon"
+    loss_type: str = "l2"
+    huber_schedule: str = "snr"
+    huber_c: float = 0.1
+    huber_scale: float = 1.0
+    min_snr_gamma: float | None = None
+    debiased_estimation_loss: bool = False
+    scale_v_pred_loss_like_noise_pred: bool = False
+    v_pred_like_loss: float | None = None
+
+    @classmethod
+    def from_section(cls, section: object, *, prediction_type: str) -> LossOptions:
+        """Take the fields of the same names from the settings' [loss] section."""
+        own = [field.name for field in fields(cls) if field.name != "prediction_type"]
+        return cls(prediction_type=prediction_type, **{name: getattr(section, name) for name in own})
+
+
+def _squared(difference: Tensor) -> Tensor:
+    return difference**2
+
+
+PLAIN_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {"l2": _squared, "l1": Tensor.abs}
+
+
+def pseudo_huber(difference: Tensor, threshold: Tensor) -> Tensor:
+    """Return 2c (sqrt(d^2 + c^2) - c): d^2 for small differences d, 2c |d| for large. Charbonnier et al. 1997.
+
+    The form without cancellation would be more exact for tiny d; this one gives sd-scripts' digits.
+    """
+    return 2.0 * threshold * (torch.sqrt(difference**2 + threshold**2) - threshold)
+
+
+def pseudo_smooth_l1(difference: Tensor, threshold: Tensor) -> Tensor:
+    """Return 2 (sqrt(d^2 + c^2) - c): the pseudo-Huber loss over c, which is 2 |d| for large differences."""
+    return 2.0 * (torch.sqrt(difference**2 + threshold**2) - threshold)
+
+
+HUBER_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"huber": pseudo_huber, "smooth_l1": pseudo_smooth_l1}
+
+
+def _constant_threshold(timesteps: Tensor, alpha_bar: Tensor, options: LossOptions) -> Tensor:
+    return torch.full_like(alpha_bar, options.huber_c * options.huber_scale)
+
+
+def _exponential_threshold(timesteps: Tensor, alpha_bar: Tensor, options: LossOptions) -> Tensor:
+    return torch.exp(math.log(options.huber_c) / TIMESTEPS * timesteps) * options.huber_scale
+
+
+def _snr_threshold(timesteps: Tensor, alpha_bar: Tensor, options: LossOptions) -> Tensor:
+    sigma = ((1.0 - alpha_bar) / alpha_bar).sqrt()
+    return (1.0 - options.huber_c) / (1.0 + sigma) ** 2 + options.huber_c
+
+
+HUBER_SCHEDULES: dict[str, Callable[[Tensor, Tensor, LossOptions], Tensor]] = {
+    "constant": _constant_threshold,
+    "exponential": _exponential_threshold,
+    "snr": _snr_threshold,
+}
+
+
+def huber_threshold(timesteps: Tensor, alphas_cumprod: Tensor, options: LossOptions) -> Tensor:
+    """Return the difference [b] at which the Huber losses turn from square to linear.
+
+    Khrapov et al. 2024, "Improving Diffusion Models's Data-Corruption Resistance using Scheduled Pseudo-Huber Loss"
+    (arXiv 2403.16728). The "snr" schedule does not use `huber_scale`, as in sd-scripts.
+    """
+    return HUBER_SCHEDULES[options.huber_schedule](timesteps, alphas_cumprod[timesteps], options)
+
+
+def min_snr_weight(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:
+    """Return min(SNR, gamma) / SNR, and for velocity min(SNR, gamma) / (SNR + 1).
+
+    Hang et al. 2023 (arXiv 2303.09556), section 3.4.
+    """
+    return snr.clamp(max=gamma) / (snr + 1.0 if prediction_type == "v_prediction" else snr)
+
+
+def velocity_weight(snr: Tensor) -> Tensor:
+    """Return SNR / (SNR + 1), which weights a velocity loss as the noise loss would be; SNR to SNR_LIMIT."""
+    limited = snr.clamp(max=SNR_LIMIT)
+    return limited / (limited + 1.0)
+
+
+def debiased_weight(snr: Tensor, prediction_type: str) -> Tensor:
+    """Return 1 / sqrt(SNR), and for velocity 1 / (SNR + 1); SNR to SNR_LIMIT.
+
+    Yu et al. 2023, "Unmasking Bias in Diffusion Model Training" (arXiv 2310.08442), eq. 12.
+    """
+    limited = snr.clamp(max=SNR_LIMIT)
+    return 1.0 / (limited + 1.0) if prediction_type == "v_prediction" else limited.rsqrt()
+
+
+def timestep_weights(snr: Tensor, options: LossOptions) -> Tensor:
+    """Return the weight [b] of each sample's loss; `snr` [b] is the original schedule's at its timestep."""
+    weights = torch.ones_like(snr)
+    if options.min_snr_gamma:
+        weights = weights * min_snr_weight(snr, options.min_snr_gamma, options.prediction_type)
+    if options.scale_v_pred_loss_like_noise_pred:
+        weights = weights * velocity_weight(snr)
+    if options.v_pred_like_loss:
+        weights = weights * (1.0 + options.v_pred_like_loss / velocity_weight(snr))
+    if options.debiased_estimation_loss:
+        weights = weights * debiased_weight(snr, options.prediction_type)
+    return weights
+
+
+def elementwise_loss(
+    prediction: Tensor, target: Tensor, timesteps: Tensor, alphas_cumprod: Tensor, options: LossOptions
+) -> Tensor:
+    """Return the loss of each element, [b,c,h,w] float32."""
+    difference = prediction.float() - target.float()
+    if options.loss_type in PLAIN_LOSSES:
+        return PLAIN_LOSSES[options.loss_type](difference)
+    threshold = huber_threshold(timesteps, alphas_cumprod, options)
+    return HUBER_LOSSES[options.loss_type](difference, per_sample(threshold, difference))
+
+
+def sample_losses(
+    prediction: Tensor,
+    target: Tensor,
+    timesteps: Tensor,
+    schedule: NoiseSchedule,
+    options: LossOptions,
+    sample_weights: Tensor | None = None,
+) -> Tensor:
+    """Return one loss per sample, [b] float32: mean over its elements, times its own weight, times its timestep's.
+
+    Their mean is the loss of the batch, as in sd-scripts.
+
+    Args:
+        prediction: [b,c,h,w], any floating-point dtype.
+        target: [b,c,h,w].
+        timesteps: [b] int64.
+        schedule: on the device of the others.
+        options: how to compare and weight.
+        sample_weights: [b], for instance prior_loss_weight for regularisation pictures; None = 1.
+    """
+    losses = elementwise_loss(prediction, target, timesteps, schedule.alphas_cumprod, options).mean(dim=(1, 2, 3))
+    if sample_weights is not None:
+        losses = losses * sample_weights
+    return losses * timestep_weights(schedule.snr[timesteps], options)

@@ -1,0 +1,381 @@
+"""What a LoRA file says about its training: kohya's `ss_*` entries, modelspec's, and the settings to read back.
+
+Every value is a text, absence is "None", as sd-scripts writes them (`train_network.py`, `library/sai_model_spec.py`).
+Names of files and of numbered picture folders go in; paths, and names of other folders, never do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import json
+import os
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from trainer.config import TrainingConfig, known_settings, resolution_size, to_flat
+from trainer.ground.files import sha256_of
+from trainer.pictures.counts import Counts, bucket_info
+from trainer.pictures.report import DatasetReport, Folder, dataset_dirs, tag_frequency
+from trainer.pictures.scan import split_name
+from trainer.planning.timetable import Timetable
+from trainer.settings.section import PATHS
+
+PROGRAM = "kohya-lora-trainer"
+
+SETTINGS_ENTRY = "trainer_config"
+"""The entry with all settings as JSON, without paths."""
+
+NEEDED = (
+    "ss_v2",
+    "ss_base_model_version",
+    "ss_network_module",
+    "ss_network_dim",
+    "ss_network_alpha",
+    "ss_network_args",
+)
+"""What `no_metadata` leaves, beside modelspec's entries: programs read from these how to apply the file."""
+
+TAGS_KEPT = 20_000
+"""At most so many tags are listed, the most frequent ones: a header of many megabytes makes files unreadable."""
+
+FOLDER_HASH = "IsADirectory"
+"""sd-scripts' word in place of the hash of a diffusers folder."""
+
+_HASHING = threading.Lock()
+"""Held while a file is read, so that who needs the hashes meanwhile waits for them and does not read it too."""
+
+_OLD_HASH_OFFSET, _OLD_HASH_LENGTH = 0x100000, 0x10000
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(?<!\.safetensors)(?<!\.ckpt)")
+
+_PROMPT_FILES = (".txt", ".toml", ".json")
+
+_SAME_NAME = (
+    "adaptive_noise_scale",
+    "bucket_no_upscale",
+    "cache_latents",
+    "caption_dropout_every_n_epochs",
+    "caption_dropout_rate",
+    "caption_tag_dropout_rate",
+    "clip_skip",
+    "enable_bucket",
+    "flip_aug",
+    "full_fp16",
+    "gradient_accumulation_steps",
+    "gradient_checkpointing",
+    "huber_c",
+    "huber_scale",
+    "huber_schedule",
+    "ip_noise_gamma",
+    "ip_noise_gamma_random_strength",
+    "keep_tokens",
+    "learning_rate",
+    "loss_type",
+    "lr_scheduler",
+    "lr_warmup_steps",
+    "max_bucket_reso",
+    "max_grad_norm",
+    "min_bucket_reso",
+    "min_snr_gamma",
+    "multires_noise_discount",
+    "multires_noise_iterations",
+    "network_alpha",
+    "network_dim",
+    "noise_offset",
+    "noise_offset_random_strength",
+    "output_name",
+    "prior_loss_weight",
+    "seed",
+    "shuffle_caption",
+    "text_encoder_lr",
+    "unet_lr",
+)
+"""Settings that are entries as they are, behind `ss_`."""
+
+_NOT_OURS: Mapping[str, object] = {
+    "color_aug": False,
+    "face_crop_aug_range": None,
+    "fp8_base": False,
+    "lowram": False,
+    "max_validation_steps": None,
+    "network_dropout": None,
+    "num_validation_images": 0,
+    "random_crop": False,
+    "resize_interpolation": None,
+    "scale_weight_norms": None,
+    "sd_scripts_commit_hash": "(unknown)",
+    "validate_every_n_epochs": None,
+    "validate_every_n_steps": None,
+    "validation_seed": None,
+    "validation_split": 0.0,
+}
+"""Entries for what sd-scripts has and this program has not, with the values for its being off."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileHashes:
+    """A model file's hashes: `old` is web UIs' former 8 digits, `new` SHA-256."""
+
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """The base model as the file tells of it. Names are file names or hub ids, never paths (`model_name`).
+
+    `base_model_version`, `architecture`, `implementation` and `v2` are the family's; `prediction_type` is "epsilon" or
+    "v_prediction", `zero_terminal_snr` what the model says of itself. Hashes are None where there is no local file.
+    """
+
+    name: str
+    base_model_version: str
+    architecture: str
+    prediction_type: str
+    hashes: FileHashes | None = None
+    vae_name: str = ""
+    vae_hashes: FileHashes | None = None
+    implementation: str = "diffusers"
+    v2: bool = False
+    zero_terminal_snr: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """What holds for the whole run. `started` is seconds since 1970; `mixed_precision` what "auto" has become."""
+
+    config: TrainingConfig
+    timetable: Timetable
+    report: DatasetReport
+    counts: Counts
+    model: ModelFacts
+    optimizer: str
+    mixed_precision: str
+    started: float
+    session_id: int
+
+
+def build(facts: RunFacts, *, step: int, epoch: int, finished: float) -> dict[str, str]:
+    """Return the metadata of a file saved after `step` and `epoch`, at `finished` seconds since 1970.
+
+    `export.save` adds the two hashes.
+    """
+    ours = _settings(facts) | _network(facts.config) | _dataset(facts) | _run(facts, step, epoch, finished)
+    model = _model(facts.model)
+    entries = {f"ss_{key}": _text(value) for key, value in {**_NOT_OURS, **ours, **model}.items()}
+    if facts.config.metadata.no_metadata:
+        entries = {key: value for key, value in entries.items() if key in NEEDED}
+    else:
+        entries[SETTINGS_ENTRY] = json.dumps(settings_without_paths(facts.config))
+    return entries | _modelspec(facts, finished)
+
+
+def read_settings(metadata: Mapping[str, str]) -> dict[str, object]:
+    """Return the settings that a file of ours was trained with, paths left out; empty for files of others."""
+    try:
+        found = json.loads(metadata.get(SETTINGS_ENTRY, "{}"))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def settings_without_paths(config: TrainingConfig) -> dict[str, object]:
+    """Return every setting by key but those that name a file or folder."""
+    shown = {key: setting.show.widget for key, setting in known_settings().items()}
+    flat = {key: value for key, value in to_flat(config).items() if shown[key] not in PATHS}
+    if _is_prompt_file(str(flat["sample_prompts"])):
+        del flat["sample_prompts"]
+    return flat
+
+
+def optimizer_name(optimizer: object, optimizer_args: Sequence[str]) -> str:
+    """Return `ss_optimizer`: the class with its module and the arguments given, as texts `name=value`."""
+    name = f"{type(optimizer).__module__}.{type(optimizer).__name__}"
+    return f"{name}({','.join(optimizer_args)})" if optimizer_args else name
+
+
+def model_name(source: str) -> str:
+    """Return what to call a model: the name of the file or folder, or a hub id such as "user/name" as it is."""
+    if _HUB_ID.fullmatch(source) and not os.path.exists(source):
+        return source
+    return Path(source).name
+
+
+def model_hashes(path: str | Path) -> FileHashes | None:
+    """Return a model file's hashes, or None where no file is to be read (a hub id).
+
+    Reads the whole file, about a second for each gigabyte, once as long as the file and the program last.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return FileHashes(FOLDER_HASH, FOLDER_HASH)
+    if not path.is_file():
+        return None
+    state = path.stat()
+    with _HASHING:
+        return _hashes_of(str(path.resolve()), state.st_size, state.st_mtime_ns)
+
+
+def hash_ahead(path: str | Path) -> None:
+    """Begin to read a model file on a thread, so that its hashes are there when the first LoRA is saved."""
+
+    def work() -> None:
+        # Whoever needs the hashes asks again, and is told.
+        with suppress(OSError):
+            model_hashes(path)
+
+    threading.Thread(target=work, name="hash", daemon=True).start()
+
+
+@lru_cache(maxsize=16)
+def _hashes_of(path: str, size: int, modified: int) -> FileHashes:
+    """`size` and `modified` are there to tell apart what the file held at different times."""
+    return FileHashes(_old_hash(Path(path)), sha256_of(Path(path)))
+
+
+def quick_hash(path: str | Path) -> str:
+    """Return the webui's old hash of a model file, which reads 64 KiB of it; empty where it is no file."""
+    return _old_hash(Path(path)) if Path(path).is_file() else ""
+
+
+def _old_hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        file.seek(_OLD_HASH_OFFSET)
+        return hashlib.sha256(file.read(_OLD_HASH_LENGTH)).hexdigest()[:8]
+
+
+def _text(value: object) -> str:
+    return json.dumps(value) if isinstance(value, dict) else str(value)
+
+
+def _settings(facts: RunFacts) -> dict[str, object]:
+    config, flat = facts.config, to_flat(facts.config)
+    return {key: flat[key] for key in _SAME_NAME} | {
+        "batch_size_per_device": config.training.train_batch_size,
+        "debiased_estimation": config.loss.debiased_estimation_loss,
+        "fp8_base_unet": config.model.quantize_base == "fp8",
+        "max_token_length": config.model.max_token_length if config.model.max_token_length > 75 else None,
+        "mixed_precision": facts.mixed_precision,
+        "optimizer": facts.optimizer,
+        "resolution": resolution_size(config),
+        "training_comment": config.metadata.training_comment or None,
+        "zero_terminal_snr": config.noise.zero_terminal_snr or facts.model.zero_terminal_snr,
+    }
+
+
+def _network(config: TrainingConfig) -> dict[str, object]:
+    network = config.network
+    entries: dict[str, object] = {"network_module": "networks.lora"}
+    if network.dim_from_weights and network.network_weights:
+        # kohya's word for a file whose modules have ranks of their own
+        entries |= {"network_dim": "Dynamic", "network_alpha": "Dynamic"}
+    elif network.conv_dim is not None:
+        alpha = 1 if network.conv_alpha is None else network.conv_alpha
+        entries["network_args"] = {"conv_dim": str(network.conv_dim), "conv_alpha": str(alpha), "dropout": None}
+    return entries
+
+
+def _run(facts: RunFacts, step: int, epoch: int, finished: float) -> dict[str, object]:
+    timetable = facts.timetable
+    return {
+        "epoch": epoch,
+        "max_train_steps": timetable.total_steps,
+        "num_batches_per_epoch": timetable.micro_batches,
+        "num_epochs": timetable.total_epochs,
+        "session_id": facts.session_id,
+        "steps": step,
+        "total_batch_size": facts.config.training.train_batch_size * timetable.accumulation * timetable.ranks,
+        "training_finished_at": finished,
+        "training_started_at": facts.started,
+    }
+
+
+def _dataset(facts: RunFacts) -> dict[str, object]:
+    report, config = facts.report, facts.config
+    names = {folder.name: _public_name(folder) for folder in report.folders}
+    tags = tag_frequency(report, all_lines=config.captions.enable_wildcard)
+    buckets = json.dumps(bucket_info(facts.counts) if config.dataset.enable_bucket else None)
+    return {
+        "bucket_info": buckets,
+        "dataset_dirs": {names[key]: value for key, value in dataset_dirs(report.train_folders).items()},
+        "num_reg_images": report.reg_count,
+        "num_train_images": report.train_count,
+        "reg_dataset_dirs": {names[key]: value for key, value in dataset_dirs(report.reg_folders).items()},
+        "tag_frequency": {names[key]: value for key, value in _most_frequent(tags, TAGS_KEPT).items()},
+    }
+
+
+def _public_name(folder: Folder) -> str:
+    """Return a numbered folder's name; what a plain folder of pictures is called is nobody's business."""
+    return folder.name if split_name(folder.name) else f"{folder.repeats}_pictures"
+
+
+def _most_frequent(tags: Mapping[str, Mapping[str, int]], limit: int) -> dict[str, dict[str, int]]:
+    """Return at most `limit` tags over all folders, the most frequent ones, in their order."""
+    if sum(len(counts) for counts in tags.values()) <= limit:
+        return {folder: dict(counts) for folder, counts in tags.items()}
+    every = ((count, folder, tag) for folder, counts in tags.items() for tag, count in counts.items())
+    kept = {(folder, tag) for _, folder, tag in heapq.nlargest(limit, every)}
+    return {
+        folder: {tag: count for tag, count in counts.items() if (folder, tag) in kept}
+        for folder, counts in tags.items()
+    }
+
+
+def _model(model: ModelFacts) -> dict[str, object]:
+    entries: dict[str, object] = {
+        "base_model_version": model.base_model_version,
+        "sd_model_name": model.name,
+        "v2": model.v2,
+    }
+    if model.hashes:
+        entries |= {"sd_model_hash": model.hashes.old, "new_sd_model_hash": model.hashes.new}
+    if model.vae_name:
+        entries["vae_name"] = model.vae_name
+    if model.vae_hashes:
+        entries |= {"vae_hash": model.vae_hashes.old, "new_vae_hash": model.vae_hashes.new}
+    return entries
+
+
+def _modelspec(facts: RunFacts, finished: float) -> dict[str, str]:
+    """Return the entries of ModelSpec 1.0.1 (Stability AI's standard for model metadata)."""
+    config, given = facts.config, facts.config.metadata
+    width, height = resolution_size(config)
+    entries = {
+        "sai_model_spec": "1.0.1",
+        "architecture": f"{facts.model.architecture}/lora",
+        "implementation": facts.model.implementation,
+        "implementation_version": f"{PROGRAM}/{_program_version()}",
+        "title": given.metadata_title or config.saving.output_name,
+        "resolution": f"{width}x{height}",
+        "date": datetime.fromtimestamp(int(finished)).isoformat(),
+        "prediction_type": "v" if facts.model.prediction_type == "v_prediction" else "epsilon",
+        "author": given.metadata_author,
+        "description": given.metadata_description,
+        "license": given.metadata_license,
+        "tags": given.metadata_tags,
+    }
+    if config.model.clip_skip > 1:
+        entries["encoder_layer"] = str(config.model.clip_skip)
+    if (config.noise.min_timestep, config.noise.max_timestep) != (0, 1000):
+        entries["timestep_range"] = f"{config.noise.min_timestep},{config.noise.max_timestep}"
+    return {f"modelspec.{key}": value for key, value in entries.items() if value}
+
+
+def _program_version() -> str:
+    try:
+        return version(PROGRAM)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _is_prompt_file(text: str) -> bool:
+    return "\n" not in text.strip() and text.strip().strip("\"'").lower().endswith(_PROMPT_FILES)

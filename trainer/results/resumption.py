@@ -1,0 +1,327 @@
+"""What resuming with other settings, pictures or versions means, in words, before it starts. Torch-free.
+
+A run resumed with everything as it was goes on bit for bit. Some changes move the schedule, some change the data, some
+only mean that the run is no longer the one that was begun; and some cannot be, since the state would not fit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer import schedules
+from trainer.config import TrainingConfig, config_from_layers, rates, to_flat
+from trainer.ground.errors import ConfigError, StateError
+from trainer.ground.events import Started
+from trainer.pictures.report import DatasetReport
+from trainer.planning.timetable import Timetable
+from trainer.results.event_log import read_events
+from trainer.results.run_folder import RunFolder
+
+FREE = frozenset(
+    {
+        "output_dir",
+        "output_name",
+        "save_every_n_epochs",
+        "save_every_n_steps",
+        "save_last_n_epochs",
+        "save_last_n_steps",
+        "save_precision",
+        "save_state_minutes",
+        "sample_prompts",
+        "sample_every_n_epochs",
+        "sample_every_n_steps",
+        "sample_at_first",
+        "sample_sampler",
+        "logging_dir",
+        "log_with",
+        "metadata_title",
+        "metadata_author",
+        "metadata_description",
+        "metadata_license",
+        "metadata_tags",
+        "training_comment",
+        "no_metadata",
+        "max_data_loader_n_workers",
+        "cache_latents_to_disk",
+        "step_down_on_out_of_memory",
+    }
+)
+"""Settings that change no number of the training: they may differ without a word."""
+
+FIXED = frozenset(
+    {
+        "network_type",
+        "network_dim",
+        "network_alpha",
+        "conv_dim",
+        "conv_alpha",
+        "dim_from_weights",
+        "network_train_unet_only",
+        "network_train_text_encoder_only",
+        "optimizer_type",
+        "full_bf16",
+        "full_fp16",
+        "model_family",
+    }
+)
+"""Settings that decide what a state holds: with others it does not fit."""
+
+BEGINNING = frozenset({"network_weights"})
+"""Settings that only a run which begins anew reads."""
+
+SCHEDULE = frozenset(
+    {
+        "max_train_epochs",
+        "max_train_steps",
+        "learning_rate",
+        "unet_lr",
+        "text_encoder_lr",
+        "lr_scheduler",
+        "lr_warmup_steps",
+        "lr_scheduler_num_cycles",
+        "lr_scheduler_power",
+    }
+)
+DATA = frozenset(
+    {
+        "train_data_dir",
+        "reg_data_dir",
+        "resolution",
+        "enable_bucket",
+        "bucket_no_upscale",
+        "min_bucket_reso",
+        "max_bucket_reso",
+        "bucket_reso_steps",
+        "train_batch_size",
+        "gradient_accumulation_steps",
+        "seed",
+        "flip_aug",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """A run as it was when its state was saved, as far as its folder tells."""
+
+    step: int
+    settings: Mapping[str, object]
+    total_steps: int = 0
+    steps_per_epoch: int = 0
+    pictures: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One difference. `about` is "settings", "schedule", "data" or "obstacle"; the last forbids resuming."""
+
+    about: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """What going on after `step` would be. Without changes the run is the same, bit for bit."""
+
+    step: int
+    changes: tuple[Change, ...]
+
+    @property
+    def exact(self) -> bool:
+        """True when nothing differs."""
+        return not self.changes
+
+    @property
+    def obstacles(self) -> tuple[str, ...]:
+        """Why it cannot be; empty where it can."""
+        return tuple(change.text for change in self.changes if change.about == "obstacle")
+
+    def lines(self) -> list[str]:
+        """Return what a person reads, a line each."""
+        if self.exact:
+            return [f"Going on after step {self.step} exactly as the run would have."]
+        texts = [change.text for change in self.changes]
+        return [*texts, f"Steps up to {self.step} stay as they are; from there on it is another run than was begun."]
+
+    def check(self) -> None:
+        """Refuse what cannot be.
+
+        Raises:
+            StateError: with every obstacle.
+        """
+        if self.obstacles:
+            raise StateError(
+                f"resume: {' '.join(self.obstacles)}",
+                "Set these back to resume, or train under another output_name; network_weights takes a LoRA to begin "
+                "from.",
+            )
+
+
+def check_layers(saved: Mapping[str, Sequence[int]], wanted: Mapping[str, Sequence[int]]) -> None:
+    """Compare the shapes of a state's matrices, by kohya key, with those that the settings make of the model.
+
+    Raises:
+        StateError: they differ, as with the checkpoint of another family.
+    """
+    for name in (*wanted, *saved):
+        if tuple(saved.get(name, ())) != tuple(wanted.get(name, ())) or (name in saved) != (name in wanted):
+            was, would_be = (list(each[name]) if name in each else "not there" for each in (saved, wanted))
+            raise StateError(
+                f"resume: the state does not fit this model and network: {name} is {was}, and would be {would_be}.",
+                "Set pretrained_model_name_or_path and the network's settings back, or choose another output_name.",
+            )
+
+
+def read_earlier(folder: RunFolder, step: int, settings: Mapping[str, object]) -> Earlier:
+    """Return what the run's folder tells of the run whose state has this step and these settings."""
+    begun = [event for event in read_events(folder.events) if isinstance(event, Started)]
+    pictures = _pictures_of(folder.dataset)
+    if not begun:
+        return Earlier(step, settings, pictures=pictures)
+    return Earlier(step, settings, begun[-1].total_steps, begun[-1].steps_per_epoch, pictures)
+
+
+def look_ahead(
+    folder: RunFolder, config: TrainingConfig, timetable: Timetable, report: DatasetReport
+) -> Resumption | None:
+    """Return what resuming a run's newest state would be, for a window that asks first; None without a state.
+
+    The state's files are not verified here; that happens when it is loaded.
+    """
+    for path in sorted(folder.state.glob("step-*/state.json"), reverse=True):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            earlier = read_earlier(folder, int(record["step"]), dict(record["settings"]))
+        except (OSError, ValueError, LookupError, TypeError):
+            continue
+        return compare(earlier, config, timetable, report)
+    return None
+
+
+def _pictures_of(path: Path) -> frozenset[str] | None:
+    """Return the paths of the pictures in a run's dataset report, or None where it cannot be read."""
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        return frozenset(
+            f"{folder['path']}/{picture['name']}" for folder in report["folders"] for picture in folder["pictures"]
+        )
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def names_of(report: DatasetReport) -> frozenset[str]:
+    """Return the paths of the pictures found now."""
+    return frozenset(str(picture.path) for folder in report.folders for picture in folder.pictures)
+
+
+def compare(earlier: Earlier, config: TrainingConfig, timetable: Timetable, report: DatasetReport) -> Resumption:
+    """Say what differs between the run that was begun and the one that the settings and pictures make now."""
+    settings = to_flat(config)
+    differing = [
+        key for key, value in settings.items() if key not in FREE and earlier.settings.get(key, value) != value
+    ]
+    changes = [
+        *_obstacles(earlier, config, timetable, differing),
+        *_steps(earlier, timetable),
+        *_rates(earlier, config, timetable),
+        *_pictures(earlier, report),
+        *_settings(earlier, settings, differing),
+    ]
+    return Resumption(earlier.step, tuple(changes))
+
+
+def _was(earlier: Earlier, settings: Mapping[str, object], key: str) -> str:
+    return f"{key} {_shown(earlier.settings.get(key))} -> {_shown(settings[key])}"
+
+
+def _shown(value: object) -> str:
+    return "not set" if value is None or value == "" else str(value)
+
+
+def _obstacles(
+    earlier: Earlier, config: TrainingConfig, timetable: Timetable, differing: list[str]
+) -> Iterator[Change]:
+    settings = to_flat(config)
+    for key in differing:
+        if key in FIXED:
+            yield Change("obstacle", f"{_was(earlier, settings, key)}: the saved state does not fit that.")
+    before = _config_of(earlier)
+    if before and rates(before).keys() != rates(config).keys():
+        parts = f"{', '.join(rates(before))} -> {', '.join(rates(config))}"
+        yield Change("obstacle", f"Trained parts {parts}: the saved state does not fit that.")
+    if timetable.total_steps < earlier.step:
+        text = f"{timetable.total_steps} steps are planned, but the state is from after step {earlier.step}."
+        yield Change("obstacle", text)
+
+
+def _config_of(earlier: Earlier) -> TrainingConfig | None:
+    """Return the earlier settings as a configuration; None where another version wrote them."""
+    try:
+        return config_from_layers([{key: value for key, value in earlier.settings.items() if value is not None}])
+    except ConfigError:
+        return None
+
+
+def _steps(earlier: Earlier, timetable: Timetable) -> Iterator[Change]:
+    if earlier.total_steps and earlier.total_steps != timetable.total_steps:
+        left = timetable.total_steps - earlier.step
+        text = f"Steps in all {earlier.total_steps} -> {timetable.total_steps}: {left} are left instead of "
+        yield Change("schedule", f"{text}{earlier.total_steps - earlier.step}.")
+    if earlier.steps_per_epoch and earlier.steps_per_epoch != timetable.steps_per_epoch:
+        old, new = earlier.step / earlier.steps_per_epoch, earlier.step / timetable.steps_per_epoch
+        text = f"Steps in an epoch {earlier.steps_per_epoch} -> {timetable.steps_per_epoch}"
+        yield Change("data", f"{text}: step {earlier.step} was at epoch {old:.1f} and counts as epoch {new:.1f}.")
+
+
+def _rates(earlier: Earlier, config: TrainingConfig, timetable: Timetable) -> Iterator[Change]:
+    """Say which rate the next step has and would have had."""
+    before = _config_of(earlier)
+    if before is None:
+        return
+    total = earlier.total_steps or timetable.total_steps
+    old = _rates_at(before, earlier.step, total)
+    for part, rate in _rates_at(config, earlier.step, timetable.total_steps).items():
+        if part in old and old[part] != rate:
+            text = f"The rate of {part} at step {earlier.step + 1} is {rate:.4g} instead of {old[part]:.4g}"
+            yield Change("schedule", f"{text} ({config.optimizer.lr_scheduler} over {timetable.total_steps} steps).")
+
+
+def _rates_at(config: TrainingConfig, step: int, total_steps: int) -> dict[str, float]:
+    settings = config.optimizer
+    return {
+        part: rate
+        * schedules.multiplier(
+            step,
+            name=settings.lr_scheduler,
+            total_steps=total_steps,
+            warmup_steps=schedules.warmup_steps(settings.lr_warmup_steps, total_steps),
+            num_cycles=settings.lr_scheduler_num_cycles,
+            power=settings.lr_scheduler_power,
+            learning_rate=rate,
+        )
+        for part, rate in rates(config).items()
+    }
+
+
+def _pictures(earlier: Earlier, report: DatasetReport) -> Iterator[Change]:
+    now = names_of(report)
+    if earlier.pictures is None or earlier.pictures == now:
+        return
+    new, gone = len(now - earlier.pictures), len(earlier.pictures - now)
+    text = f"Pictures {len(earlier.pictures)} -> {len(now)} ({new} new, {gone} gone)"
+    yield Change("data", f"{text}: from here on every epoch has another order.")
+
+
+def _settings(earlier: Earlier, settings: Mapping[str, object], differing: list[str]) -> Iterator[Change]:
+    for key in differing:
+        if key in SCHEDULE:
+            yield Change("schedule", f"{_was(earlier, settings, key)}.")
+        elif key in DATA:
+            yield Change("data", f"{_was(earlier, settings, key)}: pictures and noise are another series from here on.")
+        elif key in BEGINNING:
+            yield Change("settings", f"{_was(earlier, settings, key)}: without effect, the state's matrices count.")
+        elif key not in FIXED:
+            yield Change("settings", f"{_was(earlier, settings, key)}: holds from step {earlier.step + 1} on.")

@@ -1,0 +1,151 @@
+"""Watchers of a run: the terminal, TensorBoard; `event_log` has a third. Each is a callable that takes an event."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Never, TextIO
+
+from tqdm import tqdm
+
+from trainer.ground import events
+from trainer.ground.events import Emit, Event
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+_PLAIN_SECONDS = 10.0
+"""Least time between two progress lines where the output is not a terminal."""
+
+
+class TensorBoard:
+    """Writes scalars under sd-scripts' names: loss/current, loss/average, loss/epoch_average, lr/*."""
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: SummaryWriter = SummaryWriter(str(folder))
+
+    def __call__(self, event: Event) -> None:
+        """Write one event's numbers."""
+        match event:
+            case events.StepDone():
+                self._add("loss/current", event.loss, event.step)
+                self._add("loss/average", event.average_loss, event.step)
+                for component, rate in event.lr.items():
+                    self._add(f"lr/{component}", rate, event.step)
+                if event.step_size is not None:
+                    self._add("lr/d", event.step_size, event.step)
+            case events.EpochDone():
+                self._add("loss/epoch_average", event.loss, event.epoch)
+            case events.Validated():
+                self._add("loss/validation", event.loss, event.step)
+
+    def _add(self, name: str, value: float, step: int) -> None:
+        self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Write what is buffered."""
+        self._writer.close()
+
+
+class Console:
+    """Progress bars for every phase on a terminal, plain lines elsewhere."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._live = stream.isatty()
+        self._bar: tqdm[Never] | None = None
+        self._phase = ""
+        self._total_steps = 0
+        self._last_line = 0.0
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        match event:
+            case events.Started():
+                self._total_steps = event.total_steps
+                self.line(f"Run folder: {event.folder}")
+                if event.resumed:
+                    self.line(f"Resuming after step {event.step} of {event.total_steps}.")
+            case events.Stage():
+                self._progress(event.name, event.done, event.total, "")
+            case events.StepDone():
+                skipped = "  gradient not finite: step skipped" if event.skipped else ""
+                note = f"epoch {event.epoch}  loss {event.loss:.4f}  average {event.average_loss:.4f}{skipped}"
+                self._progress("training", event.step, self._total_steps, note)
+            case events.Saved(kind="lora"):
+                self.line(f"Saved {event.path} ({event.bytes / 1e6:.1f} MB)")
+            case events.SampleReady():
+                self.line(f"Sample {event.path}")
+            case events.Warned():
+                self.line(f"Note: {event.message}")
+            case events.Paused():
+                self.line(f"Paused after step {event.step}.")
+            case events.Finished():
+                self._finished(event)
+
+    def _progress(self, phase: str, done: int, total: int, note: str) -> None:
+        if phase != self._phase:
+            self._close_bar()
+            self._phase = phase
+            self._last_line = 0.0
+        name = phase.capitalize()
+        if self._live:
+            self._show_bar(name, done, total, note)
+        elif time.monotonic() - self._last_line > _PLAIN_SECONDS or done == total:
+            self._last_line = time.monotonic()
+            self._write(f"{name} {done}/{total or '?'}  {note}".rstrip())
+
+    def _show_bar(self, name: str, done: int, total: int, note: str) -> None:
+        bar = self._bar or tqdm(total=total or None, desc=name, initial=done, file=self._stream, dynamic_ncols=True)
+        bar.set_postfix_str(note, refresh=False)
+        bar.n = done
+        bar.refresh()
+        self._bar = bar
+
+    def _finished(self, event: events.Finished) -> None:
+        self._close_bar()
+        if not event.path:
+            self._write(f"Stopped after step {event.step}; no final file was asked for.")
+        else:
+            word = "Stopped" if event.stopped else "Finished"
+            self._write(f"{word} after step {event.step} in {event.seconds:.0f} s: {event.path}")
+
+    def line(self, text: str) -> None:
+        """Write one line above the bar, or plainly."""
+        if self._bar is not None:
+            self._bar.write(writable(text, self._stream), file=self._stream)
+        else:
+            self._write(text)
+
+    def _write(self, text: str) -> None:
+        self._stream.write(writable(text, self._stream) + "\n")
+        self._stream.flush()
+
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def close(self) -> None:
+        """Leave the terminal tidy."""
+        self._close_bar()
+
+
+def writable(text: str, stream: TextIO) -> str:
+    """Return the text with escapes for what a stream cannot show, such as bytes of a file name that are no UTF-8."""
+    encoding = stream.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def fan_out(watchers: Iterable[Emit]) -> Emit:
+    """Return one callable that tells every watcher."""
+    every = tuple(watchers)
+
+    def emit(event: Event) -> None:
+        for watcher in every:
+            watcher(event)
+
+    return emit

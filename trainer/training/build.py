@@ -1,0 +1,251 @@
+"""From settings to a wired training: the only place that knows every part."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from trainer import families, memory, process, schedules
+from trainer.adapters.lora.adapter import Adapter
+from trainer.config import TrainingConfig, rates, resolution_size
+from trainer.families.bundle import Bundle
+from trainer.ground.commands import Inbox
+from trainer.ground.control import Progress
+from trainer.ground.events import Emit, Warned
+from trainer.optimizers import OPTIMIZERS
+from trainer.pictures.captions import CaptionRules, prepared
+from trainer.pictures.latent_cache import LatentCache
+from trainer.pictures.loader import Batch, make_loader
+from trainer.planning.plan import Plan
+from trainer.preview.prompts import settle
+from trainer.results import export, metadata
+from trainer.results.run_folder import RunFolder
+from trainer.training import attention, precision, ranks, text_cache
+from trainer.training.metrics import Metrics
+from trainer.training.precision import Precision
+from trainer.training.states import Position, State
+from trainer.training.text_cache import TextCache
+from trainer.training.text_states import TextStates
+from trainer.training.training import Training
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The loaded model and how it computes. Loading comes before `build`, since it must not leave a run folder."""
+
+    bundle: Bundle
+    precision: Precision
+
+
+def load_models(config: TrainingConfig, progress: Progress) -> Models:
+    """Load the base model onto the device.
+
+    Raises:
+        ModelError: it cannot be used; see `families.load`.
+        Stopped: `progress` says so.
+    """
+    chosen = precision.resolve(config)
+    bundle = families.load(config, device=chosen.device, dtype=chosen.compute_dtype, progress=progress)
+    sizes = [part.numel() for module in bundle.components.values() for part in module.parameters()]
+    precision.use_threads_for(sum(sizes))
+    return Models(bundle, chosen)
+
+
+def build(
+    plan: Plan,
+    models: Models,
+    folder: RunFolder,
+    watch: tuple[Emit, Inbox, Progress],
+    state: State | None,
+) -> Training:
+    """Wire a training that begins anew, or that goes on after the step of `state`.
+
+    Raises:
+        TrainerError: the LoRA to go on from, the latent cache or the state cannot be used.
+        Stopped: the progress callback says so.
+    """
+    config, bundle = plan.config, models.bundle
+    tell, inbox, progress = watch
+    known = bundle.notices
+    for notice in (*plan.notices, *models.precision.notices, *known):
+        tell(Warned(message=notice))
+    accelerator = precision.make_accelerator(models.precision, config)
+    adapter = make_adapter(plan, bundle, models.precision.adapter_dtype, tell)
+    optimizer = make_optimizer(config, adapter)
+    training = Training(
+        plan=plan,
+        folder=folder,
+        accelerator=accelerator,
+        bundle=bundle,
+        adapter=adapter,
+        optimizer=accelerator.prepare_optimizer(optimizer),
+        schedule=make_schedule(config, optimizer, plan.timetable.total_steps),
+        texts=TextStates(bundle),
+        tell=tell,
+        inbox=inbox,
+        progress=progress,
+        metrics=Metrics(
+            tell,
+            window=plan.timetable.steps_per_epoch,
+            device=accelerator.device,
+            scaled=accelerator.scaler is not None,
+        ),
+        environment=environment(accelerator.device, plan.recognition.source) | attention_kernel(config, bundle, state),
+    )
+    if state is not None:
+        for change in changes(state.position, training.environment):
+            tell(Warned(message=change))
+        training.restore(state)
+        if training.micro_batch_size:
+            tell(Warned(message=f"Memory ran out before: going on with {training.micro_batch_size}."))
+    ranks.agree_on_step(training.step)
+    texts = fill_text_cache(training)
+    training.batches = make_batches(training, fill_cache(training), texts)
+    for notice in bundle.notices[len(known) :]:
+        tell(Warned(message=notice))
+    return training
+
+
+def make_adapter(plan: Plan, bundle: Bundle, dtype: torch.dtype, tell: Emit) -> Adapter:
+    """Inject the adapter in the given dtype, with the weights of `network_weights` where they are given."""
+    network, seed = plan.config.network, plan.config.training.seed
+    adapter = plan.spec.build(bundle.components, bundle.targets(conv=True), seed=seed, dtype=dtype)
+    if network.network_weights:
+        weights = export.read_lora(Path(network.network_weights))
+        for notice in adapter.load(weights.tensors, strict=False, source=weights.path.name):
+            tell(Warned(message=notice))
+    if plan.config.training.gradient_checkpointing:
+        bundle.enable_gradient_checkpointing()
+    return adapter
+
+
+def make_optimizer(config: TrainingConfig, adapter: Adapter) -> torch.optim.Optimizer:
+    """Return the optimizer with one group for each trained component."""
+    learning_rates = rates(config, adapter.components)
+    kind = OPTIMIZERS[config.optimizer.optimizer_type]
+    # A compiler joins by itself, and better with the matrices where their layers are.
+    if kind.joins and not config.training.torch_compile:
+        adapter.join()
+    groups = [
+        {"params": adapter.parameters(component), "lr": learning_rates[component], "name": component}
+        for component in adapter.components
+    ]
+    return kind.build(groups, config.optimizer.optimizer_args)
+
+
+def make_schedule(
+    config: TrainingConfig, optimizer: torch.optim.Optimizer, total_steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Return the learning-rate schedule over the whole run."""
+    settings = config.optimizer
+    return schedules.build(
+        optimizer,
+        name=settings.lr_scheduler,
+        total_steps=total_steps,
+        warmup=settings.lr_warmup_steps,
+        num_cycles=settings.lr_scheduler_num_cycles,
+        power=settings.lr_scheduler_power,
+    )
+
+
+def fill_cache(training: Training) -> LatentCache | None:
+    """Return the latents of every picture, or None where each step encodes its own."""
+    config, bundle = training.config, training.bundle
+    cache = LatentCache.from_config(config)
+    if cache is None:
+        return None
+    batch = config.dataset.vae_batch_size
+    with memory.kept():
+        cache.fill(training.plan.examples, bundle.encode_images, bundle.vae_key, batch, training.progress)
+    if not training.plan.prompts:
+        bundle.release_vae()
+    return cache
+
+
+def fill_text_cache(training: Training) -> Sequence[Sequence[str]] | None:
+    """Encode every caption and sample prompt, free the text encoders, and return the texts of each example.
+
+    None where captions are encoded while training.
+    """
+    config, bundle, plan = training.config, training.bundle, training.plan
+    on_disk = config.text.cache_text_encoder_outputs_to_disk
+    if not (on_disk or config.text.cache_text_encoder_outputs):
+        return None
+    rules, count, seed = CaptionRules.from_config(config), config.text.caption_variants, config.training.seed
+    texts = [
+        prepared(example.picture.caption, rules, count=count, seed=seed, index=index)
+        for index, example in enumerate(plan.examples)
+    ]
+    requests = [settle(prompt, config, index) for index, prompt in enumerate(plan.prompts)]
+    prompts = [text for request in requests for text in (request.prompt, request.negative_prompt)]
+    folder = Path(config.saving.output_dir) / text_cache.FOLDER if on_disk else None
+    training.text_cache = TextCache(folder)
+    key = bundle.text_key if on_disk else ""
+    wanted = (*itertools.chain(*texts), *prompts, "")
+    training.text_cache.fill(wanted, bundle.tokenize, bundle.encode_text, key, training.progress)
+    bundle.release_text_encoders()
+    return texts
+
+
+def make_batches(
+    training: Training, cache: LatentCache | None, texts: Sequence[Sequence[str]] | None = None
+) -> Iterable[Batch]:
+    """Return this rank's batches from the training's position on, with all their random numbers."""
+    config, accelerator = training.config, training.accelerator
+    draw = functools.partial(process.draw, seed=config.training.seed, options=training.noise_options)
+    text_learns = any(component != "unet" for component in training.adapter.components)
+    return make_loader(
+        training.plan.examples,
+        cache,
+        config,
+        rules=CaptionRules.from_config(config),
+        start_step=training.step,
+        total_steps=training.timetable.total_steps,
+        steps_per_epoch=training.timetable.steps_per_epoch,
+        ranks=accelerator.num_processes,
+        rank=accelerator.process_index,
+        draw=draw,
+        tokenize=training.bundle.tokenize if text_learns else None,
+        text_cache=training.text_cache,
+        prepared=texts,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+
+
+def environment(device: torch.device, model: str) -> dict[str, object]:
+    """Return what equal bits depend on besides the settings."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+        "model": metadata.quick_hash(model),
+        **{name: version(name) for name in ("torch", "diffusers", "transformers", "peft", "bitsandbytes")},
+    }
+
+
+def attention_kernel(config: TrainingConfig, bundle: Bundle, state: State | None) -> dict[str, object]:
+    """Return the kernel that attention is computed by, as part of the environment; nothing where PyTorch decides.
+
+    Deterministic runs leave it to PyTorch, which then knows what it may take.
+    """
+    if config.training.deterministic:
+        return {}
+    known = str(state.position.environment.get("attention", "")) if state else ""
+    shape = (config.training.train_batch_size, *bundle.largest_attention(*resolution_size(config)))
+    chosen = ranks.from_first(attention.choose(shape, bundle.device, bundle.dtype, known))
+    return {"attention": chosen} if chosen else {}
+
+
+def changes(position: Position, surroundings: Mapping[str, object]) -> list[str]:
+    """Return what differs of the surroundings from when the state was saved; then the bits may differ from here on."""
+    return [
+        f"Resuming with another {key}: {value!r}, was {position.environment.get(key)!r}; bits may differ from here on."
+        for key, value in surroundings.items()
+        if position.environment.get(key, value) != value
+    ]

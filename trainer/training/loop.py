@@ -1,0 +1,92 @@
+"""The training loop, on one screen. It knows no model: `build` wires what it trains.
+
+What changes a run is a line here; what only watches gets events.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from trainer import process
+from trainer.ground import events
+from trainer.pictures.loader import Batch
+from trainer.training import attention
+from trainer.training.compilation import compile_where_asked
+from trainer.training.hooks import Hooks
+from trainer.training.micro_batches import fitted
+from trainer.training.training import Training
+
+
+def train(training: Training) -> events.Finished:
+    """Train from the wired position to the plan's end, or until told to end.
+
+    Raises:
+        RunError: gradient after gradient is not finite, or a file could not be written.
+    """
+    hooks = Hooks(training)
+    with attention.preferring(str(training.environment.get("attention", ""))), hooks.keeping_state():
+        hooks.begin()
+        compile_where_asked(training, loss_of)
+        hooks.obey()
+        for batches in training.steps():
+            if training.ending:
+                break
+            began = time.perf_counter()
+            loss = fitted(training, accumulate, batches)
+            grad_norm = clip(training)
+            update(training, grad_norm)
+            training.count(loss, grad_norm, time.perf_counter() - began)
+            hooks.after_step()
+            hooks.obey()
+        return hooks.finish()
+
+
+def accumulate(training: Training, batches: Sequence[Batch]) -> Tensor:
+    """Add up the gradients of one step's micro-batches; return the mean loss over them and over all ranks."""
+    total = torch.zeros((), device=training.device)
+    for batch in batches:
+        for part, share in training.parts(batch):
+            loss = loss_of(training, part) * share / batch.group_size
+            training.accelerator.backward(loss)
+            total += loss.detach()
+    return training.sum_over_ranks(total)
+
+
+def loss_of(training: Training, batch: Batch) -> Tensor:
+    """Return the mean loss of one micro-batch, a scalar with gradient: add noise, predict, compare."""
+    draws, schedule, options = batch.draws, training.noise_schedule, training.loss_options
+    latents = training.latents(batch)
+    noisy, target = process.corrupt(latents, draws, schedule, training.noise_options, options.prediction_type)
+    prediction = training.bundle.predict(noisy, draws.timesteps, training.texts(batch), batch.sizes)
+    losses = process.sample_losses(prediction, target, draws.timesteps, schedule, options, batch.loss_weights)
+    return losses.mean()
+
+
+def clip(training: Training) -> Tensor:
+    """Share gradients between ranks, undo loss scaling, clip to `max_grad_norm` (0 = off); return the norm before.
+
+    As torch.nn.utils.clip_grad_norm_ does, without its bookkeeping for each tensor.
+    """
+    training.share_gradients()
+    training.accelerator.unscale_gradients(training.optimizer)
+    gradients = [parameter.grad for parameter in training.parameters if parameter.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    limit = training.config.optimizer.max_grad_norm
+    if limit:
+        torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0))
+    return norm
+
+
+def update(training: Training, grad_norm: Tensor) -> None:
+    """Step optimizer and schedule; where a gradient was not finite the weights stay as they were.
+
+    The schedule advances either way, so that the step number alone says which rate is in effect.
+    """
+    training.updating = True
+    training.step_optimizer(torch.isfinite(grad_norm))
+    training.optimizer.zero_grad(set_to_none=True)
+    training.advance_schedule()

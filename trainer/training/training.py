@@ -1,0 +1,328 @@
+"""One wired training: the parts that the loop works with, and where it is."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from itertools import groupby
+from typing import Any
+
+import psutil
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from trainer.adapters.lora.adapter import Adapter
+from trainer.config import TrainingConfig, to_flat
+from trainer.families import FAMILIES
+from trainer.families.bundle import Bundle
+from trainer.ground import events
+from trainer.ground.commands import Command, Inbox
+from trainer.ground.events import Emit
+from trainer.ground.randomness import stream
+from trainer.optimizers import OPTIMIZERS, OptimizerKind
+from trainer.pictures.loader import Batch
+from trainer.planning.plan import Plan
+from trainer.planning.timetable import Timetable
+from trainer.process import LossOptions, NoiseOptions, NoiseSchedule, noise_schedule, posterior_sample
+from trainer.results.metadata import ModelFacts, RunFacts, model_hashes, model_name, optimizer_name
+from trainer.results.run_folder import RunFolder
+from trainer.training import ranks, states
+from trainer.training.metrics import Metrics
+from trainer.training.micro_batches import MicroBatchSize
+from trainer.training.states import Position, State
+from trainer.training.text_cache import TextCache
+from trainer.training.text_states import TextStates
+
+_SESSION_IDS = 2**32
+"""sd-scripts draws ss_session_id from this range."""
+
+_MOMENTS = frozenset({"exp_avg", "exp_avg_sq", "state1", "state2"})
+"""Names under which torch, pytorch-optimizer and bitsandbytes keep averages of a parameter's shape."""
+
+
+@dataclass(eq=False)
+class Training:
+    """What `build` wires and the loop uses.
+
+    `batches` yields the micro-batches of this rank from the position on. `step` optimizer steps are done; the
+    `metrics` tells of them. `text_cache` holds what frozen text encoders made of all captions, where it was made ahead.
+    `current` are the micro-batches of the step under way, `updating` says that the step may have changed the weights
+    already. `micro_batch_size` is how much is computed at once, once that had to be less than the settings say; with
+    `one_size` no less either, since a compiler makes a program for each size. `ending` is the command that ends it.
+    """
+
+    plan: Plan
+    folder: RunFolder
+    accelerator: Accelerator
+    bundle: Bundle
+    adapter: Adapter
+    optimizer: Any
+    schedule: torch.optim.lr_scheduler.LambdaLR
+    texts: TextStates
+    tell: Emit
+    inbox: Inbox
+    progress: Callable[[str, int, int], None]
+    metrics: Metrics
+    environment: dict[str, object]
+    step: int = 0
+    text_cache: TextCache | None = None
+    batches: Iterable[Batch] = ()
+    rates_used: dict[str, float] = field(default_factory=dict)
+    current: Sequence[Batch] = ()
+    micro_batch_size: MicroBatchSize | None = None
+    one_size: bool = False
+    updating: bool = False
+    seconds_before: float = 0.0
+    began: float = field(default_factory=time.time)
+    clock: float = field(default_factory=time.monotonic)
+    ending: Command | None = None
+
+    @property
+    def config(self) -> TrainingConfig:
+        """The settings."""
+        return self.plan.config
+
+    @property
+    def timetable(self) -> Timetable:
+        """How long it goes and what is due when."""
+        return self.plan.timetable
+
+    @cached_property
+    def noise_options(self) -> NoiseOptions:
+        """What noise is drawn."""
+        return NoiseOptions.from_section(self.config.noise)
+
+    @cached_property
+    def loss_options(self) -> LossOptions:
+        """How a prediction is compared with its target."""
+        return LossOptions.from_section(self.config.loss, prediction_type=self.bundle.prediction_type)
+
+    @cached_property
+    def noise_schedule(self) -> NoiseSchedule:
+        """The noise schedule on the device."""
+        zero_terminal_snr = self.config.noise.zero_terminal_snr or self.bundle.zero_terminal_snr
+        return noise_schedule(self.bundle.alphas_cumprod, zero_terminal_snr=zero_terminal_snr).to(self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the arithmetic happens."""
+        return self.accelerator.device
+
+    @property
+    def optimizer_kind(self) -> type[OptimizerKind]:
+        """What kind the optimizer is of."""
+        return OPTIMIZERS[self.config.optimizer.optimizer_type]
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the newest step, from 1; 0 before the first."""
+        return self.timetable.epoch(self.step)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds trained, earlier sittings of a resumed run included."""
+        return self.seconds_before + time.monotonic() - self.clock
+
+    @cached_property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """Everything that learns, in a stable order."""
+        return [parameter for component in self.adapter.components for parameter in self.adapter.parameters(component)]
+
+    @cached_property
+    def facts(self) -> RunFacts:
+        """What every file saved by this run says of it. Reads the whole model file once, for its hash."""
+        config, seen = self.config, self.plan
+        names = FAMILIES[seen.recognition.family].file_names(self.bundle.prediction_type)
+        model = ModelFacts(
+            name=model_name(seen.recognition.source),
+            base_model_version=names.base_model_version,
+            architecture=names.architecture,
+            implementation=names.implementation,
+            v2=names.v2,
+            zero_terminal_snr=self.bundle.zero_terminal_snr,
+            prediction_type=self.bundle.prediction_type,
+            hashes=model_hashes(seen.recognition.source),
+            vae_name=model_name(config.model.vae) if config.model.vae else "",
+            vae_hashes=model_hashes(config.model.vae) if config.model.vae else None,
+        )
+        return RunFacts(
+            config=config,
+            timetable=self.timetable,
+            report=seen.report,
+            counts=seen.counts,
+            model=model,
+            optimizer=optimizer_name(self.optimizer.optimizer, config.optimizer.optimizer_args),
+            mixed_precision=self.accelerator.mixed_precision,
+            started=self.began - self.seconds_before,
+            session_id=stream(config.training.seed, 0, 0, f"session {self.began}") % _SESSION_IDS,
+        )
+
+    def steps(self) -> Iterator[Sequence[Batch]]:
+        """Yield this rank's micro-batches of one optimizer step after another."""
+        for _, group in groupby(self.batches, key=lambda batch: batch.step):
+            self.current = tuple(group)
+            yield self.current
+
+    def parts(self, batch: Batch) -> Iterator[tuple[Batch, float]]:
+        """Yield what of a micro-batch is computed at once, on the device, and its share of the micro-batch's mean."""
+        size = self.micro_batch_size.samples if self.micro_batch_size else self.config.training.train_batch_size
+        for part in batch.split(size):
+            computed = part.filled(size) if self.one_size else part
+            yield computed.to(self.device, non_blocking=True), len(computed.slots) / len(batch.slots)
+
+    def compute_by(self, micro_batch_size: MicroBatchSize) -> None:
+        """Compute no more than that at once from now on."""
+        if micro_batch_size.checkpointing:
+            self.bundle.enable_gradient_checkpointing()
+        self.micro_batch_size = micro_batch_size
+
+    def latents(self, batch: Batch) -> Tensor:
+        """Return a batch's scaled latents, [b, 4, h, w] float32, one draw of the VAE's posterior each."""
+        mean, std = batch.mean, batch.std
+        if mean is None or std is None:
+            assert batch.pixels is not None, "a batch has latents or pixels"
+            mean, std = self.bundle.encode_images(batch.pixels)
+        return posterior_sample(mean, std, batch.draws.posterior) * self.bundle.vae_scale
+
+    def sum_over_ranks(self, value: Tensor) -> Tensor:
+        """Return the sum of a tensor over all ranks."""
+        if self.accelerator.num_processes > 1:
+            ranks.add_up(value)
+        return value
+
+    def share_gradients(self) -> None:
+        """Add up the ranks' gradients in one message; a rank without pictures in a short last step adds zeros."""
+        if self.accelerator.num_processes == 1:
+            return
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        flat = ranks.add_up(torch.cat([gradient.flatten() for gradient in gradients]))
+        for gradient, part in zip(gradients, flat.split([each.numel() for each in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def advance_schedule(self) -> None:
+        """Remember the rates that the step under way used, and set those of the next."""
+        self.rates_used = {group["name"]: float(group["lr"]) for group in self.optimizer.param_groups}
+        self.schedule.step()
+
+    def step_optimizer(self, finite: Tensor) -> None:
+        """Change the weights, where `finite`, a scalar on the device, says so.
+
+        A loss scaler sees by itself whether gradients are finite, and must see the step to lower its scale.
+        """
+        if self.accelerator.scaler is not None:
+            self.optimizer.step()
+        else:
+            self.optimizer_kind.step(self.optimizer.optimizer, finite)
+
+    def count(self, loss: Tensor, grad_norm: Tensor, seconds: float) -> None:
+        """Take note of one more step, to be told of when its numbers, scalars on the device, are known.
+
+        Raises:
+            RunError: too many steps in a row had no finite gradient.
+        """
+        self.step += 1
+        self.updating = False
+        done = events.StepDone(
+            step=self.step,
+            epoch=self.epoch,
+            loss=math.nan,
+            average_loss=math.nan,
+            lr=dict(self.rates_used),
+            seconds=seconds,
+            step_size=self.optimizer_kind.step_size(self.optimizer.optimizer),
+            memory=memory_in_use(self.device),
+        )
+        self.metrics.note(done, [name for batch in self.current for name in batch.names], loss, grad_norm)
+
+    def move(self, device: torch.device) -> None:
+        """Move the models and the optimizer's state, in place: parameters keep their identity."""
+        self.bundle.to(device)
+        self.adapter.to(device)
+        for state in self.optimizer.state.values():
+            for name, value in state.items():
+                if isinstance(value, Tensor):
+                    state[name] = value.to(device)
+
+    def state(self) -> State:
+        """Return what a resume needs, as of the newest step."""
+        self.metrics.settle()
+        position = Position(
+            step=self.step,
+            losses=tuple(self.metrics.losses),
+            epoch_losses=tuple(self.metrics.epoch_losses),
+            settings=to_flat(self.config),
+            environment=self.environment,
+            seconds=self.seconds,
+            micro_batch_size=self.micro_batch_size,
+        )
+        scaler = self.accelerator.scaler
+        trained = {
+            "optimizer": self.adapter.apart(self.optimizer.state_dict()),
+            "schedule": self.schedule.state_dict(),
+            "scaler": scaler.state_dict() if scaler else None,
+        }
+        return State(position, {name: tensor.cpu() for name, tensor in self.adapter.tensors().items()}, trained)
+
+    def restore(self, state: State) -> None:
+        """Continue from a state. The reverse of `state`.
+
+        Raises:
+            StateError: it is none of this optimizer, whose settings it claims to be of.
+        """
+        self.adapter.load(state.adapter)
+        fresh = [dict(group) for group in self.optimizer.param_groups]
+        try:
+            self.optimizer.load_state_dict(self.adapter.together(state.trained["optimizer"]))
+            self.schedule.load_state_dict(state.trained["schedule"])
+            _check_moments(self.optimizer.state)
+        except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+            raise states.unfit(error) from error
+        self._apply_settings(fresh, state.position.settings)
+        if self.accelerator.scaler and state.trained["scaler"]:
+            self.accelerator.scaler.load_state_dict(state.trained["scaler"])
+        self.step = state.position.step
+        self.metrics.losses.extend(state.position.losses)
+        self.metrics.epoch_losses.extend(state.position.epoch_losses)
+        self.seconds_before = state.position.seconds
+        if state.position.micro_batch_size and self.config.training.step_down_on_out_of_memory:
+            self.compute_by(state.position.micro_batch_size)
+
+    def _apply_settings(self, fresh: Sequence[Mapping[str, Any]], before: Mapping[str, object]) -> None:
+        """Let the settings hold where the state brought others along; where they are the same, so is every bit."""
+        settings, schedule = self.config.optimizer, self.schedule
+        same = list(settings.optimizer_args) == before.get("optimizer_args")
+        names = () if same else tuple(OPTIMIZERS[settings.optimizer_type].options(settings.optimizer_args))
+        schedule.base_lrs = [group["initial_lr"] for group in fresh]
+        for group, new, factor in zip(self.optimizer.param_groups, fresh, schedule.lr_lambdas, strict=True):
+            group.update({name: new[name] for name in (*names, "initial_lr") if name in new})
+            group["lr"] = new["initial_lr"] * factor(schedule.last_epoch)
+        schedule._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+
+def _check_moments(states: Mapping[Tensor, Mapping[str, Any]]) -> None:
+    """See that averages over gradients, of which optimizers have one or two, are as large as the parameter."""
+    for parameter, state in states.items():
+        for name in _MOMENTS & state.keys():
+            if state[name].shape != parameter.shape:
+                raise ValueError(f"{name} is {tuple(state[name].shape)} for a matrix of {tuple(parameter.shape)}")
+
+
+def memory_in_use(device: torch.device) -> int:
+    """Return bytes in use: of the GPU by tensors, or of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    return int(_process(os.getpid()).memory_info().rss)
+
+
+@cache
+def _process(number: int) -> psutil.Process:
+    """Return a process to ask; to find it costs more than the question, which is asked at each step."""
+    return psutil.Process(number)
