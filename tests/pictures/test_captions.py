@@ -42,7 +42,21 @@ def test_texts_are_those_of_sd_scripts(case: dict) -> None:
         rendered(case["caption"], seed, seed + 1, case["step"], case["max_train_steps"], **case["options"])
         for seed in range(4)
     ]
-    assert got == case["out_for_random_seed_0_to_3_epoch_1_to_4"]
+    separator = case["options"].get("caption_separator", ",")  # the version compared joins with ", " whatever it is
+    assert got == [text.replace(", ", f"{separator} ") for text in case["out_for_random_seed_0_to_3_epoch_1_to_4"]]
+
+
+@pytest.mark.parametrize(
+    ("separator", "caption", "texts"),
+    [
+        (".", "a. b, c.d", {"a. b, c. d", "a. d. b, c", "b, c. a. d", "b, c. d. a", "d. a. b, c", "d. b, c. a"}),
+        (";", "a;b", {"a; b", "b; a"}),
+        (" ", "a b", {"a b", "b a"}),
+        (", ", "a, b", {"a, b", "b, a"}),
+    ],
+)
+def test_tags_are_joined_by_their_own_separator(separator: str, caption: str, texts: set[str]) -> None:
+    assert {rendered(caption, seed, shuffle_caption=True, caption_separator=separator) for seed in range(60)} == texts
 
 
 def test_untouched_captions_stay_as_written() -> None:

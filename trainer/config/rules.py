@@ -214,7 +214,7 @@ def prediction_type_agrees(config: TrainingConfig) -> Iterator[Problem]:
         message = "true is for v-prediction models only; set v_parameterization too if yours is one, or leave this out."
         yield Problem("scale_v_pred_loss_like_noise_pred", message, True)
     if loss.v_pred_like_loss is not None and velocity:
-        message = f"{loss.v_pred_like_loss:g} is for models that predict noise; leave it out with v_parameterization."
+        message = f"{loss.v_pred_like_loss:g} is for models that predict noise; leave this out with v_parameterization."
         yield Problem("v_pred_like_loss", message, loss.v_pred_like_loss)
 
 
@@ -238,7 +238,7 @@ def encoded_ahead_means_not_trained(config: TrainingConfig) -> Iterator[Problem]
         if trained and getattr(config.text, key):
             message = (
                 "true is only possible where the text encoders are not trained; set network_train_unet_only to true "
-                "(or text_encoder_lr to 0), or leave this out."
+                "(or set text_encoder_lr to 0), or leave this out."
             )
             yield Problem(key, message, True)
 

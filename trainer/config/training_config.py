@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from trainer.config.learning import LossSection, NetworkSection, NoiseSection, OptimizerSection, TrainingSection
 from trainer.config.pictures import CaptionsSection, DatasetSection, ModelSection, TextSection
 from trainer.config.results import LoggingSection, MetadataSection, SamplingSection, SavingSection
+from trainer.settings import wording
 from trainer.settings.section import Section
 from trainer.settings.walk import Setting, settings_of
 
@@ -34,6 +35,11 @@ class TrainingConfig:
 def known_settings() -> Mapping[str, Setting]:
     """Return {key: Setting} of every setting, in the order of the sections."""
     return settings_of(TrainingConfig)
+
+
+def in_labels(text: str, about: str = "") -> str:
+    """Return a message as the page says it: labels in place of keys; `about` is the setting that it stands beside."""
+    return wording.in_labels(text, known_settings(), about)
 
 
 def to_flat(config: TrainingConfig) -> dict[str, object]:

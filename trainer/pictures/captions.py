@@ -1,7 +1,7 @@
 """What a caption becomes on its way to the text encoder: prefix, dropout, wildcards, shuffle, separators.
 
 Order and random draws are those of sd-scripts (`library/train_util.py` process_caption), so a `random.Random(seed)`
-gives the text that it gives with `random.seed(seed)`.
+gives the text that it gives with `random.seed(seed)`. Tags are joined as it does since its pull request 2390.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from trainer.config import TrainingConfig
 from trainer.ground.randomness import python_random
 
 _BRACES = re.compile(r"\{\{|\}\}|\{([^}]+)\}")
-_JOINT = ", "
-"""Tags are put together again with this, whatever they were separated by, as sd-scripts does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +159,9 @@ def _edit_tags(caption: str, rules: CaptionRules, rng: random.Random, step: int,
         rng.shuffle(tags)
     if rules.caption_tag_dropout_rate > 0:
         tags = [tag for tag in tags if rng.random() >= rules.caption_tag_dropout_rate]
-    return _JOINT.join([*head, *tags, *tail])
+    separator = rules.caption_separator
+    joint = separator if separator[-1:].isspace() else f"{separator} "
+    return joint.join([*head, *tags, *tail])
 
 
 def _split_tags(caption: str, rules: CaptionRules) -> tuple[list[str], list[str], list[str]]:
