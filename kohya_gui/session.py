@@ -27,6 +27,8 @@ from trainer.run import Run, Start
 
 LOG_LINES = 300
 
+BY = "started in the page"
+
 
 class Session:
     """One program, one form, at most one run at a time. Methods may be called from any thread."""
@@ -135,7 +137,7 @@ class Session:
         saving = config.saving
         name = next_free_name(Path(saving.output_dir), saving.output_name)
         renamed = saving.model_copy(update={"output_name": name})
-        return self._begin(dataclasses.replace(config, saving=renamed), Start())
+        return self._begin(dataclasses.replace(config, saving=renamed), Start(by=BY))
 
     def _checked_form(self) -> TrainingConfig:
         checked = self.draft.check()
@@ -175,7 +177,7 @@ class Session:
         Raises:
             ConfigError, StateError: they name what the page may not touch, or a run is under way.
         """
-        return self._begin(config, Start(resume="auto"))
+        return self._begin(config, Start(resume="auto", by=BY))
 
     def _begin(self, config: TrainingConfig, start: Start) -> Run:
         self._refuse_outside(config)

@@ -65,6 +65,9 @@ def parser() -> argparse.ArgumentParser:
     training.add_argument(
         "--resume", default="", metavar="auto|PATH", help="go on from the newest state, or from the one at PATH"
     )
+    training.add_argument(
+        "--wait", action="store_true", help="where another training has the device, wait until it is free"
+    )
     training.add_argument("--overwrite", action="store_true", help="begin anew over an earlier run of the same name")
     training.set_defaults(command=train_command)
 
@@ -110,7 +113,7 @@ def train_command(given: argparse.Namespace) -> int:
             config,
             emit=sinks.fan_out((board.post, console)),
             inbox=inbox,
-            start=Start(overwrite=given.overwrite, resume=given.resume),
+            start=Start(overwrite=given.overwrite, resume=given.resume, wait=given.wait),
         )
     except TrainerError as error:
         console.close()

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,10 +37,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """How a run begins: anew, over what is there, or from a state ("auto" = the newest one, or a state's path)."""
+    """How a run begins: anew, over what is there, or from a state ("auto" = the newest one, or a state's path).
+
+    `wait` says that it waits where another has the device; `by` is who starts it, for whoever finds the device taken.
+    """
 
     overwrite: bool = False
     resume: str = ""
+    wait: bool = False
+    by: str = "started at the terminal"
 
 
 def train(
@@ -54,13 +60,15 @@ def train(
     """
     libraries.load()  # torch: seconds that --check and the window do not pay
     from trainer.results import metadata
-    from trainer.training import build, failures, loop, precision
+    from trainer.training import build, device, failures, loop, precision
 
     inbox, start = inbox or Inbox(), start or Start()
     if not is_first_rank():
         emit = _silent
     folder = RunFolder(Path(config.saving.output_dir), config.saving.output_name)
     progress = progress_of(emit, inbox)
+    gate = device.gate_of(precision.own_device(), f"training {folder.output_name!r}", start.by)
+    began = False
     try:
         with failures.in_words(config):
             look_up(config)
@@ -69,6 +77,8 @@ def train(
             state = opening_state(folder, start, emit)
             if state:
                 _tell_changes(folder, start, state, seen, emit)
+            gate.take(partial(progress, "waiting_for_the_device", 0, 0) if start.wait else None)
+            began = True
             models = build.load_models(config, progress)
             metadata.hash_ahead(seen.recognition.source)
             own = goes_on(folder, start)
@@ -76,14 +86,17 @@ def train(
                 if is_first_rank():
                     inbox.watch(folder.path)
                 with failures.in_words(config):
-                    training = build.build(seen, models, folder, (tell, inbox, progress), state)
+                    training = build.build(seen, models, folder, (tell, inbox, progress), state, gate)
                     return loop.train(training)
     except Stopped:
         finished = _early_end(RunSnapshot())
         emit(finished)
         return finished
     finally:
-        precision.reset()
+        # Whoever was refused has set nothing, and what is set is the run's that has the device.
+        if began:
+            precision.reset()
+            gate.leave()
 
 
 def _early_end(seen: RunSnapshot) -> events.Finished:

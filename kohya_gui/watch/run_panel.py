@@ -161,15 +161,14 @@ def _warnings(texts: Sequence[str]) -> str:
 def _failure(snapshot: RunSnapshot, error: events.Failed) -> str:
     lines = "".join(f"<p>{esc(line)}</p>" for line in error.message.splitlines())
     remedy = f'<p class="remedy"><b>What to do:</b> {esc(error.remedy)}</p>' if error.remedy else ""
+    heading = "The run failed" if snapshot.folder else "Not started"
     again = ""
     if snapshot.folder and snapshot.step:
         name = Path(snapshot.folder).stem
         own = button("resume", "Resume from the last saved state", style="primary", name=name)
         other = button("resume-form", "Resume with the form's settings", name=name)
         again = f'<p class="actions">{own} {other}</p>'
-    return (
-        f'<section class="card bad" id="failure" role="alert"><h3>The run failed</h3>{lines}{remedy}{again}</section>'
-    )
+    return f'<section class="card bad" id="failure" role="alert"><h3>{heading}</h3>{lines}{remedy}{again}</section>'
 
 
 def _ending(snapshot: RunSnapshot, finished: events.Finished) -> str:

@@ -23,6 +23,7 @@ ROWS = {
     "trainer.ground": 0,
     "trainer.targets": 1,
     "trainer.memory": 1,
+    "trainer.gate": 1,
     "trainer.settings": 1,
     "trainer.optimizers": 2,
     "trainer.schedules": 2,
@@ -47,6 +48,7 @@ ROWS = {
 WITHOUT_TORCH = (
     "trainer.ground",
     "trainer.targets",
+    "trainer.gate",
     "trainer.settings",
     "trainer.optimizers",
     "trainer.schedules",

@@ -23,6 +23,8 @@ from tests.helpers.families import TINY
 from tests.helpers.page import CHROMIUM, PROJECT, QUIET_BROWSER, App, begin_anew, start_app
 from trainer.ground.events import Event, StepDone
 from trainer.results.event_log import read_events
+from trainer.training.device import gate_of
+from trainer.training.precision import own_device
 
 pytestmark = [
     pytest.mark.browser,
@@ -345,6 +347,16 @@ def test_nothing_typed_then_start_watch_reload_second_tab_stop(app: App, tab: Pa
     assert (folder / "config.toml").is_file()
     other.get_by_role("tab", name="Runs").click()
     expect(other.locator(f"[data-run={name}] .badge")).to_have_text("stopped")
+
+
+def test_who_has_the_device_is_told_in_the_page(tab: Page) -> None:
+    gate = gate_of(own_device(), "training 'cat'", "started at the terminal")
+    gate.take()
+    tab.click("#start")
+    comes_to(tab, "Failed")
+    gate.leave()
+    expect(tab.locator("#failure h3")).to_have_text("Not started")
+    expect(tab.locator("#failure")).to_contain_text("in use: training 'cat', started at the terminal (process")
 
 
 def test_a_stopped_run_is_listed_and_goes_on_where_it_stopped(app: App, tab: Page) -> None:

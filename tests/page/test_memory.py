@@ -25,7 +25,7 @@ PATIENCE = 300
 
 PROGRAM = """
 import json, pathlib, sys
-from tests.test_page_memory import memory_of_runs
+from tests.page.test_memory import memory_of_runs
 print(json.dumps(memory_of_runs(int(sys.argv[1]), pathlib.Path(sys.argv[2]))))
 """
 

@@ -387,20 +387,20 @@ def test_the_settings_for_the_terminal_are_written_once_and_replace_no_other_fil
     session: Session, tmp_path: Path
 ) -> None:
     page, path = Page(session), tmp_path / "outputs" / "demo.toml"
-    shown = page.on_plan_act(told(act="write-settings"))[page.timetable]
+    shown = page.on_plan_act(told(act="write-settings"))[page.plan]
     assert "The settings are in <code>outputs/demo.toml</code>" in shown
     assert "--standalone --nproc_per_node 2 -m trainer train outputs/demo.toml" in shown
     assert load_config(path) == session.draft.check().config
     session.draft.edit("network_dim", "6")
-    assert "Write outputs/demo.toml" in page.form_update()[page.timetable]
+    assert "Write outputs/demo.toml" in page.form_update()[page.plan]
     page.on_plan_act(told(act="write-settings"))
     assert load_config(path).network.network_dim == 6
     path.write_text("# mine\n")
-    assert "not of this page" in page.on_plan_act(told(act="write-settings"))[page.timetable]
+    assert "not of this page" in page.on_plan_act(told(act="write-settings"))[page.plan]
     assert path.read_text() == "# mine\n"
     path.unlink()
     path.mkdir()
-    assert "not of this page" in page.on_plan_act(told(act="write-settings"))[page.timetable]
+    assert "not of this page" in page.on_plan_act(told(act="write-settings"))[page.plan]
 
 
 # --- session, pictures, past runs -----------------------------------------------------------------------------------

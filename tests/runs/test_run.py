@@ -11,14 +11,15 @@ import torch
 from safetensors.torch import load_file
 
 from tests.helpers.checkpoints import tiny_sd15
-from tests.helpers.runs import logged, tiny_config, write_dataset
+from tests.helpers.runs import RunServer, logged, run_and_die, tiny_config, tiny_settings, write_dataset
 from trainer import Run, Start, train
-from trainer.config import TrainingConfig
+from trainer.config import TrainingConfig, load_config
 from trainer.ground import events
 from trainer.ground.commands import Command
 from trainer.ground.errors import StateError
 from trainer.results.run_folder import RunFolder
 from trainer.results.snapshot import RunSnapshot
+from trainer.training.device import gate_of
 
 MANY_STEPS = 100_000
 
@@ -124,10 +125,50 @@ def test_two_runs_to_one_output_are_refused(ground: tuple[Path, Path], tmp_path:
     run = Run(config)
     run.start()
     wait_until(run, lambda seen: seen.step >= 1)
+    run.send(Command.PAUSE)
+    wait_until(run, lambda seen: seen.status == "paused")
     with pytest.raises(StateError, match="another run"):
         train(config, emit=lambda event: None, start=Start(resume="auto"))
     run.send(Command.ABORT)
     run.join(60)
+
+
+def test_the_device_has_one_run_and_a_paused_one_gives_it_up(ground: tuple[Path, Path], tmp_path: Path) -> None:
+    config = tiny_config(*ground, tmp_path, max_train_steps=MANY_STEPS, output_name="first")
+    run = Run(config, Start(by="started in the page"))
+    run.start()
+    wait_until(run, lambda seen: seen.step >= 1)
+    other = tiny_settings(*ground, tmp_path / "other", max_train_steps=MANY_STEPS)
+    with pytest.raises(StateError, match=r"in use: training 'first', started in the page \(process \d+") as refusal:
+        train(load_config(overrides=other), emit=lambda event: None)
+    assert "--wait" in refusal.value.remedy
+    assert not (tmp_path / "other").exists()
+
+    run.send(Command.PAUSE)
+    held = wait_until(run, lambda seen: seen.status == "paused")
+    process = RunServer().context.Process(target=run_and_die, args=(other, "", None))
+    process.start()
+    log = tmp_path / "other" / "tiny.run" / "events.jsonl"
+    wait_until(run, lambda seen: log.is_file() and '"StepDone"' in log.read_text())
+    run.send(Command.RESUME)
+    wait_until(run, lambda seen: seen.phase == "waiting_for_the_device")
+    assert "in use by training 'tiny', started at the terminal" in run.snapshot.warnings[-1]
+    process.kill()  # its lock dies with it
+    process.join()
+    wait_until(run, lambda seen: seen.step > held.step)
+    run.send(Command.ABORT)
+    run.join(60)
+
+
+def test_a_run_that_may_wait_begins_when_the_device_is_free(ground: tuple[Path, Path], tmp_path: Path) -> None:
+    gate = gate_of(torch.device("cpu"), "drawing pictures", "a test")
+    gate.take()
+    run = Run(tiny_config(*ground, tmp_path, max_train_steps=2), Start(wait=True))
+    run.start()
+    wait_until(run, lambda seen: seen.phase == "waiting_for_the_device")
+    gate.leave()
+    run.join(60)
+    assert run.snapshot.status == "finished"
 
 
 @pytest.mark.parametrize(

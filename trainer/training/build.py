@@ -16,6 +16,7 @@ from trainer import families, memory, process, schedules
 from trainer.adapters.lora.adapter import Adapter
 from trainer.config import TrainingConfig, rates, resolution_size
 from trainer.families.bundle import Bundle
+from trainer.gate import Gate
 from trainer.ground.commands import Inbox
 from trainer.ground.control import Progress
 from trainer.ground.events import Emit, Warned
@@ -64,6 +65,7 @@ def build(
     folder: RunFolder,
     watch: tuple[Emit, Inbox, Progress],
     state: State | None,
+    gate: Gate | None = None,
 ) -> Training:
     """Wire a training that begins anew, or that goes on after the step of `state`.
 
@@ -91,6 +93,7 @@ def build(
         tell=tell,
         inbox=inbox,
         progress=progress,
+        gate=gate,
         metrics=Metrics(
             tell,
             window=plan.timetable.steps_per_epoch,

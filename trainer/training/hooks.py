@@ -24,6 +24,9 @@ from trainer.training import ranks
 from trainer.training.state_writer import StateWriter, Written
 from trainer.training.training import Training
 
+WAITING_SECONDS = 0.2
+"""Time between two looks whether the device is free again."""
+
 
 class Hooks:
     """Does what the plan and the commands say is due. Only rank 0 writes; the others keep step."""
@@ -199,14 +202,34 @@ class Hooks:
         training.tell(ready)
 
     def _pause(self) -> None:
-        """Save, free the device, wait, take the device back. The numbers are the same as without the pause."""
+        """Save, free the device, wait, take the device back. The numbers are the same as without the pause.
+
+        Where another has the device by then and the run is told to end, it ends without it: a CPU can write files.
+        """
         training = self._training
         self.save_state()
         training.inbox.send(Command.PAUSE)
         device = training.device
         training.move(torch.device("cpu"))
+        if training.gate:
+            training.gate.leave()
         pause(training.tell, training.inbox, training.step)
-        training.move(device)
+        if self._takes_device_back():
+            training.move(device)
+
+    def _takes_device_back(self) -> bool:
+        """Take the device again, and wait while another has it. False where the run is told to end meanwhile."""
+        training = self._training
+        if training.gate is None or training.gate.try_to_take():
+            return True
+        waited_for = f"Going on waits: {training.gate.title} is in use by {training.gate.holder()}."
+        training.tell(events.Warned(message=waited_for))
+        while not training.gate.try_to_take():
+            training.tell(events.Stage(name="waiting_for_the_device"))
+            if any(command in ENDINGS for command in training.inbox.peek()):
+                return False
+            time.sleep(WAITING_SECONDS)
+        return True
 
     def _agreed(self) -> list[Command]:
         commands = self._training.inbox.take() if self._writes else []

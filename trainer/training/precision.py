@@ -59,7 +59,7 @@ class Precision:
 
 def resolve(config: TrainingConfig) -> Precision:
     """Choose device and precision for the settings on this machine."""
-    device = _device()
+    device = own_device()
     has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     training = config.training
     half = "bf16" if training.full_bf16 else "fp16" if training.full_fp16 else ""
@@ -140,7 +140,7 @@ def reset() -> None:
     free_memory()
 
 
-def _device() -> torch.device:
+def own_device() -> torch.device:
     """Return the device of this process; under torchrun and accelerate launch every rank has its own GPU."""
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

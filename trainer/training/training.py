@@ -20,6 +20,7 @@ from trainer.adapters.lora.adapter import Adapter
 from trainer.config import TrainingConfig, to_flat
 from trainer.families import FAMILIES
 from trainer.families.bundle import Bundle
+from trainer.gate import Gate
 from trainer.ground import events
 from trainer.ground.commands import Command, Inbox
 from trainer.ground.events import Emit
@@ -53,7 +54,8 @@ class Training:
     `metrics` tells of them. `text_cache` holds what frozen text encoders made of all captions, where it was made ahead.
     `current` are the micro-batches of the step under way, `updating` says that the step may have changed the weights
     already. `micro_batch_size` is how much is computed at once, once that had to be less than the settings say; with
-    `one_size` no less either, since a compiler makes a program for each size. `ending` is the command that ends it.
+    `one_size` no less either, since a compiler makes a program for each size. `ending` is the command that ends it,
+    `gate` is held while the device is used.
     """
 
     plan: Plan
@@ -81,6 +83,7 @@ class Training:
     began: float = field(default_factory=time.time)
     clock: float = field(default_factory=time.monotonic)
     ending: Command | None = None
+    gate: Gate | None = None
 
     @property
     def config(self) -> TrainingConfig:
