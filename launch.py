@@ -1,7 +1,8 @@
 """Sets the program up and starts it, from any folder, with nothing but Python's standard library.
 
     python launch.py                      open the page
-    python launch.py train RUN.toml       train without the page (`python -m trainer ...`; so are keys, inspect)
+    python launch.py train RUN.toml       train without the page; `train --help` says how
+    python launch.py inspect FILE         say what a file is; so are all tools of `python -m trainer --help`
     python launch.py test [PYTEST ...]    run the test suite
 
 The first start makes `.venv` beside this file and installs what pyproject.toml asks for, in the versions of

@@ -39,10 +39,11 @@ ROWS = {
     "trainer.faststart": 6,
     "trainer.training": 7,
     "trainer.run": 8,
-    "trainer.__main__": 9,
-    "trainer": 9,
-    "kohya_gui": 10,
-    "launch": 11,
+    "trainer.tools": 9,
+    "trainer.__main__": 10,
+    "trainer": 10,
+    "kohya_gui": 11,
+    "launch": 12,
 }
 # Folders of the engine in which nothing imports torch but inside `build` and `load`.
 WITHOUT_TORCH = (

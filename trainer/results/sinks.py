@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 _PLAIN_SECONDS = 10.0
 """Least time between two progress lines where the output is not a terminal."""
+
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_BREAKS = re.compile("[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 
 
 class TensorBoard:
@@ -116,13 +120,16 @@ class Console:
     def line(self, text: str) -> None:
         """Write one line above the bar, or plainly."""
         if self._bar is not None:
-            self._bar.write(writable(text, self._stream), file=self._stream)
+            self._bar.write(self._shown(text), file=self._stream)
         else:
             self._write(text)
 
     def _write(self, text: str) -> None:
-        self._stream.write(writable(text, self._stream) + "\n")
+        self._stream.write(self._shown(text) + "\n")
         self._stream.flush()
+
+    def _shown(self, text: str) -> str:
+        return writable(one_line(text), self._stream)
 
     def _close_bar(self) -> None:
         if self._bar is not None:
@@ -135,9 +142,23 @@ class Console:
 
 
 def writable(text: str, stream: TextIO) -> str:
-    """Return the text with escapes for what a stream cannot show, such as bytes of a file name that are no UTF-8."""
+    """Return the text with escapes for what a stream cannot show, and for what would steer a terminal.
+
+    Prompts, names of files and metadata of strangers' files may hold such characters: control characters but the line
+    break and the tab, those that turn the direction of writing, and bytes of a file name that are no UTF-8. The escapes
+    are also those of JSON, so that what is printed as JSON stays it.
+    """
     encoding = stream.encoding or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
+    return _STEERING.sub(_escape, text).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def one_line(text: str) -> str:
+    """Return the text with escapes for its line breaks."""
+    return _BREAKS.sub(_escape, text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
 
 
 def fan_out(watchers: Iterable[Emit]) -> Emit:

@@ -69,11 +69,17 @@ def settings_of(config: type) -> Mapping[str, Setting]:
     """Return {key: Setting} of every setting, in order. Raises TypeError if two sections declare the same key."""
     found: dict[str, Setting] = {}
     for name, section in sections_of(config).items():
-        for key, field in section.model_fields.items():
+        for key, setting in settings_in(name, section).items():
             if key in found:
                 raise TypeError(f"{key} is declared in [{found[key].section}] and in [{name}]")
-            found[key] = _setting(name, section, key, field)
+            found[key] = setting
     return found
+
+
+@cache
+def settings_in(name: str, section: type[Section]) -> Mapping[str, Setting]:
+    """Return {key: Setting} of one section, in order; `name` is what it is called."""
+    return {key: _setting(name, section, key, field) for key, field in section.model_fields.items()}
 
 
 def _setting(name: str, section: type[Section], key: str, field: FieldInfo) -> Setting:
@@ -90,7 +96,7 @@ def _setting(name: str, section: type[Section], key: str, field: FieldInfo) -> S
         accepts_list=len(members) > 1 and any(get_origin(member) is tuple for member in members),
         choices=choices,
         bounds=_bounds(field),
-        default=field.default,
+        default=None if field.is_required() else field.default,
         zero_is_off=declaration.zero_is_off,
         show=declaration.show,
         help=_one_line(help_line),

@@ -1,0 +1,28 @@
+"""What can be asked of the program by name: `python -m trainer NAME ...`. A new tool is one class and one line here.
+
+From the class come its command line with help, and the checks of its arguments. Importing this package imports no
+torch; a tool that needs it imports it while it runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainer.tools.export import Export
+from trainer.tools.inspect import Inspect
+from trainer.tools.keys import Keys
+from trainer.tools.tool import Arguments, Desk, Tool
+from trainer.tools.train import Train
+
+TOOLS: dict[str, Tool[Any]] = {
+    tool.name: tool
+    for tool in (
+        Train(),
+        Keys(),
+        Inspect(),
+        Export(),
+    )
+}  # fmt: skip
+"""Every tool by the name that means it."""
+
+__all__ = ["TOOLS", "Arguments", "Desk", "Tool"]

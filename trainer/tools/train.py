@@ -1,0 +1,55 @@
+"""Train a LoRA, or say what would be trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trainer.ground.errors import RunError, TrainerError
+from trainer.planning.plan import plan
+from trainer.results import sinks
+from trainer.results.snapshot import Board
+from trainer.run import Start, is_first_rank, train
+from trainer.settings.section import Show, setting
+from trainer.tools.of_settings import FileArguments, OfSettings, read_settings
+from trainer.tools.tool import COMPLETED, FAILED, REFUSED, STOPPED, Desk
+
+
+class TrainArguments(FileArguments):
+    """What is trained, and from where on."""
+
+    check: bool = setting(False, Show("Check"))
+    """Check settings and pictures, print the plan, and end."""
+
+    resume: str = setting("", Show("Resume", unit="auto|PATH"))
+    """Go on from the newest state, or from the one at PATH."""
+
+    wait: bool = setting(False, Show("Wait"))
+    """Where another training has the device, wait until it is free."""
+
+    overwrite: bool = setting(False, Show("Overwrite"))
+    """Begin anew over an earlier run of the same name."""
+
+
+class Train(OfSettings[TrainArguments]):
+    """`python -m trainer train RUN.toml`; also under `accelerate launch` and `torchrun`."""
+
+    name = "train"
+    help = "train a LoRA from a TOML file of settings"
+    arguments = TrainArguments
+    positional = {"file": "RUN.toml"}
+
+    def run(self, arguments: TrainArguments, desk: Desk) -> int:
+        config = read_settings(arguments, desk, Path(arguments.file))
+        if arguments.check:
+            desk.say("\n".join(map(sinks.one_line, plan(config).lines())))
+            return COMPLETED
+        board = Board()
+        start = Start(overwrite=arguments.overwrite, resume=arguments.resume, wait=arguments.wait)
+        try:
+            finished = train(config, emit=sinks.fan_out((board.post, desk.emit)), inbox=desk.listen(), start=start)
+        except TrainerError as error:
+            desk.complain(error)
+            # Ranks after the first tell nothing, so their board does not know that training had begun.
+            began = board.snapshot.folder or (isinstance(error, RunError) and not is_first_rank())
+            return FAILED if began else REFUSED
+        return STOPPED if finished.stopped else COMPLETED
