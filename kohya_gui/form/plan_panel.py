@@ -11,7 +11,7 @@ from kohya_gui.form.survey import Survey
 from kohya_gui.form.terminal_card import terminal_card
 from kohya_gui.parts.charts import Line, chart
 from kohya_gui.parts.markup import button, esc, number, size
-from trainer.advice import AIM_STEPS, FEWEST_STEPS, MOST_STEPS, Advice, is_trial
+from trainer.advice import AIM_STEPS, FEWEST_STEPS, MOST_STEPS, TRIAL_SIDE, Advice
 from trainer.config import TrainingConfig, known_settings
 from trainer.ground.errors import Problem
 from trainer.planning.plan import model_in_words
@@ -96,7 +96,7 @@ def steps_card(survey: Survey) -> str:
     return (
         '<section class="card steps"><h3>Steps</h3>'
         f'<p class="big"><b id="total-steps">{number(timetable.total_steps)}</b> steps'
-        f"{_verdict(survey.config, timetable.total_steps)}</p>"
+        f"{_verdict(survey, timetable.total_steps)}</p>"
         f'<p class="sum">{_formula(survey)}</p>{_exact(survey)}</section>'
     )
 
@@ -133,8 +133,8 @@ def _exact(survey: Survey) -> str:
     return f'<p class="quiet">Exactly: {each}, {number(timetable.total_steps)} in all.{esc(words)}</p>'
 
 
-def _verdict(config: TrainingConfig, steps: int) -> str:
-    if is_trial(config):
+def _verdict(survey: Survey, steps: int) -> str:
+    if survey.recognition and 0 < survey.recognition.side < TRIAL_SIDE:
         return '<span class="badge">a trial</span>'
     if steps < FEWEST_STEPS:
         return f'<span class="badge warn">below {number(FEWEST_STEPS)}</span>'
@@ -206,7 +206,8 @@ def advice_list(advice: Sequence[Advice], ways_out: Mapping[tuple[str, int], str
             '<p class="quiet">Nothing unusual in these settings.</p></section>'
         )
     rows = "".join(
-        f"<li><p>{_to_field(each.key)} <span>{esc(each.message)}</span></p>"
+        f'<li class="{"serious" if each.serious else "remark"}">'
+        f"<p>{_to_field(each.key)} <span>{esc(each.message)}</span></p>"
         f'<p class="quiet">{esc(each.reason)}</p>{ways_out.get(("advice", place), "")}</li>'
         for place, each in enumerate(advice)
     )

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from trainer.advice import Advice, advise
-from trainer.advice import Counts as Known
+from trainer.advice import Advice, Situation, advise
 from trainer.config import TrainingConfig, known_settings, rates
 from trainer.families import FAMILIES, Recognition, recognise
 from trainer.ground.errors import ConfigError, Problem, TrainerError
@@ -60,9 +59,14 @@ class Survey:
         return rates(self.config, self.parts)
 
     @property
+    def _situation(self) -> Situation:
+        seen = self.recognition
+        return Situation(model_side=seen.side, model_family=seen.family) if seen else Situation()
+
+    @property
     def advice(self) -> tuple[Advice, ...]:
         """What experience says, as far as it can be said."""
-        return self.plan.advice if self.plan else advise(self.config, Known())
+        return self.plan.advice if self.plan else advise(self.config, self._situation)
 
 
 class Surveyor:

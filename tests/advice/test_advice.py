@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from trainer.advice import AIM_STEPS, RULES, Advice, Counts, advise, best_epochs, formula_steps, is_anime, strength
+from trainer.advice import AIM_STEPS, RULES, Advice, Situation, advise, best_epochs, formula_steps, is_anime, strength
+from trainer.advice.leftovers import demo_settings
 from trainer.config import config_from_layers, load_config, to_flat
 
-COUNTS = Counts(images=20, samples=100, reg_images=50, reg_samples=100, most_repeats=5)
+COUNTS = Situation(images=20, samples=100, reg_images=50, reg_samples=100, most_repeats=5)
 """2,000 steps in 10 epochs: nothing to say about them."""
 
 
-def found(values: dict[str, object], counts: Counts = COUNTS) -> dict[str, Advice]:
+def found(values: dict[str, object], counts: Situation = COUNTS) -> dict[str, Advice]:
     """Return {rule: advice}."""
     return {advice.rule: advice for advice in advise(load_config(None, values), counts)}
 
 
-def after_remedy(values: dict[str, object], advice: Advice, counts: Counts = COUNTS) -> set[str]:
+def after_remedy(values: dict[str, object], advice: Advice, counts: Situation = COUNTS) -> set[str]:
     """Return the rules that still speak when the remedy of one is followed."""
     assert advice.remedy is not None
     config = config_from_layers([to_flat(load_config(None, values)), advice.remedy])
@@ -29,12 +30,12 @@ def after_remedy(values: dict[str, object], advice: Advice, counts: Counts = COU
         ({}, COUNTS, 2000),
         ({"train_batch_size": 4}, COUNTS, 500),
         ({"train_batch_size": 3, "max_train_epochs": 1}, COUNTS, 200 / 3),
-        ({"max_train_epochs": 7}, Counts(images=12, samples=48, reg_images=6, reg_samples=6), 378),
+        ({"max_train_epochs": 7}, Situation(images=12, samples=48, reg_images=6, reg_samples=6), 378),
         ({"max_train_steps": 700}, COUNTS, 700),
-        ({}, Counts(), 0),
+        ({}, Situation(), 0),
     ],
 )
-def test_formula_steps(values: dict[str, object], counts: Counts, steps: float) -> None:
+def test_formula_steps(values: dict[str, object], counts: Situation, steps: float) -> None:
     assert formula_steps(counts, load_config(None, values)) == steps
 
 
@@ -73,7 +74,7 @@ def test_steps_within_the_aim_are_left_alone(epochs: int) -> None:
 
 
 def test_the_exact_number_goes_before_the_formula() -> None:
-    counts = Counts(images=20, samples=100, reg_images=50, reg_samples=100, exact_steps=1000)
+    counts = Situation(images=20, samples=100, reg_images=50, reg_samples=100, exact_steps=1000)
     assert "1,000 steps" in found({}, counts)["total-steps"].message
 
 
@@ -83,38 +84,48 @@ def test_a_length_in_steps_is_answered_in_steps() -> None:
 
 
 def test_a_single_epoch_that_is_too_long_asks_for_fewer_repeats() -> None:
-    advice = found({"max_train_epochs": 1}, Counts(images=100, samples=9000, reg_images=1, most_repeats=90))
+    advice = found({"max_train_epochs": 1}, Situation(images=100, samples=9000, reg_images=1, most_repeats=90))
     assert "lower the repeats" in advice["total-steps"].reason
     assert advice["total-steps"].remedy is None
 
 
 def test_nothing_is_said_where_no_number_of_epochs_is_better_or_no_pictures_are_known() -> None:
-    assert "total-steps" not in found({"max_train_epochs": 1}, Counts(images=19, samples=1900, reg_images=1))
-    assert "total-steps" not in found({}, Counts())
+    assert "total-steps" not in found({"max_train_epochs": 1}, Situation(images=19, samples=1900, reg_images=1))
+    assert "total-steps" not in found({}, Situation())
 
 
 @pytest.mark.parametrize(
-    "values", [{"network_dim": 8, "network_alpha": 4.0}, {"max_train_steps": 12}, {"resolution": 64}]
+    "values", [{}, {"network_dim": 8, "network_alpha": 4.0}, {"max_train_steps": 12}, {"resolution": 64}]
 )
-def test_trials_and_the_demo_are_left_alone(values: dict[str, object]) -> None:
-    counts = Counts(images=4, samples=4)
-    assert not {"total-steps", "no-regularisation"} & set(found(values, counts))
+def test_only_a_toy_model_makes_a_trial(values: dict[str, object]) -> None:
+    counts = Situation(images=4, samples=4)
+    assert {"total-steps", "no-regularisation"} <= set(found(values, counts))
+    toy = Situation(images=4, samples=4, model_side=64)
+    assert not {"total-steps", "no-regularisation"} & set(found(values, toy))
+
+
+@pytest.mark.parametrize("side", [0, 64, 512, 1024])
+@pytest.mark.parametrize("values", [{"max_train_steps": 84_000_000}, {"max_train_epochs": 420_000}])
+def test_absurd_lengths_are_serious_on_any_model(values: dict[str, object], side: int) -> None:
+    advice = found(values, Situation(images=20, samples=200, model_side=side))["total-steps"]
+    assert advice.serious
+    assert "84,000,000 steps" in advice.message
 
 
 # --- pictures -------------------------------------------------------------------------------------------------------
 
 
 def test_repeats_without_regularisation_pictures_should_be_one() -> None:
-    advice = found({}, Counts(images=20, samples=200, most_repeats=10))["repeats-without-regularisation"]
+    advice = found({}, Situation(images=20, samples=200, most_repeats=10))["repeats-without-regularisation"]
     assert advice.message.startswith("10 repeats")
-    assert "repeats-without-regularisation" not in found({}, Counts(images=200, samples=200, most_repeats=1))
+    assert "repeats-without-regularisation" not in found({}, Situation(images=200, samples=200, most_repeats=1))
     assert "repeats-without-regularisation" not in found({})
 
 
 def test_no_regularisation_pictures_are_mentioned() -> None:
-    assert "overfitting" in found({}, Counts(images=200, samples=200))["no-regularisation"].reason
+    assert "overfitting" in found({}, Situation(images=200, samples=200))["no-regularisation"].reason
     assert "no-regularisation" not in found({})
-    assert "no-regularisation" not in found({}, Counts())
+    assert "no-regularisation" not in found({}, Situation())
 
 
 # --- rates ----------------------------------------------------------------------------------------------------------
@@ -132,6 +143,10 @@ def test_no_regularisation_pictures_are_mentioned() -> None:
         {"optimizer_type": "DAdaptAdam", "learning_rate": 0.5},
         {"optimizer_type": "Prodigy", "unet_lr": 2.0, "text_encoder_lr": 2.0},
         {"optimizer_type": "Prodigy", "resolution": 64},
+        {"learning_rate": 1e-3, "resolution": 64},
+        {"learning_rate": 1.0},
+        {"optimizer_type": "Adafactor", "learning_rate": 1e-2},
+        {"optimizer_type": "Adafactor", "optimizer_args": ["scale_parameter=True"]},
         {"optimizer_type": "Prodigy", "text_encoder_lr": 0},
     ],
 )
@@ -145,8 +160,9 @@ def test_unusual_learning_rates(values: dict[str, object]) -> None:
     "values",
     [
         {"learning_rate": 5e-5},
-        {"learning_rate": 1e-3, "resolution": 64},
         {"learning_rate": 1e-3, "network_alpha": 1.0},
+        {"optimizer_type": "Adafactor", "optimizer_args": ["scale_parameter=True"], "learning_rate": 0.1},
+        {"optimizer_type": "Adafactor", "optimizer_args": ["relative_step=True"], "learning_rate": 7.0},
         {"optimizer_type": "Prodigy", "learning_rate": 1.0},
         {"optimizer_type": "Lion", "learning_rate": 1e-5},
         {"optimizer_type": "Adafactor", "learning_rate": 1e-3},
@@ -155,6 +171,40 @@ def test_unusual_learning_rates(values: dict[str, object]) -> None:
 )
 def test_usual_learning_rates(values: dict[str, object]) -> None:
     assert "learning-rate" not in found(values)
+
+
+@pytest.mark.parametrize(("rate", "speaks"), [(8e-4, False), (1.0, True), (1e-7, True)])
+def test_a_toy_model_bears_higher_rates_but_not_any(rate: float, speaks: bool) -> None:
+    toy = Situation(images=12, samples=144, reg_images=1, model_side=64)
+    assert ("learning-rate" in found({"learning_rate": rate}, toy)) is speaks
+
+
+@pytest.mark.parametrize("rate", [0.01, 1.0])
+def test_a_rate_of_another_order_is_serious(rate: float) -> None:
+    assert found({"learning_rate": rate})["learning-rate"].serious
+    assert next(iter(advise(load_config(None, {"learning_rate": rate}), COUNTS))).rule == "learning-rate"
+
+
+def test_a_rate_that_does_nothing_is_named_and_not_judged() -> None:
+    values: dict[str, object] = {"optimizer_type": "Adafactor", "optimizer_args": ["relative_step=True"]}
+    told = found(values)
+    assert "no effect" in told["rate-without-effect"].message
+    assert "learning-rate" not in told
+    assert "acts like" not in told["strength"].message
+    assert "rate-without-effect" not in found({"optimizer_type": "Adafactor"})
+
+
+def test_what_adafactors_scale_makes_of_the_rate_is_said() -> None:
+    values: dict[str, object] = {"optimizer_type": "Adafactor", "optimizer_args": ["scale_parameter=True"]}
+    assert "0.0001, which acts like 1e-07 at first" in found(values)["learning-rate"].message
+    assert "acts like 1e-07 at first, acts like 5e-08" in found(values)["strength"].message
+
+
+def test_a_denoiser_that_is_not_trained_is_serious() -> None:
+    assert found({"unet_lr": 0})["denoiser-untrained"].key == "unet_lr"
+    assert found({"learning_rate": 0})["denoiser-untrained"].key == "learning_rate"
+    assert "denoiser-untrained" not in found({"unet_lr": 0, "network_train_text_encoder_only": True})
+    assert "denoiser-untrained" not in after_remedy({"unet_lr": 0}, found({"unet_lr": 0})["denoiser-untrained"])
 
 
 def test_the_text_encoder_learns_slower() -> None:
@@ -219,6 +269,7 @@ def test_strength_says_what_alpha_makes_of_the_rate() -> None:
         ("warm-up", {"lr_warmup_steps": 0.6}),
         ("warm-up", {"lr_warmup_steps": 5000}),
         ("resolution", {"resolution": 448}),
+        ("resolution", {"resolution": 64}),
         ("resolution", {"resolution": "2048,2048"}),
         ("enlarging", {"bucket_no_upscale": False}),
         ("bucket-step", {"bucket_reso_steps": 32}),
@@ -247,9 +298,7 @@ def test_rules_that_speak_and_whose_remedy_silences_them(rule: str, values: dict
         ("warm-up", {"lr_warmup_steps": 200}),
         ("warm-up", {"lr_warmup_steps": 5000, "lr_scheduler": "constant"}),
         ("resolution", {"resolution": "512,768"}),
-        ("resolution", {"resolution": 64}),
         ("enlarging", {"enable_bucket": False, "bucket_no_upscale": False}),
-        ("bucket-step", {"bucket_reso_steps": 8, "resolution": 64}),
         ("keep-tokens", {"shuffle_caption": True, "keep_tokens": 1}),
         ("keep-tokens", {"shuffle_caption": True, "keep_tokens_separator": "|||"}),
         ("clip-skip", {"pretrained_model_name_or_path": "anything-v4.5.safetensors", "clip_skip": 2}),
@@ -320,7 +369,7 @@ def test_advice_reads_as_one_line() -> None:
 )
 def test_resolution_is_judged_by_what_the_model_was_made_for(side: int, resolution: str, speaks: bool) -> None:
     config = load_config(overrides={"resolution": resolution})
-    told = {each.rule: each for each in advise(config, Counts(model_side=side))}
+    told = {each.rule: each for each in advise(config, Situation(model_side=side))}
     assert ("resolution" in told) == speaks
     if speaks:
         assert told["resolution"].remedy == {"resolution": f"{side},{side}"}
@@ -329,4 +378,48 @@ def test_resolution_is_judged_by_what_the_model_was_made_for(side: int, resoluti
 @pytest.mark.parametrize(("family", "spoken"), [("", True), ("sd15", True), ("sd2", False), ("sdxl", False)])
 def test_clip_skip_is_no_matter_where_a_family_has_a_layer_of_its_own(family: str, spoken: bool) -> None:
     values: dict[str, object] = {"pretrained_model_name_or_path": "ponyDiffusionV6XL.safetensors"}
-    assert ("clip-skip" in found(values, Counts(model_family=family))) is spoken
+    assert ("clip-skip" in found(values, Situation(model_family=family))) is spoken
+
+
+# --- what is left of the demo ---------------------------------------------------------------------------------------
+
+REAL = Situation(images=12, samples=144, reg_images=100, reg_samples=100, model_side=1024, model_family="sdxl")
+LEFT = {"demo-folders", "demo-prompts", "sample-size", "resolution", "learning-rate"}
+
+
+def demo_with(**changed: object) -> dict[str, object]:
+    return {**demo_settings(), "pretrained_model_name_or_path": "sdxl.safetensors", **changed}
+
+
+def test_the_demos_leftovers_on_a_real_model_are_all_named_and_serious() -> None:
+    told = found(demo_with())
+    assert not LEFT & set(told) - {"learning-rate", "resolution"}, "no model is known yet"
+    told = found(demo_with(), REAL)
+    assert set(told) >= LEFT
+    assert all(told[rule].serious for rule in ("demo-folders", "demo-prompts", "resolution"))
+    keys = {each.key for each in advise(load_config(None, demo_with()), REAL) if each.rule == "demo-folders"}
+    assert keys == {"train_data_dir", "reg_data_dir"}
+
+
+def test_the_demo_itself_is_left_alone() -> None:
+    toy = Situation(images=12, samples=144, reg_images=48, reg_samples=48, model_side=64, model_family="sd15")
+    assert not LEFT & set(found(dict(demo_settings()), toy))
+
+
+@pytest.mark.parametrize(
+    ("changed", "silent"),
+    [
+        ({"train_data_dir": "pictures", "reg_data_dir": "demonstrations"}, "demo-folders"),
+        ({"sample_prompts": "a sks dog --w 1024 --h 768"}, "demo-prompts"),
+        ({"sample_prompts": "a sks dog --w 512 --h 1024"}, "sample-size"),
+        ({"sample_prompts": ""}, "sample-size"),
+    ],
+)
+def test_what_is_ones_own_is_no_leftover(changed: dict[str, object], silent: str) -> None:
+    assert silent not in found(demo_with(**changed), REAL)
+
+
+def test_samples_far_below_the_models_size_are_named() -> None:
+    prompts: dict[str, object] = {"sample_prompts": "a sks dog --w 256 --h 256"}
+    assert "side of 256 pixels" in found(prompts, REAL)["sample-size"].message
+    assert "sample-size" not in found(prompts, Situation(model_side=512))

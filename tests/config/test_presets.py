@@ -8,7 +8,7 @@ import pytest
 
 from kohya_gui.form.draft import defaults
 from kohya_gui.form.presets import DEMO, PROJECT, Preset, Presets, changes, file_text, is_kept, laid_over, open_file
-from trainer.advice import Counts, advise
+from trainer.advice import Situation, advise
 from trainer.config import known_settings, problems_of, to_flat
 from trainer.ground.errors import ConfigError
 
@@ -56,9 +56,9 @@ def test_a_shipped_preset_says_for_whom_it_is(path: Path) -> None:
 def test_a_shipped_preset_follows_our_own_advice(path: Path) -> None:
     config, _ = problems_of(laid_over(defaults(), Preset(path, own=False).values()))
     assert config is not None
-    # Prompts are one's own, and the strength is told, not advised against.
-    told = {each.rule for each in advise(config, Counts())} - {"samples", "strength"}
-    assert told == set()
+    # Prompts are one's own, the strength is told and not advised against, and a trial is short on purpose.
+    told = {each.rule for each in advise(config, Situation())} - {"samples", "strength"}
+    assert told == ({"total-steps"} if path.stem == "quick-trial" else set())
 
 
 @pytest.mark.parametrize("path", [path for path in SHIPPED if path.stem != DEMO], ids=lambda path: path.stem)

@@ -332,3 +332,14 @@ def test_a_missing_bitsandbytes_is_said(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     with pytest.raises(RunError, match=r"AdamW8bit needs the package bitsandbytes.*choose AdamW\."):
         OPTIMIZERS["AdamW8bit"].build(groups(1.0))
+
+
+def test_the_rate_that_is_shown_for_adafactor_is_the_one_that_acts() -> None:
+    down, up = torch.full((4, 8), 0.5), torch.zeros(8, 4)
+    for arguments, shown in (([], 0.01), (["scale_parameter=True"], 0.01 * (0.5 + 1e-3) / 2)):
+        parameters = [torch.nn.Parameter(each.clone()) for each in (down, up)]
+        optimizer = OPTIMIZERS["Adafactor"].build([{"params": parameters, "lr": 0.01, "name": "unet"}], arguments)
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        assert OPTIMIZERS["Adafactor"].rates(optimizer)["unet"] == pytest.approx(shown, rel=0.05)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from trainer.optimizers.arguments import Flag, Number, Pair
+from trainer.optimizers.arguments import Flag, Number, Pair, parse
 from trainer.optimizers.base import Group, OptimizerKind
 from trainer.optimizers.exact import restore_exactly
 
@@ -25,6 +25,7 @@ class Adafactor(OptimizerKind):
     name = "Adafactor"
     help = "Needs the least memory. Learning rate around 1e-4, max_grad_norm 0."
     float16 = True
+    usual_rates = (5e-5, 1e-3, 1e-4)
     arguments = {
         "eps": Pair(
             (1e-30, 1e-3),
@@ -66,11 +67,34 @@ class Adafactor(OptimizerKind):
         return restore_exactly(Steps(list(groups), **options))
 
     @classmethod
+    def acting_rate(cls, rate: float, optimizer_args: Sequence[str]) -> float | None:
+        """None with `relative_step`. With `scale_parameter` the rate is multiplied by a matrix's root mean square, by
+        `eps[1]` where that is less: a thousandth for one of zeros."""
+        values = cls._with_defaults(parse(cls.name, cls.arguments, optimizer_args)[0])
+        if values["relative_step"]:
+            return None
+        eps = values["eps"]
+        return rate * float(eps[1]) if values["scale_parameter"] and isinstance(eps, tuple) else rate
+
+    @classmethod
     def rates(cls, optimizer: torch.optim.Optimizer) -> dict[str, float]:
         return {
-            group["name"]: _relative_rate(group, optimizer) if group["relative_step"] else float(group["lr"])
+            group["name"]: (_relative_rate(group, optimizer) if group["relative_step"] else float(group["lr"]))
+            * _mean_scale(group, optimizer)
             for group in optimizer.param_groups
         }
+
+
+def _mean_scale(group: Group, optimizer: torch.optim.Optimizer) -> float:
+    """Return what `scale_parameter` multiplies the rate by, on average over the matrices; 1 without it.
+
+    A matrix's root mean square is that of before its last step.
+    """
+    if not group["scale_parameter"]:
+        return 1.0
+    least = float(group["eps"][1])
+    known = [optimizer.state[parameter].get("RMS", 0.0) for parameter in group["params"]]
+    return sum(max(least, float(each)) for each in known) / len(known)
 
 
 def _relative_rate(group: Group, optimizer: torch.optim.Optimizer) -> float:

@@ -27,6 +27,7 @@ class AdamW(OptimizerKind):
     name = "AdamW"
     help = "The standard: exact and predictable. Learning rate around 1e-4."
     joins = True
+    usual_rates = (5e-5, 1e-4, 1e-4)
     arguments = {
         "betas": BETAS,
         "eps": EPS,
@@ -66,6 +67,7 @@ class AdamW8bit(OptimizerKind):
     name = "AdamW8bit"
     help = "AdamW with its memory cut to a quarter; nearly the same result. Learning rate around 1e-4."
     float16 = True
+    usual_rates = (5e-5, 1e-4, 1e-4)
     arguments = {
         "betas": BETAS,
         "eps": EPS,

@@ -42,6 +42,7 @@ class DAdaptAdam(OptimizerKind):
     name = "DAdaptAdam"
     help = "Finds its own learning rate. Set learning_rate to 1."
     one_rate = True
+    usual_rates = (1.0, 1.0, 1.0)
     arguments = {
         "betas": BETAS,
         "eps": POSITIVE_EPS,
@@ -81,6 +82,7 @@ class Prodigy(OptimizerKind):
     name = "Prodigy"
     help = "Finds its own learning rate, faster than DAdaptAdam. Set learning_rate to 1."
     one_rate = True
+    usual_rates = (1.0, 1.0, 1.0)
     arguments = {
         "betas": BETAS,
         "beta3": Number(

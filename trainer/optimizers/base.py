@@ -26,6 +26,7 @@ class OptimizerKind:
         joins: True where a step is the same whether weights are in one tensor or in several.
         float16: True where what it keeps of squared gradients is not in the parameters' dtype, so that it can train
             float16 parameters: the square of a gradient of 1e-4 is below float16's smallest number.
+        usual_rates: (lowest, highest, advised) learning rate, of the rate that acts; None where none is known.
         arguments: what `optimizer_args` may say, by the name that the original package and sd-scripts use.
     """
 
@@ -34,6 +35,7 @@ class OptimizerKind:
     one_rate: ClassVar[bool] = False
     joins: ClassVar[bool] = False
     float16: ClassVar[bool] = False
+    usual_rates: ClassVar[tuple[float, float, float] | None] = None
     arguments: ClassVar[Mapping[str, ArgumentSpec]]
 
     @classmethod
@@ -89,6 +91,14 @@ class OptimizerKind:
         The learning rate in effect is the scheduled one times this number. Costs no synchronisation.
         """
         return None
+
+    @classmethod
+    def acting_rate(cls, rate: float, optimizer_args: Sequence[str]) -> float | None:
+        """Return what a learning rate comes to for a matrix of zeros, as LoRA's second ones begin; None for no effect.
+
+        Arguments that `problems` names are taken as not given.
+        """
+        return rate
 
     @classmethod
     def rates(cls, optimizer: torch.optim.Optimizer) -> dict[str, float]:

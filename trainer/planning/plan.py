@@ -80,7 +80,7 @@ class Plan:
     @cached_property
     def advice(self) -> tuple[Advice, ...]:
         """What experience says about these settings. Never blocks."""
-        counted = recipe.Counts(
+        counted = recipe.Situation(
             images=self.counts.train_images,
             samples=self.report.train_count,
             reg_images=self.report.reg_images,

@@ -1,0 +1,139 @@
+"""Advice on learning rates: each optimizer's own order, and what acts rather than what is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trainer.advice.length import formula_steps
+from trainer.advice.rule import Advice, Rule, Situation
+from trainer.config import TrainingConfig, rates
+from trainer.config.rules import rate_of_one
+from trainer.optimizers import OPTIMIZERS
+
+TEXT_ENCODER_RATE = 5e-5
+TRIAL_FACTOR = 30.0
+"""Toy models bear, and in their few steps need, rates so many times higher."""
+
+
+def strength(config: TrainingConfig) -> float:
+    """Return alpha / rank, by which the LoRA's output, and with it the learning rate, is multiplied."""
+    return config.network.network_alpha / config.network.network_dim
+
+
+def acting_rate(config: TrainingConfig, rate: float) -> float | None:
+    """Return what the optimizer makes of a learning rate at first; None where the rate has no effect."""
+    optimizer = config.optimizer
+    return OPTIMIZERS[optimizer.optimizer_type].acting_rate(rate, optimizer.optimizer_args)
+
+
+class LearningRate(Rule):
+    name = "learning-rate"
+    key = "learning_rate"
+
+    def look(self, config: TrainingConfig, known: Situation) -> Iterator[Advice]:
+        optimizer = config.optimizer
+        name, key = optimizer.optimizer_type, "learning_rate" if optimizer.unet_lr is None else "unet_lr"
+        kind, rate = OPTIMIZERS[name], rates(config).get("unet")
+        acts = None if rate is None else acting_rate(config, rate)
+        if rate is None or acts is None or kind.usual_rates is None:
+            return
+        lowest, highest, advised = kind.usual_rates
+        if kind.one_rate:
+            if rate != advised:
+                reason = f"{name} finds the rate itself; this number only multiplies it."
+                message = f"{rate:g} with {name}; it should be exactly {advised:g}."
+                yield self.advice(message, reason, rate_of_one(config), key=key)
+            return
+        highest *= TRIAL_FACTOR if known.trial else max(1.0, 0.5 / strength(config))
+        if lowest <= acts <= highest:
+            return
+        shown = f"{rate:g}" if acts == rate else f"{rate:g}, which acts like {acts:.3g} at first,"
+        message = f"{shown} with {name}; {lowest:g} to {highest:.3g} is usual."
+        reason = "Higher rates burn pictures or turn them to noise, lower ones learn next to nothing."
+        yield self.advice(message, reason, {key: advised * rate / acts}, key=key, serious=acts > 30 * highest)
+
+
+class RateWithoutEffect(Rule):
+    name = "rate-without-effect"
+    key = "learning_rate"
+
+    def look(self, config: TrainingConfig, known: Situation) -> Iterator[Advice]:
+        if acting_rate(config, config.optimizer.learning_rate) is None:
+            name = config.optimizer.optimizer_type
+            yield self.advice(
+                f"{config.optimizer.learning_rate:g} has no effect: {name} takes its rate from the step count.",
+                "So have the schedule and the rates of single parts. For rates of your own leave relative_step out of "
+                "optimizer_args, or set it to False.",
+            )
+
+
+class Untrained(Rule):
+    name = "denoiser-untrained"
+    key = "learning_rate"
+
+    def look(self, config: TrainingConfig, known: Situation) -> Iterator[Advice]:
+        found = rates(config)
+        if found and "unet" not in found and not config.network.network_train_text_encoder_only:
+            yield self.advice(
+                "the UNet's rate is 0, so only the text encoder is trained.",
+                "A LoRA without the UNet changes what words mean, and hardly what pictures look like.",
+                {"learning_rate": 1e-4, "unet_lr": None},
+                key="learning_rate" if config.optimizer.unet_lr is None else "unet_lr",
+                serious=True,
+            )
+
+
+class Warmup(Rule):
+    name = "warm-up"
+    key = "lr_warmup_steps"
+
+    def look(self, config: TrainingConfig, known: Situation) -> Iterator[Advice]:
+        warmup = config.optimizer.lr_warmup_steps
+        steps = known.exact_steps if known.exact_steps is not None else formula_steps(known, config)
+        share = warmup if warmup < 1 else warmup / steps if steps else 0.0
+        if share > 0.5 and config.optimizer.lr_scheduler != "constant":
+            yield self.advice(
+                f"the warm-up takes {min(share, 1.0):.0%} of all steps; 5 to 10 % is usual.",
+                "The rate is hardly ever as high as you set it.",
+                {"lr_warmup_steps": 0.05},
+            )
+
+
+class TextEncoderRate(Rule):
+    name = "text-encoder-rate"
+    key = "text_encoder_lr"
+
+    def look(self, config: TrainingConfig, known: Situation) -> Iterator[Advice]:
+        found = rates(config)
+        if len(found) < 2 or OPTIMIZERS[config.optimizer.optimizer_type].one_rate or known.trial:
+            return
+        if found.get("text_encoder", 0.0) > max(TEXT_ENCODER_RATE, found["unet"] / 2):
+            yield self.advice(
+                f"{found['text_encoder']:g} is high beside the UNet's {found['unet']:g}.",
+                "The text encoder overfits first, and then words lose their meaning; half of the UNet's rate or less "
+                "is usual.",
+                {"text_encoder_lr": min(TEXT_ENCODER_RATE, found["unet"] / 2)},
+            )
+
+
+class Strength(Rule):
+    name = "strength"
+    key = "network_alpha"
+
+    def look(self, config: TrainingConfig, known: Situation) -> Iterator[Advice]:
+        factor, rate = strength(config), rates(config).get("unet")
+        if factor == 1 or rate is None or config.network.dim_from_weights:
+            return
+        acting = acting_rate(config, rate)
+        acts = f"so a learning rate of {rate:g} acts like {rate * factor:.3g} at a strength of 1."
+        if acting is None:
+            acts = "by which what the optimizer moves is multiplied."
+        elif acting != rate:
+            acts = f"so {rate:g}, which acts like {acting:.3g} at first, acts like {acting * factor:.3g}."
+        elif OPTIMIZERS[config.optimizer.optimizer_type].one_rate:
+            acts = f"and {config.optimizer.optimizer_type} finds a rate to match."
+        yield self.advice(
+            f"the strength is alpha / rank = {config.network.network_alpha:g} / {config.network.network_dim} = "
+            f"{factor:.3g}, {acts}",
+            "When you change the rank, change alpha with it to keep the strength.",
+        )
