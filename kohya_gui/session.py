@@ -100,7 +100,8 @@ class Session:
     def shown(self, checked: Checked, survey: Survey | None) -> dict[str, object]:
         """Return what the fields are to show."""
         notes = {**suggestions.notes(survey), **suggestions.demo_notes(self._of_the_demo())}
-        shown = payload(self.draft, checked, survey.problems if survey else (), notes)
+        problems, process = (survey.problems, survey.process) if survey else ((), "")
+        shown = payload(self.draft, checked, problems, notes, process)
         offered: dict[str, list[dict[str, str]]] = {}
         for offer in self.offers(survey):
             offered.setdefault(offer.key, []).append({"name": offer.name, "label": offer.label})

@@ -16,7 +16,7 @@ from trainer.config import TrainingConfig, known_settings, problems_of
 from trainer.ground.errors import Problem
 from trainer.optimizers import OPTIMIZERS
 from trainer.results.run_folder import RunFolder, next_free_name
-from trainer.settings.section import PATHS
+from trainer.settings.section import PATHS, PROCESS
 from trainer.settings.walk import Setting, visible
 
 ALTERNATIVES = {"max_train_epochs": "max_train_steps", "max_train_steps": "max_train_epochs"}
@@ -141,13 +141,21 @@ def defaults() -> dict[str, object]:
 
 
 def payload(
-    draft: Draft, checked: Checked, extra: Iterable[Problem] = (), notes: Mapping[str, str] | None = None
+    draft: Draft,
+    checked: Checked,
+    extra: Iterable[Problem] = (),
+    notes: Mapping[str, str] | None = None,
+    process: str = "",
 ) -> dict[str, object]:
-    """Return what the fields are to show: texts, problems, notes, marks, and which do not matter at the moment."""
+    """Return what the fields are to show: texts, problems, notes, marks, and which do not matter at the moment.
+
+    `process` is the name of the model's kind of process, once the model is known.
+    """
     values, base, settings = draft.values, draft.base, known_settings()
     problems: dict[str, str] = {}
     for problem in (*checked.problems, *extra):
         problems.setdefault(problem.key, problem.message)
+    known = {**values, PROCESS: process} if process else values
     undo = {}
     for key, setting in settings.items():
         if values[key] != base[key]:
@@ -159,7 +167,7 @@ def payload(
         "notes": {key: note for key, note in {**(notes or {}), **checked.notes}.items() if key not in problems},
         "undo": undo,
         "changed": [key for key, setting in settings.items() if values[key] != _plain(setting.default)],
-        "hidden": [key for key, setting in settings.items() if not visible(setting, values) and key not in problems],
+        "hidden": [key for key, setting in settings.items() if not visible(setting, known) and key not in problems],
     }
 
 

@@ -17,7 +17,7 @@ from trainer.pictures.batches import examples
 from trainer.pictures.counts import Counts, count
 from trainer.pictures.report import DatasetReport
 from trainer.pictures.scan import scan
-from trainer.planning.plan import Plan, plan
+from trainer.planning.plan import Plan, is_guess, plan
 from trainer.planning.timetable import Timetable, make_timetable
 
 MODEL = "pretrained_model_name_or_path"
@@ -47,6 +47,13 @@ class Survey:
         if self.plan:
             return self.plan.notices
         return (*(self.report.notices if self.report else ()), *(self.counts.notices if self.counts else ()))
+
+    @property
+    def process(self) -> str:
+        """The name of the model's kind of process; "" while the model is not known."""
+        if self.recognition is None or is_guess(self.recognition):
+            return ""
+        return FAMILIES[self.recognition.family].process.name
 
     @property
     def parts(self) -> tuple[str, ...]:

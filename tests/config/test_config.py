@@ -28,6 +28,8 @@ from trainer.config import (
     to_flat,
 )
 from trainer.ground.errors import ConfigError
+from trainer.process import PROCESSES
+from trainer.settings.section import PROCESS
 from trainer.settings.walk import sections_of
 
 UNHURRIED = settings(deadline=None)
@@ -56,6 +58,9 @@ def test_visibility_is_told_of_settings_that_exist() -> None:
     known = known_settings()
     for setting in known.values():
         for key, wanted in setting.show.when.items():
+            if key == PROCESS:
+                assert set(wanted) <= set(PROCESSES), setting.key
+                continue
             assert key in known, f"{setting.key}: {key}"
             if isinstance(wanted, tuple) and known[key].choices:
                 assert set(wanted) <= set(known[key].choices), setting.key

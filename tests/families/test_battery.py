@@ -224,10 +224,10 @@ def test_released_text_encoders_come_back(ground: Ground) -> None:
 def test_a_model_that_says_how_it_was_trained_is_trained_so(ground: Ground, tmp_path: Path) -> None:
     marks = {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
     bundle = ground.bundle(ground.tiny.write_file(tmp_path / "marked.safetensors", extra=marks))
-    assert (bundle.prediction_type, bundle.zero_terminal_snr) == (VELOCITY, True)
+    assert (bundle.process.prediction_type, bundle.process.zero_terminal_snr) == (VELOCITY, True)
     assert "predicts v" in bundle.notices[0]
     # The schedule that losses are weighted by stays the original one, as in sd-scripts.
-    assert torch.equal(bundle.alphas_cumprod, ground.bundle().alphas_cumprod)
+    assert torch.equal(bundle.process.schedule.snr, ground.bundle().process.schedule.snr)
 
 
 # Runs

@@ -386,11 +386,11 @@ def test_predict_takes_any_dtype_and_answers_in_its_own(models: dict[str, Path])
 def test_noise_schedule_and_prediction_type(models: dict[str, Path], bundle: Bundle) -> None:
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     expected = torch.cumprod(1 - betas, dim=0).float()
-    assert bundle.alphas_cumprod.dtype == torch.float32
-    torch.testing.assert_close(bundle.alphas_cumprod, expected, rtol=1e-5, atol=0)
-    assert (bundle.prediction_type, bundle.notices) == ("epsilon", ())
+    assert bundle.process.schedule.alphas_cumprod.dtype == torch.float32
+    torch.testing.assert_close(bundle.process.schedule.alphas_cumprod, expected, rtol=1e-5, atol=0)
+    assert (bundle.process.prediction_type, bundle.notices) == ("epsilon", ())
     velocity = loaded(models["file"], v_parameterization=True)
-    assert velocity.prediction_type == "v_prediction"
+    assert velocity.process.prediction_type == "v_prediction"
     assert "v_parameterization" in velocity.notices[0]
 
 

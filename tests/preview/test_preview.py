@@ -36,8 +36,10 @@ from trainer.preview.prompts import (
 from trainer.preview.samplers import SAMPLERS
 from trainer.preview.sampling import sample, save_picture, to_picture
 from trainer.preview.schedulers import LMSDiscreteScheduler, make_scheduler
+from trainer.process import DDPM
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "sample_prompts.json").read_text())
+DDPM_SAMPLERS = SAMPLERS[DDPM.name]
 REQUEST = SampleRequest("a cat", "ugly", 64, 64, steps=3, scale=7.5, sampler="ddim", seed=1)
 
 
@@ -129,15 +131,14 @@ def test_reading_prompts_does_not_import_torch() -> None:
 
 
 def test_the_samplers_are_those_of_the_setting() -> None:
-    assert set(get_args(get_type_hints(SamplingSection)["sample_sampler"])) == set(SAMPLERS)
+    assert set(get_args(get_type_hints(SamplingSection)["sample_sampler"])) == set(DDPM_SAMPLERS)
 
 
-@pytest.mark.parametrize("name", [name for name in SAMPLERS if not name.startswith("k_")])
+@pytest.mark.parametrize("name", [name for name in DDPM_SAMPLERS if not name.startswith("k_")])
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_every_sampler_recovers_a_known_picture(bundle: Bundle, name: str, prediction_type: str) -> None:
     """Told at every step where a picture lies, a sampler must arrive there."""
-    noise_schedule = dict(bundle.component_configs["scheduler"])
-    scheduler = make_scheduler(name, noise_schedule, prediction_type)
+    scheduler = make_scheduler(name, replace(bundle.process, prediction_type=prediction_type))
     scheduler.set_timesteps(25)
     goal = torch.full((1, 4, 4, 4), 0.7)
     generator = torch.Generator().manual_seed(0)
@@ -145,7 +146,8 @@ def test_every_sampler_recovers_a_known_picture(bundle: Bundle, name: str, predi
     for timestep in scheduler.timesteps:
         seen = scheduler.scale_model_input(latents, timestep)
         alpha = torch.as_tensor(
-            np.interp(float(timestep), np.arange(1000), bundle.alphas_cumprod.numpy()), dtype=torch.float32
+            np.interp(float(timestep), np.arange(1000), bundle.process.schedule.alphas_cumprod.numpy()),
+            dtype=torch.float32,
         )
         noise = (seen - alpha.sqrt() * goal) / (1 - alpha).sqrt()
         told = noise if prediction_type == "epsilon" else alpha.sqrt() * noise - (1 - alpha).sqrt() * goal
@@ -165,7 +167,7 @@ def test_linear_multistep_integrates_exactly() -> None:
 @pytest.mark.parametrize("sampler", ["ddim", "euler_a"])
 def test_pictures_equal_those_of_diffusers_pipeline(bundle: Bundle, sampler: str) -> None:
     request = replace(REQUEST, sampler=sampler, width=96)
-    scheduler = make_scheduler(sampler, dict(bundle.component_configs["scheduler"]), "epsilon")
+    scheduler = make_scheduler(sampler, bundle.process)
     pipeline = StableDiffusionPipeline(
         vae=bundle.vae,
         text_encoder=bundle.text_encoders["text_encoder"],
@@ -266,10 +268,10 @@ def test_a_png_carries_its_prompt_and_parameters(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["euler_a", "ddim", "lms"])
-def test_samplers_begin_from_pure_noise_where_the_model_does(name: str) -> None:
-    noise = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+def test_samplers_begin_from_pure_noise_where_the_model_does(bundle: Bundle, name: str) -> None:
     for zero_snr in (False, True):
-        made = make_scheduler(name, {**noise, "rescale_betas_zero_snr": zero_snr}, "v_prediction")
+        process = replace(bundle.process, prediction_type="v_prediction", zero_terminal_snr=zero_snr)
+        made = make_scheduler(name, process)
         made.set_timesteps(10)
         assert (float(made.alphas_cumprod[-1]) < 1e-6) == (zero_snr and name != "lms")
         assert (int(made.timesteps[0]) == 999) == (zero_snr or name != "ddim")

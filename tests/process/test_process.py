@@ -6,6 +6,7 @@ import json
 import math
 import pickle
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,25 +15,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.process import (
-    Draws,
-    LossOptions,
-    NoiseOptions,
+from trainer.process.ddpm import Ddpm
+from trainer.process.diffusion import (
+    NoiseSchedule,
     add_noise,
     alphas_cumprod,
-    corrupt,
-    draw,
-    elementwise_loss,
-    huber_threshold,
     noise_schedule,
-    posterior_sample,
     rescale_to_zero_terminal_snr,
-    sample_losses,
-    timestep_weights,
-    training_noise,
     velocity,
 )
+from trainer.process.draws import Drawing, Draws, NoiseOptions, UniformTimesteps
+from trainer.process.inputs import posterior_sample, training_noise
+from trainer.process.loss import LossOptions, elementwise_loss, huber_threshold, timestep_weights
 from trainer.process.noise import adaptive_strength, pyramid_noise, pyramid_sizes, shape_noise
+from trainer.process.process import Noised
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "golden_math.json").read_text())
 WEIGHTS = GOLDEN["loss_weight"]
@@ -48,6 +44,29 @@ EVERYTHING = NoiseOptions(
 )
 
 
+PLAIN, SQUARED = NoiseOptions(), LossOptions()
+
+
+def ddpm(schedule: NoiseSchedule, loss: LossOptions = SQUARED, noise: NoiseOptions = PLAIN) -> Ddpm:
+    drawing = Drawing(noise, UniformTimesteps())
+    return Ddpm(loss.prediction_type, schedule, loss, drawing, {}, bool(schedule.alphas_cumprod[-1] == 0))
+
+
+def draw(shape: Sequence[int], step: int, slots: Sequence[int], *, seed: int, options: NoiseOptions = PLAIN) -> Draws:
+    return Drawing(options, UniformTimesteps())(shape, step, slots, seed=seed)
+
+
+def sample_losses(
+    prediction: Tensor,
+    target: Tensor,
+    timesteps: Tensor,
+    schedule: NoiseSchedule,
+    options: LossOptions,
+    weights: Tensor | None = None,
+) -> Tensor:
+    return ddpm(schedule, options).losses(prediction, Noised(target, timesteps, target), weights)
+
+
 def close(actual: Tensor, expected: list[float]) -> None:
     torch.testing.assert_close(actual, torch.tensor(expected, dtype=actual.dtype), rtol=1e-5, atol=1e-7)
 
@@ -60,7 +79,7 @@ def golden_latents() -> Tensor:
     return waves * torch.tensor([1, -0.5, 2, 0.25]).view(1, 4, 1, 1) + 0.1
 
 
-def draws_in_the_order_of_sd_scripts(options: NoiseOptions) -> Draws:
+def draws_in_the_order_of_sd_scripts(options: NoiseOptions, low: int = 0, high: int = 1000) -> Draws:
     """Draw from torch's and Python's global generators as sd-scripts does, one strength and one ratio per batch."""
     torch.manual_seed(0)
     random.seed(0)
@@ -74,7 +93,6 @@ def draws_in_the_order_of_sd_scripts(options: NoiseOptions) -> Draws:
         levels = [torch.randn(2, 4, *size) for size in pyramid_sizes(8, 12, ratios)]
         pyramid = pyramid_noise(levels, options.multires_noise_discount)
     noise = whole_batch_as_one_sample(noise, offset, strength, pyramid)
-    low, high = options.min_timestep, options.max_timestep
     timesteps = torch.randint(low, high, (2,)) if low < high else torch.full((2,), low)
     if options.ip_noise_gamma:
         share = torch.rand(1) if options.ip_noise_gamma_random_strength else 1.0
@@ -95,9 +113,12 @@ def whole_batch_as_one_sample(
 
 @pytest.mark.parametrize("case", GOLDEN["noise"]["cases"], ids=lambda case: "+".join(case["options"]) or "plain")
 def test_noise_timesteps_and_noisy_latents_are_those_of_sd_scripts(case: dict[str, Any]) -> None:
-    options = NoiseOptions(**case["options"])
-    draws = draws_in_the_order_of_sd_scripts(options)
-    noisy, target = corrupt(golden_latents(), draws, noise_schedule(alphas_cumprod()), options, "epsilon")
+    given = dict(case["options"])
+    low, high = given.pop("min_timestep", 0), given.pop("max_timestep", 1000)
+    options = NoiseOptions(**given)
+    draws = draws_in_the_order_of_sd_scripts(options, low, high)
+    noised = ddpm(noise_schedule(alphas_cumprod()), noise=options).corrupt(golden_latents(), draws)
+    noisy, target = noised.latents, noised.target
     assert draws.timesteps.tolist() == case["timesteps"]
     close(target.flatten()[:8], case["noise_first8"])
     close(noisy.flatten()[:8], case["noisy_first8"])
@@ -155,10 +176,11 @@ def test_elementwise_losses_are_those_of_sd_scripts(case: dict[str, Any]) -> Non
     )
     difference = torch.tensor(GOLDEN["huber"]["diff"]).view(1, 1, 1, 6)
     timesteps = torch.tensor([case["timestep"]])
-    losses = elementwise_loss(difference, 0 * difference, timesteps, alphas_cumprod(), options)
+    threshold = huber_threshold(timesteps, alphas_cumprod()[timesteps], options)
+    losses = elementwise_loss(difference, 0 * difference, options, lambda: threshold)
     close(losses.flatten(), case["loss"])
     if case["c_t"] is not None:
-        close(huber_threshold(timesteps, alphas_cumprod(), options), [case["c_t"]])
+        close(threshold, [case["c_t"]])
 
 
 # --- draws -----------------------------------------------------------------------------------------------------------
@@ -226,16 +248,16 @@ def test_slots_must_be_as_many_as_samples() -> None:
 
 
 def test_timesteps_cover_their_range_evenly() -> None:
-    options = NoiseOptions(min_timestep=10, max_timestep=14)
-    drawn = [draw((1, 1, 1, 1), step, (0,), seed=0, options=options).timesteps.item() for step in range(2000)]
+    drawing = Drawing(NoiseOptions(), UniformTimesteps(10, 14))
+    drawn = [drawing((1, 1, 1, 1), step, (0,), seed=0).timesteps.item() for step in range(2000)]
     counts = [drawn.count(timestep) for timestep in (10, 11, 12, 13)]
     assert sum(counts) == len(drawn)
     assert min(counts) > 400  # 500 +- 5 standard deviations
 
 
 def test_equal_bounds_give_that_timestep() -> None:
-    options = NoiseOptions(min_timestep=300, max_timestep=300)
-    assert draw(SHAPE, 0, (0, 1), seed=0, options=options).timesteps.tolist() == [300, 300]
+    drawing = Drawing(NoiseOptions(), UniformTimesteps(300, 300))
+    assert drawing(SHAPE, 0, (0, 1), seed=0).timesteps.tolist() == [300, 300]
 
 
 @pytest.mark.parametrize("options", [NoiseOptions(), NoiseOptions(multires_noise_iterations=6)])
@@ -331,20 +353,18 @@ def test_latents_come_back_from_noisy_latents_and_velocity() -> None:
     schedule = noise_schedule(alphas_cumprod())
     latents = torch.randn(8, 4, 3, 3)
     draws = Draws(torch.randn_like(latents), torch.zeros_like(latents), TIMESTEPS)
-    noisy, target = corrupt(latents, draws, schedule, NoiseOptions(), "v_prediction")
+    noised = ddpm(schedule, LossOptions("v_prediction")).corrupt(latents, draws)
     alpha_bar = schedule.alphas_cumprod[TIMESTEPS].view(8, 1, 1, 1)
-    torch.testing.assert_close(
-        alpha_bar.sqrt() * noisy - (1 - alpha_bar).sqrt() * target, latents, rtol=1e-5, atol=1e-5
-    )
+    found = alpha_bar.sqrt() * noised.latents - (1 - alpha_bar).sqrt() * noised.target
+    torch.testing.assert_close(found, latents, rtol=1e-5, atol=1e-5)
 
 
 def test_low_precision_latents_are_noised_in_float32() -> None:
     latents = golden_latents().bfloat16()
     draws = draw(SHAPE, 0, (0, 1), seed=0, options=EVERYTHING)
-    schedule = noise_schedule(alphas_cumprod())
-    low = corrupt(latents, draws, schedule, EVERYTHING, "v_prediction")
-    high = corrupt(latents.float(), draws, schedule, EVERYTHING, "v_prediction")
-    for ours, exact in zip(low, high, strict=True):
+    process = ddpm(noise_schedule(alphas_cumprod()), LossOptions("v_prediction"), EVERYTHING)
+    low, high = process.corrupt(latents, draws), process.corrupt(latents.float(), draws)
+    for ours, exact in ((low.latents, high.latents), (low.target, high.target)):
         assert ours.dtype == torch.float32
         assert torch.equal(ours, exact)
 
@@ -384,7 +404,8 @@ def test_every_loss_is_zero_at_the_target_with_a_finite_gradient(loss_type: str)
 def test_huber_at_zero_terminal_snr_uses_the_rescaled_schedule() -> None:
     rescaled = noise_schedule(alphas_cumprod(), zero_terminal_snr=True)
     options = LossOptions(loss_type="huber", huber_c=0.1)
-    assert huber_threshold(torch.tensor([999]), rescaled.alphas_cumprod, options).item() == pytest.approx(0.1)
+    last = torch.tensor([999])
+    assert huber_threshold(last, rescaled.alphas_cumprod[last], options).item() == pytest.approx(0.1)
 
 
 def test_options_are_read_from_sections_by_name() -> None:

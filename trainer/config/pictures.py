@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from trainer.config.values import parse_extension, parse_resolution, parse_steps_or_share
+from trainer.config.values import DDPM_ONLY, parse_extension, parse_resolution, parse_steps_or_share
 from trainer.families import FAMILIES
 from trainer.settings.section import Section, Show, setting
 
@@ -35,7 +35,7 @@ class ModelSection(Section):
     Say it only where the file cannot be recognised.
     """
 
-    v_parameterization: bool = setting(False, Show("V-prediction", group="Model"))
+    v_parameterization: bool = setting(False, Show("V-prediction", group="Model", when=DDPM_ONLY))
     """Train a model that predicts v (velocity) instead of noise.
 
     This must agree with how the base model was made; nearly every Stable Diffusion 1.5 model predicts noise. Wrongly

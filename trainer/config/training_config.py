@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from trainer.config.learning import LossSection, NetworkSection, NoiseSection, OptimizerSection, TrainingSection
+from trainer.config.learning import (
+    FlowSection,
+    LossSection,
+    NetworkSection,
+    NoiseSection,
+    OptimizerSection,
+    TrainingSection,
+)
 from trainer.config.pictures import CaptionsSection, DatasetSection, ModelSection, TextSection
 from trainer.config.results import LoggingSection, MetadataSection, SamplingSection, SavingSection
 from trainer.settings import wording
@@ -26,6 +33,7 @@ class TrainingConfig:
     training: TrainingSection = TrainingSection()
     loss: LossSection = LossSection()
     noise: NoiseSection = NoiseSection()
+    flow: FlowSection = FlowSection()
     saving: SavingSection = SavingSection()
     sampling: SamplingSection = SamplingSection()
     logging: LoggingSection = LoggingSection()

@@ -7,6 +7,12 @@ from __future__ import annotations
 
 import re
 
+from trainer.process import DDPM, FLOW
+from trainer.settings.section import PROCESS
+
+DDPM_ONLY, FLOW_ONLY = {PROCESS: (DDPM.name,)}, {PROCESS: (FLOW.name,)}
+"""In `Show.when`: settings that models of the one kind have and those of the other don't."""
+
 SMALLEST_SIDE = 64
 LARGEST_SIDE = 4096
 HIGHEST_RATE = 100

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from trainer.families.family import ComponentConfigs
+    from trainer.process.process import Process
 
 
 class Bundle(Protocol):
@@ -38,16 +39,8 @@ class Bundle(Protocol):
         """Compute dtype of the frozen weights."""
 
     @property
-    def alphas_cumprod(self) -> Tensor:
-        """Float32 [steps], on the CPU: the product of (1 - beta) up to each timestep."""
-
-    @property
-    def prediction_type(self) -> str:
-        """What the UNet predicts: "epsilon" or "v_prediction"."""
-
-    @property
-    def zero_terminal_snr(self) -> bool:
-        """True when the model says that it was trained to begin from pure noise."""
+    def process(self) -> Process:
+        """What noise is and what is asked of the model, by the model's word and the settings'; on the CPU."""
 
     @property
     def vae_scale(self) -> float:
@@ -84,7 +77,10 @@ class Bundle(Protocol):
         """Token ids as `tokenize` gives them, stacked to [b, ...] -> what `predict` takes; differentiable."""
 
     def predict(self, noisy: Tensor, timesteps: Tensor, text: Mapping[str, Tensor], sizes: Tensor | None) -> Tensor:
-        """[b, 4, h, w], long [b], text, long [b, 6] -> [b, 4, h, w] in the compute dtype."""
+        """[b, 4, h, w], [b], text, long [b, 6] -> [b, 4, h, w] in the compute dtype.
+
+        `timesteps` is what the process tells the model: int64 from 0 to 999, or a float32 sigma from 0 to 1.
+        """
 
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """[b, 3, H, W] in [-1, 1] -> mean and standard deviation of the posterior, float32 [b, 4, h, w], unscaled."""

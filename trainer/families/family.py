@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from trainer.families.reading.headers import Header
 from trainer.ground.control import Progress
+from trainer.process import DDPM, ProcessKind
 from trainer.targets import Target
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ class Family(ABC):
     """The name people know it by."""
     configs: ClassVar[ComponentConfigs]
     """How the published model's components are built; a checkpoint may describe itself otherwise."""
+    process: ClassVar[ProcessKind] = DDPM
+    """What noise is and what is asked of the model; its bundle builds it."""
     remarks: ClassVar[Mapping[str, str]] = {}
     """{key of a setting: what it means for this family}, where its own help does not say it."""
 

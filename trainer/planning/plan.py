@@ -19,6 +19,7 @@ from trainer.pictures.batches import Example, examples
 from trainer.pictures.counts import Counts, count
 from trainer.pictures.report import DatasetReport
 from trainer.pictures.scan import scan
+from trainer.planning.fitting import check_process
 from trainer.planning.inspection import check_family_of_lora
 from trainer.planning.timetable import Timetable, make_timetable
 from trainer.preview.prompts import SamplePrompt, prompt_notices, read_prompts
@@ -145,7 +146,9 @@ def plan(
         Stopped: `progress` says so.
     """
     recognition = recognise_chosen(config)
-    prompts = read_prompts(config)
+    process = FAMILIES[recognition.family].process
+    check_process(config, process)
+    prompts = read_prompts(config, process)
     report = report or scan(config, progress)
     chosen = examples(report, config)
     counts = count(report, chosen, config)

@@ -15,6 +15,7 @@ from trainer.config import TrainingConfig, resolution_size
 from trainer.ground.errors import ConfigError, Problem
 from trainer.ground.randomness import stream
 from trainer.preview.samplers import SAMPLERS
+from trainer.process import DDPM, ProcessKind
 
 STEPS = 30
 SCALE = 7.5
@@ -113,10 +114,11 @@ def parse_prompt(line: str) -> SamplePrompt:
     return replace(result, others=tuple(others.items()))
 
 
-def read_prompts(config: TrainingConfig) -> tuple[SamplePrompt, ...]:
+def read_prompts(config: TrainingConfig, process: ProcessKind = DDPM) -> tuple[SamplePrompt, ...]:
     """Read the setting `sample_prompts`: prompts line by line, or the path of a .txt file of them.
 
-    Blank lines and lines that begin with # are left out.
+    Blank lines and lines that begin with # are left out. Where models of this kind of process can't be drawn with the
+    setting `sample_sampler`, each prompt names the sampler that they are drawn with.
 
     Raises:
         ConfigError: the file cannot be read, or a line names a sampler that does not exist.
@@ -124,13 +126,16 @@ def read_prompts(config: TrainingConfig) -> tuple[SamplePrompt, ...]:
     text = config.sampling.sample_prompts.strip()
     lines = _lines_of(text) if _is_path(text) else text.splitlines()
     prompts = [parse_prompt(line) for line in map(str.strip, lines) if line and not line.startswith("#")]
+    samplers = SAMPLERS[process.name]
     problems = [
-        Problem("sample_prompts", f"{prompt.sample_sampler!r} is no sampler; choose from {', '.join(SAMPLERS)}.", text)
+        Problem("sample_prompts", f"{prompt.sample_sampler!r} is no sampler; choose from {', '.join(samplers)}.", text)
         for prompt in prompts
-        if prompt.sample_sampler and prompt.sample_sampler not in SAMPLERS
+        if prompt.sample_sampler and prompt.sample_sampler not in samplers
     ]
     if problems:
         raise ConfigError(problems)
+    if config.sampling.sample_sampler not in samplers:
+        prompts = [replace(prompt, sample_sampler=prompt.sample_sampler or next(iter(samplers))) for prompt in prompts]
     return tuple(prompts)
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from trainer.process import DDPM, FLOW
+
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """The name of a scheduler class of diffusers, and what it is given beside the noise schedule."""
+    """The name of a scheduler class of diffusers, and what it is given beside what the process says."""
 
     scheduler: str
     options: Mapping[str, object] = field(default_factory=dict)
@@ -23,7 +25,7 @@ _EULER_ANCESTRAL = Sampler("EulerAncestralDiscreteScheduler")
 _DPM_2 = Sampler("KDPM2DiscreteScheduler")
 _DPM_2_ANCESTRAL = Sampler("KDPM2AncestralDiscreteScheduler")
 
-SAMPLERS: Mapping[str, Sampler] = {
+_OF_DDPM: Mapping[str, Sampler] = {
     "ddim": Sampler("DDIMScheduler", {**_TIMESTEPS, "clip_sample": False}),
     "pndm": Sampler("PNDMScheduler", {**_TIMESTEPS, "skip_prk_steps": True}),
     "lms": _LMS,
@@ -43,4 +45,10 @@ SAMPLERS: Mapping[str, Sampler] = {
     "k_dpm_2": _DPM_2,
     "k_dpm_2_a": _DPM_2_ANCESTRAL,
 }
-"""sd-scripts' names (library/train_util.py)."""
+
+SAMPLERS: Mapping[str, Mapping[str, Sampler]] = {
+    DDPM.name: _OF_DDPM,
+    FLOW.name: {"euler": Sampler("FlowMatchEulerDiscreteScheduler")},
+}
+"""By kind of process, under sd-scripts' names (library/train_util.py). Where a kind has none of the name that the
+setting `sample_sampler` says, its first is taken."""

@@ -76,18 +76,19 @@ def to_picture(pixels: Tensor) -> Image.Image:
 
 def _denoise(bundle: Bundle, request: SampleRequest, predict: _Predict, report: Progress) -> Tensor:
     """Go from noise to latents; returns [1, 4, h, w] float32."""
-    scheduler = make_scheduler(request.sampler, dict(bundle.component_configs["scheduler"]), bundle.prediction_type)
-    scheduler.set_timesteps(request.steps, device=bundle.device)
+    process = bundle.process
+    shape = (_LATENT_CHANNELS, request.height // _LATENT_SIDE, request.width // _LATENT_SIDE)
+    scheduler = make_scheduler(request.sampler, process)
+    scheduler.set_timesteps(**process.sampling_steps(request.steps, shape), device=bundle.device)
     generator = torch.Generator("cpu").manual_seed(request.seed)
     # Samplers without randomness of their own take no generator.
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters
     extra = {"generator": generator} if takes_generator else {}
-    shape = (1, _LATENT_CHANNELS, request.height // _LATENT_SIDE, request.width // _LATENT_SIDE)
-    latents = torch.randn(shape, generator=generator).to(bundle.device) * scheduler.init_noise_sigma
+    latents = torch.randn((1, *shape), generator=generator).to(bundle.device) * scheduler.init_noise_sigma
     total = len(scheduler.timesteps)
     report(_PHASE, 0, total)
     for number, timestep in enumerate(scheduler.timesteps, 1):
-        prediction = predict(scheduler.scale_model_input(latents, timestep), timestep)
+        prediction = predict(scheduler.scale_model_input(latents, timestep), process.told(timestep))
         latents = scheduler.step(prediction, timestep, latents, return_dict=False, **extra)[0]
         report(_PHASE, number, total)
     return latents
@@ -102,7 +103,7 @@ def _guided(bundle: Bundle, request: SampleRequest, texts: Mapping[str, Mapping[
     sizes = torch.tensor([size] * len(prompts), device=bundle.device)
 
     def predict(latents: Tensor, timestep: Tensor) -> Tensor:
-        inputs, steps = latents.expand(len(prompts), -1, -1, -1), timestep.expand(len(prompts))
+        inputs, steps = latents.expand(len(prompts), *latents.shape[1:]), timestep.expand(len(prompts))
         predictions = bundle.predict(inputs, steps, text, sizes).float()
         if not guides:
             return predictions

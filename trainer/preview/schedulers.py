@@ -8,10 +8,15 @@ from typing import Any
 
 import diffusers
 import numpy as np
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+    FlowMatchEulerDiscreteScheduler as _FlowMatchEulerDiscreteScheduler,
+)
 from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler as _LMSDiscreteScheduler
 from numpy.polynomial import Polynomial
+from torch import Tensor
 
 from trainer.preview.samplers import SAMPLERS
+from trainer.process.process import Process
 
 
 class LMSDiscreteScheduler(_LMSDiscreteScheduler):
@@ -26,22 +31,26 @@ class LMSDiscreteScheduler(_LMSDiscreteScheduler):
         return float((integral(sigmas[t + 1]) - integral(sigmas[t])) / scale)
 
 
-_OURS = {"LMSDiscreteScheduler": LMSDiscreteScheduler}
+class FlowMatchEulerDiscreteScheduler(_FlowMatchEulerDiscreteScheduler):
+    """Euler along the straight line, with what diffusers' other schedulers offer besides."""
+
+    init_noise_sigma = 1.0
+
+    def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        """Return the sample: its size doesn't depend on the noise in it."""
+        return sample
 
 
-def make_scheduler(name: str, noise: dict[str, Any], prediction_type: str) -> Any:
-    """Make the scheduler of a sampler for a model's noise schedule.
+_OURS = {each.__name__: each for each in (LMSDiscreteScheduler, FlowMatchEulerDiscreteScheduler)}
+
+
+def make_scheduler(name: str, process: Process) -> Any:
+    """Make the scheduler of a sampler, which goes down the noise levels that training goes up.
 
     Args:
-        name: a key of `SAMPLERS`.
-        noise: the model's scheduler configuration; its betas are taken, and where it says that the model begins from
-            pure noise (zero terminal SNR), so does every sampler that can.
-        prediction_type: "epsilon" or "v_prediction".
+        name: a key of `SAMPLERS[process.name]`.
+        process: the model's, as it is trained.
     """
-    sampler = SAMPLERS[name]
-    betas = {key: noise[key] for key in ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")}
+    sampler = SAMPLERS[process.name][name]
     scheduler = _OURS.get(sampler.scheduler) or getattr(diffusers, sampler.scheduler)
-    options = dict(sampler.options)
-    if noise.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" in inspect.signature(scheduler).parameters:
-        options |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    return scheduler(**betas, prediction_type=prediction_type, **options)
+    return scheduler(**sampler.options, **process.sampling(inspect.signature(scheduler).parameters))

@@ -1,61 +1,26 @@
-"""The mathematics of the training objective: noise, timesteps, noisy latents, targets, and one loss per sample.
+"""What noise is, and what is asked of the model: one definition for training and for previews. No torch until `build`.
 
-Pure functions on tensors. Random numbers enter in one place, `draw`, and are a function of (seed, step, slot) alone;
-everything after it is arithmetic in float32, which waits for no device. The order within a step:
+A family says with `process` of which kind it is: `DDPM` (Stable Diffusion: it predicts noise or velocity at one of 1000
+timesteps) or `FLOW` (rectified flow: it predicts noise minus latents at a sigma from 0 to 1). Its bundle builds the
+`Process` once, from what the model says of itself and from the settings, which win. Training and previews then take all
+their numbers from that object:
 
-    draws = draw(shape, step, slots, seed=..., options=noise_options)               # on the CPU, in a loader worker
-    latents = posterior_sample(mean, std, draws.posterior) * vae_scale
-    noisy, target = corrupt(latents, draws, schedule, noise_options, prediction_type)
-    losses = sample_losses(prediction, target, draws.timesteps, schedule, loss_options, sample_weights)
+    draws = process.drawing(shape, step, slots, seed=seed)      # on the CPU, in a loader's worker
+    noised = process.corrupt(latents, draws)                    # the model's input, what it is told, its target
+    prediction = bundle.predict(noised.latents, noised.timesteps, texts, sizes)
+    losses = process.losses(prediction, noised, weights)        # one for each sample
+    scheduler = schedulers.make_scheduler(sampler, process)     # and a picture is drawn down the same levels
 
-An option that is None or 0 is off, as in sd-scripts, whose numbers are reproduced; where ours differ the docstring
-says so. Shapes: b samples, c channels, h x w latent pixels; a schedule has 1000 timesteps.
+**What the model is told.** `bundle.predict` gets one number for each sample: with `ddpm` the timestep, int64 from 0 to
+999; with `flow` sigma itself, float32 from 0 (the picture) to 1 (pure noise). A family whose model wants sigma times
+1000, or 1 - sigma, makes it so in its own `predict`.
+
+Random numbers enter in one place, `draws.draw`, and are a function of (seed, step, slot) alone; everything after it is
+arithmetic in float32 that waits for no device. Latents have any shape after the batch: [b, ...].
 """
 
 from __future__ import annotations
 
-from trainer.process.diffusion import (
-    NoiseSchedule,
-    add_noise,
-    alphas_cumprod,
-    noise_schedule,
-    rescale_to_zero_terminal_snr,
-    signal_to_noise_ratio,
-    velocity,
-)
-from trainer.process.draws import Draws, NoiseOptions, draw
-from trainer.process.inputs import corrupt, posterior_sample, training_noise
-from trainer.process.loss import (
-    HUBER_LOSSES,
-    HUBER_SCHEDULES,
-    PLAIN_LOSSES,
-    LossOptions,
-    elementwise_loss,
-    huber_threshold,
-    sample_losses,
-    timestep_weights,
-)
+from trainer.process.kinds import DDPM, FLOW, PROCESSES, ProcessKind
 
-__all__ = [
-    "HUBER_LOSSES",
-    "HUBER_SCHEDULES",
-    "PLAIN_LOSSES",
-    "Draws",
-    "LossOptions",
-    "NoiseOptions",
-    "NoiseSchedule",
-    "add_noise",
-    "alphas_cumprod",
-    "corrupt",
-    "draw",
-    "elementwise_loss",
-    "huber_threshold",
-    "noise_schedule",
-    "posterior_sample",
-    "rescale_to_zero_terminal_snr",
-    "sample_losses",
-    "signal_to_noise_ratio",
-    "timestep_weights",
-    "training_noise",
-    "velocity",
-]
+__all__ = ["DDPM", "FLOW", "PROCESSES", "ProcessKind"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,8 +25,6 @@ class NoiseOptions:
     multires_noise_discount: float = 0.3
     ip_noise_gamma: float | None = None
     ip_noise_gamma_random_strength: bool = False
-    min_timestep: int = 0
-    max_timestep: int = TIMESTEPS
 
     @classmethod
     def from_section(cls, section: object) -> NoiseOptions:
@@ -38,10 +37,10 @@ class Draws:
     """The random numbers of a micro-batch, stacked over its samples. Picklable; float32 but for the timesteps.
 
     Attributes:
-        noise: [b,c,h,w]; with offset and pyramid applied, unless `offset` is there.
-        posterior: [b,c,h,w] standard normal, to sample the VAE's posterior with.
-        timesteps: [b] int64.
-        perturbation: [b,c,h,w] or None; added to the noise in the model's input only.
+        noise: [b, ...]; with offset and pyramid applied, unless `offset` is there.
+        posterior: [b, ...] standard normal, to sample the VAE's posterior with.
+        timesteps: [b], what the model is told: int64 timesteps with `ddpm`, float32 sigmas with `flow`.
+        perturbation: [b, ...] or None; added to the noise in the model's input only.
         offset: [b,c,1,1] standard normal, only where its strength depends on the latents.
         offset_strength: [b,1,1,1], with `offset`.
         pyramid: [b,c,h,w], with `offset` where multires noise is on.
@@ -68,55 +67,66 @@ class Draws:
         return Draws(*(None if tensor is None else change(tensor) for tensor in tensors))  # type: ignore[arg-type]
 
 
-def draw(
-    shape: Sequence[int], step: int, slots: Sequence[int], *, seed: int, options: NoiseOptions = NoiseOptions()
-) -> Draws:
-    """Draw every random number of a micro-batch, on the CPU.
+class TimestepRule(Protocol):
+    """How the timestep of a sample is drawn. Picklable."""
 
-    A sample's numbers depend on (seed, step, slot) and its own shape, never on its neighbours: strengths are drawn,
-    and variances measured, per sample, where sd-scripts does both once per batch.
-
-    Args:
-        shape: (b, c, h, w) of the latents.
-        step: the optimizer step, from 0.
-        slots: each sample's place in the global effective batch, b of them.
-        seed: the run's seed.
-        options: what noise to draw.
-    """
-    batch, *sample_shape = shape
-    samples = [
-        _draw_sample(tuple(sample_shape), _Numbers(seed, step, slot), options)
-        for slot, _ in zip(slots, range(batch), strict=True)
-    ]
-    stacked = (_stack([getattr(sample, field.name) for sample in samples]) for field in fields(Draws))
-    return Draws(*stacked)  # type: ignore[arg-type]
+    def __call__(self, numbers: Numbers, shape: Sequence[int]) -> Tensor:
+        """Return one timestep, shape [], for a sample whose latents have `shape`, [c, ...]."""
 
 
-def _draw_sample(shape: tuple[int, ...], numbers: _Numbers, options: NoiseOptions) -> Draws:
-    """Draw for one sample of `shape` (c, h, w); the results have no batch dimension."""
-    noise = numbers.normal("noise", shape)
-    offset, strength, pyramid = None, None, None
-    if options.noise_offset:
-        offset = numbers.normal("offset", (shape[0], 1, 1))
-        random_strength = numbers.uniform("offset strength") if options.noise_offset_random_strength else 1.0
-        strength = torch.full((1, 1, 1), options.noise_offset * random_strength)
-    if options.multires_noise_iterations:
-        pyramid = _draw_pyramid(shape, numbers, options)
-    waits_for_latents = offset is not None and bool(options.adaptive_noise_scale)
-    if not waits_for_latents:
-        noise, offset, strength, pyramid = shape_noise(noise, offset, strength, pyramid), None, None, None
-    return Draws(
-        noise=noise,
-        posterior=numbers.normal("posterior", shape),
-        timesteps=numbers.timestep(options.min_timestep, options.max_timestep),
-        perturbation=_draw_perturbation(shape, numbers, options),
-        offset=offset,
-        offset_strength=strength,
-        pyramid=pyramid,
-    )
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """Draws micro-batches: what noise, and by which rule the timesteps. Picklable."""
+
+    options: NoiseOptions
+    timesteps: TimestepRule
+
+    def __call__(self, shape: Sequence[int], step: int, slots: Sequence[int], *, seed: int) -> Draws:
+        """Draw every random number of a micro-batch, on the CPU.
+
+        A sample's numbers depend on (seed, step, slot) and its own shape, never on its neighbours: strengths are
+        drawn, and variances measured, per sample, where sd-scripts does both once per batch.
+
+        Args:
+            shape: (b, c, ...) of the latents.
+            step: the optimizer step, from 0.
+            slots: each sample's place in the global effective batch, b of them.
+            seed: the run's seed.
+        """
+        batch, *sample_shape = shape
+        samples = [
+            self._sample(tuple(sample_shape), Numbers(seed, step, slot))
+            for slot, _ in zip(slots, range(batch), strict=True)
+        ]
+        stacked = (_stack([getattr(sample, field.name) for sample in samples]) for field in fields(Draws))
+        return Draws(*stacked)  # type: ignore[arg-type]
+
+    def _sample(self, shape: tuple[int, ...], numbers: Numbers) -> Draws:
+        """Draw for one sample of `shape` (c, ...); the results have no batch dimension."""
+        options = self.options
+        noise = numbers.normal("noise", shape)
+        offset, strength, pyramid = None, None, None
+        if options.noise_offset:
+            offset = numbers.normal("offset", (shape[0], 1, 1))
+            random_strength = numbers.uniform("offset strength") if options.noise_offset_random_strength else 1.0
+            strength = torch.full((1, 1, 1), options.noise_offset * random_strength)
+        if options.multires_noise_iterations:
+            pyramid = _draw_pyramid(shape, numbers, options)
+        waits_for_latents = offset is not None and bool(options.adaptive_noise_scale)
+        if not waits_for_latents:
+            noise, offset, strength, pyramid = shape_noise(noise, offset, strength, pyramid), None, None, None
+        return Draws(
+            noise=noise,
+            posterior=numbers.normal("posterior", shape),
+            timesteps=self.timesteps(numbers, shape),
+            perturbation=_draw_perturbation(shape, numbers, options),
+            offset=offset,
+            offset_strength=strength,
+            pyramid=pyramid,
+        )
 
 
-def _draw_pyramid(shape: tuple[int, ...], numbers: _Numbers, options: NoiseOptions) -> Tensor:
+def _draw_pyramid(shape: tuple[int, ...], numbers: Numbers, options: NoiseOptions) -> Tensor:
     channels, height, width = shape
     random_ratio = python_random(numbers.seed, numbers.step, numbers.slot, "pyramid").random
     ratios = (2.0 + 2.0 * random_ratio() for _ in range(options.multires_noise_iterations or 0))
@@ -125,7 +135,7 @@ def _draw_pyramid(shape: tuple[int, ...], numbers: _Numbers, options: NoiseOptio
     return pyramid_noise(levels, options.multires_noise_discount)
 
 
-def _draw_perturbation(shape: tuple[int, ...], numbers: _Numbers, options: NoiseOptions) -> Tensor | None:
+def _draw_perturbation(shape: tuple[int, ...], numbers: Numbers, options: NoiseOptions) -> Tensor | None:
     if not options.ip_noise_gamma:
         return None
     random_strength = numbers.uniform("perturbation strength") if options.ip_noise_gamma_random_strength else 1.0
@@ -133,7 +143,7 @@ def _draw_perturbation(shape: tuple[int, ...], numbers: _Numbers, options: Noise
 
 
 @dataclass(frozen=True, slots=True)
-class _Numbers:
+class Numbers:
     """The random numbers of one sample, an independent stream for each purpose."""
 
     seed: int
@@ -141,17 +151,36 @@ class _Numbers:
     slot: int
 
     def generator(self, purpose: str) -> torch.Generator:
+        """Return torch's generator of a purpose."""
         return torch.Generator().manual_seed(stream(self.seed, self.step, self.slot, purpose))
 
     def normal(self, purpose: str, shape: Sequence[int]) -> Tensor:
+        """Return standard normal numbers, float32."""
         return torch.randn(tuple(shape), generator=self.generator(purpose), dtype=torch.float32)
 
+    def share(self, purpose: str) -> Tensor:
+        """Return a number uniform in [0, 1). Shape [], float32."""
+        return torch.rand((), generator=self.generator(purpose), dtype=torch.float32)
+
     def uniform(self, purpose: str) -> float:
+        """Return a number uniform in [0, 1)."""
         return python_random(self.seed, self.step, self.slot, purpose).random()
 
-    def timestep(self, low: int, high: int) -> Tensor:
-        """Return one timestep, uniform in [low, high); `low` where the two are equal. Shape [], int64."""
-        return torch.randint(low, max(high, low + 1), (), generator=self.generator("timestep"))
+    def integer(self, purpose: str, low: int, high: int) -> Tensor:
+        """Return a number uniform in [low, high), `low` where the two are equal. Shape [], int64."""
+        return torch.randint(low, max(high, low + 1), (), generator=self.generator(purpose))
+
+
+@dataclass(frozen=True, slots=True)
+class UniformTimesteps:
+    """Timesteps from `low` to below `high`, each as likely as the other."""
+
+    low: int = 0
+    high: int = TIMESTEPS
+
+    def __call__(self, numbers: Numbers, shape: Sequence[int]) -> Tensor:
+        """Return one timestep, int64, shape []."""
+        return numbers.integer("timestep", self.low, self.high)
 
 
 def _stack(tensors: list[Tensor | None]) -> Tensor | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from trainer.process.diffusion import TIMESTEPS, NoiseSchedule, per_sample
+from trainer.process.diffusion import TIMESTEPS, per_sample
 
 SNR_LIMIT = 1000.0
 """The debiased and velocity-scale weights take no larger signal-to-noise ratio than this, as in sd-scripts."""
@@ -79,13 +79,15 @@ HUBER_SCHEDULES: dict[str, Callable[[Tensor, Tensor, LossOptions], Tensor]] = {
 }
 
 
-def huber_threshold(timesteps: Tensor, alphas_cumprod: Tensor, options: LossOptions) -> Tensor:
+def huber_threshold(timesteps: Tensor, alpha_bar: Tensor, options: LossOptions) -> Tensor:
     """Return the difference [b] at which the Huber losses turn from square to linear.
+
+    `timesteps` [b] are from 0 to 1000, whole or not; `alpha_bar` [b] is the signal's share of the variance there.
 
     Khrapov et al. 2024, "Improving Diffusion Models's Data-Corruption Resistance using Scheduled Pseudo-Huber Loss"
     (arXiv 2403.16728). The "snr" schedule does not use `huber_scale`, as in sd-scripts.
     """
-    return HUBER_SCHEDULES[options.huber_schedule](timesteps, alphas_cumprod[timesteps], options)
+    return HUBER_SCHEDULES[options.huber_schedule](timesteps, alpha_bar, options)
 
 
 def min_snr_weight(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:
@@ -126,37 +128,15 @@ def timestep_weights(snr: Tensor, options: LossOptions) -> Tensor:
 
 
 def elementwise_loss(
-    prediction: Tensor, target: Tensor, timesteps: Tensor, alphas_cumprod: Tensor, options: LossOptions
+    prediction: Tensor, target: Tensor, options: LossOptions, threshold: Callable[[], Tensor]
 ) -> Tensor:
-    """Return the loss of each element, [b,c,h,w] float32."""
+    """Return the loss of each element, [b, ...] float32. `threshold` gives [b], where the Huber losses ask for it."""
     difference = prediction.float() - target.float()
     if options.loss_type in PLAIN_LOSSES:
         return PLAIN_LOSSES[options.loss_type](difference)
-    threshold = huber_threshold(timesteps, alphas_cumprod, options)
-    return HUBER_LOSSES[options.loss_type](difference, per_sample(threshold, difference))
+    return HUBER_LOSSES[options.loss_type](difference, per_sample(threshold(), difference))
 
 
-def sample_losses(
-    prediction: Tensor,
-    target: Tensor,
-    timesteps: Tensor,
-    schedule: NoiseSchedule,
-    options: LossOptions,
-    sample_weights: Tensor | None = None,
-) -> Tensor:
-    """Return one loss per sample, [b] float32: mean over its elements, times its own weight, times its timestep's.
-
-    Their mean is the loss of the batch, as in sd-scripts.
-
-    Args:
-        prediction: [b,c,h,w], any floating-point dtype.
-        target: [b,c,h,w].
-        timesteps: [b] int64.
-        schedule: on the device of the others.
-        options: how to compare and weight.
-        sample_weights: [b], for instance prior_loss_weight for regularisation pictures; None = 1.
-    """
-    losses = elementwise_loss(prediction, target, timesteps, schedule.alphas_cumprod, options).mean(dim=(1, 2, 3))
-    if sample_weights is not None:
-        losses = losses * sample_weights
-    return losses * timestep_weights(schedule.snr[timesteps], options)
+def mean_of_each(losses: Tensor) -> Tensor:
+    """Return the mean [b] over all but the first dimension of [b, ...]."""
+    return losses.mean(dim=tuple(range(1, losses.dim())))

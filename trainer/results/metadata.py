@@ -58,6 +58,9 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(?<!\.safetensors)(?<!\.ckpt)")
 
 _PROMPT_FILES = (".txt", ".toml", ".json")
 
+_PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
+"""What a model predicts -> modelspec's word; it has none for rectified flow."""
+
 _SAME_NAME = (
     "adaptive_noise_scale",
     "bucket_no_upscale",
@@ -133,7 +136,8 @@ class ModelFacts:
     """The base model as the file tells of it. Names are file names or hub ids, never paths (`model_name`).
 
     `base_model_version`, `architecture`, `implementation` and `v2` are the family's; `prediction_type` is "epsilon" or
-    "v_prediction", `zero_terminal_snr` what the model says of itself. Hashes are None where there is no local file.
+    "v_prediction", or what modelspec has no word for; `zero_terminal_snr` whether the last timestep is pure noise.
+    Hashes are None where there is no local file.
     """
 
     name: str
@@ -267,7 +271,7 @@ def _settings(facts: RunFacts) -> dict[str, object]:
         "optimizer": facts.optimizer,
         "resolution": resolution_size(config),
         "training_comment": config.metadata.training_comment or None,
-        "zero_terminal_snr": config.noise.zero_terminal_snr or facts.model.zero_terminal_snr,
+        "zero_terminal_snr": facts.model.zero_terminal_snr,
     }
 
 
@@ -357,7 +361,7 @@ def _modelspec(facts: RunFacts, finished: float) -> dict[str, str]:
         "title": given.metadata_title or config.saving.output_name,
         "resolution": f"{width}x{height}",
         "date": datetime.fromtimestamp(int(finished)).isoformat(),
-        "prediction_type": "v" if facts.model.prediction_type == "v_prediction" else "epsilon",
+        "prediction_type": _PREDICTIONS.get(facts.model.prediction_type, ""),
         "author": given.metadata_author,
         "description": given.metadata_description,
         "license": given.metadata_license,

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterable
 
 from trainer.settings.problems import rule, shown
+from trainer.settings.section import PROCESS
 from trainer.settings.walk import Setting, sections_of, settings_of
 
 _INTRODUCTION = """# Settings
@@ -38,7 +39,7 @@ def _facts(setting: Setting) -> str:
         f"default {_default(setting)}",
         f"{setting.show.tab} tab, {setting.show.group}",
     ]
-    return " · ".join(facts + [f"shown when {_condition(key, wanted)}" for key, wanted in setting.show.when.items()])
+    return " · ".join(facts + [_condition(key, wanted) for key, wanted in setting.show.when.items()])
 
 
 def _default(setting: Setting) -> str:
@@ -48,9 +49,11 @@ def _default(setting: Setting) -> str:
 
 
 def _condition(key: str, wanted: tuple[object, ...] | str) -> str:
+    if key == PROCESS:
+        return f"for models of the process {_alternatives(map(str, wanted))}"
     if isinstance(wanted, str):
-        return f"`{key}` is set"
-    return f"`{key}` is {_alternatives(shown(value) for value in wanted)}"
+        return f"shown when `{key}` is set"
+    return f"shown when `{key}` is {_alternatives(shown(value) for value in wanted)}"
 
 
 def _alternatives(values: Iterable[str]) -> str:

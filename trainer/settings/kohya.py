@@ -28,6 +28,15 @@ _OWN = (
     "step_down_on_out_of_memory",
     "caption_variants",
     "quantize_base",
+    # sd-scripts has these in its trainers of rectified flow alone.
+    "timestep_sampling",
+    "sigmoid_scale",
+    "discrete_flow_shift",
+    "weighting_scheme",
+    "logit_mean",
+    "logit_std",
+    "mode_scale",
+    "model_prediction_type",
 )
 _OFF = (None, "", 0, False, "0", "0.0", "None", "none", "False", "false")
 _ADAFACTOR_DEFAULTS = {"relative_step": ("True", "False"), "scale_parameter": ("True", "False")}

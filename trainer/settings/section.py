@@ -20,6 +20,9 @@ Widget = Literal["auto", "file", "folder", "text", "multiline", "choice", "check
 ANY = "*"
 """In `Show.when`: any value that is neither unset, nor empty, nor zero, nor false."""
 
+PROCESS = "process"
+"""In `Show.when`: not a setting but the kind of process that the model has, once the model is known."""
+
 PATHS = ("file", "folder")
 
 LONGEST_PATH = 4000
@@ -31,8 +34,9 @@ class Show:
     """How a setting is shown.
 
     `when` says for which values of other settings this one matters, as plain data: {"optimizer_type": ("AdamW",)}, or
-    ANY in place of the tuple. `place` orders the basic tab; settings without one keep the order of declaration. `also`
-    are other names that people know the setting by, for searching and for what to suggest in place of a wrong key.
+    ANY in place of the tuple; `PROCESS` stands among them for the model's kind of process. `place` orders the basic
+    tab; settings without one keep the order of declaration. `also` are other names that people know the setting by,
+    for searching and for what to suggest in place of a wrong key.
     """
 
     label: str

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from trainer import families, memory, process, schedules
+from trainer import families, memory, schedules
 from trainer.adapters.lora.adapter import Adapter
 from trainer.config import TrainingConfig, rates, resolution_size
 from trainer.families.bundle import Bundle
@@ -202,7 +202,7 @@ def make_batches(
 ) -> Iterable[Batch]:
     """Return this rank's batches from the training's position on, with all their random numbers."""
     config, accelerator = training.config, training.accelerator
-    draw = functools.partial(process.draw, seed=config.training.seed, options=training.noise_options)
+    draw = functools.partial(training.process.drawing, seed=config.training.seed)
     text_learns = any(component != "unet" for component in training.adapter.components)
     return make_loader(
         training.plan.examples,

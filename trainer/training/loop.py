@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trainer import process
 from trainer.ground import events
 from trainer.pictures.loader import Batch
 from trainer.training import attention
@@ -58,12 +57,9 @@ def accumulate(training: Training, batches: Sequence[Batch]) -> Tensor:
 
 def loss_of(training: Training, batch: Batch) -> Tensor:
     """Return the mean loss of one micro-batch, a scalar with gradient: add noise, predict, compare."""
-    draws, schedule, options = batch.draws, training.noise_schedule, training.loss_options
-    latents = training.latents(batch)
-    noisy, target = process.corrupt(latents, draws, schedule, training.noise_options, options.prediction_type)
-    prediction = training.bundle.predict(noisy, draws.timesteps, training.texts(batch), batch.sizes)
-    losses = process.sample_losses(prediction, target, draws.timesteps, schedule, options, batch.loss_weights)
-    return losses.mean()
+    noised = training.process.corrupt(training.latents(batch), batch.draws)
+    prediction = training.bundle.predict(noised.latents, noised.timesteps, training.texts(batch), batch.sizes)
+    return training.process.losses(prediction, noised, batch.loss_weights).mean()
 
 
 def clip(training: Training) -> Tensor:

@@ -29,7 +29,8 @@ from trainer.optimizers import OPTIMIZERS, OptimizerKind
 from trainer.pictures.loader import Batch
 from trainer.planning.plan import Plan
 from trainer.planning.timetable import Timetable
-from trainer.process import LossOptions, NoiseOptions, NoiseSchedule, noise_schedule, posterior_sample
+from trainer.process.inputs import posterior_sample
+from trainer.process.process import Process
 from trainer.results.metadata import ModelFacts, RunFacts, model_hashes, model_name, optimizer_name
 from trainer.results.run_folder import RunFolder
 from trainer.training import ranks, states
@@ -96,20 +97,9 @@ class Training:
         return self.plan.timetable
 
     @cached_property
-    def noise_options(self) -> NoiseOptions:
-        """What noise is drawn."""
-        return NoiseOptions.from_section(self.config.noise)
-
-    @cached_property
-    def loss_options(self) -> LossOptions:
-        """How a prediction is compared with its target."""
-        return LossOptions.from_section(self.config.loss, prediction_type=self.bundle.prediction_type)
-
-    @cached_property
-    def noise_schedule(self) -> NoiseSchedule:
-        """The noise schedule on the device."""
-        zero_terminal_snr = self.config.noise.zero_terminal_snr or self.bundle.zero_terminal_snr
-        return noise_schedule(self.bundle.alphas_cumprod, zero_terminal_snr=zero_terminal_snr).to(self.device)
+    def process(self) -> Process:
+        """What noise is and what is asked of the model, on the device."""
+        return self.bundle.process.to(self.device)
 
     @property
     def device(self) -> torch.device:
@@ -140,15 +130,15 @@ class Training:
     def facts(self) -> RunFacts:
         """What every file saved by this run says of it. Reads the whole model file once, for its hash."""
         config, seen = self.config, self.plan
-        names = FAMILIES[seen.recognition.family].file_names(self.bundle.prediction_type)
+        names = FAMILIES[seen.recognition.family].file_names(self.process.prediction_type)
         model = ModelFacts(
             name=model_name(seen.recognition.source),
             base_model_version=names.base_model_version,
             architecture=names.architecture,
             implementation=names.implementation,
             v2=names.v2,
-            zero_terminal_snr=self.bundle.zero_terminal_snr,
-            prediction_type=self.bundle.prediction_type,
+            zero_terminal_snr=self.process.zero_terminal_snr,
+            prediction_type=self.process.prediction_type,
             hashes=model_hashes(seen.recognition.source),
             vae_name=model_name(config.model.vae) if config.model.vae else "",
             vae_hashes=model_hashes(config.model.vae) if config.model.vae else None,

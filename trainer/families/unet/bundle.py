@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 
@@ -28,6 +28,7 @@ from trainer.families.unet.facts import EITHER_QUESTION, EPSILON, VELOCITY, Stab
 from trainer.families.unet.targets import adapter_targets, text_layer
 from trainer.ground.control import Progress
 from trainer.ground.errors import ConfigError, ModelError, Problem
+from trainer.process import DDPM
 from trainer.targets import Target
 
 if TYPE_CHECKING:
@@ -67,9 +68,8 @@ class StableBundle(ABC):
         self.tokenizer = checkpoint.tokenizer()
         self._weighted = config.text.weighted_captions
         self.tokenize = self.make_tokenize(config.model.max_token_length // LENGTH)
-        scheduler = {**checkpoint.configs["scheduler"], "rescale_betas_zero_snr": False}
-        self.alphas_cumprod: Tensor = DDPMScheduler.from_config(scheduler).alphas_cumprod
-        self.prediction_type, self.notices = _prediction(checkpoint, config)
+        prediction_type, self.notices = _prediction(checkpoint, config)
+        self.process = DDPM.build(checkpoint.configs["scheduler"], config, prediction_type=prediction_type)
         self._checkpoint = checkpoint
         self._clip_skip = config.model.clip_skip
         self._checkpointing = False
@@ -93,11 +93,6 @@ class StableBundle(ABC):
     def component_configs(self) -> ComponentConfigs:
         """How the components are built, in the form that diffusers and transformers take."""
         return self._checkpoint.configs
-
-    @property
-    def zero_terminal_snr(self) -> bool:
-        """True when the model says that it was trained to begin from pure noise."""
-        return bool(self.component_configs["scheduler"].get("rescale_betas_zero_snr"))
 
     @property
     def text_key(self) -> str:
