@@ -18,6 +18,14 @@ OURS_ONLY = (
     "step_down_on_out_of_memory",
     "caption_variants",
     "quantize_base",
+    "timestep_sampling",
+    "sigmoid_scale",
+    "discrete_flow_shift",
+    "weighting_scheme",
+    "logit_mean",
+    "logit_std",
+    "mode_scale",
+    "model_prediction_type",
 )
 
 
