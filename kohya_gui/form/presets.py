@@ -62,7 +62,7 @@ class Preset:
         Raises:
             ConfigError: it holds what cannot be used.
         """
-        flat, doubled = toml.flatten(toml.read(self.path))
+        flat, doubled = toml.flatten(toml.read(self.path), known_settings())
         if doubled:
             raise ConfigError(doubled)
         found = to_flat(config_from_layers([flat]))

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from trainer.config import TrainingConfig, config_from_layers, to_flat
+from trainer.config import TrainingConfig, config_from_layers, known_settings, to_flat
 from trainer.pictures.batches import examples
 from trainer.pictures.counts import count
 from trainer.pictures.scan import scan
@@ -122,6 +122,22 @@ def test_every_entry_of_sd_scripts_is_there_with_its_value_for_the_same_settings
     shared = set(KOHYAS) - OWN_VALUES
     assert {key: entries[key] for key in shared} == {key: KOHYAS[key] for key in shared}
     assert all(isinstance(value, str) for value in entries.values())
+
+
+def test_every_setting_writes_the_entry_that_it_declares(home: Path) -> None:
+    """What the run finds out is written by the module itself, so that it could be forgotten; one such needs a value."""
+    given = {"conv_dim": 4, "min_timestep": 5, "metadata_title": "a", "metadata_author": "b", "metadata_license": "c"}
+    given |= {"metadata_description": "d", "metadata_tags": "e"}
+    model = ModelFacts("v", "sd_v1", "stable-diffusion-v1", "epsilon", vae_name="v.pt")
+    entries = entries_of(config_of(home, **given), model=model)
+    every = known_settings().values()
+    declared = {setting.entry for setting in every if setting.entry and setting.belongs_to("ddpm")}
+    assert len(declared) > 60
+    assert declared - set(entries) == set()
+    assert entries["ss_network_dim"] == "8"
+    assert "ss_discrete_flow_shift" not in entries
+    flow = entries_of(config_of(home), model=ModelFacts("f", "flux", "flux-1-dev", "flow"))
+    assert flow["ss_discrete_flow_shift"] == "3.0"
 
 
 def test_pictures_tags_and_buckets_are_counted_as_kohya_does(home: Path) -> None:

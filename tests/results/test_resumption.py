@@ -12,21 +12,11 @@ from tests.helpers.families import TINY
 from tests.helpers.pictures import write_picture
 from tests.helpers.runs import logged, tiny_config, write_dataset
 from trainer import train
-from trainer.config import TrainingConfig, load_config, to_flat
+from trainer.config import TrainingConfig, known_settings, load_config, to_flat
 from trainer.ground import events
 from trainer.ground.errors import StateError
 from trainer.planning.plan import plan
-from trainer.results.resumption import (
-    BEGINNING,
-    DATA,
-    FIXED,
-    FREE,
-    SCHEDULE,
-    Earlier,
-    Resumption,
-    compare,
-    look_ahead,
-)
+from trainer.results.resumption import Earlier, Resumption, compare, look_ahead
 from trainer.results.run_folder import RunFolder
 from trainer.run import Start
 
@@ -51,11 +41,15 @@ def compared(
     return compare(earlier, new.config, new.timetable, new.report)
 
 
-def test_every_key_is_of_one_kind_and_known() -> None:
-    kinds = (FREE, FIXED, BEGINNING, SCHEDULE, DATA)
-    every = [key for kind in kinds for key in kind]
-    assert len(every) == len(set(every))
-    assert set(every) <= to_flat(TrainingConfig()).keys()
+def test_every_setting_that_another_value_means_something_to_is_said(ground: tuple[Path, Path], tmp_path: Path) -> None:
+    """Whatever is declared: one change of the one setting and nothing else of the run, or none where it is free."""
+    seen = plan(config_of(ground, tmp_path))
+    for setting in known_settings().values():
+        earlier = Earlier(6, {**to_flat(seen.config), setting.key: "another"}, seen.timetable.total_steps)
+        changes = compare(earlier, seen.config, seen.timetable, seen.report).changes
+        said = [change.text for change in changes if change.text.startswith(f"{setting.key} another -> ")]
+        assert len(said) == (setting.resume != "free"), setting.key
+        assert any(change.about == "obstacle" for change in changes) == (setting.resume == "fixed"), setting.key
 
 
 def test_nothing_changed_is_exact(ground: tuple[Path, Path], tmp_path: Path) -> None:
@@ -73,6 +67,7 @@ def test_nothing_changed_is_exact(ground: tuple[Path, Path], tmp_path: Path) -> 
         ({}, {"lr_scheduler": "constant"}, "schedule", "lr_scheduler cosine -> constant."),
         ({}, {"train_batch_size": 4}, "data", "Steps in an epoch 12 -> 6: step 60 was at epoch 5.0 and counts as"),
         ({}, {"seed": 8}, "data", "seed 7 -> 8: pictures and noise are another series"),
+        ({}, {"gradient_checkpointing": True}, "settings", "False -> True: the same from step 61 on but for rounding."),
         ({}, {"min_snr_gamma": 5.0}, "settings", "min_snr_gamma not set -> 5.0: holds from step 61 on."),
         ({}, {"network_dim": 8}, "obstacle", "network_dim 4 -> 8: the saved state does not fit that."),
         ({}, {"optimizer_type": "Lion"}, "obstacle", "optimizer_type AdamW -> Lion"),

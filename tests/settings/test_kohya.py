@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,24 +10,27 @@ import toml
 
 from trainer.config import TrainingConfig, known_settings, load_config, load_layers, to_flat, to_kohya
 from trainer.ground.errors import ConfigError
-from trainer.settings.sd_scripts import CHANGING, HARMLESS, SHARED
+from trainer.settings.kohya import PROCESS_THERE
+from trainer.settings.sd_scripts import ARGUMENTS, NETWORK_ARGUMENTS, defaults, has_default
+from trainer.settings.section import Follows
 
-OURS_ONLY = (
-    "model_family",
-    "deterministic",
-    "save_state_minutes",
-    "step_down_on_out_of_memory",
-    "caption_variants",
-    "quantize_base",
-    "timestep_sampling",
-    "sigmoid_scale",
-    "discrete_flow_shift",
-    "weighting_scheme",
-    "logit_mean",
-    "logit_std",
-    "mode_scale",
-    "model_prediction_type",
-)
+ARGUMENTS_THERE = json.loads((Path(__file__).parents[1] / "data" / "sd_scripts_arguments.json").read_text())
+"""Every argument of sd-scripts' LoRA trainer with its default."""
+
+ARGUMENTS_THERE |= {"cache_text_encoder_outputs": False, "cache_text_encoder_outputs_to_disk": False}  # SDXL's trainer
+
+STANDS_FOR = {
+    "clip_skip": 1,
+    "max_token_length": 75,
+    "max_timestep": 1000,
+    "min_timestep": 0,
+    "network_dim": 4,
+    "optimizer_args": (),
+    "optimizer_type": "AdamW",
+    "output_name": "last",
+    "save_precision": "float",
+}
+"""What None, or nothing, stands for in its code."""
 
 
 def written(folder: Path, **values: object) -> Path:
@@ -41,29 +45,61 @@ def imported(folder: Path, **values: object) -> dict[str, object]:
     return to_flat(load_config(written(folder, network_module="networks.lora", **values)))
 
 
-def test_no_argument_is_listed_twice() -> None:
-    assert not set(SHARED) & set(CHANGING)
-    assert not (set(SHARED) | set(CHANGING)) & HARMLESS
+def arguments_of_settings() -> set[str]:
+    """Return the arguments of sd-scripts that settings declare, by any of their names."""
+    found: set[str] = set()
+    for setting in known_settings().values():
+        if setting.sd_scripts is not None and setting.belongs_to(PROCESS_THERE):
+            there = setting.sd_scripts
+            found |= {setting.argument, there.inside, *there.once, *there.switches} - {""}
+    return found
 
 
-def test_shared_arguments_are_ours_and_lacking_ones_are_not() -> None:
-    known = known_settings()
-    assert set(SHARED) <= set(known)
-    assert not (set(CHANGING) | HARMLESS) & set(known)
+def test_every_argument_of_sd_scripts_is_known_once() -> None:
+    ours = arguments_of_settings()
+    assert set(ARGUMENTS_THERE) - ours - set(ARGUMENTS) == set()
+    assert not (ours | set(known_settings())) & set(ARGUMENTS)
+    assert not set(ARGUMENTS) & set(NETWORK_ARGUMENTS)
+    assert not set(known_settings()) & set(NETWORK_ARGUMENTS)
 
 
-def test_a_setting_of_ours_that_sd_scripts_has_is_shared_or_has_no_default_there() -> None:
-    without_default = {"pretrained_model_name_or_path", "train_data_dir", "resolution", "output_dir", "seed"}
-    special = {"network_type", "conv_dim", "conv_alpha", "text_encoder_lr", "max_data_loader_n_workers"}
-    assert set(known_settings()) == set(SHARED) | without_default | special | set(OURS_ONLY)
+def test_what_settings_say_of_sd_scripts_is_what_its_parser_says() -> None:
+    assert arguments_of_settings() <= set(ARGUMENTS_THERE)
+    for setting in known_settings().values():
+        if setting.argument not in ("", "network_module") and setting.belongs_to(PROCESS_THERE):
+            assert setting.sd_scripts is not None
+            default, meant = ARGUMENTS_THERE[setting.argument], setting.sd_scripts.default
+            if isinstance(meant, Follows):
+                assert default is None
+            elif has_default(setting):
+                assert meant == STANDS_FOR.get(setting.key, "" if default is None and meant == "" else default)
+            else:
+                assert default is None, setting.key
+
+
+def test_settings_of_rectified_flow_do_nothing_in_a_recipe_for_another_kind_of_model(tmp_path: Path) -> None:
+    path = written(tmp_path, network_module="networks.lora", discrete_flow_shift=1.5)
+    assembled = load_layers(path)
+    assert assembled.notices == ("Not used by this program, and not needed: discrete_flow_shift.",)
+    assert assembled.config is not None
+    assert assembled.config.flow.discrete_flow_shift == 3.0
+    assert "discrete_flow_shift" not in to_kohya(TrainingConfig())
+
+
+def test_what_is_off_there_does_nothing() -> None:
+    for name, default in ARGUMENTS_THERE.items():
+        if name in ARGUMENTS:
+            assert ARGUMENTS[name].does_nothing(default), name
 
 
 def test_keys_left_out_take_sd_scripts_defaults(tmp_path: Path) -> None:
     found = imported(tmp_path)
-    for key, default in SHARED.items():
-        assert found[key] == (list(default) if isinstance(default, tuple) else default), key
+    for key, default in defaults(known_settings(), PROCESS_THERE).items():
+        if not isinstance(default, Follows):
+            assert found[key] == (list(default) if isinstance(default, tuple) else default), key
     assert found["text_encoder_lr"] == 2e-6
     assert (found["conv_dim"], found["conv_alpha"], found["network_type"]) == (None, None, "lora")
+    assert (found["max_data_loader_n_workers"], found["seed"]) == (0, 42), "these change nothing, or have no default"
 
 
 def test_stable_diffusion_2_is_a_family_here(tmp_path: Path) -> None:
@@ -186,9 +222,75 @@ def test_keys_that_would_change_the_result_are_problems_unless_told_to_go_on(
     assert any(key in notice for notice in assembled.notices)
 
 
-def test_a_slip_of_the_pen_is_not_taken_for_an_unknown_argument(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"shufle_caption": True}, "shufle_caption (did you mean shuffle_caption?)"),
+        ({"network_train_text_encoder": False}, "network_train_text_encoder (did you mean"),
+        ({"bucket_resolution_steps": 64}, "bucket_resolution_steps"),
+        ({"my_own_note": "x"}, "my_own_note"),
+        ({"network_args": ["no_such_argument=1"]}, "network_args no_such_argument"),
+    ],
+)
+def test_what_is_not_known_is_ignored_in_a_recipe_and_never_called_needless(
+    given: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    assembled = load_layers(written(tmp_path, network_module="networks.lora", **given))
+    assert assembled.problems == ()
+    (notice,) = assembled.notices
+    assert notice.startswith("Not known here, and ignored: ")
+    assert said in notice
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"num_repeats": 10},
+        {"class_tokens": "sks dog"},
+        {"dora_wd": True},
+        {"loraplus_lr_ratio": 16},
+        {"train_inpainting": True},
+        {"stop_text_encoder_training": 500},
+        {"ema_decay": 0.99},
+        {"network_args": ["loraplus_lr_ratio=16"]},
+        {"network_args": ["block_dims=4,4"]},
+        {"network_args": ["dora_wd=True", "conv_dim=4"]},
+    ],
+)
+@pytest.mark.parametrize("module", [{}, {"network_module": "networks.lora"}])
+def test_what_changes_the_result_is_never_called_needless(
+    given: dict[str, object], module: dict[str, object], tmp_path: Path
+) -> None:
+    assembled = load_layers(written(tmp_path, **module, **given))
+    assert [problem.key for problem in assembled.problems] == list(given)
+    assert assembled.notices == ()
+    assert "would change the result" in assembled.problems[0].message
+    assert "conv_dim" not in assembled.problems[0].message or "block" in str(given)
+
+
+@pytest.mark.parametrize(
+    "given", [{"num_repeats": 1}, {"loraplus_lr_ratio": 1.0}, {"network_args": ["loraplus_lr_ratio=1.0"]}]
+)
+def test_a_neutral_value_changes_nothing(given: dict[str, object], tmp_path: Path) -> None:
+    assert load_layers(written(tmp_path, **given)).problems == ()
+
+
+def test_a_slip_of_the_pen_in_a_file_of_ours_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean shuffle_caption"):
-        load_config(written(tmp_path, network_module="networks.lora", shufle_caption=True), ignore_unsupported=True)
+        load_config(written(tmp_path, shufle_caption=True), ignore_unsupported=True)
+
+
+def test_network_args_of_a_file_of_ours_are_unpacked(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path, network_args=["conv_dim=8", "conv_alpha=4"]))
+    assert (config.network.conv_dim, config.network.conv_alpha) == (8, 4.0)
+
+
+def test_a_table_in_place_of_a_value_is_that_settings_problem(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text("network_dim = {value = 8}\n[optimizer_args]\nlearning_rate = 1e-3\n")
+    assembled = load_layers(path)
+    assert [problem.key for problem in assembled.problems] == ["network_dim"]
+    assert "must be a whole number" in assembled.problems[0].message
 
 
 def test_a_file_of_ours_with_an_argument_of_sd_scripts_is_told_what_to_do(tmp_path: Path) -> None:
@@ -222,8 +324,7 @@ def test_exported_adafactor_keeps_our_rate() -> None:
 
 def test_export_has_no_key_that_sd_scripts_would_not_know() -> None:
     exported = to_kohya(TrainingConfig())
-    special = {"network_module", "network_args", "text_encoder_lr", "max_data_loader_n_workers", "resolution", "seed"}
-    assert set(exported) <= set(SHARED) | set(CHANGING) | special | {"output_dir"}
+    assert set(exported) <= set(ARGUMENTS_THERE)
     assert exported["network_module"] == "networks.lora"
     assert exported["mixed_precision"] == "fp16"
     assert not any(value is None or value == "" for value in exported.values())

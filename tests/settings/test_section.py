@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from functools import partial
 from typing import Literal
 
 import pytest
 from pydantic import ValidationError
 
+from tests.helpers.source import PROJECT
 from trainer.ground.errors import Problem
 from trainer.settings.problems import problems_of_section, rule, unknown
-from trainer.settings.section import ANY, Section, Show, clean_path, setting
+from trainer.settings.section import (
+    ANY,
+    NO_ENTRY,
+    NOT_THERE,
+    OWN_NAME,
+    Entry,
+    Section,
+    Show,
+    There,
+    clean_path,
+)
+from trainer.settings.section import setting as declared
 from trainer.settings.walk import Setting, sections_of, settings_of, visible
+
+setting = partial(declared, resume="learning", metadata=NO_ENTRY, sd_scripts=NOT_THERE)
 
 
 def _even(value: object) -> object:
@@ -51,10 +66,10 @@ class Kitchen(Section):
     spices: tuple[str, ...] = setting((), Show("Spices", when={"note": ANY}))
     """Which spices."""
 
-    note: str = setting("", Show("Note"))
+    note: str = setting("", Show("Note"), metadata=OWN_NAME, sd_scripts=There("", name="remark"))
     """Anything."""
 
-    book: str = setting("", Show("Book", widget="file"))
+    book: str = setting("", Show("Book", widget="file"), resume="free", metadata=Entry("modelspec.book"))
     """Where the recipes are."""
 
     even: int = setting(2, Show("Even"), parse=_even)
@@ -218,3 +233,35 @@ def test_a_setting_declared_without_the_helper_is_refused() -> None:
 
     with pytest.raises(TypeError, match=re.escape("Bare.plain is not declared with setting()")):
         Bare(plain=4)
+
+
+@pytest.mark.parametrize("unsaid", ["resume", "metadata", "sd_scripts"])
+def test_a_setting_that_leaves_one_unsaid_is_refused(unsaid: str) -> None:
+    said = {"resume": "free", "metadata": NO_ENTRY, "sd_scripts": NOT_THERE}
+    declared(3, Show("Pots"), **said)
+    del said[unsaid]
+    with pytest.raises(TypeError, match=unsaid):
+        declared(3, Show("Pots"), **said)
+
+
+def test_only_tools_declare_what_says_nothing_of_runs() -> None:
+    """`argument` leaves unsaid what a setting of a run must say."""
+    files = [path.read_text(encoding="utf-8") for path in (PROJECT / "trainer" / "config").glob("*.py")]
+    assert len(files) > 5
+    assert not any("argument(" in text for text in files)
+
+
+def test_what_a_change_means_is_one_of_the_words() -> None:
+    with pytest.raises(TypeError, match="resume='perhaps' is none of free, rounding"):
+        declared(3, Show("Pots"), resume="perhaps", metadata=NO_ENTRY, sd_scripts=NOT_THERE)
+
+
+def test_a_setting_tells_its_entry_and_its_argument() -> None:
+    told = {
+        key: (SETTINGS[key].entry, SETTINGS[key].argument, SETTINGS[key].resume) for key in ("note", "book", "pots")
+    }
+    assert told == {
+        "note": ("ss_note", "remark", "learning"),
+        "book": ("modelspec.book", "", "free"),
+        "pots": ("", "", "learning"),
+    }

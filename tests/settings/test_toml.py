@@ -81,12 +81,12 @@ def test_a_byte_order_mark_is_no_syntax_error(tmp_path: Path) -> None:
 
 
 def test_sections_carry_no_meaning() -> None:
-    flat, problems = toml.flatten({"a": 1, "first": {"b": 2}, "second": {"c": 3, "b": 2}})
+    flat, problems = toml.flatten({"a": 1, "first": {"b": 2}, "second": {"c": 3, "b": 2}}, "abc")
     assert (flat, problems) == ({"a": 1, "b": 2, "c": 3}, ())
 
 
 def test_a_key_given_twice_with_two_values_is_named() -> None:
-    _, problems = toml.flatten({"first": {"b": 2}, "second": {"b": 3}})
+    _, problems = toml.flatten({"first": {"b": 2}, "second": {"b": 3}}, "b")
     assert [(problem.key, problem.message) for problem in problems] == [
         ("b", "given twice, as 2 and 3; keep one of them.")
     ]
@@ -104,3 +104,8 @@ def test_writing_where_it_cannot_be_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be written"):
         toml.write(tmp_path / "file" / "run.toml", "a = 1\n")
+
+
+def test_a_table_under_a_key_is_its_value_unless_it_holds_keys() -> None:
+    flat, problems = toml.flatten({"a": {"value": 1}, "b": {"c": 3}}, "abc")
+    assert (flat, problems) == ({"a": {"value": 1}, "c": 3}, ())

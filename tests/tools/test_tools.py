@@ -9,7 +9,7 @@ import pytest
 
 from trainer.__main__ import COMPLETED, REFUSED, STOPPED, main
 from trainer.ground.errors import Stopped
-from trainer.settings.section import Show, setting
+from trainer.settings.section import Show, argument
 from trainer.tools import TOOLS, Arguments, Desk, Tool
 
 Capture = pytest.CaptureFixture[str]
@@ -18,28 +18,28 @@ Capture = pytest.CaptureFixture[str]
 class MixArguments(Arguments):
     """One argument of each kind."""
 
-    save_to: str = setting(..., Show("Target", widget="file"))
+    save_to: str = argument(..., Show("Target", widget="file"))
     """Where it goes; 100 % of it."""
 
-    models: tuple[str, ...] = setting(..., Show("Sources", widget="list"))
+    models: tuple[str, ...] = argument(..., Show("Sources", widget="list"))
     """What is mixed."""
 
-    ratios: tuple[float, ...] = setting((), Show("Ratios", widget="list"), rule="a list of numbers")
+    ratios: tuple[float, ...] = argument((), Show("Ratios", widget="list"), rule="a list of numbers")
     """How much of each."""
 
-    new_rank: int | None = setting(None, Show("Rank"), ge=1)
+    new_rank: int | None = argument(None, Show("Rank"), ge=1)
     """The rank."""
 
-    strength: float = setting(1.0, Show("Strength"), gt=0)
+    strength: float = argument(1.0, Show("Strength"), gt=0)
     """How much of all."""
 
-    method: str = setting("sum", Show("Method"), choices=("sum", "cumulative"))
+    method: str = argument("sum", Show("Method"), choices=("sum", "cumulative"))
     """How."""
 
-    dry: bool = setting(False, Show("Dry"))
+    dry: bool = argument(False, Show("Dry"))
     """Only say it."""
 
-    verify: bool = setting(True, Show("Verify"))
+    verify: bool = argument(True, Show("Verify"))
     """Read back."""
 
 

@@ -66,7 +66,7 @@ def read_layer(path: Path, *, ignore_unsupported: bool = False) -> dict[str, obj
 
 def _imported(path: Path, ignore_unsupported: bool) -> kohya.Imported:
     try:
-        flat, problems = toml.flatten(toml.read(path))
+        flat, problems = toml.flatten(toml.read(path), known_settings())
     except ConfigError as error:
         return kohya.Imported({}, list(error.problems))
     imported = kohya.import_flat(flat, known_settings(), ignore_unsupported=ignore_unsupported)
@@ -103,7 +103,7 @@ def save_config(config: TrainingConfig, path: Path, header: str = "") -> None:
 
 def to_kohya(config: TrainingConfig, prompts_file: str = "") -> dict[str, object]:
     """Return the configuration as sd-scripts reads it: flat, with `network_module` and `network_args` packed."""
-    return kohya.export_flat(to_flat(config), prompts_file)
+    return kohya.export_flat(to_flat(config), known_settings(), prompts_file)
 
 
 def parse_set(text: str) -> tuple[str, object]:

@@ -5,17 +5,33 @@ from __future__ import annotations
 from typing import Literal
 
 from trainer.adapters import KINDS
-from trainer.config.values import DDPM_ONLY, FLOW_ONLY, parse_rate, parse_steps_or_share
+from trainer.config.values import parse_rate, parse_steps_or_share
 from trainer.optimizers import OPTIMIZERS
 from trainer.schedules import SCHEDULES
-from trainer.settings.section import Section, Show, setting
+from trainer.settings.section import (
+    NO_ENTRY,
+    NOT_THERE,
+    OWN_NAME,
+    Absence,
+    Entry,
+    Follows,
+    Section,
+    Show,
+    There,
+    setting,
+)
 
 
 class NetworkSection(Section):
     """What is trained: the LoRA's kind and size, and where it attaches."""
 
     network_type: str = setting(
-        "lora", Show("Kind of LoRA", group="Network", also=("lora_type",)), choices=tuple(KINDS)
+        "lora",
+        Show("Kind of LoRA", group="Network", also=("lora_type",)),
+        resume="fixed",
+        metadata=Entry("ss_network_module", of_run=True),
+        sd_scripts=There("lora", name="network_module"),
+        choices=tuple(KINDS),
     )
     """The kind of adapter. "lora" is the standard one, which every program loads."""
 
@@ -29,6 +45,9 @@ class NetworkSection(Section):
             place=8,
             also=("rank", "dim", "network_rank", "lora_rank"),
         ),
+        resume="fixed",
+        metadata=Entry(of_run=True),
+        sd_scripts=There(4),
         ge=1,
         le=4096,
     )
@@ -41,6 +60,9 @@ class NetworkSection(Section):
     network_alpha: float = setting(
         16.0,
         Show("Alpha", tab="basic", group="Network", widget="slider", place=9, also=("alpha", "lora_alpha")),
+        resume="fixed",
+        metadata=Entry(of_run=True),
+        sd_scripts=There(1),
         gt=0,
         le=4096,
     )
@@ -51,7 +73,14 @@ class NetworkSection(Section):
     """
 
     conv_dim: int | None = setting(
-        None, Show("Rank of 3x3 convolutions", group="Network"), zero_is_off=True, ge=1, le=4096
+        None,
+        Show("Rank of 3x3 convolutions", group="Network"),
+        resume="fixed",
+        metadata=Entry("ss_network_args", of_run=True),
+        sd_scripts=There(None, inside="network_args"),
+        zero_is_off=True,
+        ge=1,
+        le=4096,
     )
     """Train the 3x3 convolutions too, at this rank. Off: attention and feed-forward layers only.
 
@@ -59,26 +88,48 @@ class NetworkSection(Section):
     """
 
     conv_alpha: float | None = setting(
-        None, Show("Alpha of 3x3 convolutions", group="Network", when={"conv_dim": "*"}), gt=0, le=4096
+        None,
+        Show("Alpha of 3x3 convolutions", group="Network", when={"conv_dim": "*"}),
+        resume="fixed",
+        metadata=Entry("ss_network_args", of_run=True),
+        sd_scripts=There(None, inside="network_args"),
+        gt=0,
+        le=4096,
     )
     """Alpha of the 3x3 convolutions; left out it is 1."""
 
-    network_train_unet_only: bool = setting(False, Show("UNet only", group="Network"))
+    network_train_unet_only: bool = setting(
+        False, Show("UNet only", group="Network"), resume="fixed", metadata=NO_ENTRY, sd_scripts=There(False)
+    )
     """Train the UNet and leave the text encoder as it is.
 
     Faster and smaller, since captions are encoded once. The meaning of words stays as in the base model.
     """
 
-    network_train_text_encoder_only: bool = setting(False, Show("Text encoder only", group="Network"))
+    network_train_text_encoder_only: bool = setting(
+        False, Show("Text encoder only", group="Network"), resume="fixed", metadata=NO_ENTRY, sd_scripts=There(False)
+    )
     """Train the text encoder and leave the UNet as it is; teaches words, hardly any looks."""
 
-    network_weights: str = setting("", Show("Go on from a LoRA", group="Network", widget="file"))
+    network_weights: str = setting(
+        "",
+        Show("Go on from a LoRA", group="Network", widget="file"),
+        resume="beginning",
+        metadata=NO_ENTRY,
+        sd_scripts=There(""),
+    )
     """A LoRA file to begin from instead of from nothing.
 
     Loads its weights only. To go on with a run that was interrupted, resume that run instead.
     """
 
-    dim_from_weights: bool = setting(False, Show("Rank from that LoRA", group="Network", when={"network_weights": "*"}))
+    dim_from_weights: bool = setting(
+        False,
+        Show("Rank from that LoRA", group="Network", when={"network_weights": "*"}),
+        resume="fixed",
+        metadata=NO_ENTRY,
+        sd_scripts=There(False),
+    )
     """Take rank and alpha of each layer from the LoRA file begun from; the settings above are then not used."""
 
 
@@ -88,6 +139,9 @@ class OptimizerSection(Section):
     optimizer_type: str = setting(
         "AdamW",
         Show("Optimizer", tab="basic", group="Optimizer", place=6, also=("optimizer",)),
+        resume="fixed",
+        metadata=Entry("ss_optimizer", of_run=True),
+        sd_scripts=There("AdamW", switches={"use_8bit_adam": "AdamW8bit", "use_lion_optimizer": "Lion"}),
         choices=tuple(OPTIMIZERS),
     )
     """How gradients become changes. AdamW is the one most recipes are written for.
@@ -97,11 +151,23 @@ class OptimizerSection(Section):
     to ten times smaller.
     """
 
-    optimizer_args: tuple[str, ...] = setting((), Show("Optimizer arguments", group="Optimizer", widget="list"))
+    optimizer_args: tuple[str, ...] = setting(
+        (),
+        Show("Optimizer arguments", group="Optimizer", widget="list"),
+        resume="learning",
+        metadata=Entry("ss_optimizer", of_run=True),
+        sd_scripts=There(()),
+    )
     """More of the optimizer's own arguments, each as "name=value", such as "weight_decay=0.1" or "betas=0.9,0.99"."""
 
     learning_rate: float = setting(
-        1e-4, Show("Learning rate", tab="basic", group="Optimizer", place=7, also=("lr",)), ge=0, le=100
+        1e-4,
+        Show("Learning rate", tab="basic", group="Optimizer", place=7, also=("lr",)),
+        resume="schedule",
+        metadata=OWN_NAME,
+        sd_scripts=There(2e-6),
+        ge=0,
+        le=100,
     )
     """How large each change is. 1e-4 to 5e-5 for AdamW; exactly 1 for DAdaptAdam and Prodigy.
 
@@ -109,12 +175,23 @@ class OptimizerSection(Section):
     nothing that has no rate of its own.
     """
 
-    unet_lr: float | None = setting(None, Show("UNet learning rate", group="Optimizer"), ge=0, le=100)
+    unet_lr: float | None = setting(
+        None,
+        Show("UNet learning rate", group="Optimizer"),
+        resume="schedule",
+        metadata=OWN_NAME,
+        sd_scripts=There(None),
+        ge=0,
+        le=100,
+    )
     """The UNet's own learning rate. Left out it follows the learning rate; 0 = the UNet is not trained."""
 
     text_encoder_lr: float | tuple[float, ...] = setting(
         5e-5,
         Show("Text encoder learning rate", group="Optimizer", also=("te_lr", "learning_rate_te")),
+        resume="schedule",
+        metadata=OWN_NAME,
+        sd_scripts=There(Follows("learning_rate")),
         parse=parse_rate,
         rule="a number from 0 to 100, or a list of one for each text encoder, two at most",
     )
@@ -126,7 +203,12 @@ class OptimizerSection(Section):
     """
 
     lr_scheduler: str = setting(
-        "cosine", Show("Learning rate schedule", group="Schedule", also=("scheduler",)), choices=SCHEDULES
+        "cosine",
+        Show("Learning rate schedule", group="Schedule", also=("scheduler",)),
+        resume="schedule",
+        metadata=OWN_NAME,
+        sd_scripts=There("constant"),
+        choices=SCHEDULES,
     )
     """How the rate goes on after the warm-up: constant, or falling to 0 along a line, a cosine or a power.
 
@@ -142,6 +224,9 @@ class OptimizerSection(Section):
             when={"lr_scheduler": tuple(name for name in SCHEDULES if name != "constant")},
             also=("lr_warmup", "warmup", "warmup_steps", "warmup_ratio"),
         ),
+        resume="schedule",
+        metadata=OWN_NAME,
+        sd_scripts=There(0),
         parse=parse_steps_or_share,
         rule="0 for none, a whole number of steps, or a share of all steps below 1",
     )
@@ -151,16 +236,36 @@ class OptimizerSection(Section):
     """
 
     lr_scheduler_num_cycles: int = setting(
-        1, Show("Restarts", group="Schedule", when={"lr_scheduler": ("cosine_with_restarts",)}), ge=1, le=10_000
+        1,
+        Show("Restarts", group="Schedule", when={"lr_scheduler": ("cosine_with_restarts",)}),
+        resume="schedule",
+        metadata=NO_ENTRY,
+        sd_scripts=There(1),
+        ge=1,
+        le=10_000,
     )
     """How often "cosine_with_restarts" falls from the full rate to 0."""
 
     lr_scheduler_power: float = setting(
-        1.0, Show("Power", group="Schedule", when={"lr_scheduler": ("polynomial",)}), gt=0, le=100
+        1.0,
+        Show("Power", group="Schedule", when={"lr_scheduler": ("polynomial",)}),
+        resume="schedule",
+        metadata=NO_ENTRY,
+        sd_scripts=There(1),
+        gt=0,
+        le=100,
     )
     """The power of "polynomial"; 1 is a straight line."""
 
-    max_grad_norm: float = setting(1.0, Show("Gradient clipping", group="Optimizer"), ge=0, le=1_000_000)
+    max_grad_norm: float = setting(
+        1.0,
+        Show("Gradient clipping", group="Optimizer"),
+        resume="learning",
+        metadata=OWN_NAME,
+        sd_scripts=There(1.0),
+        ge=0,
+        le=1_000_000,
+    )
     """Scale gradients down where their norm over all trained weights is larger than this; 0 = never.
 
     Keeps one odd batch from undoing many good ones. Adafactor does its own: give it 0 here.
@@ -181,6 +286,9 @@ class TrainingSection(Section):
             place=12,
             also=("batch_size",),
         ),
+        resume="data",
+        metadata=Entry("ss_batch_size_per_device"),
+        sd_scripts=There(1),
         ge=1,
         le=1024,
     )
@@ -192,6 +300,9 @@ class TrainingSection(Section):
     gradient_accumulation_steps: int = setting(
         1,
         Show("Accumulation", group="Training", unit="batches", also=("gradient_accumulation", "grad_accum")),
+        resume="data",
+        metadata=OWN_NAME,
+        sd_scripts=There(1),
         ge=1,
         le=4096,
     )
@@ -209,6 +320,9 @@ class TrainingSection(Section):
             place=11,
             also=("epoch", "epochs", "num_epochs", "num_train_epochs"),
         ),
+        resume="schedule",
+        metadata=Entry("ss_num_epochs", of_run=True),
+        sd_scripts=There(None),
         zero_is_off=True,
         ge=1,
         le=1_000_000,
@@ -219,12 +333,23 @@ class TrainingSection(Section):
     """
 
     max_train_steps: int | None = setting(
-        None, Show("Steps", group="Training", also=("steps", "max_steps")), zero_is_off=True, ge=1, le=1_000_000_000
+        None,
+        Show("Steps", group="Training", also=("steps", "max_steps")),
+        resume="schedule",
+        metadata=Entry(of_run=True),
+        sd_scripts=There(1600),
+        zero_is_off=True,
+        ge=1,
+        le=1_000_000_000,
     )
     """Stop after so many steps instead of after so many epochs."""
 
     mixed_precision: Literal["auto", "no", "fp16", "bf16"] = setting(
-        "auto", Show("Precision", group="Precision", also=("precision",))
+        "auto",
+        Show("Precision", group="Precision", also=("precision",)),
+        resume="rounding",
+        metadata=Entry(of_run=True),
+        sd_scripts=There("no"),
     )
     """The precision of computing: "auto" takes bf16 where the GPU has it, else fp16, and full precision on a CPU.
 
@@ -232,34 +357,60 @@ class TrainingSection(Section):
     The LoRA itself is trained in float32, unless one of the two settings below says otherwise.
     """
 
-    full_bf16: bool = setting(False, Show("LoRA in bf16", group="Precision"))
+    full_bf16: bool = setting(
+        False, Show("LoRA in bf16", group="Precision"), resume="fixed", metadata=NO_ENTRY, sd_scripts=There(False)
+    )
     """Keep the LoRA, its gradients and most of the optimizer's state in bf16 too: half of their memory.
 
     Changes below a 250th of a weight are lost, so it learns less finely, above all at low rates. Needs the precision
     bf16, which "auto" then becomes.
     """
 
-    full_fp16: bool = setting(False, Show("LoRA in fp16", group="Precision"))
+    full_fp16: bool = setting(
+        False, Show("LoRA in fp16", group="Precision"), resume="fixed", metadata=OWN_NAME, sd_scripts=There(False)
+    )
     """Keep the LoRA and its gradients in fp16 too: half of their memory, for GPUs without bf16.
 
     Needs the precision fp16, which "auto" then becomes, and AdamW8bit, Adafactor or Lion: what the other optimizers
     remember of gradients is too small a number for fp16.
     """
 
-    gradient_checkpointing: bool = setting(False, Show("Gradient checkpointing", group="Precision"))
+    gradient_checkpointing: bool = setting(
+        False,
+        Show("Gradient checkpointing", group="Precision"),
+        resume="rounding",
+        metadata=OWN_NAME,
+        sd_scripts=There(False),
+    )
     """Take far less memory for somewhat more time: intermediate results are computed again. The result is the same."""
 
-    step_down_on_out_of_memory: bool = setting(True, Show("Step down when memory runs out", group="Precision"))
+    step_down_on_out_of_memory: bool = setting(
+        True,
+        Show("Step down when memory runs out", group="Precision"),
+        resume="free",
+        metadata=NO_ENTRY,
+        sd_scripts=NOT_THERE,
+    )
     """Where a step runs out of memory, do it again with fewer pictures at a time, then with gradient checkpointing.
 
     The batch, its random numbers and the number of steps stay what they are, and the result is the same but for
     rounding; it takes longer. Off: the run ends with its state saved and says what to lower.
     """
 
-    seed: int = setting(42, Show("Seed", group="Training"), ge=0, le=2**32 - 1)
+    seed: int = setting(
+        42,
+        Show("Seed", group="Training"),
+        resume="data",
+        metadata=OWN_NAME,
+        sd_scripts=There(Absence.REQUIRED),
+        ge=0,
+        le=2**32 - 1,
+    )
     """Where all random choices come from; the same seed and settings give the same LoRA on the same machine."""
 
-    torch_compile: bool = setting(False, Show("Compile", group="Precision"))
+    torch_compile: bool = setting(
+        False, Show("Compile", group="Precision"), resume="rounding", metadata=NO_ENTRY, sd_scripts=There(False)
+    )
     """Let PyTorch compile the blocks of the UNet: faster steps after a minute or more of waiting at the start.
 
     For long runs on a GPU. The start takes one to several minutes more, again for each new size of picture, which the
@@ -267,209 +418,10 @@ class TrainingSection(Section):
     without, and says why.
     """
 
-    deterministic: bool = setting(False, Show("Deterministic", group="Precision"))
+    deterministic: bool = setting(
+        False, Show("Deterministic", group="Precision"), resume="rounding", metadata=NO_ENTRY, sd_scripts=NOT_THERE
+    )
     """Use only GPU routines that give the same bits each time, at some cost in speed.
 
     On a CPU this is always so.
-    """
-
-
-class LossSection(Section):
-    """What counts as wrong, and how much at which noise level."""
-
-    loss_type: Literal["l2", "l1", "huber", "smooth_l1"] = setting("l2", Show("Loss", group="Loss"))
-    """How the difference between predicted and true noise is counted.
-
-    l2 is the standard; huber and smooth_l1 let odd pictures count for less.
-    """
-
-    huber_schedule: Literal["constant", "exponential", "snr"] = setting(
-        "snr", Show("Huber schedule", group="Loss", when={"loss_type": ("huber", "smooth_l1")})
-    )
-    """How the bend of the Huber losses changes with the noise level."""
-
-    huber_c: float = setting(
-        0.1, Show("Huber bend", group="Loss", when={"loss_type": ("huber", "smooth_l1")}), gt=0, le=100
-    )
-    """Where the Huber losses bend from square to straight; smaller is more robust and blurs more."""
-
-    huber_scale: float = setting(
-        1.0,
-        Show(
-            "Huber scale",
-            group="Loss",
-            when={"loss_type": ("huber", "smooth_l1"), "huber_schedule": ("constant", "exponential")},
-        ),
-        gt=0,
-        le=1000,
-    )
-    """Multiplies the bend; the snr schedule does not use it."""
-
-    min_snr_gamma: float | None = setting(
-        None, Show("Min SNR gamma", group="Loss", widget="slider", when=DDPM_ONLY), zero_is_off=True, gt=0, le=1000
-    )
-    """Limit how much steps with little noise count; 5 is the value of the paper, lower limits more.
-
-    Learns faster and steadier. Not together with the debiased loss: both do the same job.
-    """
-
-    debiased_estimation_loss: bool = setting(False, Show("Debiased estimation", group="Loss", when=DDPM_ONLY))
-    """Weight the loss by one over the square root of the signal-to-noise ratio: noisy steps count for more.
-
-    An alternative to min SNR gamma, not an addition.
-    """
-
-    scale_v_pred_loss_like_noise_pred: bool = setting(
-        False, Show("Scale v loss like noise loss", group="Loss", when={**DDPM_ONLY, "v_parameterization": (True,)})
-    )
-    """Give a v-prediction model's loss the weights that noise prediction has."""
-
-    v_pred_like_loss: float | None = setting(
-        None,
-        Show("V-like loss", group="Loss", when={**DDPM_ONLY, "v_parameterization": (False,)}),
-        zero_is_off=True,
-        gt=0,
-        le=1000,
-    )
-    """Add so much of a loss weighted as v-prediction has it, for models that predict noise."""
-
-
-class NoiseSection(Section):
-    """The noise that is put on latents, and at which levels."""
-
-    noise_offset: float | None = setting(
-        None, Show("Noise offset", group="Noise", widget="slider", when=DDPM_ONLY), zero_is_off=True, gt=0, le=10
-    )
-    """Shift the noise of each channel as a whole, so that darker and brighter pictures can be learned.
-
-    0.05 to 0.15 is in use; more washes colours out.
-    """
-
-    noise_offset_random_strength: bool = setting(
-        False, Show("Random noise offset", group="Noise", when={**DDPM_ONLY, "noise_offset": "*"})
-    )
-    """Draw the strength of the noise offset anew each time, from 0 to its value."""
-
-    adaptive_noise_scale: float | None = setting(
-        None,
-        Show("Adaptive noise scale", group="Noise", when={**DDPM_ONLY, "noise_offset": "*"}),
-        zero_is_off=True,
-        ge=-10,
-        le=10,
-    )
-    """Add to the noise offset so many times the mean of the latents; needs a noise offset."""
-
-    multires_noise_iterations: int | None = setting(
-        None, Show("Multi-resolution noise", group="Noise", when=DDPM_ONLY), zero_is_off=True, ge=1, le=64
-    )
-    """Add noise at so many coarser scales, an alternative to the noise offset; 6 to 10 is in use."""
-
-    multires_noise_discount: float = setting(
-        0.3,
-        Show("Multi-resolution discount", group="Noise", when={**DDPM_ONLY, "multires_noise_iterations": "*"}),
-        ge=0,
-        le=1,
-    )
-    """How much weaker each coarser scale is; 0.3 for small sets, up to 0.8 for large ones."""
-
-    ip_noise_gamma: float | None = setting(
-        None, Show("Input perturbation", group="Noise"), zero_is_off=True, gt=0, le=10
-    )
-    """Put so much extra noise on the input but not on what is to be predicted; 0.1 is usual, against overfitting."""
-
-    ip_noise_gamma_random_strength: bool = setting(
-        False, Show("Random input perturbation", group="Noise", when={"ip_noise_gamma": "*"})
-    )
-    """Draw the strength of the input perturbation anew each time, from 0 to its value."""
-
-    min_timestep: int = setting(
-        0, Show("Lowest timestep", group="Noise", widget="slider", when=DDPM_ONLY), ge=0, le=999
-    )
-    """Train no timestep below this one; low timesteps hold little noise and shape detail."""
-
-    max_timestep: int = setting(
-        1000, Show("Highest timestep", group="Noise", widget="slider", when=DDPM_ONLY), ge=1, le=1000
-    )
-    """Train only timesteps below this one; high timesteps hold much noise and shape the composition."""
-
-    zero_terminal_snr: bool = setting(False, Show("Zero terminal SNR", group="Noise", when=DDPM_ONLY))
-    """Change the noise schedule so that its last step is pure noise, for v-prediction models made that way."""
-
-
-class FlowSection(Section):
-    """Rectified flow, as FLUX.1, Chroma and Anima have it: which noise levels are trained, and as what."""
-
-    timestep_sampling: Literal["sigma", "uniform", "sigmoid", "shift", "flux_shift"] = setting(
-        "sigmoid", Show("Noise levels", group="Rectified flow", when=FLOW_ONLY)
-    )
-    """How noise levels are drawn: in the middle more often (sigmoid), moved towards noise (shift), all alike (uniform).
-
-    "flux_shift" moves them by the size of the picture, as FLUX.1 was trained; "shift" by the number below: 3.1582 is
-    what flux_shift is at 1024 x 1024. "sigma" takes one of 1000 levels, moved by that number too.
-    """
-
-    sigmoid_scale: float = setting(
-        1.0,
-        Show(
-            "Sigmoid scale",
-            group="Rectified flow",
-            when={**FLOW_ONLY, "timestep_sampling": ("sigmoid", "shift", "flux_shift")},
-        ),
-        gt=0,
-        le=100,
-    )
-    """How far noise levels spread from the middle: below 1 they gather there, above 1 they go to both ends."""
-
-    discrete_flow_shift: float = setting(
-        3.0,
-        Show(
-            "Flow shift",
-            group="Rectified flow",
-            when={**FLOW_ONLY, "timestep_sampling": ("shift", "sigma")},
-        ),
-        gt=0,
-        le=100,
-    )
-    """How far noise levels are moved towards noise; 1 leaves them. Acts on "shift" and on "sigma" alone."""
-
-    weighting_scheme: Literal["none", "uniform", "sigma_sqrt", "cosmap", "logit_normal", "mode"] = setting(
-        "none", Show("Weighting", group="Rectified flow", when=FLOW_ONLY)
-    )
-    """What counts for more. logit_normal and mode act on which levels "sigma" draws, the others on the loss.
-
-    sigma_sqrt and cosmap weight the loss by the noise level where the prediction is "sigma_scaled", and do nothing
-    elsewhere; none and uniform weight nothing.
-    """
-
-    logit_mean: float = setting(
-        0.0,
-        Show("Logit mean", group="Rectified flow", when={**FLOW_ONLY, "weighting_scheme": ("logit_normal",)}),
-        ge=-100,
-        le=100,
-    )
-    """The middle of logit_normal. Above 0 it favours little noise, since "sigma" counts from noise down."""
-
-    logit_std: float = setting(
-        1.0,
-        Show("Logit spread", group="Rectified flow", when={**FLOW_ONLY, "weighting_scheme": ("logit_normal",)}),
-        gt=0,
-        le=100,
-    )
-    """The spread of logit_normal."""
-
-    mode_scale: float = setting(
-        1.29,
-        Show("Mode scale", group="Rectified flow", when={**FLOW_ONLY, "weighting_scheme": ("mode",)}),
-        ge=-1,
-        le=1.75,
-    )
-    """How much "mode" favours the middle."""
-
-    model_prediction_type: Literal["raw", "additive", "sigma_scaled"] = setting(
-        "raw", Show("Prediction", group="Rectified flow", when=FLOW_ONLY)
-    )
-    """What is compared with noise minus picture: the model's output itself (raw), or something made of it.
-
-    Leave it at raw: only there the untrained model is near the goal. "additive" adds the noisy input, "sigma_scaled"
-    takes the output times the noise level from it, and is the default of sd-scripts.
     """

@@ -1,80 +1,9 @@
-"""Settings of what goes in: the base model, the pictures, their captions."""
+"""Settings of what goes in: the pictures and their captions."""
 
 from __future__ import annotations
 
-from typing import Literal
-
-from trainer.config.values import DDPM_ONLY, parse_extension, parse_resolution, parse_steps_or_share
-from trainer.families import FAMILIES
-from trainer.settings.section import Section, Show, setting
-
-
-class ModelSection(Section):
-    """The base model that the LoRA is trained on."""
-
-    pretrained_model_name_or_path: str = setting(
-        "",
-        Show(
-            "Base model",
-            tab="basic",
-            group="Model",
-            widget="file",
-            place=1,
-            also=("model", "base_model", "checkpoint", "model_path"),
-        ),
-    )
-    """The model to train on: a .safetensors or .ckpt file, a diffusers folder, or a Hugging Face name.
-
-    Take the model you will use the LoRA with, or the one its family descends from: a LoRA for Stable Diffusion 1.5
-    works on models made from 1.5 and on no others. A LoRA file is not a base model.
-    """
-
-    model_family: str = setting("auto", Show("Model family", group="Model"), choices=("auto", *FAMILIES))
-    """Which kind of model it is; "auto" recognises it from the file.
-
-    Say it only where the file cannot be recognised.
-    """
-
-    v_parameterization: bool = setting(False, Show("V-prediction", group="Model", when=DDPM_ONLY))
-    """Train a model that predicts v (velocity) instead of noise.
-
-    This must agree with how the base model was made; nearly every Stable Diffusion 1.5 model predicts noise. Wrongly
-    set, samples turn to noise within a few steps.
-    """
-
-    clip_skip: int = setting(1, Show("Clip skip", group="Model", widget="slider"), ge=1, le=12)
-    """Use the text encoder's output this many layers from its end: 1 is the last layer, 2 the one before.
-
-    2 for anime models that descend from NovelAI's, 1 for all others. Use the value with which you will make pictures:
-    the words mean something slightly different at each layer.
-    """
-
-    max_token_length: Literal[75, 150, 225] = setting(75, Show("Longest caption", group="Model", unit="tokens"))
-    """How many tokens of a caption are read; what is longer is cut off.
-
-    A token is a short word or a part of a long one; commas count. Longer captions are read in pieces of 75 and cost
-    memory and time.
-    """
-
-    vae: str = setting("", Show("VAE", group="Model", widget="file"))
-    """Another VAE in place of the one inside the base model: a file or a folder. Empty: the model's own.
-
-    The VAE turns pictures into latents before training; it is not trained.
-    """
-
-    no_half_vae: bool = setting(False, Show("VAE in full precision", group="Model"))
-    """Run the VAE in float32 whatever the precision of training.
-
-    Cures black pictures and NaN losses of VAEs that overflow in fp16. Costs memory and some time while latents are
-    cached and samples drawn.
-    """
-
-    quantize_base: Literal["none", "int8", "fp8", "nf4"] = setting("none", Show("Smaller base model", group="Model"))
-    """Keep the UNet's linear layers in 8 or 4 bits a weight while training, for GPUs with little memory.
-
-    The LoRA itself trains in full precision and fits the whole model. int8 changes next to nothing, fp8 hardly more,
-    nf4 a little; all make steps slower. Weights are made whole again where they are used, so no special GPU is needed.
-    """
+from trainer.config.values import parse_extension, parse_resolution, parse_steps_or_share, size_of
+from trainer.settings.section import NO_ENTRY, NOT_THERE, OWN_NAME, Absence, Entry, Section, Show, There, setting
 
 
 class DatasetSection(Section):
@@ -90,6 +19,9 @@ class DatasetSection(Section):
             place=2,
             also=("image_dir", "img_dir", "dataset_dir", "data_dir"),
         ),
+        resume="data",
+        metadata=Entry("ss_dataset_dirs", of_run=True),
+        sd_scripts=There(Absence.REQUIRED),
     )
     """The folder that holds one folder for each concept, named N_trigger class, such as "10_sks dog".
 
@@ -108,6 +40,9 @@ class DatasetSection(Section):
             place=3,
             also=("reg_dir", "regularization_dir", "class_data_dir"),
         ),
+        resume="data",
+        metadata=Entry("ss_reg_dataset_dirs", of_run=True),
+        sd_scripts=There(""),
     )
     """Optional: a folder of folders N_class with pictures of the class in general, such as "1_dog".
 
@@ -118,6 +53,9 @@ class DatasetSection(Section):
     resolution: str = setting(
         "512,512",
         Show("Resolution", tab="basic", group="Pictures", unit="pixels", place=10, also=("max_resolution",)),
+        resume="data",
+        metadata=Entry(write=size_of),
+        sd_scripts=There(Absence.REQUIRED),
         parse=parse_resolution,
         rule='a size such as 512 or "512,768", each side from 64 to 4096',
     )
@@ -127,7 +65,9 @@ class DatasetSection(Section):
     for more detail at more than twice the time and memory.
     """
 
-    enable_bucket: bool = setting(True, Show("Buckets", group="Buckets"))
+    enable_bucket: bool = setting(
+        True, Show("Buckets", group="Buckets"), resume="data", metadata=OWN_NAME, sd_scripts=There(False)
+    )
     """Sort pictures by shape into buckets instead of asking for one size.
 
     A picture is scaled to the nearest bucket and at most trimmed at its edges. Pictures of one batch come from one
@@ -135,7 +75,11 @@ class DatasetSection(Section):
     """
 
     bucket_no_upscale: bool = setting(
-        True, Show("Never enlarge pictures", group="Buckets", when={"enable_bucket": (True,)})
+        True,
+        Show("Never enlarge pictures", group="Buckets", when={"enable_bucket": (True,)}),
+        resume="data",
+        metadata=OWN_NAME,
+        sd_scripts=There(False),
     )
     """Leave pictures that are smaller than the resolution at their own size.
 
@@ -151,6 +95,9 @@ class DatasetSection(Section):
             unit="pixels",
             when={"enable_bucket": (True,), "bucket_no_upscale": (False,)},
         ),
+        resume="data",
+        metadata=OWN_NAME,
+        sd_scripts=There(256),
         ge=64,
         le=4096,
     )
@@ -164,6 +111,9 @@ class DatasetSection(Section):
             unit="pixels",
             when={"enable_bucket": (True,), "bucket_no_upscale": (False,)},
         ),
+        resume="data",
+        metadata=OWN_NAME,
+        sd_scripts=There(1024),
         ge=64,
         le=8192,
     )
@@ -172,6 +122,9 @@ class DatasetSection(Section):
     bucket_reso_steps: int = setting(
         64,
         Show("Bucket step", group="Buckets", unit="pixels", when={"enable_bucket": (True,)}),
+        resume="data",
+        metadata=NO_ENTRY,
+        sd_scripts=There(64),
         ge=8,
         le=1024,
         multiple_of=8,
@@ -182,35 +135,65 @@ class DatasetSection(Section):
     makes short batches.
     """
 
-    flip_aug: bool = setting(False, Show("Mirror at random", group="Pictures"))
+    flip_aug: bool = setting(
+        False, Show("Mirror at random", group="Pictures"), resume="data", metadata=OWN_NAME, sd_scripts=There(False)
+    )
     """Show each picture mirrored half of the time.
 
     Doubles a small set for free. Not for anything with a left and a right: parted hair, scars, writing, badges.
     """
 
-    cache_latents: bool = setting(True, Show("Cache latents", group="Caching"))
+    cache_latents: bool = setting(
+        True, Show("Cache latents", group="Caching"), resume="rounding", metadata=OWN_NAME, sd_scripts=There(False)
+    )
     """Run the VAE once over all pictures before training, and keep the results in memory.
 
     Saves the VAE's time and memory in every step. Mirrored copies are cached too.
     """
 
     cache_latents_to_disk: bool = setting(
-        False, Show("Cache latents on disk", group="Caching", when={"cache_latents": (True,)})
+        False,
+        Show("Cache latents on disk", group="Caching", when={"cache_latents": (True,)}),
+        resume="free",
+        metadata=NO_ENTRY,
+        sd_scripts=There(False),
     )
     """Keep the cached latents in files, to be used again by the next run.
 
     They are found by the content of the picture, so a changed picture is encoded anew. Safe to delete.
     """
 
-    vae_batch_size: int = setting(1, Show("VAE batch size", group="Caching", unit="pictures"), ge=1, le=256)
+    vae_batch_size: int = setting(
+        1,
+        Show("VAE batch size", group="Caching", unit="pictures"),
+        resume="rounding",
+        metadata=NO_ENTRY,
+        sd_scripts=There(1),
+        ge=1,
+        le=256,
+    )
     """How many pictures the VAE encodes at once while caching; more is faster and takes more memory."""
 
     prior_loss_weight: float = setting(
-        1.0, Show("Weight of regularisation pictures", group="Pictures", when={"reg_data_dir": "*"}), ge=0, le=100
+        1.0,
+        Show("Weight of regularisation pictures", group="Pictures", when={"reg_data_dir": "*"}),
+        resume="learning",
+        metadata=OWN_NAME,
+        sd_scripts=There(1.0),
+        ge=0,
+        le=100,
     )
     """How much the loss of regularisation pictures counts; 1 is as much as training pictures, 0 nothing."""
 
-    max_data_loader_n_workers: int = setting(0, Show("Loader processes", group="Caching"), ge=0, le=128)
+    max_data_loader_n_workers: int = setting(
+        0,
+        Show("Loader processes", group="Caching"),
+        resume="free",
+        metadata=NO_ENTRY,
+        sd_scripts=There(8, matters=False),
+        ge=0,
+        le=128,
+    )
     """Processes that prepare batches beside the training; 0 prepares them in the training process.
 
     Worth it only when latents are not cached. Each takes memory of its own, most of all on Windows. The number
@@ -222,48 +205,85 @@ class CaptionsSection(Section):
     """The captions, and what is done to them each time they are read."""
 
     caption_extension: str = setting(
-        ".txt", Show("Caption extension", group="Captions"), parse=parse_extension, min_length=2
+        ".txt",
+        Show("Caption extension", group="Captions"),
+        resume="learning",
+        metadata=NO_ENTRY,
+        sd_scripts=There(".caption", once=("caption_extention",)),
+        parse=parse_extension,
+        min_length=2,
     )
     """How caption files end: picture.png has its caption in picture.txt.
 
     Where there is no such file, .caption is tried, then the words in the folder's name are used.
     """
 
-    shuffle_caption: bool = setting(False, Show("Shuffle tags", group="Captions"))
+    shuffle_caption: bool = setting(
+        False, Show("Shuffle tags", group="Captions"), resume="learning", metadata=OWN_NAME, sd_scripts=There(False)
+    )
     """Put the comma-separated tags of a caption in a new random order each time.
 
     Tags in front weigh more, so shuffling teaches all alike. For lists of tags, not for sentences. Keep the trigger
     word in front with the setting below.
     """
 
-    keep_tokens: int = setting(0, Show("Tags kept in front", group="Captions", widget="slider"), ge=0, le=255)
+    keep_tokens: int = setting(
+        0,
+        Show("Tags kept in front", group="Captions", widget="slider"),
+        resume="learning",
+        metadata=OWN_NAME,
+        sd_scripts=There(0),
+        ge=0,
+        le=255,
+    )
     """The first so many tags stay in front: they are neither shuffled nor dropped.
 
     Set it to at least 1 when you shuffle, with the trigger word first in every caption. A caption prefix counts as a
     tag.
     """
 
-    keep_tokens_separator: str = setting("", Show("Mark of kept tags", group="Captions"))
+    keep_tokens_separator: str = setting(
+        "", Show("Mark of kept tags", group="Captions"), resume="learning", metadata=NO_ENTRY, sd_scripts=There("")
+    )
     """A mark such as ||| in the captions: tags before it are kept in front, however many they are.
 
     A second mark in the same caption begins a part that is kept at the end. Takes the place of the number above in
     captions that hold it.
     """
 
-    caption_separator: str = setting(",", Show("Tag separator", group="Captions"), min_length=1)
+    caption_separator: str = setting(
+        ",",
+        Show("Tag separator", group="Captions"),
+        resume="learning",
+        metadata=NO_ENTRY,
+        sd_scripts=There(","),
+        min_length=1,
+    )
     """What stands between the tags of a caption."""
 
-    secondary_separator: str = setting("", Show("Second separator", group="Captions"))
+    secondary_separator: str = setting(
+        "", Show("Second separator", group="Captions"), resume="learning", metadata=NO_ENTRY, sd_scripts=There("")
+    )
     """A mark such as ;;; that joins tags into one for shuffling and dropping; it becomes a tag separator afterwards."""
 
-    caption_prefix: str = setting("", Show("Caption prefix", group="Captions"))
+    caption_prefix: str = setting(
+        "", Show("Caption prefix", group="Captions"), resume="learning", metadata=NO_ENTRY, sd_scripts=There("")
+    )
     """Words put before every caption, with a space. Counts as a tag when tags are kept in front."""
 
-    caption_suffix: str = setting("", Show("Caption suffix", group="Captions"))
+    caption_suffix: str = setting(
+        "", Show("Caption suffix", group="Captions"), resume="learning", metadata=NO_ENTRY, sd_scripts=There("")
+    )
     """Words put after every caption, with a space. Shuffled and dropped like any tag."""
 
     caption_dropout_rate: float = setting(
-        0.0, Show("Caption dropout", group="Caption dropout", widget="slider"), ge=0, le=1
+        0.0,
+        Show("Caption dropout", group="Caption dropout", widget="slider"),
+        resume="learning",
+        metadata=OWN_NAME,
+        sd_scripts=There(0.0),
+        ge=0,
+        le=1,
     )
     """Chance that a picture is trained without any caption.
 
@@ -271,29 +291,56 @@ class CaptionsSection(Section):
     """
 
     caption_dropout_every_n_epochs: int = setting(
-        0, Show("Caption dropout every", group="Caption dropout", unit="epochs"), ge=0, le=1_000_000
+        0,
+        Show("Caption dropout every", group="Caption dropout", unit="epochs"),
+        resume="learning",
+        metadata=OWN_NAME,
+        sd_scripts=There(0),
+        ge=0,
+        le=1_000_000,
     )
     """Train every so-manieth epoch without captions; 0 = never."""
 
     caption_tag_dropout_rate: float = setting(
-        0.0, Show("Tag dropout", group="Caption dropout", widget="slider"), ge=0, le=1
+        0.0,
+        Show("Tag dropout", group="Caption dropout", widget="slider"),
+        resume="learning",
+        metadata=OWN_NAME,
+        sd_scripts=There(0.0),
+        ge=0,
+        le=1,
     )
     """Chance that each single tag is left out; tags kept in front stay."""
 
-    enable_wildcard: bool = setting(False, Show("Wildcards in captions", group="Captions"))
+    enable_wildcard: bool = setting(
+        False,
+        Show("Wildcards in captions", group="Captions"),
+        resume="learning",
+        metadata=NO_ENTRY,
+        sd_scripts=There(False),
+    )
     """Let a caption hold choices, {red|blue}, and several lines, one of which is taken at random each time.
 
     Write {{ and }} for braces that are meant as such.
     """
 
     token_warmup_min: int = setting(
-        1, Show("Tags at the start", group="Captions", when={"token_warmup_step": "*"}), ge=1, le=1000
+        1,
+        Show("Tags at the start", group="Captions", when={"token_warmup_step": "*"}),
+        resume="learning",
+        metadata=NO_ENTRY,
+        sd_scripts=There(1),
+        ge=1,
+        le=1000,
     )
     """With a tag warm-up: how many tags are used in the first step, beside those kept in front."""
 
     token_warmup_step: int | float = setting(
         0,
         Show("Tag warm-up", group="Captions", unit="steps"),
+        resume="learning",
+        metadata=NO_ENTRY,
+        sd_scripts=There(0),
         parse=parse_steps_or_share,
         rule="0 for none, a whole number of steps, or a share of all steps below 1",
     )
@@ -306,7 +353,13 @@ class CaptionsSection(Section):
 class TextSection(Section):
     """How captions become what the UNet is given."""
 
-    cache_text_encoder_outputs: bool = setting(False, Show("Encode captions ahead", group="Encoding captions"))
+    cache_text_encoder_outputs: bool = setting(
+        False,
+        Show("Encode captions ahead", group="Encoding captions"),
+        resume="learning",
+        metadata=NO_ENTRY,
+        sd_scripts=There(False),
+    )
     """Encode all captions before training and free the text encoders, which saves much memory with SDXL.
 
     Only where the text encoders are not trained. Captions that are shuffled or lose tags at random are encoded in
@@ -314,13 +367,20 @@ class TextSection(Section):
     """
 
     cache_text_encoder_outputs_to_disk: bool = setting(
-        False, Show("Keep encoded captions on disk", group="Encoding captions")
+        False,
+        Show("Keep encoded captions on disk", group="Encoding captions"),
+        resume="learning",
+        metadata=NO_ENTRY,
+        sd_scripts=There(False),
     )
     """Encode captions ahead into files, to be used again by the next run. Takes no memory while training."""
 
     caption_variants: int = setting(
         8,
         Show("Variants of a caption", group="Encoding captions", when={"cache_text_encoder_outputs": (True,)}),
+        resume="learning",
+        metadata=NO_ENTRY,
+        sd_scripts=NOT_THERE,
         ge=1,
         le=1000,
     )
@@ -329,7 +389,13 @@ class TextSection(Section):
     More come nearer to a new variant in every step, and take more memory.
     """
 
-    weighted_captions: bool = setting(False, Show("Weights in captions", group="Encoding captions"))
+    weighted_captions: bool = setting(
+        False,
+        Show("Weights in captions", group="Encoding captions"),
+        resume="learning",
+        metadata=NO_ENTRY,
+        sd_scripts=There(False),
+    )
     """Read (word:1.2) and (word) in captions as stronger, [word] as weaker, as prompts in web UIs are.
 
     A backslash before a bracket makes it a plain one. Off: brackets are read as they stand.

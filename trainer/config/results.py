@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from trainer.config.values import parse_file_name
-from trainer.settings.section import Section, Show, setting
+from trainer.settings.section import NO_ENTRY, NOT_THERE, OWN_NAME, Absence, Entry, Section, Show, There, setting
 
 
 class SavingSection(Section):
@@ -14,6 +14,9 @@ class SavingSection(Section):
     output_dir: str = setting(
         "outputs",
         Show("Output folder", tab="basic", group="Saving", widget="folder", place=5, also=("output_folder",)),
+        resume="free",
+        metadata=NO_ENTRY,
+        sd_scripts=There(Absence.REQUIRED),
         min_length=1,
     )
     """The folder for the LoRA files, and for the folder of the run beside them; made if it is not there."""
@@ -21,6 +24,9 @@ class SavingSection(Section):
     output_name: str = setting(
         "lora",
         Show("Output name", tab="basic", group="Saving", place=4, also=("lora_name",)),
+        resume="free",
+        metadata=OWN_NAME,
+        sd_scripts=There("last"),
         parse=parse_file_name,
         min_length=1,
     )
@@ -30,30 +36,70 @@ class SavingSection(Section):
     """
 
     save_every_n_epochs: int | None = setting(
-        1, Show("Save every", group="Saving", unit="epochs"), zero_is_off=True, ge=1, le=1_000_000
+        1,
+        Show("Save every", group="Saving", unit="epochs"),
+        resume="free",
+        metadata=NO_ENTRY,
+        sd_scripts=There(None),
+        zero_is_off=True,
+        ge=1,
+        le=1_000_000,
     )
     """Save a LoRA after every so many epochs, to choose the best from; 0 saves only the last."""
 
     save_every_n_steps: int | None = setting(
-        None, Show("Save every", group="Saving", unit="steps"), zero_is_off=True, ge=1, le=1_000_000_000
+        None,
+        Show("Save every", group="Saving", unit="steps"),
+        resume="free",
+        metadata=NO_ENTRY,
+        sd_scripts=There(None),
+        zero_is_off=True,
+        ge=1,
+        le=1_000_000_000,
     )
     """Save a LoRA after every so many steps."""
 
     save_last_n_epochs: int | None = setting(
-        None, Show("Keep the last", group="Saving", unit="saves of epochs"), zero_is_off=True, ge=1, le=1_000_000
+        None,
+        Show("Keep the last", group="Saving", unit="saves of epochs"),
+        resume="free",
+        metadata=NO_ENTRY,
+        sd_scripts=There(None),
+        zero_is_off=True,
+        ge=1,
+        le=1_000_000,
     )
     """Keep only so many of the LoRAs saved after epochs; older ones are deleted."""
 
     save_last_n_steps: int | None = setting(
-        None, Show("Keep the last", group="Saving", unit="steps' saves"), zero_is_off=True, ge=1, le=1_000_000_000
+        None,
+        Show("Keep the last", group="Saving", unit="steps' saves"),
+        resume="free",
+        metadata=NO_ENTRY,
+        sd_scripts=There(None),
+        zero_is_off=True,
+        ge=1,
+        le=1_000_000_000,
     )
     """Keep only LoRAs saved within the last so many steps; older ones are deleted. Steps, not files."""
 
-    save_precision: Literal["fp16", "bf16", "float"] = setting("fp16", Show("Precision of the file", group="Saving"))
+    save_precision: Literal["fp16", "bf16", "float"] = setting(
+        "fp16",
+        Show("Precision of the file", group="Saving"),
+        resume="free",
+        metadata=NO_ENTRY,
+        sd_scripts=There("float"),
+    )
     """Number format in the file: fp16 and bf16 make it half as large as float, which no one sees in pictures."""
 
     save_state_minutes: float = setting(
-        5.0, Show("Save for resuming every", group="Saving", unit="minutes"), gt=0, le=10_000
+        5.0,
+        Show("Save for resuming every", group="Saving", unit="minutes"),
+        resume="free",
+        metadata=NO_ENTRY,
+        sd_scripts=NOT_THERE,
+        gt=0,
+        le=10_000,
     )
     """How much work an interruption may cost: the full state is saved this often, after each epoch and at a stop."""
 
@@ -71,6 +117,9 @@ class SamplingSection(Section):
             place=13,
             also=("prompts", "validation_prompt"),
         ),
+        resume="free",
+        metadata=NO_ENTRY,
+        sd_scripts=There(""),
     )
     """What to draw: one prompt a line, or the path of a .txt file of such lines.
 
@@ -79,16 +128,36 @@ class SamplingSection(Section):
     """
 
     sample_every_n_epochs: int | None = setting(
-        None, Show("Sample every", group="Samples", unit="epochs"), zero_is_off=True, ge=1, le=1_000_000
+        None,
+        Show("Sample every", group="Samples", unit="epochs"),
+        resume="free",
+        metadata=NO_ENTRY,
+        sd_scripts=There(None),
+        zero_is_off=True,
+        ge=1,
+        le=1_000_000,
     )
     """Draw the prompts after every so many epochs. Training waits meanwhile."""
 
     sample_every_n_steps: int | None = setting(
-        None, Show("Sample every", group="Samples", unit="steps"), zero_is_off=True, ge=1, le=1_000_000_000
+        None,
+        Show("Sample every", group="Samples", unit="steps"),
+        resume="free",
+        metadata=NO_ENTRY,
+        sd_scripts=There(None),
+        zero_is_off=True,
+        ge=1,
+        le=1_000_000_000,
     )
     """Draw the prompts after every so many steps."""
 
-    sample_at_first: bool = setting(False, Show("Sample before training", group="Samples"))
+    sample_at_first: bool = setting(
+        False,
+        Show("Sample before training", group="Samples"),
+        resume="free",
+        metadata=NO_ENTRY,
+        sd_scripts=There(False),
+    )
     """Draw the prompts once before the first step, to compare with."""
 
     sample_sampler: Literal[
@@ -108,42 +177,84 @@ class SamplingSection(Section):
         "k_euler_a",
         "k_dpm_2",
         "k_dpm_2_a",
-    ] = setting("euler_a", Show("Sampler", group="Samples"))
+    ] = setting("euler_a", Show("Sampler", group="Samples"), resume="free", metadata=NO_ENTRY, sd_scripts=There("ddim"))
     """How samples are drawn, where the prompt's line does not say it."""
 
 
 class LoggingSection(Section):
     """Logs beside the program's own."""
 
-    logging_dir: str = setting("", Show("Log folder", group="Logging", widget="folder"))
+    logging_dir: str = setting(
+        "", Show("Log folder", group="Logging", widget="folder"), resume="free", metadata=NO_ENTRY, sd_scripts=There("")
+    )
     """Where TensorBoard's files go. Empty: into the folder of the run."""
 
-    log_with: Literal["", "tensorboard"] = setting("", Show("Log with", group="Logging"))
+    log_with: Literal["", "tensorboard"] = setting(
+        "", Show("Log with", group="Logging"), resume="free", metadata=NO_ENTRY, sd_scripts=There("")
+    )
     """Write the loss and the rates for TensorBoard too. The run's own log is always written."""
 
 
 class MetadataSection(Section):
     """What the LoRA file says about itself."""
 
-    metadata_title: str = setting("", Show("Title", group="Metadata"))
+    metadata_title: str = setting(
+        "",
+        Show("Title", group="Metadata"),
+        resume="free",
+        metadata=Entry("modelspec.title", of_run=True),
+        sd_scripts=There(""),
+    )
     """The title in the file's metadata; empty: the output name."""
 
-    metadata_author: str = setting("", Show("Author", group="Metadata"))
+    metadata_author: str = setting(
+        "",
+        Show("Author", group="Metadata"),
+        resume="free",
+        metadata=Entry("modelspec.author", of_run=True),
+        sd_scripts=There(""),
+    )
     """Who made the LoRA, as the file will say."""
 
-    metadata_description: str = setting("", Show("Description", group="Metadata", widget="multiline"))
+    metadata_description: str = setting(
+        "",
+        Show("Description", group="Metadata", widget="multiline"),
+        resume="free",
+        metadata=Entry("modelspec.description", of_run=True),
+        sd_scripts=There(""),
+    )
     """What it does, such as the trigger word and the strength to use."""
 
-    metadata_license: str = setting("", Show("Licence", group="Metadata"))
+    metadata_license: str = setting(
+        "",
+        Show("Licence", group="Metadata"),
+        resume="free",
+        metadata=Entry("modelspec.license", of_run=True),
+        sd_scripts=There(""),
+    )
     """On what terms others may use it."""
 
-    metadata_tags: str = setting("", Show("Tags", group="Metadata"))
+    metadata_tags: str = setting(
+        "",
+        Show("Tags", group="Metadata"),
+        resume="free",
+        metadata=Entry("modelspec.tags", of_run=True),
+        sd_scripts=There(""),
+    )
     """Words to find it by, separated by commas."""
 
-    training_comment: str = setting("", Show("Comment", group="Metadata", widget="multiline"))
+    training_comment: str = setting(
+        "",
+        Show("Comment", group="Metadata", widget="multiline"),
+        resume="free",
+        metadata=Entry(write=lambda comment: comment or None),
+        sd_scripts=There(""),
+    )
     """A note on the training, kept in the file as ss_training_comment."""
 
-    no_metadata: bool = setting(False, Show("Without metadata", group="Metadata"))
+    no_metadata: bool = setting(
+        False, Show("Without metadata", group="Metadata"), resume="free", metadata=NO_ENTRY, sd_scripts=There(False)
+    )
     """Write only what programs need to load the file.
 
     With metadata, the file tells its settings and the tags of the captions; never folders or paths.

@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from trainer.config.learning import (
-    FlowSection,
-    LossSection,
-    NetworkSection,
-    NoiseSection,
-    OptimizerSection,
-    TrainingSection,
-)
-from trainer.config.pictures import CaptionsSection, DatasetSection, ModelSection, TextSection
+from trainer.config.learning import NetworkSection, OptimizerSection, TrainingSection
+from trainer.config.model import ModelSection
+from trainer.config.objective import FlowSection, LossSection, NoiseSection
+from trainer.config.pictures import CaptionsSection, DatasetSection, TextSection
 from trainer.config.results import LoggingSection, MetadataSection, SamplingSection, SavingSection
+from trainer.config.values import size_of
 from trainer.settings import wording
 from trainer.settings.section import Section
 from trainer.settings.walk import Setting, settings_of
@@ -62,8 +58,7 @@ def to_flat(config: TrainingConfig) -> dict[str, object]:
 
 def resolution_size(config: TrainingConfig) -> tuple[int, int]:
     """Return (width, height) in pixels that training aims at."""
-    width, height = config.dataset.resolution.split(",")
-    return int(width), int(height)
+    return size_of(config.dataset.resolution)
 
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")

@@ -32,6 +32,12 @@ def parse_resolution(value: object) -> str:
     return f"{sides[0]},{sides[-1]}"
 
 
+def size_of(resolution: str) -> tuple[int, int]:
+    """Return (width, height) in pixels of a resolution in its kept form."""
+    width, height = resolution.split(",")
+    return int(width), int(height)
+
+
 def _sides(value: object) -> tuple[int, ...]:
     if isinstance(value, int) and not isinstance(value, bool):
         return (value,)

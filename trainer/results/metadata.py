@@ -26,6 +26,8 @@ from trainer.pictures.counts import Counts, bucket_info
 from trainer.pictures.report import DatasetReport, Folder, dataset_dirs, tag_frequency
 from trainer.pictures.scan import split_name
 from trainer.planning.timetable import Timetable
+from trainer.process import DDPM, FLOW
+from trainer.settings import sd_scripts
 from trainer.settings.section import PATHS
 
 PROGRAM = "kohya-lora-trainer"
@@ -61,66 +63,12 @@ _PROMPT_FILES = (".txt", ".toml", ".json")
 _PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
 """What a model predicts -> modelspec's word; it has none for rectified flow."""
 
-_SAME_NAME = (
-    "adaptive_noise_scale",
-    "bucket_no_upscale",
-    "cache_latents",
-    "caption_dropout_every_n_epochs",
-    "caption_dropout_rate",
-    "caption_tag_dropout_rate",
-    "clip_skip",
-    "enable_bucket",
-    "flip_aug",
-    "full_fp16",
-    "gradient_accumulation_steps",
-    "gradient_checkpointing",
-    "huber_c",
-    "huber_scale",
-    "huber_schedule",
-    "ip_noise_gamma",
-    "ip_noise_gamma_random_strength",
-    "keep_tokens",
-    "learning_rate",
-    "loss_type",
-    "lr_scheduler",
-    "lr_warmup_steps",
-    "max_bucket_reso",
-    "max_grad_norm",
-    "min_bucket_reso",
-    "min_snr_gamma",
-    "multires_noise_discount",
-    "multires_noise_iterations",
-    "network_alpha",
-    "network_dim",
-    "noise_offset",
-    "noise_offset_random_strength",
-    "output_name",
-    "prior_loss_weight",
-    "seed",
-    "shuffle_caption",
-    "text_encoder_lr",
-    "unet_lr",
-)
-"""Settings that are entries as they are, behind `ss_`."""
-
-_NOT_OURS: Mapping[str, object] = {
-    "color_aug": False,
-    "face_crop_aug_range": None,
-    "fp8_base": False,
-    "lowram": False,
-    "max_validation_steps": None,
-    "network_dropout": None,
-    "num_validation_images": 0,
-    "random_crop": False,
-    "resize_interpolation": None,
-    "scale_weight_norms": None,
-    "sd_scripts_commit_hash": "(unknown)",
-    "validate_every_n_epochs": None,
-    "validate_every_n_steps": None,
-    "validation_seed": None,
-    "validation_split": 0.0,
+_ELSEWHERE: Mapping[str, object] = {
+    "ss_fp8_base": False,
+    "ss_num_validation_images": 0,
+    "ss_sd_scripts_commit_hash": "(unknown)",
 }
-"""Entries for what sd-scripts has and this program has not, with the values for its being off."""
+"""Entries of sd-scripts that belong to no setting and no argument, or to the other one of two arguments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +120,10 @@ def build(facts: RunFacts, *, step: int, epoch: int, finished: float) -> dict[st
 
     `export.save` adds the two hashes.
     """
-    ours = _settings(facts) | _network(facts.config) | _dataset(facts) | _run(facts, step, epoch, finished)
-    model = _model(facts.model)
-    entries = {f"ss_{key}": _text(value) for key, value in {**_NOT_OURS, **ours, **model}.items()}
+    found = _network(facts.config) | _dataset(facts) | _run(facts, step, epoch, finished) | _model(facts)
+    of_run = {f"ss_{key}": value for key, value in found.items()}
+    written = {**sd_scripts.entries(), **_ELSEWHERE, **_of_settings(facts), **of_run}
+    entries = {key: _text(value) for key, value in written.items()}
     if facts.config.metadata.no_metadata:
         entries = {key: value for key, value in entries.items() if key in NEEDED}
     else:
@@ -260,24 +209,24 @@ def _text(value: object) -> str:
     return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
-def _settings(facts: RunFacts) -> dict[str, object]:
-    config, flat = facts.config, to_flat(facts.config)
-    return {key: flat[key] for key in _SAME_NAME} | {
-        "batch_size_per_device": config.training.train_batch_size,
-        "debiased_estimation": config.loss.debiased_estimation_loss,
-        "fp8_base_unet": config.model.quantize_base == "fp8",
-        "max_token_length": config.model.max_token_length if config.model.max_token_length > 75 else None,
-        "mixed_precision": facts.mixed_precision,
-        "optimizer": facts.optimizer,
-        "resolution": resolution_size(config),
-        "training_comment": config.metadata.training_comment or None,
-        "zero_terminal_snr": facts.model.zero_terminal_snr,
+def _of_settings(facts: RunFacts) -> dict[str, object]:
+    """Return the entries that settings write as they are, by their declarations."""
+    flat = to_flat(facts.config)
+    process = DDPM if facts.model.prediction_type in _PREDICTIONS else FLOW
+    return {
+        setting.entry: setting.metadata.write(flat[key]) if setting.metadata.write else flat[key]
+        for key, setting in known_settings().items()
+        if setting.metadata is not None and not setting.metadata.of_run and setting.belongs_to(process.name)
     }
 
 
 def _network(config: TrainingConfig) -> dict[str, object]:
     network = config.network
-    entries: dict[str, object] = {"network_module": "networks.lora"}
+    entries: dict[str, object] = {
+        "network_module": "networks.lora",
+        "network_dim": network.network_dim,
+        "network_alpha": network.network_alpha,
+    }
     if network.dim_from_weights and network.network_weights:
         # kohya's word for a file whose modules have ranks of their own
         entries |= {"network_dim": "Dynamic", "network_alpha": "Dynamic"}
@@ -292,8 +241,10 @@ def _run(facts: RunFacts, step: int, epoch: int, finished: float) -> dict[str, o
     return {
         "epoch": epoch,
         "max_train_steps": timetable.total_steps,
+        "mixed_precision": facts.mixed_precision,
         "num_batches_per_epoch": timetable.micro_batches,
         "num_epochs": timetable.total_epochs,
+        "optimizer": facts.optimizer,
         "session_id": facts.session_id,
         "steps": step,
         "total_batch_size": facts.config.training.train_batch_size * timetable.accumulation * timetable.ranks,
@@ -334,11 +285,13 @@ def _most_frequent(tags: Mapping[str, Mapping[str, int]], limit: int) -> dict[st
     }
 
 
-def _model(model: ModelFacts) -> dict[str, object]:
+def _model(facts: RunFacts) -> dict[str, object]:
+    model = facts.model
     entries: dict[str, object] = {
         "base_model_version": model.base_model_version,
         "sd_model_name": model.name,
         "v2": model.v2,
+        "zero_terminal_snr": model.zero_terminal_snr,
     }
     if model.hashes:
         entries |= {"sd_model_hash": model.hashes.old, "new_sd_model_hash": model.hashes.new}

@@ -12,95 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer import schedules
-from trainer.config import TrainingConfig, config_from_layers, rates, to_flat
+from trainer.config import TrainingConfig, config_from_layers, known_settings, rates, to_flat
 from trainer.ground.errors import ConfigError, StateError
 from trainer.ground.events import Started
 from trainer.pictures.report import DatasetReport
 from trainer.planning.timetable import Timetable
 from trainer.results.event_log import read_events
 from trainer.results.run_folder import RunFolder
+from trainer.settings.section import Resume
 
-FREE = frozenset(
-    {
-        "output_dir",
-        "output_name",
-        "save_every_n_epochs",
-        "save_every_n_steps",
-        "save_last_n_epochs",
-        "save_last_n_steps",
-        "save_precision",
-        "save_state_minutes",
-        "sample_prompts",
-        "sample_every_n_epochs",
-        "sample_every_n_steps",
-        "sample_at_first",
-        "sample_sampler",
-        "logging_dir",
-        "log_with",
-        "metadata_title",
-        "metadata_author",
-        "metadata_description",
-        "metadata_license",
-        "metadata_tags",
-        "training_comment",
-        "no_metadata",
-        "max_data_loader_n_workers",
-        "cache_latents_to_disk",
-        "step_down_on_out_of_memory",
-    }
-)
-"""Settings that change no number of the training: they may differ without a word."""
-
-FIXED = frozenset(
-    {
-        "network_type",
-        "network_dim",
-        "network_alpha",
-        "conv_dim",
-        "conv_alpha",
-        "dim_from_weights",
-        "network_train_unet_only",
-        "network_train_text_encoder_only",
-        "optimizer_type",
-        "full_bf16",
-        "full_fp16",
-        "model_family",
-    }
-)
-"""Settings that decide what a state holds: with others it does not fit."""
-
-BEGINNING = frozenset({"network_weights"})
-"""Settings that only a run which begins anew reads."""
-
-SCHEDULE = frozenset(
-    {
-        "max_train_epochs",
-        "max_train_steps",
-        "learning_rate",
-        "unet_lr",
-        "text_encoder_lr",
-        "lr_scheduler",
-        "lr_warmup_steps",
-        "lr_scheduler_num_cycles",
-        "lr_scheduler_power",
-    }
-)
-DATA = frozenset(
-    {
-        "train_data_dir",
-        "reg_data_dir",
-        "resolution",
-        "enable_bucket",
-        "bucket_no_upscale",
-        "min_bucket_reso",
-        "max_bucket_reso",
-        "bucket_reso_steps",
-        "train_batch_size",
-        "gradient_accumulation_steps",
-        "seed",
-        "flip_aug",
-    }
-)
+_MEANINGS: Mapping[Resume, tuple[str, str]] = {
+    "rounding": ("settings", ": the same from step {next} on but for rounding."),
+    "learning": ("settings", ": holds from step {next} on."),
+    "schedule": ("schedule", "."),
+    "data": ("data", ": pictures and noise are another series from here on."),
+    "beginning": ("settings", ": without effect, the state's matrices count."),
+    "fixed": ("obstacle", ": the saved state does not fit that."),
+}
+"""{what a setting declares: (what the change is about, what is said of it)}; "free" settings differ without a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,15 +149,15 @@ def names_of(report: DatasetReport) -> frozenset[str]:
 def compare(earlier: Earlier, config: TrainingConfig, timetable: Timetable, report: DatasetReport) -> Resumption:
     """Say what differs between the run that was begun and the one that the settings and pictures make now."""
     settings = to_flat(config)
-    differing = [
-        key for key, value in settings.items() if key not in FREE and earlier.settings.get(key, value) != value
-    ]
+    differing = [key for key, value in settings.items() if earlier.settings.get(key, value) != value]
+    said = [*_settings(earlier, settings, differing)]
     changes = [
-        *_obstacles(earlier, config, timetable, differing),
+        *(change for change in said if change.about == "obstacle"),
+        *_obstacles(earlier, config, timetable),
         *_steps(earlier, timetable),
         *_rates(earlier, config, timetable),
         *_pictures(earlier, report),
-        *_settings(earlier, settings, differing),
+        *(change for change in said if change.about != "obstacle"),
     ]
     return Resumption(earlier.step, tuple(changes))
 
@@ -241,13 +170,7 @@ def _shown(value: object) -> str:
     return "not set" if value is None or value == "" else str(value)
 
 
-def _obstacles(
-    earlier: Earlier, config: TrainingConfig, timetable: Timetable, differing: list[str]
-) -> Iterator[Change]:
-    settings = to_flat(config)
-    for key in differing:
-        if key in FIXED:
-            yield Change("obstacle", f"{_was(earlier, settings, key)}: the saved state does not fit that.")
+def _obstacles(earlier: Earlier, config: TrainingConfig, timetable: Timetable) -> Iterator[Change]:
     before = _config_of(earlier)
     if before and rates(before).keys() != rates(config).keys():
         parts = f"{', '.join(rates(before))} -> {', '.join(rates(config))}"
@@ -316,12 +239,8 @@ def _pictures(earlier: Earlier, report: DatasetReport) -> Iterator[Change]:
 
 
 def _settings(earlier: Earlier, settings: Mapping[str, object], differing: list[str]) -> Iterator[Change]:
+    known = known_settings()
     for key in differing:
-        if key in SCHEDULE:
-            yield Change("schedule", f"{_was(earlier, settings, key)}.")
-        elif key in DATA:
-            yield Change("data", f"{_was(earlier, settings, key)}: pictures and noise are another series from here on.")
-        elif key in BEGINNING:
-            yield Change("settings", f"{_was(earlier, settings, key)}: without effect, the state's matrices count.")
-        elif key not in FIXED:
-            yield Change("settings", f"{_was(earlier, settings, key)}: holds from step {earlier.step + 1} on.")
+        if known[key].resume != "free":
+            about, words = _MEANINGS[known[key].resume]
+            yield Change(about, f"{_was(earlier, settings, key)}{words.format(next=earlier.step + 1)}")

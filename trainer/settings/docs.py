@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable
 
+from trainer.settings import sd_scripts
 from trainer.settings.problems import rule, shown
-from trainer.settings.section import PROCESS
+from trainer.settings.section import PROCESS, Follows, Resume
 from trainer.settings.walk import Setting, sections_of, settings_of
 
 _INTRODUCTION = """# Settings
@@ -15,7 +16,27 @@ Made from the declarations in `trainer/config` by `python -m trainer.config`; ed
 
 A setting's name is its key in a TOML file and in `--set key=value`. Names are sd-scripts' wherever sd-scripts has the
 setting. In a file, sections group the settings and carry no meaning. A setting that says "or 0 for off" is off when it
-is 0; everywhere else 0 is a number like any other."""
+is 0; everywhere else 0 is a number like any other.
+
+Under each setting stands what it is in sd-scripts, what another value means to a run that is resumed, and the entry of
+the LoRA file's metadata that tells it. The last section lists what sd-scripts has and this program has not."""
+
+_RESUMED: dict[Resume, str] = {
+    "free": "may differ when a run is resumed",
+    "rounding": "differs by rounding from the next step on when a run is resumed",
+    "learning": "holds from the next step on when a run is resumed",
+    "schedule": "changes the schedule of a run that is resumed",
+    "data": "gives a run that is resumed another series of pictures and noise",
+    "beginning": "without effect when a run is resumed",
+    "fixed": "must stay when a run is resumed",
+}
+
+_LACKING = """## Of sd-scripts, but no settings here
+
+A file that holds one of these is read all the same where it changes nothing: those of the second table, and those of
+the first with a value that means "off". With any other value it is refused by name, or left out with
+`--ignore-unsupported`. Of keys in neither table nothing is known: in a file of sd-scripts they are named and ignored,
+in one of ours refused."""
 
 
 def page(config: type) -> str:
@@ -25,11 +46,13 @@ def page(config: type) -> str:
     for name, section in sections_of(config).items():
         parts.append(f"## [{name}]\n\n{inspect.getdoc(section)}")
         parts += [_entry(setting) for setting in known if setting.section == name]
+    parts += [_LACKING, _changing(), _harmless()]
     return "\n\n".join(parts) + "\n"
 
 
 def _entry(setting: Setting) -> str:
-    paragraphs = [f"### {setting.key}", f"**{setting.show.label}.** {setting.help}", setting.tooltip, _facts(setting)]
+    title, help_line = f"### {setting.key}", f"**{setting.show.label}.** {setting.help}"
+    paragraphs = [title, help_line, setting.tooltip, _facts(setting), _elsewhere(setting)]
     return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
 
 
@@ -40,6 +63,51 @@ def _facts(setting: Setting) -> str:
         f"{setting.show.tab} tab, {setting.show.group}",
     ]
     return " · ".join(facts + [_condition(key, wanted) for key, wanted in setting.show.when.items()])
+
+
+def _elsewhere(setting: Setting) -> str:
+    facts = [_there(setting), _RESUMED[setting.resume]]
+    return "*" + " · ".join(facts + [f"`{setting.entry}`"] * bool(setting.entry)) + "*"
+
+
+def _there(setting: Setting) -> str:
+    there = setting.sd_scripts
+    if there is None:
+        return "Not in sd-scripts"
+    where = f"In sd-scripts `{setting.argument}`" if setting.argument not in (setting.key, "") else "In sd-scripts"
+    if there.inside:
+        where = f"In sd-scripts inside `{there.inside}`"
+    switches = "".join(f", `{name}` for `{shown(value)}`" for name, value in there.switches.items())
+    if there.name is None:
+        return f"{where} {switches.removeprefix(', ')}"
+    if not sd_scripts.has_default(setting):
+        return f"{where} without a default{switches}"
+    if isinstance(there.default, Follows):
+        return f"{where} as `{there.default.key}` by default{switches}"
+    default = "not set" if there.default in (None, "", ()) else f"`{shown(there.default)}`"
+    return f"{where} {default} by default{switches}"
+
+
+def _changing() -> str:
+    rows = [
+        f"| `{name}` | {', '.join(f'`{shown(value)}`' for value in each.neutral)} | {each.instead} |"
+        for name, each in _lacking()
+        if each.changes
+    ]
+    return "\n".join(["| changes the result | but not with | instead |", "|---|---|---|", *rows])
+
+
+def _harmless() -> str:
+    names = ", ".join(f"`{name}`" for name, each in _lacking() if not each.changes)
+    return "\n".join(["| changes nothing about the result |", "|---|", f"| {names} |"])
+
+
+def _lacking() -> list[tuple[str, sd_scripts.Argument]]:
+    every = {
+        **sd_scripts.ARGUMENTS,
+        **{f"network_args {key}": each for key, each in sd_scripts.NETWORK_ARGUMENTS.items()},
+    }
+    return sorted(every.items())
 
 
 def _default(setting: Setting) -> str:

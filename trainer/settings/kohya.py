@@ -12,45 +12,32 @@ from dataclasses import dataclass, field
 
 from trainer.ground.errors import Problem
 from trainer.settings.problems import nearest_key, shown, unknown
-from trainer.settings.sd_scripts import CHANGING, HARMLESS, INSTEAD, SHARED, WRITTEN_BY_KOHYA_SS
+from trainer.settings.sd_scripts import NETWORK_ARGUMENTS, Argument, argument, defaults, is_off
+from trainer.settings.section import Follows
 from trainer.settings.walk import Setting
 
 NETWORK_MODULES = {"networks.lora": "lora"}
 """{sd-scripts' network_module: our network_type}."""
 
-_OWN = (
-    "model_family",
-    "network_type",
-    "conv_dim",
-    "conv_alpha",
-    "deterministic",
-    "save_state_minutes",
-    "step_down_on_out_of_memory",
-    "caption_variants",
-    "quantize_base",
-    # sd-scripts has these in its trainers of rectified flow alone.
-    "timestep_sampling",
-    "sigmoid_scale",
-    "discrete_flow_shift",
-    "weighting_scheme",
-    "logit_mean",
-    "logit_std",
-    "mode_scale",
-    "model_prediction_type",
-)
-_OFF = (None, "", 0, False, "0", "0.0", "None", "none", "False", "false")
+PROCESS_THERE = "ddpm"
+"""The kind of process of the models that sd-scripts' trainers with these modules train."""
+
 _ADAFACTOR_DEFAULTS = {"relative_step": ("True", "False"), "scale_parameter": ("True", "False")}
 """{argument: (sd-scripts' default, ours)}."""
 
 
 @dataclass(slots=True)
 class Imported:
-    """A file's values under our keys, with what could not be taken over."""
+    """A file's values under our keys, with what could not be taken over.
+
+    `unused` are keys that change nothing, as they stand; `ignored` keys of which nothing is known.
+    """
 
     values: dict[str, object]
     problems: list[Problem] = field(default_factory=list)
     unsupported: list[Problem] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
 
@@ -62,11 +49,16 @@ def import_flat(
     `ignore_unsupported` makes notices of the problems that keys we lack would be.
     """
     imported = Imported(dict(flat))
-    if "network_module" in flat:
+    from_sd_scripts = "network_module" in flat
+    if from_sd_scripts:
         _translate(imported, known)
-    _set_unsupported_aside(imported, known, from_sd_scripts="network_module" in flat)
+    else:
+        _unpack_network_args(imported.values, imported, known)
+    _set_unsupported_aside(imported, known, from_sd_scripts=from_sd_scripts)
     if imported.unused:
         imported.notices.append(f"Not used by this program, and not needed: {', '.join(imported.unused)}.")
+    if imported.ignored:
+        imported.notices.append(f"Not known here, and ignored: {', '.join(imported.ignored)}.")
     if ignore_unsupported:
         named = [f"{problem.key} = {shown(problem.value)}" for problem in imported.unsupported]
         imported.notices += [f"Ignored, though it changes the result: {name}." for name in named]
@@ -77,70 +69,85 @@ def import_flat(
 
 def _translate(imported: Imported, known: Mapping[str, Setting]) -> None:
     """Bring the file's values into our forms, and put sd-scripts' defaults under them."""
-    given = {key: value for key, value in imported.values.items() if not _is_unset(key, value)}
-    _rename(given)
-    _unpack_network(given, imported)
+    given = {key: value for key, value in imported.values.items() if not _is_unset(known.get(key), value)}
+    _rename(given, imported, known)
+    _unpack_network(given, imported, known)
     _translate_optimizer(given, known["optimizer_type"])
     _translate_logging(given)
     for key, value in given.items():
         if key in known:
             given[key] = _number(known[key], value)
-    defaults = dict(SHARED)
+    for key in [key for key in given if key in known and not known[key].belongs_to(PROCESS_THERE)]:
+        imported.unused.append(key)
+        del given[key]
+    base = defaults(known, PROCESS_THERE)
     if given.get("max_train_epochs"):
-        defaults["max_train_steps"] = None
+        base["max_train_steps"] = None
     for alpha, rank in (("network_alpha", "network_dim"), ("conv_alpha", "conv_dim")):
         if given.get(alpha) == 0:  # sd-scripts takes alpha 0 as "the rank"
-            given[alpha] = given.get(rank, SHARED.get(rank))
-    given.setdefault("text_encoder_lr", given.get("learning_rate", SHARED["learning_rate"]))
-    imported.values = {**defaults, **given}
+            given[alpha] = given.get(rank, base.get(rank))
+    values = {**base, **given}
+    imported.values = {key: values[value.key] if isinstance(value, Follows) else value for key, value in values.items()}
 
 
-def _is_unset(key: str, value: object) -> bool:
+def _is_unset(setting: Setting | None, value: object) -> bool:
     """Say whether sd-scripts treats a value as if its key were absent."""
-    return value == "" and SHARED.get(key) != ""
+    there = setting.sd_scripts if setting is not None else None
+    return value == "" and (there is None or there.default != "")
 
 
-def _rename(given: dict[str, object]) -> None:
-    if "caption_extention" in given:
-        given.setdefault("caption_extension", given.pop("caption_extention"))
-    if given.get("v2"):
-        del given["v2"]
-        given["model_family"] = "sd2"
-    if given.pop("fp8_base", False) or given.get("fp8_base_unet"):
-        given["quantize_base"] = "fp8"
-    given.pop("fp8_base_unet", None)
+def _rename(given: dict[str, object], imported: Imported, known: Mapping[str, Setting]) -> None:
+    """Bring arguments that are another's former name, or true for one of its values, under that one's key."""
+    for setting in known.values():
+        there = setting.sd_scripts
+        for name in there.once if there else ():
+            if name in given:
+                given.setdefault(setting.key, given.pop(name))
+        for name, value in there.switches.items() if there else ():
+            switch = given.pop(name, None)
+            if switch is not None and is_off(switch):
+                imported.unused.append(name)
+            elif switch is not None:
+                given.setdefault(setting.key, value)
     warmup = given.get("lr_warmup_steps")
     if isinstance(warmup, str) and warmup.endswith("%"):
         share = _parsed(warmup[:-1])
         given["lr_warmup_steps"] = share / 100 if isinstance(share, int | float) else warmup
 
 
-def _unpack_network(given: dict[str, object], imported: Imported) -> None:
-    """Replace network_module and network_args by network_type, conv_dim and conv_alpha."""
+def _unpack_network(given: dict[str, object], imported: Imported, known: Mapping[str, Setting]) -> None:
+    """Replace network_module and network_args by network_type and the settings that are packed into network_args."""
     module = str(given.pop("network_module", "networks.lora"))
-    given.update(network_type=NETWORK_MODULES.get(module, "lora"), conv_dim=None, conv_alpha=None)
+    given["network_type"] = NETWORK_MODULES.get(module, "lora")
     if module not in NETWORK_MODULES:
         message = f"{shown(module)} is not a kind of LoRA that this version trains; it has networks.lora."
         imported.unsupported.append(Problem("network_module", message, module))
+    _unpack_network_args(given, imported, known)
+
+
+def _unpack_network_args(given: dict[str, object], imported: Imported, known: Mapping[str, Setting]) -> None:
     arguments = given.pop("network_args", None) or ()
     if not isinstance(arguments, list | tuple):
         message = f'{shown(arguments)} cannot be used: it must be a list of texts, such as ["conv_dim=8"].'
         imported.problems.append(Problem("network_args", message, arguments))
         return
-    for argument in arguments:
-        name, _, text = str(argument).partition("=")
-        if name.strip() in ("conv_dim", "conv_alpha"):
-            given[name.strip()] = _parsed(text.strip())
-        elif text.strip() in _OFF:
+    packed = {key for key, setting in known.items() if setting.sd_scripts and setting.sd_scripts.inside}
+    for argument_ in arguments:
+        name, _, text = (part.strip() for part in str(argument_).partition("="))
+        lacking = NETWORK_ARGUMENTS.get(name)
+        if name in packed:
+            given[name] = _parsed(text)
+        elif lacking is None:
+            imported.ignored.append(f"network_args {name}")
+        elif lacking.does_nothing(text):
             imported.unused.append(f"network_args {name}")
         else:
-            imported.unsupported.append(_unsupported("network_args", argument))
+            imported.unsupported.append(_unsupported("network_args", argument_, lacking.instead))
 
 
 def _translate_optimizer(given: dict[str, object], optimizer_type: Setting) -> None:
     """Bring the optimizer's name into our spelling, and its defaults to sd-scripts' where they differ from ours."""
-    eight_bit, lion = given.pop("use_8bit_adam", False), given.pop("use_lion_optimizer", False)
-    name = given.get("optimizer_type") or ("AdamW8bit" if eight_bit else "Lion" if lion else "AdamW")
+    name = given.get("optimizer_type") or "AdamW"
     names = {str(choice).lower(): choice for choice in optimizer_type.choices}
     given["optimizer_type"] = name = names.get(str(name).lower(), name)
     arguments = given.get("optimizer_args") or ()
@@ -151,9 +158,9 @@ def _translate_optimizer(given: dict[str, object], optimizer_type: Setting) -> N
         given["lr_scheduler"] = "constant"  # what the schedule of that name does to a rate that Adafactor finds itself
 
 
-def _with_arguments(arguments: Iterable[object], defaults: Mapping[str, str]) -> list[object]:
+def _with_arguments(arguments: Iterable[object], added: Mapping[str, str]) -> list[object]:
     given = {str(argument).partition("=")[0].strip() for argument in arguments}
-    return [*arguments, *(f"{key}={value}" for key, value in defaults.items() if key not in given)]
+    return [*arguments, *(f"{key}={value}" for key, value in added.items() if key not in given)]
 
 
 def _translate_logging(given: dict[str, object]) -> None:
@@ -184,42 +191,71 @@ def _parsed(text: str) -> object:
 
 def _set_unsupported_aside(imported: Imported, known: Mapping[str, Setting], *, from_sd_scripts: bool) -> None:
     """Take out the keys that we lack: quietly where they change nothing, as problems where they would."""
+    lacking = _other_names(known)
+    meant = {name for setting in known.values() for name in setting.show.also}
     for key in [key for key in imported.values if key not in known]:
         value = imported.values[key]
-        if key in HARMLESS or (key in CHANGING and (value == CHANGING[key] or value in _OFF or value == [])):
+        found = None if key in meant and not from_sd_scripts else lacking.get(key) or argument(key)
+        if found is not None and found.does_nothing(value):
             imported.unused.append(key)
-        elif key in CHANGING or key in INSTEAD:
-            imported.unsupported.append(_unsupported(key, value))
-        elif not from_sd_scripts:
-            continue
-        elif key in WRITTEN_BY_KOHYA_SS or not nearest_key(key, known):
-            imported.unused.append(key)
+        elif found is not None:
+            imported.unsupported.append(_unsupported(key, value, found.instead))
+        elif from_sd_scripts:
+            near = nearest_key(key, known)
+            imported.ignored.append(f"{key} (did you mean {near}?)" if near else key)
         else:
             imported.problems.append(unknown(key, known))
         del imported.values[key]
 
 
-def _unsupported(key: str, value: object) -> Problem:
-    instead = f"; {INSTEAD[key]}" if key in INSTEAD else ""
+def _other_names(known: Mapping[str, Setting]) -> dict[str, Argument]:
+    """Return what is known of arguments that are a setting here under another name, or one of its values."""
+    found: dict[str, Argument] = {}
+    for setting in known.values():
+        there = setting.sd_scripts
+        for name in there.once if there else ():
+            found[name] = Argument(True, instead=f"it is spelled {setting.key} now")
+        for name, value in there.switches.items() if there else ():
+            found[name] = Argument(True, instead=f"set {setting.key} to {shown(value)}")
+    return found
+
+
+def _unsupported(key: str, value: object, instead: str = "") -> Problem:
+    way_out = f"; {instead}" if instead else ""
     message = (
-        f"{shown(value)} is from sd-scripts, is not supported here and would change the result{instead}. "
+        f"{shown(value)} is from sd-scripts, is not supported here and would change the result{way_out}. "
         "Remove it, or go on without it by --ignore-unsupported."
     )
     return Problem(key, message, value)
 
 
-def export_flat(flat: Mapping[str, object], prompts_file: str = "") -> dict[str, object]:
+def export_flat(flat: Mapping[str, object], known: Mapping[str, Setting], prompts_file: str = "") -> dict[str, object]:
     """Return our values as sd-scripts' flat ones, with `network_module` and `network_args` packed.
 
     sd-scripts reads sample prompts from a file only: prompts that are text are replaced by `prompts_file`, which the
     caller writes, or left out.
     """
-    exported = {key: value for key, value in flat.items() if key not in _OWN and value not in (None, "", [])}
+    exported: dict[str, object] = {}
+    packed: dict[str, list[str]] = {}
+    for key, setting in known.items():
+        there, value = setting.sd_scripts, flat[key]
+        if there is None or value in (None, "", []) or not setting.belongs_to(PROCESS_THERE):
+            continue
+        if there.inside:
+            packed.setdefault(there.inside, []).append(f"{key}={value}")
+        elif setting.argument:
+            exported[setting.argument] = value
+        else:
+            exported |= {name: True for name, meant in [*there.switches.items()][:1] if meant == value}
+    exported |= packed
+    _adapt(exported, flat, prompts_file)
+    return dict(sorted(exported.items()))
+
+
+def _adapt(exported: dict[str, object], flat: Mapping[str, object], prompts_file: str) -> None:
+    """Say otherwise what sd-scripts would refuse or take for something else."""
     modules = {kind: module for module, kind in NETWORK_MODULES.items()}
     exported["network_module"] = modules[str(flat["network_type"])]
-    arguments = [f"{key}={flat[key]}" for key in ("conv_dim", "conv_alpha") if flat.get(key) is not None]
-    if arguments:
-        exported["network_args"] = arguments
     if flat["mixed_precision"] == "auto":
         exported["mixed_precision"] = "fp16"
     if flat["max_token_length"] == 75:  # sd-scripts calls this length None
@@ -233,12 +269,7 @@ def export_flat(flat: Mapping[str, object], prompts_file: str = "") -> dict[str,
         exported.pop("sample_prompts", None)
         if flat["sample_prompts"] and prompts_file:
             exported["sample_prompts"] = prompts_file
-    if flat["model_family"] == "sd2":
-        exported["v2"] = True
-    if flat["quantize_base"] == "fp8":
-        exported["fp8_base_unet"] = True
     exported["save_model_as"] = "safetensors"
-    return dict(sorted(exported.items()))
 
 
 def names_a_file(prompts: str) -> bool:

@@ -1,232 +1,222 @@
-"""The arguments of sd-scripts' LoRA trainer (v0.10.1), as data: what they default to and which of them we lack.
+"""What of sd-scripts' LoRA trainer (v0.10.1) is no setting here, as data: what each argument does, and when nothing.
 
-Read from its argument parser. `SHARED` is in the form that this program keeps: where the parser says None, the value
-that None stands for in its code.
+With the settings, which declare how sd-scripts has them, these are all arguments of its parser, the keys of its
+dataset files, the arguments of its networks and LyCORIS', and those of kohya_ss' form that people have in files. A key
+that is neither is not known here: of it nothing is said but that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
 
-SHARED: Mapping[str, object] = {
-    "v_parameterization": False,
-    "clip_skip": 1,
-    "max_token_length": 75,
-    "vae": "",
-    "no_half_vae": False,
-    "reg_data_dir": "",
-    "enable_bucket": False,
-    "bucket_no_upscale": False,
-    "min_bucket_reso": 256,
-    "max_bucket_reso": 1024,
-    "bucket_reso_steps": 64,
-    "flip_aug": False,
-    "cache_latents": False,
-    "cache_latents_to_disk": False,
-    "vae_batch_size": 1,
-    "prior_loss_weight": 1.0,
-    "caption_extension": ".caption",
-    "shuffle_caption": False,
-    "keep_tokens": 0,
-    "keep_tokens_separator": "",
-    "caption_separator": ",",
-    "secondary_separator": "",
-    "caption_prefix": "",
-    "caption_suffix": "",
-    "caption_dropout_rate": 0.0,
-    "caption_dropout_every_n_epochs": 0,
-    "caption_tag_dropout_rate": 0.0,
-    "enable_wildcard": False,
-    "token_warmup_min": 1,
-    "token_warmup_step": 0,
-    "weighted_captions": False,
-    "cache_text_encoder_outputs": False,
-    "cache_text_encoder_outputs_to_disk": False,
-    "network_dim": 4,
-    "network_alpha": 1,
-    "network_train_unet_only": False,
-    "network_train_text_encoder_only": False,
-    "network_weights": "",
-    "dim_from_weights": False,
-    "optimizer_type": "AdamW",
-    "optimizer_args": (),
-    "learning_rate": 2e-6,
-    "unet_lr": None,
-    "lr_scheduler": "constant",
-    "lr_warmup_steps": 0,
-    "lr_scheduler_num_cycles": 1,
-    "lr_scheduler_power": 1,
-    "max_grad_norm": 1.0,
-    "train_batch_size": 1,
-    "gradient_accumulation_steps": 1,
-    "max_train_epochs": None,
-    "max_train_steps": 1600,
-    "mixed_precision": "no",
-    "torch_compile": False,
-    "full_bf16": False,
-    "full_fp16": False,
-    "gradient_checkpointing": False,
-    "loss_type": "l2",
-    "huber_schedule": "snr",
-    "huber_c": 0.1,
-    "huber_scale": 1.0,
-    "min_snr_gamma": None,
-    "debiased_estimation_loss": False,
-    "scale_v_pred_loss_like_noise_pred": False,
-    "v_pred_like_loss": None,
-    "noise_offset": None,
-    "noise_offset_random_strength": False,
-    "adaptive_noise_scale": None,
-    "multires_noise_iterations": None,
-    "multires_noise_discount": 0.3,
-    "ip_noise_gamma": None,
-    "ip_noise_gamma_random_strength": False,
-    "min_timestep": 0,
-    "max_timestep": 1000,
-    "zero_terminal_snr": False,
-    "output_name": "last",
-    "save_every_n_epochs": None,
-    "save_every_n_steps": None,
-    "save_last_n_epochs": None,
-    "save_last_n_steps": None,
-    "save_precision": "float",
-    "sample_prompts": "",
-    "sample_every_n_epochs": None,
-    "sample_every_n_steps": None,
-    "sample_at_first": False,
-    "sample_sampler": "ddim",
-    "logging_dir": "",
-    "log_with": "",
-    "metadata_title": "",
-    "metadata_author": "",
-    "metadata_description": "",
-    "metadata_license": "",
-    "metadata_tags": "",
-    "training_comment": "",
-    "no_metadata": False,
+from trainer.settings.section import Absence
+from trainer.settings.walk import Setting
+
+
+class Silent(Enum):
+    """What stands in place of a metadata entry where an argument has none."""
+
+    NO_ENTRY = "no entry"
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """An argument that is no setting here.
+
+    `changes`: it changes what is learned or written. `neutral`: values, beside those that mean "off", with which it
+    does not. `instead`: what to do in place of it. `entry`: what a LoRA file's `ss_` entry holds while it is off.
+    """
+
+    changes: bool
+    neutral: tuple[object, ...] = ()
+    instead: str = ""
+    entry: object = Silent.NO_ENTRY
+
+    def does_nothing(self, value: object) -> bool:
+        """Say whether this value leaves everything as it is."""
+        return not self.changes or is_off(value) or str(value) in map(str, self.neutral)
+
+
+OFF = (None, "", 0, False, "0", "0.0", "None", "none", "False", "false")
+
+
+def is_off(value: object) -> bool:
+    """Say whether a value is one of the many that people write for "off"."""
+    return value in OFF or value in ([], {})
+
+
+def _changing(*neutral: object, instead: str = "", entry: object = Silent.NO_ENTRY) -> Argument:
+    return Argument(True, neutral, instead, entry)
+
+
+def _harmless(names: str, entries: Mapping[str, object] | None = None) -> dict[str, Argument]:
+    return {name: Argument(False, entry=(entries or {}).get(name, Silent.NO_ENTRY)) for name in names.split()}
+
+
+_FOLDERS = "name the folders with train_data_dir and reg_data_dir"
+_NUMBERED = "say it in the folder's name, such as 10_sks dog"
+_OF_EACH_LAYER = "one rank for all layers is network_dim, and conv_dim for 3x3 convolutions"
+
+_TRAINER: Mapping[str, Argument] = {
+    "alpha_mask": _changing(),
+    "base_weights": _changing(),
+    "base_weights_multiplier": _changing(),
+    "color_aug": _changing(entry=False),
+    "conditioning_data_dir": _changing(),
+    "dataset_class": _changing(),
+    "dataset_config": _changing(instead=_FOLDERS),
+    "ema_decay": _changing(),
+    "enable_ema": _changing(),
+    "face_crop_aug_range": _changing(entry=None),
+    "fp16_master_weights_and_gradients": _changing(),
+    "in_json": _changing(instead=_FOLDERS),
+    "initial_epoch": _changing(1),
+    "initial_step": _changing(),
+    "lr_decay_steps": _changing(),
+    "lr_scheduler_args": _changing(),
+    "lr_scheduler_min_lr_ratio": _changing(),
+    "lr_scheduler_timescale": _changing(),
+    "lr_scheduler_type": _changing(),
+    "masked_loss": _changing(),
+    "network_dropout": _changing(entry=None),
+    "random_crop": _changing(entry=False),
+    "resize_interpolation": _changing(entry=None),
+    "resume": _changing(instead="resume a run of this program with --resume"),
+    "resume_from_huggingface": _changing(),
+    "save_model_as": _changing("safetensors", instead="LoRAs are always written as .safetensors"),
+    "save_n_epoch_ratio": _changing(instead="say how often with save_every_n_epochs"),
+    "scale_weight_norms": _changing(entry=None),
+    "skip_until_initial_step": _changing(),
+    "stop_text_encoder_training": _changing(-1),
+    "train_inpainting": _changing(),
+    "use_ema": _changing(),
+    "validation_split": _changing(entry=0.0),
+    **_harmless(
+        "async_upload blocks_to_swap cache_info config_file console_log_file console_log_level console_log_simple "
+        "cpu_offload_checkpointing dataset_repeats ddp_gradient_as_bucket_view ddp_static_graph ddp_timeout "
+        "debug_dataset deepspeed disable_mmap_load_safetensors dynamo_backend fused_backward_pass highvram "
+        "huggingface_path_in_repo huggingface_repo_id huggingface_repo_type huggingface_repo_visibility "
+        "huggingface_token log_config log_prefix log_tracker_config log_tracker_name lowram max_validation_steps "
+        "mem_eff_attn mem_eff_save metadata_is_negative_embedding metadata_merged_from metadata_preprocessor "
+        "metadata_thumbnail metadata_trigger_phrase metadata_usage_hint offload_optimizer_device "
+        "offload_optimizer_nvme_path offload_param_device offload_param_nvme_path output_config "
+        "persistent_data_loader_workers save_last_n_epochs_state save_last_n_steps_state save_state "
+        "save_state_on_train_end save_state_to_huggingface sdpa skip_cache_check split_attn tokenizer_cache_dir "
+        "validate_every_n_epochs validate_every_n_steps validation_seed wandb_api_key wandb_run_name xformers "
+        "zero3_init_flag zero3_save_16bit_model zero_stage",
+        {
+            "lowram": False,
+            "max_validation_steps": None,
+            "validate_every_n_epochs": None,
+            "validate_every_n_steps": None,
+            "validation_seed": None,
+        },
+    ),
 }
-"""{key: default} of the arguments that we have too and that say what is learned or written.
+"""Arguments of the trainer itself. The harmless ones are about speed, memory, logs and uploads."""
 
-Not among them: the folders and the model, which have no default there; the seed, random there; and
-`max_data_loader_n_workers`, 8 there, which changes nothing about the result here.
+_DATASETS: Mapping[str, Argument] = {
+    "class_tokens": _changing(instead=_NUMBERED),
+    "custom_attributes": _changing(),
+    "datasets": _changing(instead=_FOLDERS),
+    "image_dir": _changing(instead=_FOLDERS),
+    "is_reg": _changing(instead=_FOLDERS),
+    "metadata_file": _changing(instead=_FOLDERS),
+    "num_repeats": _changing(1, instead=_NUMBERED),
+    "subsets": _changing(instead=_FOLDERS),
+    **_harmless("network_multiplier"),
+}
+"""Keys of dataset files that are no arguments as well."""
+
+_FORM: Mapping[str, Argument] = _harmless(
+    "epoch extra_accelerate_launch_args gpu_ids main_process_port model_list multi_gpu no_token_padding "
+    "noise_offset_type num_cpu_threads_per_process num_machines num_processes save_as_bool "
+    "stop_text_encoder_training_pct dynamo_mode dynamo_use_dynamic dynamo_use_fullgraph"
+)
+"""What kohya_ss' form writes and sd-scripts' trainer does not read, or what is about starting it."""
+
+_OTHER_MODELS: Mapping[str, Argument] = _harmless(
+    "ae apply_lg_attn_mask apply_t5_attn_mask attn_mode byt5 clip_g clip_g_dropout_rate clip_l clip_l_dropout_rate "
+    "double_blocks_to_swap enable_scaled_pos_embed fp8_scaled fp8_vl gemma2 "
+    "gemma2_max_token_length guidance_scale llm_adapter_path "
+    "model_type pos_emb_random_crop_rate qwen3 qwen3_max_token_length qwen_image_vae_2d save_clip save_t5xxl "
+    "single_blocks_to_swap split_mode split_qkv_blocks system_prompt t5_dropout_rate t5_max_token_length "
+    "t5_tokenizer_path t5xxl t5xxl_device t5xxl_dtype t5xxl_max_token_length text_encoder_batch_size text_encoder_cpu "
+    "training_shift unsloth_offload_checkpointing use_flash_attn use_sage_attn vae_chunk_size "
+    "vae_disable_cache"
+)
+"""Arguments of sd-scripts' trainers for other models. Those for Stable Diffusion read none of them."""
+
+ARGUMENTS: Mapping[str, Argument] = {**_TRAINER, **_DATASETS, **_FORM, **_OTHER_MODELS}
+"""{argument or key: what it does} of all that is no setting here."""
+
+NETWORK_ARGUMENTS: Mapping[str, Argument] = {
+    "algo": _changing("lora", "locon"),
+    "block_alphas": _changing(instead=_OF_EACH_LAYER),
+    "block_dims": _changing(instead=_OF_EACH_LAYER),
+    "block_size": _changing(),
+    "bypass_mode": _changing(),
+    "constraint": _changing(),
+    "conv_block_alphas": _changing(instead=_OF_EACH_LAYER),
+    "conv_block_dims": _changing(instead=_OF_EACH_LAYER),
+    "decompose_both": _changing(),
+    "dora_wd": _changing(),
+    "down_lr_weight": _changing(),
+    "dropout": _changing(),
+    "factor": _changing(),
+    "full_matrix": _changing(),
+    "ggpo_beta": _changing(),
+    "ggpo_sigma": _changing(),
+    "loraplus_lr_ratio": _changing(1, 1.0),
+    "loraplus_text_encoder_lr_ratio": _changing(1, 1.0),
+    "loraplus_unet_lr_ratio": _changing(1, 1.0),
+    "mid_lr_weight": _changing(),
+    "module_dropout": _changing(),
+    "preset": _changing(),
+    "rank_dropout": _changing(),
+    "rescaled": _changing(),
+    "rs_lora": _changing(),
+    "train_norm": _changing(),
+    "train_on_input": _changing(),
+    "unbalanced_factorization": _changing(),
+    "unit": _changing(),
+    "up_lr_weight": _changing(),
+    "use_cp": _changing(),
+    "use_scalar": _changing(),
+    "use_tucker": _changing(),
+    "weight_decompose": _changing(),
+    **_harmless("block_lr_zero_threshold rank_dropout_scale verbose wd_on_output"),
+}
+"""{name: what it does} of what stands in `network_args` of sd-scripts' networks and LyCORIS'.
+
+The harmless ones say how another one of them is meant, and do nothing without it.
 """
 
-CHANGING: Mapping[str, object] = {
-    "alpha_mask": False,
-    "base_weights": None,
-    "base_weights_multiplier": None,
-    "caption_extention": None,
-    "color_aug": False,
-    "conditioning_data_dir": None,
-    "dataset_class": None,
-    "dataset_config": None,
-    "face_crop_aug_range": None,
-    "fp16_master_weights_and_gradients": False,
-    "fp8_base": False,
-    "fp8_base_unet": False,
-    "in_json": None,
-    "initial_epoch": None,
-    "initial_step": None,
-    "lr_decay_steps": 0,
-    "lr_scheduler_args": None,
-    "lr_scheduler_min_lr_ratio": None,
-    "lr_scheduler_timescale": None,
-    "lr_scheduler_type": "",
-    "masked_loss": False,
-    "network_dropout": None,
-    "random_crop": False,
-    "resize_interpolation": None,
-    "resume": None,
-    "resume_from_huggingface": False,
-    "save_model_as": "safetensors",
-    "save_n_epoch_ratio": None,
-    "scale_weight_norms": None,
-    "skip_until_initial_step": False,
-    "use_8bit_adam": False,
-    "use_lion_optimizer": False,
-    "v2": False,
-    "validation_split": 0.0,
-}
-"""{key: neutral value} of the arguments that we lack and that change the LoRA or its files."""
 
-HARMLESS = frozenset(
-    {
-        "async_upload",
-        "cache_info",
-        "config_file",
-        "console_log_file",
-        "console_log_level",
-        "console_log_simple",
-        "cpu_offload_checkpointing",
-        "dataset_repeats",
-        "ddp_gradient_as_bucket_view",
-        "ddp_static_graph",
-        "ddp_timeout",
-        "debug_dataset",
-        "deepspeed",
-        "dynamo_backend",
-        "fused_backward_pass",
-        "highvram",
-        "huggingface_path_in_repo",
-        "huggingface_repo_id",
-        "huggingface_repo_type",
-        "huggingface_repo_visibility",
-        "huggingface_token",
-        "log_config",
-        "log_prefix",
-        "log_tracker_config",
-        "log_tracker_name",
-        "lowram",
-        "max_validation_steps",
-        "mem_eff_attn",
-        "metadata_is_negative_embedding",
-        "metadata_merged_from",
-        "metadata_preprocessor",
-        "metadata_thumbnail",
-        "metadata_trigger_phrase",
-        "metadata_usage_hint",
-        "offload_optimizer_device",
-        "offload_optimizer_nvme_path",
-        "offload_param_device",
-        "offload_param_nvme_path",
-        "output_config",
-        "persistent_data_loader_workers",
-        "save_last_n_epochs_state",
-        "save_last_n_steps_state",
-        "save_state",
-        "save_state_on_train_end",
-        "save_state_to_huggingface",
-        "sdpa",
-        "skip_cache_check",
-        "tokenizer_cache_dir",
-        "validate_every_n_epochs",
-        "validate_every_n_steps",
-        "validation_seed",
-        "wandb_api_key",
-        "wandb_run_name",
-        "xformers",
-        "zero3_init_flag",
-        "zero3_save_16bit_model",
-        "zero_stage",
+def argument(key: str) -> Argument | None:
+    """Return what is known of a key that is no setting; None where nothing is."""
+    return ARGUMENTS.get(key) or NETWORK_ARGUMENTS.get(key)
+
+
+def entries() -> dict[str, object]:
+    """Return {metadata entry: value} of the arguments that this program lacks, as if they were off."""
+    return {f"ss_{key}": each.entry for key, each in ARGUMENTS.items() if each.entry is not Silent.NO_ENTRY}
+
+
+def defaults(known: Mapping[str, Setting], process: str) -> dict[str, object]:
+    """Return {key: default of sd-scripts} of the settings that a recipe of sd-scripts means when it leaves them out."""
+    return {
+        key: setting.sd_scripts.default
+        for key, setting in known.items()
+        if setting.sd_scripts is not None
+        and setting.sd_scripts.matters
+        and has_default(setting)
+        and setting.belongs_to(process)
     }
-)
-"""Arguments that we lack and that change nothing about what is learned: speed, memory, logs, uploads."""
 
-WRITTEN_BY_KOHYA_SS = frozenset({"epoch", "noise_offset_type"})
-"""What kohya_ss writes into its files for sd-scripts, which reads neither."""
 
-INSTEAD: Mapping[str, str] = {
-    "caption_extention": "it is spelled caption_extension now",
-    "dataset_config": "name the folders with train_data_dir and reg_data_dir",
-    "datasets": "name the folders with train_data_dir and reg_data_dir",
-    "network_args": "give conv_dim and conv_alpha as settings of their own",
-    "fp8_base": 'set quantize_base to "fp8"',
-    "fp8_base_unet": 'set quantize_base to "fp8"',
-    "resume": "resume a run of this program with --resume",
-    "save_model_as": "LoRAs are always written as .safetensors",
-    "save_n_epoch_ratio": "say how often with save_every_n_epochs",
-    "use_8bit_adam": 'set optimizer_type to "AdamW8bit"',
-    "use_lion_optimizer": 'set optimizer_type to "Lion"',
-    "v2": 'set model_family to "sd2"',
-}
-"""{key: what to do instead} where there is something."""
+def has_default(setting: Setting) -> bool:
+    """Say whether sd-scripts has a default for a setting: it has none for what is required, or random."""
+    return setting.sd_scripts is not None and not isinstance(setting.sd_scripts.default, Absence)

@@ -1,8 +1,10 @@
 """One declaration per setting.
 
-A section is a frozen, strict pydantic model. Each of its fields is declared with `setting(default, Show(...), bounds)`
-and a docstring under it: the first paragraph is the help line, the rest the tooltip. Validation, the TOML key with its
-comment, the widget, the documentation and the command line all read that one declaration.
+A section is a frozen, strict pydantic model. Each of its fields is declared with `setting(default, Show(...), ...)` and
+a docstring under it: the first paragraph is the help line, the rest the tooltip. The declaration says what another
+value means to a run that is resumed, which entry of a LoRA file's metadata it writes, and how sd-scripts has it.
+Validation, the TOML key with its comment, the widget, the documentation, the command line, import and export, the
+file's metadata and the resume dialog all read it.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from enum import Enum
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -49,16 +52,88 @@ class Show:
     also: tuple[str, ...] = ()
 
 
+Resume = Literal["free", "rounding", "learning", "schedule", "data", "beginning", "fixed"]
+"""What another value means to a run that is resumed with it.
+
+free: no number of the training changes. rounding: the same is computed in another way, and differs by its rounding.
+learning: from the next step on something else is learned. schedule: the rates or the length are others. data: pictures
+and random numbers are another series. beginning: nothing, since only a run that begins anew reads it. fixed: it cannot
+be, since the saved state would not fit.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The entry of a LoRA file's metadata that a setting writes.
+
+    `name` is "" for `ss_` and the setting's key. `write` makes the entry's value of the setting's. `of_run`: what the
+    run found out stands there, such as the optimizer's class or what "auto" became; `trainer.results.metadata` writes
+    it.
+    """
+
+    name: str = ""
+    write: Callable[[Any], object] | None = None
+    of_run: bool = False
+
+
+class Absence(Enum):
+    """What stands in place of a default of sd-scripts where there is none."""
+
+    REQUIRED = "required there, or random"
+
+
+@dataclass(frozen=True, slots=True)
+class Follows:
+    """The default of an argument of sd-scripts that takes another's value."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class There:
+    """How sd-scripts has a setting.
+
+    `default`: what it takes where a file leaves the argument out, in the form that is kept here. `matters`: leaving it
+    out changes what is learned or written, so that a recipe without it means that default; else ours is kept. `name`:
+    the argument's name there, if another. `once`: names that it had before. `inside`: the argument that it is packed
+    into, as name=value. `switches`: {argument: value of ours} of arguments there that are true for one value of this
+    setting; `name` is then None where no argument takes the value itself. `process`: the kind of process whose trainers
+    alone have it, "" for all.
+    """
+
+    default: object
+    matters: bool = True
+    name: str | None = ""
+    once: tuple[str, ...] = ()
+    inside: str = ""
+    switches: Mapping[str, object] = field(default_factory=dict)
+    process: str = ""
+
+
+OWN_NAME = Entry()
+"""The setting is the entry of its own name, behind `ss_`."""
+
+NO_ENTRY = None
+"""The file's metadata has no entry of its own for the setting."""
+
+NOT_THERE = None
+"""sd-scripts has no such argument."""
+
+
 @dataclass(frozen=True, slots=True)
 class Declaration:
     """What a setting declares beyond its type, bounds and default.
 
-    `choices`: the values allowed where a registry, not the type, lists them. `zero_is_off`: 0 is read as None and None
-    is written as 0. `parse`: brings accepted spellings into the stored form; raises ValueError with the rule. `rule`:
-    the words for "it must be ..." where type and bounds do not say it all.
+    `resume`, `metadata` and `sd_scripts`: see `Resume`, `Entry` and `There`. `choices`: the values allowed where a
+    registry, not the type, lists them. `zero_is_off`: 0 is read as None and None is written as 0. `parse`: brings
+    accepted spellings into the stored form; raises ValueError with the rule. `rule`: the words for "it must be ..."
+    where type and bounds do not say it all.
     """
 
     show: Show
+    resume: Resume
+    metadata: Entry | None
+    sd_scripts: There | None
     choices: tuple[str, ...] = ()
     zero_is_off: bool = False
     parse: Callable[[Any], Any] | None = None
@@ -69,6 +144,9 @@ def setting(
     default: object,
     show: Show,
     *,
+    resume: Resume,
+    metadata: Entry | None,
+    sd_scripts: There | None,
     choices: tuple[str, ...] = (),
     zero_is_off: bool = False,
     parse: Callable[[Any], Any] | None = None,
@@ -76,8 +154,15 @@ def setting(
     **bounds: Any,
 ) -> Any:
     """Declare one setting. `bounds` are pydantic's: ge, gt, le, lt, multiple_of, min_length, max_length."""
-    declaration = Declaration(show, choices, zero_is_off, parse, rule)
+    if resume not in get_args(Resume):
+        raise TypeError(f"resume={resume!r} is none of {', '.join(get_args(Resume))}")
+    declaration = Declaration(show, resume, metadata, sd_scripts, choices, zero_is_off, parse, rule)
     return Field(default, json_schema_extra={"declaration": declaration}, **bounds)  # type: ignore[dict-item]
+
+
+def argument(default: object, show: Show, **declared: Any) -> Any:
+    """Declare an argument of a tool: as a setting, but no run, no file and no other program knows of it."""
+    return setting(default, show, resume="free", metadata=NO_ENTRY, sd_scripts=NOT_THERE, **declared)
 
 
 class Section(BaseModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
 import toml
@@ -61,15 +61,17 @@ def _unreadable(path: Path, reason: str) -> ConfigError:
     return ConfigError([Problem(str(path), reason)])
 
 
-def flatten(document: Mapping[str, object]) -> tuple[dict[str, object], tuple[Problem, ...]]:
+def flatten(document: Mapping[str, object], known: Container[str]) -> tuple[dict[str, object], tuple[Problem, ...]]:
     """Return {key: value} whatever the sections are called, and the keys that were given two different values.
 
-    Section names carry no meaning, as in sd-scripts: the keys of settings are unique.
+    Section names carry no meaning, as in sd-scripts: the keys of settings are unique. A table under a known key that
+    holds no known key is that key's value, and no section.
     """
     flat: dict[str, object] = {}
     problems: list[Problem] = []
     for name, value in document.items():
-        for key, item in value.items() if isinstance(value, dict) else ((name, value),):
+        is_section = isinstance(value, dict) and (name not in known or any(key in known for key in value))
+        for key, item in value.items() if is_section and isinstance(value, dict) else ((name, value),):
             if key in flat and flat[key] != item:
                 problems.append(Problem(key, f"given twice, as {flat[key]!r} and {item!r}; keep one of them.", item))
             flat[key] = item

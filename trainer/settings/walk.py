@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic.fields import FieldInfo
 
-from trainer.settings.section import ANY, Section, Show, declaration_of
+from trainer.settings.section import ANY, Entry, Resume, Section, Show, There, declaration_of
 
 Kind = Literal["switch", "integer", "number", "choice", "text", "list"]
 
@@ -48,6 +48,9 @@ class Setting:
     default: object
     zero_is_off: bool
     show: Show
+    resume: Resume
+    metadata: Entry | None
+    sd_scripts: There | None
     help: str
     tooltip: str
     rule: str
@@ -55,6 +58,22 @@ class Setting:
     @property
     def link(self) -> str:
         return f"{DOCUMENT}#{self.key}"
+
+    @property
+    def entry(self) -> str:
+        """The name of its entry in a file's metadata, "" where it has none."""
+        return "" if self.metadata is None else self.metadata.name or f"ss_{self.key}"
+
+    @property
+    def argument(self) -> str:
+        """The argument of sd-scripts that takes its value, "" where none does."""
+        if self.sd_scripts is None or self.sd_scripts.name is None or self.sd_scripts.inside:
+            return ""
+        return self.sd_scripts.name or self.key
+
+    def belongs_to(self, process: str) -> bool:
+        """Say whether sd-scripts' trainers of models with this kind of process have the setting, if it has it."""
+        return self.sd_scripts is None or self.sd_scripts.process in ("", process)
 
 
 @cache
@@ -99,6 +118,9 @@ def _setting(name: str, section: type[Section], key: str, field: FieldInfo) -> S
         default=None if field.is_required() else field.default,
         zero_is_off=declaration.zero_is_off,
         show=declaration.show,
+        resume=declaration.resume,
+        metadata=declaration.metadata,
+        sd_scripts=declaration.sd_scripts,
         help=_one_line(help_line),
         tooltip="\n\n".join(_one_line(paragraph) for paragraph in tooltip.split("\n\n")),
         rule=declaration.rule,

@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 
 from trainer.planning.inspection import inspect
-from trainer.settings.section import Show, setting
+from trainer.settings.section import Show, argument
 from trainer.tools.tool import COMPLETED, Arguments, Desk, Tool
 
 
 class InspectArguments(Arguments):
     """The file."""
 
-    file: str = setting(..., Show("File", widget="file"))
+    file: str = argument(..., Show("File", widget="file"))
     """A checkpoint, a LoRA, or the folder of a diffusers model."""
 
 

@@ -7,7 +7,7 @@ import json
 from trainer.adapters import keys, make_spec
 from trainer.config import rates
 from trainer.families import FAMILIES
-from trainer.settings.section import Show, setting
+from trainer.settings.section import Show, argument
 from trainer.tools.of_settings import OfSettings, SettingsArguments, read_settings
 from trainer.tools.tool import COMPLETED, Desk
 
@@ -15,7 +15,7 @@ from trainer.tools.tool import COMPLETED, Desk
 class KeysArguments(SettingsArguments):
     """Of which LoRA."""
 
-    family: str = setting(next(iter(FAMILIES)), Show("Family"), choices=tuple(FAMILIES))
+    family: str = argument(next(iter(FAMILIES)), Show("Family"), choices=tuple(FAMILIES))
     """The kind of model that the LoRA is for."""
 
 

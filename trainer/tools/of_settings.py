@@ -8,7 +8,7 @@ from typing import ClassVar, TypeVar
 
 from trainer.config import TrainingConfig, known_settings, load_layers, parse_set
 from trainer.ground.errors import ConfigError
-from trainer.settings.section import Show, setting
+from trainer.settings.section import Show, argument
 from trainer.tools.tool import Arguments, Desk, Tool
 
 CONFIG_FILE = "config_file"
@@ -18,17 +18,17 @@ CONFIG_FILE = "config_file"
 class SettingsArguments(Arguments):
     """What replaces settings."""
 
-    set: tuple[str, ...] = setting((), Show("Settings", widget="list", unit="KEY=VALUE"))
+    set: tuple[str, ...] = argument((), Show("Settings", widget="list", unit="KEY=VALUE"))
     """Replace a setting: a TOML value, else a text. May be given many times."""
 
-    ignore_unsupported: bool = setting(False, Show("Ignore what is not supported"))
+    ignore_unsupported: bool = argument(False, Show("Ignore what is not supported"))
     """Go on without settings of sd-scripts that are not known here."""
 
 
 class FileArguments(SettingsArguments):
     """A file of settings, and what replaces some of them."""
 
-    file: str = setting(..., Show("Settings", widget="file"))
+    file: str = argument(..., Show("Settings", widget="file"))
     """The settings, as a TOML file."""
 
 

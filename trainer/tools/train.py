@@ -9,7 +9,7 @@ from trainer.planning.plan import plan
 from trainer.results import sinks
 from trainer.results.snapshot import Board
 from trainer.run import Start, is_first_rank, train
-from trainer.settings.section import Show, setting
+from trainer.settings.section import Show, argument
 from trainer.tools.of_settings import FileArguments, OfSettings, read_settings
 from trainer.tools.tool import COMPLETED, FAILED, REFUSED, STOPPED, Desk
 
@@ -17,16 +17,16 @@ from trainer.tools.tool import COMPLETED, FAILED, REFUSED, STOPPED, Desk
 class TrainArguments(FileArguments):
     """What is trained, and from where on."""
 
-    check: bool = setting(False, Show("Check"))
+    check: bool = argument(False, Show("Check"))
     """Check settings and pictures, print the plan, and end."""
 
-    resume: str = setting("", Show("Resume", unit="auto|PATH"))
+    resume: str = argument("", Show("Resume", unit="auto|PATH"))
     """Go on from the newest state, or from the one at PATH."""
 
-    wait: bool = setting(False, Show("Wait"))
+    wait: bool = argument(False, Show("Wait"))
     """Where another training has the device, wait until it is free."""
 
-    overwrite: bool = setting(False, Show("Overwrite"))
+    overwrite: bool = argument(False, Show("Overwrite"))
     """Begin anew over an earlier run of the same name."""
 
 

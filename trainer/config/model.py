@@ -1,0 +1,125 @@
+"""Settings of the base model."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from trainer.config.values import DDPM_ONLY
+from trainer.families import FAMILIES
+from trainer.settings.section import NO_ENTRY, OWN_NAME, Absence, Entry, Section, Show, There, setting
+
+
+class ModelSection(Section):
+    """The base model that the LoRA is trained on."""
+
+    pretrained_model_name_or_path: str = setting(
+        "",
+        Show(
+            "Base model",
+            tab="basic",
+            group="Model",
+            widget="file",
+            place=1,
+            also=("model", "base_model", "checkpoint", "model_path"),
+        ),
+        resume="learning",
+        metadata=Entry("ss_sd_model_name", of_run=True),
+        sd_scripts=There(Absence.REQUIRED),
+    )
+    """The model to train on: a .safetensors or .ckpt file, a diffusers folder, or a Hugging Face name.
+
+    Take the model you will use the LoRA with, or the one its family descends from: a LoRA for Stable Diffusion 1.5
+    works on models made from 1.5 and on no others. A LoRA file is not a base model.
+    """
+
+    model_family: str = setting(
+        "auto",
+        Show("Model family", group="Model"),
+        resume="fixed",
+        metadata=Entry("ss_base_model_version", of_run=True),
+        sd_scripts=There("auto", name=None, switches={"v2": "sd2"}),
+        choices=("auto", *FAMILIES),
+    )
+    """Which kind of model it is; "auto" recognises it from the file.
+
+    Say it only where the file cannot be recognised.
+    """
+
+    v_parameterization: bool = setting(
+        False,
+        Show("V-prediction", group="Model", when=DDPM_ONLY),
+        resume="learning",
+        metadata=Entry("modelspec.prediction_type", of_run=True),
+        sd_scripts=There(False),
+    )
+    """Train a model that predicts v (velocity) instead of noise.
+
+    This must agree with how the base model was made; nearly every Stable Diffusion 1.5 model predicts noise. Wrongly
+    set, samples turn to noise within a few steps.
+    """
+
+    clip_skip: int = setting(
+        1,
+        Show("Clip skip", group="Model", widget="slider"),
+        resume="learning",
+        metadata=OWN_NAME,
+        sd_scripts=There(1),
+        ge=1,
+        le=12,
+    )
+    """Use the text encoder's output this many layers from its end: 1 is the last layer, 2 the one before.
+
+    2 for anime models that descend from NovelAI's, 1 for all others. Use the value with which you will make pictures:
+    the words mean something slightly different at each layer.
+    """
+
+    max_token_length: Literal[75, 150, 225] = setting(
+        75,
+        Show("Longest caption", group="Model", unit="tokens"),
+        resume="learning",
+        metadata=Entry(write=lambda tokens: tokens if tokens > 75 else None),
+        sd_scripts=There(75),
+    )
+    """How many tokens of a caption are read; what is longer is cut off.
+
+    A token is a short word or a part of a long one; commas count. Longer captions are read in pieces of 75 and cost
+    memory and time.
+    """
+
+    vae: str = setting(
+        "",
+        Show("VAE", group="Model", widget="file"),
+        resume="learning",
+        metadata=Entry("ss_vae_name", of_run=True),
+        sd_scripts=There(""),
+    )
+    """Another VAE in place of the one inside the base model: a file or a folder. Empty: the model's own.
+
+    The VAE turns pictures into latents before training; it is not trained.
+    """
+
+    no_half_vae: bool = setting(
+        False,
+        Show("VAE in full precision", group="Model"),
+        resume="rounding",
+        metadata=NO_ENTRY,
+        sd_scripts=There(False),
+    )
+    """Run the VAE in float32 whatever the precision of training.
+
+    Cures black pictures and NaN losses of VAEs that overflow in fp16. Costs memory and some time while latents are
+    cached and samples drawn.
+    """
+
+    quantize_base: Literal["none", "int8", "fp8", "nf4"] = setting(
+        "none",
+        Show("Smaller base model", group="Model"),
+        resume="learning",
+        metadata=Entry("ss_fp8_base_unet", write=lambda value: value == "fp8"),
+        sd_scripts=There("none", name=None, switches={"fp8_base_unet": "fp8", "fp8_base": "fp8"}),
+    )
+    """Keep the UNet's linear layers in 8 or 4 bits a weight while training, for GPUs with little memory.
+
+    The LoRA itself trains in full precision and fits the whole model. int8 changes next to nothing, fp8 hardly more,
+    nf4 a little; all make steps slower. Weights are made whole again where they are used, so no special GPU is needed.
+    """
