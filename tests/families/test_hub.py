@@ -23,7 +23,8 @@ import json, sys
 import huggingface_hub.constants
 from trainer.config import load_config
 from trainer.ground.errors import TrainerError
-from trainer.families import FAMILIES, hub, look_up, recognise_chosen
+from trainer.families import FAMILIES, look_up, recognise_chosen
+from trainer.families.reading import hub
 # What arrives of a piece that breaks off is lost; it is 10 MB, more than the tiny files have.
 huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 50_000
 told = []

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.test_loop import wired
+from tests.training.test_loop import wired
 from torch import Tensor
 
 from tests.helpers.checkpoints import tiny_sd15
@@ -70,7 +70,7 @@ def test_parts_of_a_batch_have_the_batchs_numbers(ground: tuple[Path, Path], tmp
 
 
 @pytest.mark.parametrize(
-    ("fits", "portion", "tries"),
+    ("fits", "micro_batch_size", "tries"),
     [
         (lambda training, samples: samples <= 3, MicroBatchSize(3, False), 1),
         (lambda training, samples: samples <= 1, MicroBatchSize(1, False), 3),

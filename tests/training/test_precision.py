@@ -134,8 +134,8 @@ def test_alone_every_rank_is_the_first() -> None:
 
 RANK = """
 from trainer.config import load_config
-from trainer.precision import make_accelerator, reset, resolve
-from trainer.ranks import from_first
+from trainer.training.precision import make_accelerator, reset, resolve
+from trainer.training.ranks import from_first
 config = load_config()
 accelerator = make_accelerator(resolve(config), config)
 print(accelerator.num_processes, from_first(["stop"] if accelerator.process_index == 0 else []))
