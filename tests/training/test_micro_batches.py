@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.training.test_loop import wired
 from torch import Tensor
 
 from tests.helpers.checkpoints import tiny_sd15
 from tests.helpers.runs import tiny_config, write_dataset
+from tests.training.test_loop import wired
 from trainer.ground import events
 from trainer.ground.errors import RunError
 from trainer.training import loop
