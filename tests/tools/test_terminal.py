@@ -101,12 +101,12 @@ def test_metadata_of_a_file_stays_json(tmp_path: Path, capsys: Capture) -> None:
     assert json.loads(harmless(capsys))["metadata"]["ss_title"] == f"{STEERING}\n\u2028"
 
 
-def test_what_libraries_log(tmp_path: Path) -> None:
+def test_what_libraries_log(project: Path) -> None:
     program = (
         "import logging; from trainer.__main__ import start_logging; start_logging();"
         f"logging.getLogger('diffusers').warning({STEERING!r})"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, cwd=Path.cwd())
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, cwd=project)
     assert done.stderr.decode().startswith(r"WARNING diffusers: \u001b[2J")
 
 

@@ -4,16 +4,17 @@
     reg_data_dir/1_class/*.png                      regularisation pictures
     train_data_dir/*.png                            a plain folder of pictures: once an epoch
 
-Layout and counting are sd-scripts' (`library/config_util.py`, `library/train_util.py`). Folders are not searched
-deeper than this, so links that lead in circles do no harm.
+Layout and counting are sd-scripts' (`library/config_util.py`, `library/train_util.py`). What lies deeper than this is
+counted and named, and not used.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import PIL
@@ -21,8 +22,20 @@ from PIL import Image
 
 from trainer.config import TrainingConfig
 from trainer.ground.errors import ConfigError, DataError, Problem
+from trainer.pictures.encodings import fitting_encoding, utf8_text
+from trainer.pictures.findings import (
+    Findings,
+    ForeignCaption,
+    left_out,
+    lie_deeper,
+    listed,
+    pictures,
+    refuse_foreign,
+    short,
+)
 from trainer.pictures.header_cache import WORTH, HeaderCache
-from trainer.pictures.image_headers import EXTENSIONS, FOREIGN_EXTENSIONS, UNREADABLE, read_size
+from trainer.pictures.image_headers import EXTENSIONS, UNREADABLE, read_size
+from trainer.pictures.listing import Listing, deeper, listing
 from trainer.pictures.report import DatasetReport, Folder, Picture
 
 Progress = Callable[[str, int, int], None]
@@ -32,22 +45,17 @@ PHASE = "scanning pictures"
 _REPEATS = re.compile(r"\s*(\d+)\s*(?:_(.*))?", re.DOTALL)
 _FALLBACK_EXTENSION = {".caption": ".txt"}
 _SIZES = f"sizes, Pillow {PIL.__version__}"
-_NAMED = 20
-"""A notice about many files names this many of them."""
+MOST_REPEATS, MOST_SAMPLES = 1_000_000, 5_000_000
+"""Times that a folder's name may ask for a picture, and samples of an epoch: an epoch's order is kept in memory."""
+
+LARGEST_CAPTION = 1_000_000
+"""Bytes of a caption file."""
+
+_TRAINING, _REGULARISATION = "train_data_dir", "reg_data_dir"
+_PROJECT_PICTURES = {_TRAINING: "img", _REGULARISATION: "reg"}
+"""What kohya_ss calls the folders of numbered folders in a project's folder."""
 
 _LAYOUT = "Pictures belong in subfolders named REPEATS_NAME, such as '10_mycat cat', or directly in the chosen folder"
-
-
-@dataclass(slots=True)
-class _Findings:
-    """What there is to say about the pictures, gathered on the way."""
-
-    notices: list[str] = field(default_factory=list)
-    unreadable: list[tuple[Path, str]] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    empty: list[str] = field(default_factory=list)
-    longer: list[str] = field(default_factory=list)
-    other_extension: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +66,8 @@ class _Source:
     repeats: int
     class_tokens: str
     regularisation: bool
-    files: tuple[str, ...]
-    names: dict[str, str]
+    files: Sequence[str]
+    names: Mapping[str, str]
 
 
 def scan(config: TrainingConfig, progress: Progress | None = None) -> DatasetReport:
@@ -69,11 +77,11 @@ def scan(config: TrainingConfig, progress: Progress | None = None) -> DatasetRep
     Pictures that cannot be read are left out and named.
 
     Raises:
-        ConfigError: a folder is not set or does not exist.
-        DataError: a folder has no readable picture, or a caption is not UTF-8.
+        ConfigError: a folder is not set, does not exist, or holds the folders of pictures one step deeper.
+        DataError: a folder has no readable picture, a caption is not UTF-8, or repeats are beyond all measure.
         Stopped: raised by `progress(phase, done, total)`.
     """
-    findings = _Findings()
+    findings = Findings()
     sources = _sources(config, findings)
     total = sum(len(source.files) for source in sources)
     folders, done = [], 0
@@ -91,7 +99,8 @@ def scan(config: TrainingConfig, progress: Progress | None = None) -> DatasetRep
     if progress:
         progress(PHASE, done, total)
     _require_pictures(config, folders, findings)
-    notices = (*findings.notices, *_summaries(findings, config.captions.enable_wildcard))
+    refuse_foreign(findings.foreign)
+    notices = (*findings.notices, *findings.summaries(config.captions.enable_wildcard))
     return DatasetReport(
         folders=tuple(folder for folder in folders if folder.pictures),
         notices=notices,
@@ -108,21 +117,18 @@ def split_name(name: str) -> tuple[int, str] | None:
     return (int(match[1]), (match[2] or "").strip()) if match else None
 
 
-def _sources(config: TrainingConfig, findings: _Findings) -> list[_Source]:
+def _sources(config: TrainingConfig, findings: Findings) -> list[_Source]:
     """Return the folders with pictures of both settings; every problem with the settings at once."""
-    chosen = [("train_data_dir", config.dataset.train_data_dir, False)]
+    chosen = [(_TRAINING, config.dataset.train_data_dir, False)]
     if config.dataset.reg_data_dir:
-        chosen.append(("reg_data_dir", config.dataset.reg_data_dir, True))
+        chosen.append((_REGULARISATION, config.dataset.reg_data_dir, True))
     problems = [problem for key, value, _ in chosen if (problem := _folder_problem(key, value))]
     if problems:
         raise ConfigError(problems)
     sources = []
     for key, value, regularisation in chosen:
         root = Path(value)
-        found = _sources_below(root, regularisation, findings)
-        if not found:
-            raise _nothing_found(key, root, findings)
-        sources += found
+        sources += _sources_below(key, root, regularisation, findings)
     return sources
 
 
@@ -131,6 +137,8 @@ def _folder_problem(key: str, value: str) -> Problem | None:
         return Problem(key, "is not set; name the folder that holds your pictures.", value)
     if not os.path.isdir(value):
         what = "is a file, not a folder" if os.path.isfile(value) else "does not exist"
+        if os.path.islink(value) and not os.path.exists(value):
+            what = f"is a link to {os.readlink(value)!r}, which is not there"
         return Problem(key, f"{value!r} {what} (looked at {os.path.abspath(value)}); choose an existing folder.", value)
     try:
         os.scandir(value).close()
@@ -139,83 +147,85 @@ def _folder_problem(key: str, value: str) -> Problem | None:
     return None
 
 
-def _sources_below(root: Path, regularisation: bool, findings: _Findings) -> list[_Source]:
-    """Return the N_class folders below `root` that hold pictures; where there are none, `root` itself if it does."""
-    sources, passed_over = [], []
-    for path in _subfolders(root):
-        files, names = _pictures_in(path, findings)
-        if not files:
-            continue
-        repeats, class_tokens = split_name(path.name) or (0, "")
-        if repeats >= 1:
-            sources.append(_Source(path, repeats, class_tokens, regularisation, files, names))
-        else:
-            passed_over.append(path.name)
-    files, names = _pictures_in(root, findings)
-    if passed_over and (sources or files):
+def _sources_below(key: str, root: Path, regularisation: bool, findings: Findings) -> list[_Source]:
+    """Return the N_class folders below `root` that hold pictures; where there are none, `root` itself if it does.
+
+    Raises:
+        ConfigError: the pictures are in a folder below.
+        DataError: there are none.
+    """
+    top = findings.take(listing(root))
+    inside = [findings.take(listing(root / name)) for name in top.folders]
+    below = list(deeper((each.path / name for each in inside for name in each.folders), (root, *_paths(inside))))
+    numbered = [each for each in inside if (split_name(each.path.name) or (0, ""))[0] >= 1]
+    used = [each for each in numbered if each.pictures]
+    if not used and not top.pictures:
+        raise _nothing_found(key, root, findings, inside, below)
+    _tell_unused(root, top, inside, below, findings)
+    if used:
+        return [_source(each, regularisation) for each in used]
+    return [_plain_source(root, regularisation, top, findings)]
+
+
+def _paths(found: Iterable[Listing]) -> Iterator[Path]:
+    return (each.path for each in found)
+
+
+def _tell_unused(
+    root: Path, top: Listing, inside: Sequence[Listing], below: Sequence[Listing], findings: Findings
+) -> None:
+    """Say which pictures that were seen are not used for where they lie, and which numbered folders have none."""
+    numbered = [each for each in inside if (split_name(each.path.name) or (0, ""))[0] >= 1]
+    passed_over = [each.path.name for each in inside if each.pictures and each not in numbered]
+    empty = [each.path.name for each in numbered if not each.pictures]
+    if passed_over:
         rule = f"the name does not begin with repeats, as in '10_{passed_over[0]}'"
-        findings.notices.append(f"{root}: not used, as {rule}: {_listed(passed_over)}.")
-    if sources:
-        if files:
-            what = f"{_pictures(len(files))} beside the numbered subfolders"
-            findings.notices.append(f"{root}: {what} not used: {_listed(files)}.")
-        return sources
-    return [_plain_source(root, regularisation, files, names, findings)] if files else []
+        findings.notices.append(f"{root}: not used, as {rule}: {listed(passed_over)}.")
+    if top.pictures and len(empty) < len(numbered):
+        what = f"{pictures(len(top.pictures))} beside the numbered subfolders"
+        findings.notices.append(f"{root}: {what} not used: {listed(top.pictures)}.")
+    if empty:
+        findings.notices.append(f"{root}: no pictures in {listed(empty)}.")
+    if below:
+        findings.notices.append(lie_deeper(root, below))
 
 
-def _plain_source(
-    root: Path, regularisation: bool, files: tuple[str, ...], names: dict[str, str], findings: _Findings
-) -> _Source:
-    """Return a folder chosen directly: once an epoch, unless its own name says how often."""
-    name = root.resolve().name
-    repeats, class_tokens = split_name(name) or (0, "")
-    if repeats >= 1:
-        findings.notices.append(
-            f"{root} is itself a numbered folder: its name gives {repeats} repeats and the class '{class_tokens}'. "
-            "Choose the folder that holds it to train all numbered folders in there."
+def _source(found: Listing, regularisation: bool) -> _Source:
+    """Return a numbered folder.
+
+    Raises:
+        DataError: its name asks for more repeats than anyone can mean.
+    """
+    repeats, class_tokens = split_name(found.path.name) or (1, "")
+    if repeats > MOST_REPEATS:
+        raise DataError(
+            f"{_REGULARISATION if regularisation else _TRAINING}: the name of the folder {short(found.path)} asks for "
+            f"more than {MOST_REPEATS:,} repeats of each picture.",
+            f"Name it with the repeats in an epoch, such as '10_{class_tokens or 'mycat cat'}'.",
         )
-        return _Source(root, repeats, class_tokens, regularisation, files, names)
+    return _Source(found.path, repeats, class_tokens, regularisation, found.pictures, found.names)
+
+
+def _plain_source(root: Path, regularisation: bool, found: Listing, findings: Findings) -> _Source:
+    """Return a folder chosen directly: once an epoch, unless its own name says how often."""
+    resolved = root.resolve()
+    repeats, _ = split_name(resolved.name) or (0, "")
+    if repeats >= 1:
+        source = _source(replace(found, path=resolved), regularisation)
+        findings.notices.append(
+            f"{root} is itself a numbered folder: its name gives {repeats} repeats and the class "
+            f"'{source.class_tokens}'. Choose the folder that holds it to train all numbered folders in there."
+        )
+        return replace(source, path=root)
     findings.notices.append(
         f"{root} is a plain folder of pictures: it counts as 1 repeat. For more, put them into a subfolder named "
-        f"REPEATS_NAME, such as '10_{name}'."
+        f"REPEATS_NAME, such as '10_{resolved.name}'."
     )
-    return _Source(root, 1, name, regularisation, files, names)
-
-
-def _subfolders(root: Path) -> list[Path]:
-    with os.scandir(root) as entries:
-        names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
-    return [root / name for name in names if os.path.isdir(root / name)]
-
-
-def _pictures_in(folder: Path, findings: _Findings) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Return the picture files in `folder`, sorted, and all its file names by their lower-case form."""
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and _is_file(entry))
-    except OSError as error:
-        findings.unreadable.append((folder, f"the folder cannot be opened: {error.strerror}"))
-        return (), {}
-    files = []
-    for name in names:
-        extension = os.path.splitext(name)[1].lower()
-        if extension in EXTENSIONS:
-            files.append(name)
-        elif extension in FOREIGN_EXTENSIONS:
-            findings.unreadable.append((folder / name, f"{extension} is not read; save it as png, jpg or webp"))
-    return tuple(files), {name.lower(): name for name in names} | {name: name for name in names}
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Say whether an entry is a file, also by way of a link. One that cannot be asked is none."""
-    try:
-        return entry.is_file()
-    except OSError:
-        return False
+    return _Source(root, 1, resolved.name, regularisation, found.pictures, found.names)
 
 
 def _read_picture(
-    source: _Source, name: str, config: TrainingConfig, findings: _Findings, sizes: HeaderCache | None
+    source: _Source, name: str, config: TrainingConfig, findings: Findings, sizes: HeaderCache | None
 ) -> Picture | None:
     path = source.path / name
     try:
@@ -252,7 +262,7 @@ def _reason(path: Path, error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _read_caption(source: _Source, name: str, extension: str, findings: _Findings) -> str | None:
+def _read_caption(source: _Source, name: str, extension: str, findings: Findings) -> str | None:
     """Return the caption's lines, stripped and without blank ones, or None where there is no caption file.
 
     Raises:
@@ -265,7 +275,7 @@ def _read_caption(source: _Source, name: str, extension: str, findings: _Finding
         if found:
             if candidate != extension:
                 findings.other_extension.append(found)
-            lines = _caption_lines(os.path.join(source.path, found))
+            lines = _caption_lines(os.path.join(source.path, found), findings)
             if not lines:
                 findings.empty.append(found)
             elif len(lines) > 1:
@@ -275,20 +285,30 @@ def _read_caption(source: _Source, name: str, extension: str, findings: _Finding
     return None
 
 
-def _caption_lines(path: str) -> list[str]:
+def _caption_lines(path: str, findings: Findings) -> list[str]:
+    """Return the lines of a caption file; none of one that is not UTF-8, which is refused with all others of its kind.
+
+    Raises:
+        DataError: the file cannot be read, or is no caption for its size.
+    """
     try:
         with open(path, "rb") as file:
-            text = file.read().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"caption_extension: the caption {path} is not UTF-8 text (byte {error.start} cannot be read).",
-            remedy="Save it as UTF-8 in a text editor.",
-        ) from error
+            content = file.read(LARGEST_CAPTION + 1)
     except OSError as error:
         raise DataError(
             f"caption_extension: the caption {path} cannot be read: {error.strerror}.",
             remedy="Check its permissions or remove it.",
         ) from error
+    if len(content) > LARGEST_CAPTION:
+        raise DataError(
+            f"caption_extension: {path} has more than {LARGEST_CAPTION:,} bytes, which captions never have.",
+            remedy="Remove it, or move it elsewhere.",
+        )
+    text = utf8_text(content)
+    if text is None:
+        findings.foreign.append(ForeignCaption(Path(path), fitting_encoding(content)))
+        return []
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     return [stripped for line in text.split("\n") if (stripped := line.strip())]
 
 
@@ -303,9 +323,9 @@ def _folder(source: _Source, pictures: list[Picture]) -> Folder:
     )
 
 
-def _require_pictures(config: TrainingConfig, folders: Sequence[Folder], findings: _Findings) -> None:
-    """Refuse a setting none of whose pictures could be read."""
-    for key, regularisation in (("train_data_dir", False), ("reg_data_dir", True)):
+def _require_pictures(config: TrainingConfig, folders: Sequence[Folder], findings: Findings) -> None:
+    """Refuse a setting none of whose pictures could be read, and more samples than an epoch can have."""
+    for key, regularisation in ((_TRAINING, False), (_REGULARISATION, True)):
         here = [folder for folder in folders if folder.regularisation is regularisation]
         if here and not any(folder.pictures for folder in here):
             reasons = "; ".join(f"{path.name}: {reason}" for path, reason in findings.unreadable[:5])
@@ -313,45 +333,55 @@ def _require_pictures(config: TrainingConfig, folders: Sequence[Folder], finding
                 f"{key}: none of the pictures in {getattr(config.dataset, key)} can be read ({reasons}).",
                 remedy=f"Pictures must be intact files of these kinds: {_kinds()}.",
             )
+    samples = sum(folder.count for folder in folders if not folder.regularisation)
+    if samples > MOST_SAMPLES:
+        largest = max(folders, key=lambda folder: folder.count)
+        raise DataError(
+            f"{_TRAINING}: pictures times repeats are {samples:,} samples an epoch; {MOST_SAMPLES:,} are the most.",
+            remedy=f"Give {short(largest.path)} fewer than its {largest.repeats:,} repeats, and train more epochs.",
+        )
 
 
-def _nothing_found(key: str, root: Path, findings: _Findings) -> DataError:
+def _nothing_found(
+    key: str, root: Path, findings: Findings, inside: Sequence[Listing], below: Sequence[Listing]
+) -> ConfigError | DataError:
     """Return the refusal of a folder without pictures: what was looked for, where, and what was there instead."""
-    hint = "".join(f" {path.name}: {reason}." for path, reason in findings.unreadable[:_NAMED])
-    unnumbered = [path.name for path in _subfolders(root) if _pictures_in(path, _Findings())[0]]
+    place = root.resolve()
+    what = f"no pictures in {place} or in its numbered subfolders. Looked for {_kinds()}."
+    what += "".join(f" {line}" for line in left_out(findings.unreadable))
+    likely = _likely(key, place, below)
+    if likely:
+        folder, count = likely
+        message = f"{what} {folder} has {pictures(count)} in numbered folders: choose that."
+        return ConfigError([Problem(key, message, str(root), {key: str(folder)})])
+    unnumbered = [each.path.name for each in inside if each.pictures]
     if unnumbered:
-        hint += f" There are pictures in {_listed(unnumbered)}: rename to '10_{unnumbered[0]}', or choose it directly."
-    elif split_name(root.resolve().name):
-        hint += f" '{root.resolve().name}' looks like one of the numbered folders: choose the folder that holds it."
-    return DataError(
-        f"{key}: no pictures in {root.resolve()} or in its numbered subfolders. Looked for {_kinds()}.{hint}",
-        remedy=f"{_LAYOUT}.",
-    )
+        what += f" There are pictures in {listed(unnumbered)}: rename to '10_{unnumbered[0]}', or choose it directly."
+    elif below:
+        what += f" {lie_deeper(place, [replace(each, path=each.path.resolve()) for each in below])}"
+    elif split_name(place.name):
+        what += f" '{place.name}' looks like one of the numbered folders: choose the folder that holds it."
+    elif not any(os.scandir(root)):
+        what += " It is empty: if it belongs to another drive, see that the drive is there."
+    return DataError(f"{key}: {what}", remedy=f"{_LAYOUT}.")
 
 
-def _summaries(findings: _Findings, wildcards: bool) -> Iterator[str]:
-    for path, reason in findings.unreadable[:_NAMED]:
-        yield f"Left out {'/'.join(path.parts[-2:])}: {reason}."
-    if len(findings.unreadable) > _NAMED:
-        yield f"Left out {len(findings.unreadable) - _NAMED} more pictures; the dataset report names them."
-    if findings.missing:
-        count = _pictures(len(findings.missing))
-        yield f"No caption for {count}, the folder's name is used: {_listed(findings.missing)}."
-    if findings.empty:
-        yield f"Empty captions, trained without a text: {_listed(findings.empty)}."
-    if findings.longer and not wildcards:
-        yield f"Only the first line is used (enable_wildcard picks any line) of: {_listed(findings.longer)}."
-    if findings.other_extension:
-        yield f"Captions with the other usual extension are used: {_listed(findings.other_extension)}."
+def _likely(key: str, root: Path, below: Iterable[Listing]) -> tuple[Path, int] | None:
+    """Return the folder that was meant, which holds numbered folders with pictures, and how many there are.
 
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:5])
-    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
-
-
-def _pictures(count: int) -> str:
-    return "1 picture" if count == 1 else f"{count} pictures"
+    That is one below the chosen one, as `img` is in kohya's project folder (img, log, model, reg), or `img` beside it.
+    """
+    beside = root.parent / _PROJECT_PICTURES[key]
+    if not below and beside.is_dir() and beside != root:
+        below = [listing(beside / name) for name in listing(beside).folders]
+    counts: Counter[Path] = Counter()
+    for each in below:
+        if (split_name(each.path.name) or (0, ""))[0] >= 1:
+            counts[each.path.resolve().parent] += len(each.pictures)
+    named = [path for path in counts if path.name == _PROJECT_PICTURES[key]]
+    others = [path for path in counts if path.name not in _PROJECT_PICTURES.values()]
+    found = max(named or others, key=counts.__getitem__, default=None)
+    return (found, counts[found]) if found and counts[found] else None
 
 
 def _kinds() -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from trainer.tools.export import Export
 from trainer.tools.inspect import Inspect
 from trainer.tools.keys import Keys
+from trainer.tools.recode import Recode
 from trainer.tools.tool import Arguments, Desk, Tool
 from trainer.tools.train import Train
 
@@ -21,6 +22,7 @@ TOOLS: dict[str, Tool[Any]] = {
         Keys(),
         Inspect(),
         Export(),
+        Recode(),
     )
 }  # fmt: skip
 """Every tool by the name that means it."""
