@@ -13,7 +13,7 @@ from trainer.ground.files import replacing
 from trainer.pictures.encodings import as_utf8, fitting_encoding, utf8_text
 from trainer.pictures.listing import deeper, listing
 from trainer.pictures.scan import LARGEST_CAPTION
-from trainer.settings.section import Show, setting
+from trainer.settings.section import Show, argument
 from trainer.tools.tool import COMPLETED, Arguments, Desk, Tool
 
 
@@ -28,16 +28,16 @@ def parse_encoding(value: object) -> object:
 class RecodeArguments(Arguments):
     """Which captions."""
 
-    folder: str = setting(..., Show("Folder", widget="folder"))
+    folder: str = argument(..., Show("Folder", widget="folder"))
     """A folder of pictures and captions; its subfolders are looked through too."""
 
-    caption_extension: str = setting(".txt", Show("Caption file ending"), parse=parse_extension)
+    caption_extension: str = argument(".txt", Show("Caption file ending"), parse=parse_extension)
     """The ending of caption files."""
 
-    encoding: str = setting("", Show("Encoding"), parse=parse_encoding)
+    encoding: str = argument("", Show("Encoding"), parse=parse_encoding)
     """The encoding that the captions have; left out, it is told from each caption's own bytes."""
 
-    dry_run: bool = setting(False, Show("Only say it"))
+    dry_run: bool = argument(False, Show("Only say it"))
     """Say what would be done, and change nothing."""
 
 
