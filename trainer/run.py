@@ -69,6 +69,7 @@ def train(
     progress = progress_of(emit, inbox)
     gate = device.gate_of(precision.own_device(), f"training {folder.output_name!r}", start.by)
     began = False
+    state = None
     try:
         with failures.in_words(config):
             look_up(config)
@@ -79,6 +80,7 @@ def train(
                 _tell_changes(folder, start, state, seen, emit)
             gate.take(partial(progress, "waiting_for_the_device", 0, 0) if start.wait else None)
             began = True
+            progress.on_device = True
             models = build.load_models(config, progress)
             metadata.hash_ahead(seen.recognition.source)
             own = goes_on(folder, start)
@@ -89,7 +91,7 @@ def train(
                     training = build.build(seen, models, folder, (tell, inbox, progress), state, gate)
                     return loop.train(training)
     except Stopped:
-        finished = _early_end(RunSnapshot())
+        finished = _early_end(RunSnapshot(step=state.position.step if state else 0))
         emit(finished)
         return finished
     finally:
@@ -100,7 +102,7 @@ def train(
 
 
 def _early_end(seen: RunSnapshot) -> events.Finished:
-    """A stop while preparing: there is nothing new to save."""
+    """A stop before the model was there: there is nothing new to save."""
     return events.Finished(step=seen.step, epoch=seen.epoch, path="", stopped=True, seconds=0.0)
 
 
@@ -185,8 +187,8 @@ def run_folder(folder: RunFolder, seen: Plan, state: State | None, emit: Emit, *
         write_text(folder.dataset, json.dumps(seen.report.to_json(), indent=1))
         logs.append(JsonLines(folder.events))
         if seen.config.logging.log_with == "tensorboard":
-            logs.append(sinks.TensorBoard(Path(seen.config.logging.logging_dir or folder.path / "logs")))
-        tell = sinks.fan_out((board.post, *logs, emit))
+            logs.append(sinks.TensorBoard(_tensorboard_folder(folder, seen.config)))
+        tell = sinks.fan_out((board.post, logs[0], emit), logs[1:])
         tell(_started(folder, seen, state))
         yield tell
     except Exception as error:
@@ -201,6 +203,12 @@ def run_folder(folder: RunFolder, seen: Plan, state: State | None, emit: Emit, *
             with suppress(OSError):
                 log.close()
         lock.release()
+
+
+def _tensorboard_folder(folder: RunFolder, config: TrainingConfig) -> Path:
+    """Return where TensorBoard finds this run: a folder of its own, so that no run writes into another's curves."""
+    chosen = config.logging.logging_dir
+    return Path(chosen) / folder.output_name if chosen else folder.path / "logs"
 
 
 def _open_books(folder: RunFolder, state: State | None) -> None:

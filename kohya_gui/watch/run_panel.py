@@ -11,6 +11,7 @@ from kohya_gui.parts.served import Pictures
 from kohya_gui.session import clock
 from trainer.ground import events
 from trainer.ground.events import Event, SampleReady
+from trainer.results.sinks import pause_in_words
 from trainer.results.snapshot import RunSnapshot
 
 STATUS_WORDS = {
@@ -136,11 +137,7 @@ def message(snapshot: RunSnapshot) -> str:
     elif snapshot.finished is not None:
         parts.insert(0, _ending(snapshot, snapshot.finished))
     elif snapshot.status == "paused":
-        parts.insert(
-            0,
-            '<section class="card"><h3>Paused</h3><p>The state is saved and the device is free. Press Continue to go '
-            "on from the same step.</p></section>",
-        )
+        parts.insert(0, _pause(snapshot.paused or events.Paused(step=snapshot.step)))
     elif snapshot.status == "idle":
         parts.append(
             '<section class="card"><div class="empty"><p>Nothing has been trained since the program started.</p>'
@@ -169,6 +166,14 @@ def _failure(snapshot: RunSnapshot, error: events.Failed) -> str:
         other = button("resume-form", "Resume with the form's settings", name=name)
         again = f'<p class="actions">{own} {other}</p>'
     return f'<section class="card bad" id="failure" role="alert"><h3>{heading}</h3>{lines}{remedy}{again}</section>'
+
+
+def _pause(paused: events.Paused) -> str:
+    """Return what a pause has reached: it says of the state and the device what is so."""
+    return (
+        f'<section class="card"><h3>Paused</h3><p>{esc(pause_in_words(paused))} Press Continue to go on from the same '
+        "place.</p></section>"
+    )
 
 
 def _ending(snapshot: RunSnapshot, finished: events.Finished) -> str:
@@ -307,7 +312,7 @@ def line(event: Event) -> str:
         case events.Warned():
             return f"Note: {event.message}"
         case events.Paused():
-            return f"Paused after step {number(event.step)}"
+            return pause_in_words(event)
         case events.Resumed():
             return "Going on"
         case events.Finished():

@@ -77,7 +77,8 @@ class Kill:
 
     "caching": a latent was cached; "step": `seconds` after a step ended, in the middle of the next; "state": the
     resume state's files are being written; "renaming": just before it is renamed into place; "lora": a LoRA file is
-    being renamed; "sampling": a denoising step was made; "paused": it waits in a pause asked for after so many steps.
+    being renamed; "sampling": a denoising step was made; "paused": it waits in a pause asked for after so many steps;
+    "paused in PHASE": it waits in a pause asked for in the middle of that phase.
     `how` SIGTERM asks it to stop instead, as the command line understands it.
     """
 
@@ -121,6 +122,10 @@ class _Executioner:
                 os.kill(os.getpid(), self._kill.how)
 
     def watch(self, event: Event) -> None:
+        if isinstance(event, events.Stage) and self._kill.moment == f"paused in {event.name}":
+            self._seen += 1
+            if self._seen == self._kill.count:
+                self._inbox.send(Command.PAUSE)
         match event:
             case events.Stage(name="caching latents"):
                 self._moment("caching")

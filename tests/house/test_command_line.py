@@ -115,23 +115,24 @@ def test_every_wrong_setting_is_named_at_once(
     assert {line.split(":")[0] for line in lines} == {"network_dim", "lr_scheduler", "no_such_key"}
 
 
+@pytest.mark.parametrize("steps", [3, 40])
 def test_a_failure_during_training_exits_with_one_and_is_logged(
-    ground: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ground: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], steps: int
 ) -> None:
-    """A UNet with one NaN among its weights: no gradient is ever finite."""
+    """A UNet with one NaN among its weights: no gradient is ever finite, and no file holds what was not learned."""
     unet, vae, text_encoder = tiny_modules()
     with torch.no_grad():
         unet.conv_in.weight[0, 0, 0, 0] = float("nan")
     broken = tmp_path / "broken.safetensors"
     write_single_file(broken, unet, vae, text_encoder, dtype=torch.float32)
-    run = write_run((broken, ground[1]), tmp_path, max_train_steps=40)
+    run = write_run((broken, ground[1]), tmp_path, max_train_steps=steps, save_every_n_steps=1)
     assert main(["train", str(run)]) == FAILED
     printed = capsys.readouterr().err
     assert "not a finite number" in printed
     assert "nothing was learned" in printed
     assert "mixed_precision" in printed
     assert logged(tmp_path / "out" / "tiny.run")[-1]["event"] == "Failed"
-    assert not (tmp_path / "out" / "tiny.safetensors").exists()
+    assert not list((tmp_path / "out").glob("*.safetensors"))
 
 
 def test_check_prints_the_plan_of_a_thousand_pictures_without_torch(ground: tuple[Path, Path], tmp_path: Path) -> None:

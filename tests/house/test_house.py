@@ -74,7 +74,14 @@ LAZY_MODULES = frozenset({"trainer.run"})
 LAZY_FUNCTIONS = frozenset({"launch.main"})
 
 # A run's edge, where every error becomes text.
-BLIND_HANDLERS = frozenset({"trainer.run.Run._work"})
+BLIND_HANDLERS = frozenset(
+    {
+        "trainer.run.Run._work",
+        # What only watches costs a notice, and never the run.
+        "trainer.results.sinks.fan_out.emit",
+        "trainer.training.watching.only_watching",
+    }
+)
 # Longer than FUNCTION_LINES and MODULE_LINES say, and how long: empty is best.
 LONG_FUNCTIONS: Mapping[str, int] = {}
 LONG_MODULES: Mapping[str, int] = {}

@@ -74,6 +74,7 @@ def test_everything_that_is_trained_is_bf16(ground: Ground) -> None:
     try:
         models = build.load_models(config, progress)
         training = build.build(plan(config), models, folder, (told.append, inbox, progress), None)
+        training.prepare()
         assert {parameter.dtype for parameter in training.parameters} == {torch.bfloat16}
         batch = next(iter(training.steps()))[0]
         from trainer.training.loop import loss_of

@@ -191,6 +191,14 @@ ENDED_OTHERWISE = (
     Kill("paused", 7),
     Kill("sampling", how=signal.SIGTERM),
 )
+IN_A_PAUSE = (
+    Kill("paused in caching latents"),
+    Kill("paused in sample"),
+    Kill("paused in sample", 4),
+    Kill("paused in reading pictures"),
+    Kill("paused in sample", 5),
+)
+"""The second and the third wait in the same epoch's samples: what was drawn before the pause is not drawn again."""
 
 
 @pytest.mark.parametrize(
@@ -220,6 +228,22 @@ def test_stopped_by_a_signal_and_killed_in_a_pause(
 ) -> None:
     straight, killed = two_runs(ground, tmp_path, "AdamW")
     assert_survives(server, straight, killed, ENDED_OTHERWISE)
+
+
+def samples_of(output: Path) -> dict[tuple[int, int], bytes]:
+    told = [record for record in logged(output / "tiny.run") if record["event"] == "SampleReady"]
+    found = {(record["step"], record["index"]): Path(record["path"]).read_bytes() for record in told}
+    assert len(found) == len(told) == len(list((output / "tiny.run" / "samples").iterdir()))
+    return found
+
+
+def test_killed_in_a_pause_in_the_middle_of_a_phase(
+    server: RunServer, ground: tuple[Path, Path], tmp_path: Path
+) -> None:
+    prompts = "tok class --w 64 --h 64 --s 2 --d 1\ntok class --w 64 --h 64 --s 2 --d 2"
+    straight, killed = two_runs(ground, tmp_path, "AdamW", sample_prompts=prompts)
+    assert_survives(server, straight, killed, IN_A_PAUSE)
+    assert samples_of(tmp_path / "killed") == samples_of(tmp_path / "straight")
 
 
 def test_a_damaged_state_gives_way_to_the_one_before(

@@ -32,12 +32,16 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def wired(config: TrainingConfig, told: list[events.Event]) -> Training:
-    """Return what `run.train` would hand to the loop."""
+    """Return what `run.train` would hand to the loop, with the caches filled that the loop would fill."""
     inbox = Inbox()
     progress = progress_of(told.append, inbox)
     folder = RunFolder(Path(config.saving.output_dir), config.saving.output_name)
     folder.make()
-    return build.build(plan(config), build.load_models(config, progress), folder, (told.append, inbox, progress), None)
+    models = build.load_models(config, progress)
+    training = build.build(plan(config), models, folder, (told.append, inbox, progress), None)
+    training.prepare()
+    training.prepare = lambda: None
+    return training
 
 
 @pytest.mark.parametrize(("prediction", "text_learns"), [("epsilon", True), ("v_prediction", True), ("epsilon", False)])

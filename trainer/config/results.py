@@ -187,7 +187,7 @@ class LoggingSection(Section):
     logging_dir: str = setting(
         "", Show("Log folder", group="Logging", widget="folder"), resume="free", metadata=NO_ENTRY, sd_scripts=There("")
     )
-    """Where TensorBoard's files go. Empty: into the folder of the run."""
+    """Where TensorBoard's files go, each run's into a folder of its name. Empty: into the folder of the run."""
 
     log_with: Literal["", "tensorboard"] = setting(
         "", Show("Log with", group="Logging"), resume="free", metadata=NO_ENTRY, sd_scripts=There("")

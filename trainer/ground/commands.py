@@ -1,6 +1,6 @@
 """What a run can be told, and the two ways in: an inbox for this process and a file for any other.
 
-A run asks its inbox at the end of every step and inside every long phase.
+A run asks its inbox at the end of every step and inside every long phase. Commands are states to reach: see `Wishes`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import os
 import stat
 import threading
 from collections import deque
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -33,13 +34,48 @@ class Command(StrEnum):
     SAMPLE_NOW = "sample_now"
 
 
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a run is to reach: to have ended, to be waiting, to have saved, to have drawn its sample pictures.
+
+    Commands are such states and not toggles, so what was asked for twice is reached once.
+    """
+
+    ending: Command | None = None
+    pausing: bool = False
+    saving: bool = False
+    sampling: bool = False
+
+    def after(self, command: Command) -> Wishes:
+        """Return what is wished for once `command` has come too. Who asks to stop and then to abort means abort."""
+        match command:
+            case Command.STOP:
+                return replace(self, ending=self.ending or command)
+            case Command.ABORT:
+                return replace(self, ending=command)
+            case Command.PAUSE:
+                return replace(self, pausing=True)
+            case Command.RESUME:
+                return replace(self, pausing=False)
+            case Command.SAVE_NOW:
+                return replace(self, saving=True)
+            case Command.SAMPLE_NOW:
+                return replace(self, sampling=True)
+
+    @property
+    def waiting(self) -> bool:
+        """True where a pause is asked for, and no end."""
+        return self.pausing and self.ending is None
+
+
 class Inbox:
-    """A queue of commands, safe to fill from any thread or signal handler."""
+    """What a run was told and has not reached. Any thread or signal handler may fill it; the run's thread reads."""
 
     def __init__(self) -> None:
         self._queue: deque[Command] = deque()
         self._arrived = threading.Event()
         self._control: Path | None = None
+        self._wishes = Wishes()
 
     def watch(self, folder: Path) -> None:
         """Also take commands from the control file in `folder`."""
@@ -50,29 +86,27 @@ class Inbox:
         self._queue.append(command)
         self._arrived.set()
 
-    def take(self) -> list[Command]:
-        """Return the commands that have arrived, oldest first, and forget them."""
-        self._fetch()
-        return [self._queue.popleft() for _ in range(len(self._queue))]
-
-    def peek(self) -> tuple[Command, ...]:
-        """Return the waiting commands without forgetting them."""
-        self._fetch()
-        return tuple(self._queue)
-
-    def wait_for(self, *wanted: Command) -> Command:
-        """Sleep until one of `wanted` has arrived; forget that one and return it. Others stay in the inbox."""
-        while True:
-            for command in self.peek():
-                if command in wanted:
-                    self._queue.remove(command)
-                    return command
-            self._arrived.wait(_POLL_SECONDS)
-            self._arrived.clear()
-
-    def _fetch(self) -> None:
+    @property
+    def wishes(self) -> Wishes:
+        """What all commands up to now come to."""
         if self._control:
             self._queue.extend(_read_control(self._control))
+        while self._queue:
+            self._wishes = self._wishes.after(self._queue.popleft())
+        return self._wishes
+
+    def saved(self) -> None:
+        """Take note that what there is now is saved."""
+        self._wishes = replace(self.wishes, saving=False)
+
+    def sampled(self) -> None:
+        """Take note that the sample pictures of now are drawn."""
+        self._wishes = replace(self.wishes, sampling=False)
+
+    def sleep(self) -> None:
+        """Wait until something may have arrived."""
+        self._arrived.wait(_POLL_SECONDS)
+        self._arrived.clear()
 
 
 def _read_control(path: Path) -> list[Command]:

@@ -111,9 +111,16 @@ class Warned(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paused(Event):
-    """The run waits after `step`, its state saved and the device free."""
+    """The run waits after `step`.
+
+    `phase` is what it was busy with, empty between two steps; `saved` says that the state of this moment is on the
+    disk (False: nothing was trained yet), `device_free` that no model is on the device.
+    """
 
     step: int
+    phase: str = ""
+    saved: bool = False
+    device_free: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

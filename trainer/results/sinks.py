@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Iterable
@@ -16,6 +17,8 @@ from trainer.ground.events import Emit, Event
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+logger = logging.getLogger(__name__)
+
 _PLAIN_SECONDS = 10.0
 """Least time between two progress lines where the output is not a terminal."""
 
@@ -27,13 +30,14 @@ class TensorBoard:
     """Writes scalars under sd-scripts' names: loss/current, loss/average, loss/epoch_average, lr/*."""
 
     def __init__(self, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer: SummaryWriter = SummaryWriter(str(folder))
+        self._folder = folder
+        self._writer: SummaryWriter | None = None
 
     def __call__(self, event: Event) -> None:
         """Write one event's numbers."""
         match event:
+            case events.Started():
+                self._open(event)
             case events.StepDone():
                 self._add("loss/current", event.loss, event.step)
                 self._add("loss/average", event.average_loss, event.step)
@@ -42,16 +46,24 @@ class TensorBoard:
                 if event.step_size is not None:
                     self._add("lr/d", event.step_size, event.step)
             case events.EpochDone():
-                self._add("loss/epoch_average", event.loss, event.epoch)
+                self._add("loss/epoch_average", event.loss, event.step)
             case events.Validated():
                 self._add("loss/validation", event.loss, event.step)
 
+    def _open(self, started: events.Started) -> None:
+        """Begin a file. What was written of later steps than a resumed run begins after holds no longer."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(self._folder), purge_step=started.step + 1 if started.resumed else None)
+
     def _add(self, name: str, value: float, step: int) -> None:
-        self._writer.add_scalar(name, value, step)
+        if self._writer:
+            self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Write what is buffered."""
-        self._writer.close()
+        if self._writer:
+            self._writer.close()
 
 
 class Console:
@@ -86,7 +98,7 @@ class Console:
             case events.Warned():
                 self.line(f"Note: {event.message}")
             case events.Paused():
-                self.line(f"Paused after step {event.step}.")
+                self.line(pause_in_words(event))
             case events.Finished():
                 self._finished(event)
 
@@ -112,7 +124,7 @@ class Console:
     def _finished(self, event: events.Finished) -> None:
         self._close_bar()
         if not event.path:
-            self._write(f"Stopped after step {event.step}; no final file was asked for.")
+            self._write(f"Stopped after step {event.step}, without a finished file.")
         else:
             word = "Stopped" if event.stopped else "Finished"
             self._write(f"{word} after step {event.step} in {event.seconds:.0f} s: {event.path}")
@@ -141,6 +153,14 @@ class Console:
         self._close_bar()
 
 
+def pause_in_words(event: events.Paused) -> str:
+    """Return where a run waits, what of it is safe, and whether the device can be used by others."""
+    phase = f" ({event.phase})" if event.phase else ""
+    saved = "The state is saved" if event.saved else "Nothing was trained yet, so there is nothing to save"
+    device = "the device is free" if event.device_free else "the device is still in use"
+    return f"Paused after step {event.step}{phase}. {saved}; {device}."
+
+
 def writable(text: str, stream: TextIO) -> str:
     """Return the text with escapes for what a stream cannot show, and for what would steer a terminal.
 
@@ -161,12 +181,27 @@ def _escape(found: re.Match[str]) -> str:
     return f"\\u{ord(found[0]):04x}"
 
 
-def fan_out(watchers: Iterable[Emit]) -> Emit:
-    """Return one callable that tells every watcher."""
-    every = tuple(watchers)
+def fan_out(needed: Iterable[Emit], others: Iterable[Emit] = ()) -> Emit:
+    """Return one callable that tells every watcher.
+
+    Of `others`, one that fails costs a notice, and is told nothing more.
+    """
+    needed, left = tuple(needed), list(others)
 
     def emit(event: Event) -> None:
-        for watcher in every:
+        for watcher in needed:
             watcher(event)
+        for watcher in tuple(left):
+            try:
+                watcher(event)
+            except Exception as error:
+                left.remove(watcher)
+                logger.debug("a watcher failed", exc_info=True)
+                reason = str(error) or type(error).__name__
+                emit(
+                    events.Warned(
+                        message=f"{type(watcher).__name__} failed and gets nothing more of this run: {reason}"
+                    )
+                )
 
     return emit

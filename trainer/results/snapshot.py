@@ -80,6 +80,8 @@ class RunSnapshot:
     samples: tuple[SampleReady, ...] = ()
     saved: tuple[Saved, ...] = ()
     warnings: tuple[str, ...] = ()
+    paused: events.Paused | None = None
+    before_pause: str = ""
     error: events.Failed | None = None
     finished: events.Finished | None = None
     revision: int = 0
@@ -178,8 +180,8 @@ _FOLDS: dict[type[Event], Callable[[RunSnapshot, Any], dict[str, Any]]] = {
     events.Saved: lambda snapshot, event: {"saved": _kept(snapshot.saved, event)} if event.kind == "lora" else {},
     events.SampleReady: lambda snapshot, event: {"samples": _kept(snapshot.samples, event)},
     events.Warned: lambda snapshot, event: {"warnings": _kept(snapshot.warnings, event.message)},
-    events.Paused: lambda snapshot, event: {"status": "paused"},
-    events.Resumed: lambda snapshot, event: {"status": "training"},
+    events.Paused: lambda snapshot, event: {"status": "paused", "paused": event, "before_pause": snapshot.status},
+    events.Resumed: lambda snapshot, event: {"status": snapshot.before_pause or "training", "paused": None},
     events.Finished: _finished,
     events.Failed: _failed,
 }

@@ -46,7 +46,7 @@ class Train(OfSettings[TrainArguments]):
         board = Board()
         start = Start(overwrite=arguments.overwrite, resume=arguments.resume, wait=arguments.wait)
         try:
-            finished = train(config, emit=sinks.fan_out((board.post, desk.emit)), inbox=desk.listen(), start=start)
+            finished = train(config, emit=sinks.fan_out((board.post,), (desk.emit,)), inbox=desk.listen(), start=start)
         except TrainerError as error:
             desk.complain(error)
             # Ranks after the first tell nothing, so their board does not know that training had begun.

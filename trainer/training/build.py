@@ -18,7 +18,7 @@ from trainer.config import TrainingConfig, rates, resolution_size
 from trainer.families.bundle import Bundle
 from trainer.gate import Gate
 from trainer.ground.commands import Inbox
-from trainer.ground.control import Progress
+from trainer.ground.control import Control, Progress
 from trainer.ground.events import Emit, Warned
 from trainer.optimizers import OPTIMIZERS
 from trainer.pictures.captions import CaptionRules, prepared
@@ -63,20 +63,18 @@ def build(
     plan: Plan,
     models: Models,
     folder: RunFolder,
-    watch: tuple[Emit, Inbox, Progress],
+    watch: tuple[Emit, Inbox, Control],
     state: State | None,
     gate: Gate | None = None,
 ) -> Training:
     """Wire a training that begins anew, or that goes on after the step of `state`.
 
     Raises:
-        TrainerError: the LoRA to go on from, the latent cache or the state cannot be used.
-        Stopped: the progress callback says so.
+        TrainerError: the LoRA to go on from or the state cannot be used.
     """
     config, bundle = plan.config, models.bundle
     tell, inbox, progress = watch
-    known = bundle.notices
-    for notice in (*plan.notices, *models.precision.notices, *known):
+    for notice in (*plan.notices, *models.precision.notices, *bundle.notices):
         tell(Warned(message=notice))
     accelerator = precision.make_accelerator(models.precision, config)
     adapter = make_adapter(plan, bundle, models.precision.adapter_dtype, tell)
@@ -109,11 +107,22 @@ def build(
         if training.micro_batch_size:
             tell(Warned(message=f"Memory ran out before: going on with {training.micro_batch_size}."))
     ranks.agree_on_step(training.step)
+    training.prepare = functools.partial(prepare, training)
+    return training
+
+
+def prepare(training: Training) -> None:
+    """Fill the caches and make the batches: long, but nothing of it is needed to save the run.
+
+    Raises:
+        DataError: a cache cannot be filled.
+        Stopped: the progress callback says so.
+    """
+    known = len(training.bundle.notices)
     texts = fill_text_cache(training)
     training.batches = make_batches(training, fill_cache(training), texts)
-    for notice in bundle.notices[len(known) :]:
-        tell(Warned(message=notice))
-    return training
+    for notice in training.bundle.notices[known:]:
+        training.tell(Warned(message=notice))
 
 
 def make_adapter(plan: Plan, bundle: Bundle, dtype: torch.dtype, tell: Emit) -> Adapter:

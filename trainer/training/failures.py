@@ -111,15 +111,25 @@ def not_finite(step: int, in_a_row: int, suspects: Counter[str]) -> RunError:
     """Return the error of a run whose gradients have not been finite for `in_a_row` steps up to `step`."""
     worst = [f"{name} (in {count})" for name, count in suspects.most_common(_NAMED)]
     if in_a_row == step:
-        return RunError(
-            f"None of the {step} steps so far had a gradient that is a finite number: nothing was learned.",
-            "The model file may be damaged: try another one, or set mixed_precision to bf16 or no. Then begin anew.",
-        )
+        return nothing_learned(step, finite=False)
     return RunError(
         f"{in_a_row} steps in a row up to step {step} had a gradient that is not a finite number. "
         f"Their most frequent pictures: {', '.join(worst)}.",
         "The weights are those from before. Lower learning_rate, set mixed_precision to bf16 or no, or look for a "
         "damaged picture among these; then resume from the last state.",
+    )
+
+
+def nothing_learned(steps: int, *, finite: bool) -> RunError:
+    """Return the error of a run at whose end no weight is other than at its beginning."""
+    if finite:
+        return RunError(
+            f"None of the {steps} steps changed a weight: the learning rate or the gradient was 0 in each of them.",
+            "Raise learning_rate, lower lr_warmup_steps or train for longer. No file was written.",
+        )
+    return RunError(
+        f"None of the {steps} steps had a gradient that is a finite number: nothing was learned, and no file written.",
+        "The model file may be damaged: try another one, or set mixed_precision to bf16 or no. Then begin anew.",
     )
 
 

@@ -27,9 +27,11 @@ def train(training: Training) -> events.Finished:
         RunError: gradient after gradient is not finite, or a file could not be written.
     """
     hooks = Hooks(training)
-    with attention.preferring(str(training.environment.get("attention", ""))), hooks.keeping_state():
-        hooks.begin()
-        compile_where_asked(training, loss_of)
+    with attention.preferring(str(training.environment.get("attention", ""))), hooks.on_the_way():
+        with hooks.preparing():
+            training.prepare()
+            hooks.begin()
+            compile_where_asked(training, loss_of)
         hooks.obey()
         for batches in training.steps():
             if training.ending:

@@ -51,6 +51,7 @@ class Metrics:
     """Takes note of steps, and tells of each in order when its numbers are there.
 
     `losses` are the newest step losses, `epoch_losses` those of the epoch under way; both without what was not finite.
+    `learned` steps changed a weight, earlier sittings included; `skipped` ones of this sitting had no finite gradient.
     """
 
     def __init__(self, tell: Emit, *, window: int, device: torch.device, scaled: bool) -> None:
@@ -67,7 +68,8 @@ class Metrics:
         self._scaled = scaled
         self._behind = steps_behind(device)
         self._entries: deque[_Entry] = deque()
-        self._skipped = 0
+        self.learned = 0
+        self.skipped = 0
         self._skipped_in_a_row = 0
         self._suspects: Counter[str] = Counter()
 
@@ -106,6 +108,7 @@ class Metrics:
                 self.epoch_losses.append(done.loss)
             average = sum(self.losses) / len(self.losses) if self.losses else math.nan
             self._tell(replace(done, average_loss=average))
+            self.learned += _changed_weights(done)
             self._watch_skipping(done, entry.names)
 
     def _watch_skipping(self, done: StepDone, names: Sequence[str]) -> None:
@@ -114,12 +117,17 @@ class Metrics:
             self._skipped_in_a_row = 0
             self._suspects.clear()
             return
-        self._skipped += 1
+        self.skipped += 1
         self._skipped_in_a_row += 1
         self._suspects.update(set(names))
         # A loss scaler looks for its scale by overflowing: one such step is nothing to tell of.
         ordinary = self._scaled and self._skipped_in_a_row < SKIPPED_LIMIT // 4
-        if not ordinary and self._skipped <= SKIPPED_LIMIT:
+        if not ordinary and self.skipped <= SKIPPED_LIMIT:
             self._tell(events.Warned(message=failures.skipped_step(done.step, names)))
         if self._skipped_in_a_row >= SKIPPED_LIMIT:
             raise failures.not_finite(done.step, self._skipped_in_a_row, self._suspects)
+
+
+def _changed_weights(done: StepDone) -> bool:
+    """Say whether a step can have changed a weight: its gradient was a number other than 0, and a rate was too."""
+    return not done.skipped and bool(done.grad_norm) and any(done.lr.values())

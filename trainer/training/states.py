@@ -48,7 +48,8 @@ class Position:
     """Where a run is: `step` optimizer steps are done; `losses` are the newest step losses, oldest first;
     `epoch_losses` are those of the epoch under way. `settings` is the flat config that the run was started with,
     `environment` what exactness depends on besides it. `micro_batch_size` is set where memory ran out: how much is
-    computed at once since then.
+    computed at once since then. `learned` counts the steps that changed a weight (None in states of before: all of
+    them); `sampled` is set where the state was saved while the step's sample pictures were being drawn: how many were.
     """
 
     step: int
@@ -58,6 +59,8 @@ class Position:
     environment: Mapping[str, object]
     seconds: float = 0.0
     micro_batch_size: MicroBatchSize | None = None
+    learned: int | None = None
+    sampled: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +165,8 @@ def load_state(path: Path) -> State:
             environment=dict(record["environment"]),
             seconds=float(record["seconds"]),
             micro_batch_size=MicroBatchSize(**reduced) if reduced else None,
+            learned=_count(record, "learned"),
+            sampled=_count(record, "sampled"),
         )
         adapter = load_file(path / _ADAPTER)
         trained = torch.load(path / _OPTIMIZER, map_location="cpu", weights_only=True)
@@ -172,6 +177,11 @@ def load_state(path: Path) -> State:
     except _LOADING_ERRORS as error:
         raise StateError(f"resume: {str(path)!r} holds no resume state ({_first_line(error)}).", _REMEDY) from error
     return State(position, adapter, trained)
+
+
+def _count(record: Mapping[str, Any], key: str) -> int | None:
+    value = record.get(key)
+    return None if value is None else int(value)
 
 
 def unfit(error: Exception) -> StateError:

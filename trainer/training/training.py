@@ -23,6 +23,7 @@ from trainer.families.bundle import Bundle
 from trainer.gate import Gate
 from trainer.ground import events
 from trainer.ground.commands import Command, Inbox
+from trainer.ground.control import Control
 from trainer.ground.events import Emit
 from trainer.ground.randomness import stream
 from trainer.optimizers import OPTIMIZERS, OptimizerKind
@@ -51,8 +52,10 @@ _MOMENTS = frozenset({"exp_avg", "exp_avg_sq", "state1", "state2"})
 class Training:
     """What `build` wires and the loop uses.
 
-    `batches` yields the micro-batches of this rank from the position on. `step` optimizer steps are done; the
-    `metrics` tells of them. `text_cache` holds what frozen text encoders made of all captions, where it was made ahead.
+    `prepare` fills the caches and gives `batches`, the micro-batches of this rank from the position on. `step`
+    optimizer steps are done; the `metrics` tells of them. `sampled` is how many sample pictures of the newest step are
+    drawn while the others are under way. `text_cache` holds what frozen text encoders made of all captions, where it
+    was made ahead.
     `current` are the micro-batches of the step under way, `updating` says that the step may have changed the weights
     already. `micro_batch_size` is how much is computed at once, once that had to be less than the settings say; with
     `one_size` no less either, since a compiler makes a program for each size. `ending` is the command that ends it,
@@ -69,10 +72,13 @@ class Training:
     texts: TextStates
     tell: Emit
     inbox: Inbox
-    progress: Callable[[str, int, int], None]
+    progress: Control
     metrics: Metrics
     environment: dict[str, object]
+    prepare: Callable[[], None] = lambda: None
     step: int = 0
+    resumed: bool = False
+    sampled: int | None = None
     text_cache: TextCache | None = None
     batches: Iterable[Batch] = ()
     rates_used: dict[str, float] = field(default_factory=dict)
@@ -255,6 +261,8 @@ class Training:
             environment=self.environment,
             seconds=self.seconds,
             micro_batch_size=self.micro_batch_size,
+            learned=self.metrics.learned,
+            sampled=self.sampled,
         )
         scaler = self.accelerator.scaler
         trained = {
@@ -281,7 +289,9 @@ class Training:
         self._apply_settings(fresh, state.position.settings)
         if self.accelerator.scaler and state.trained["scaler"]:
             self.accelerator.scaler.load_state_dict(state.trained["scaler"])
-        self.step = state.position.step
+        self.step, self.sampled, self.resumed = state.position.step, state.position.sampled, True
+        learned = state.position.learned
+        self.metrics.learned = state.position.step if learned is None else learned
         self.metrics.losses.extend(state.position.losses)
         self.metrics.epoch_losses.extend(state.position.epoch_losses)
         self.seconds_before = state.position.seconds
