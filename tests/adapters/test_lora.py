@@ -12,7 +12,8 @@ from torch import nn
 
 from tests.helpers.adapters import Network, components, fill, outputs, run_unet, target_named, tiny_targets
 from trainer.adapters import LoraSpec, make_spec
-from trainer.adapters.lora.adapter import Adapter
+from trainer.adapters.files import Module
+from trainer.adapters.lora.adapter import LoraAdapter
 from trainer.ground.errors import ModelError
 
 CONV = Network(network_dim=4, network_alpha=1.0, conv_dim=2, conv_alpha=3.0)
@@ -24,7 +25,7 @@ def inject(models: dict[str, nn.Module], network: Network = CONV, trained: tuple
 
 
 @pytest.fixture(scope="module")
-def filled() -> tuple[dict[str, nn.Module], Adapter]:
+def filled() -> tuple[dict[str, nn.Module], LoraAdapter]:
     """Return models with a LoRA as after training, for tests that only look."""
     models = components()
     adapter = inject(models)
@@ -53,7 +54,7 @@ def plain_lora(tensors: dict[str, torch.Tensor], name: str, x: torch.Tensor, lay
     ],
 )
 def test_each_layer_adds_up_of_down_times_alpha_over_rank(
-    filled: tuple[dict[str, nn.Module], Adapter], name: str, shape: tuple[int, ...]
+    filled: tuple[dict[str, nn.Module], LoraAdapter], name: str, shape: tuple[int, ...]
 ) -> None:
     models, adapter = filled
     target = target_named(name)
@@ -65,7 +66,7 @@ def test_each_layer_adds_up_of_down_times_alpha_over_rank(
 
 
 def test_the_layers_inside_kohyas_classes_are_adapted_and_no_others(
-    filled: tuple[dict[str, nn.Module], Adapter],
+    filled: tuple[dict[str, nn.Module], LoraAdapter],
 ) -> None:
     models, _ = filled
     classes = ("CLIPAttention", "CLIPMLP", "Transformer2DModel", "ResnetBlock2D", "Downsample2D", "Upsample2D")
@@ -116,16 +117,16 @@ def test_only_the_matrices_learn() -> None:
     for model in models.values():
         for parameter in model.parameters():
             assert parameter.requires_grad == (id(parameter) in trained)
-    assert adapter.components == ("unet",)
+    assert adapter.parts == ("unet",)
     assert adapter.parameters("text_encoder") == []
     assert len(trained) == len(adapter.parameters("unet")) > 0
 
 
-def test_parameters_come_in_file_order(filled: tuple[dict[str, nn.Module], Adapter]) -> None:
+def test_parameters_come_in_file_order(filled: tuple[dict[str, nn.Module], LoraAdapter]) -> None:
     _, adapter = filled
     matrices = [tensor for key, tensor in adapter.tensors().items() if not key.endswith(".alpha")]
     assert [each.data_ptr() for each in adapter.parameters()] == [each.data_ptr() for each in matrices]
-    assert adapter.components == ("text_encoder", "unet")
+    assert adapter.parts == ("text_encoder", "unet")
     assert list(adapter.tensors()) == list(make_spec(CONV, BOTH).shapes(tiny_targets()))
 
 
@@ -180,7 +181,7 @@ def test_autocast_runs_and_leaves_gradients_in_float32() -> None:
     assert all(parameter.grad.dtype == torch.float32 for parameter in adapter.parameters("unet"))
 
 
-def test_load_restores_every_bit(filled: tuple[dict[str, nn.Module], Adapter]) -> None:
+def test_load_restores_every_bit(filled: tuple[dict[str, nn.Module], LoraAdapter]) -> None:
     (models, adapter), again = filled, components()
     saved = {key: tensor.clone() for key, tensor in adapter.tensors().items()}
     other = inject(again, seed=1)
@@ -190,7 +191,7 @@ def test_load_restores_every_bit(filled: tuple[dict[str, nn.Module], Adapter]) -
 
 
 def test_a_convolutions_matrices_load_from_a_linear_layers_file(
-    filled: tuple[dict[str, nn.Module], Adapter],
+    filled: tuple[dict[str, nn.Module], LoraAdapter],
 ) -> None:
     _, adapter = filled
     flat = {
@@ -237,7 +238,7 @@ def test_without_strict_the_rest_keeps_its_start_and_notices_say_so() -> None:
 
 
 def test_multiplied_by_zero_shows_the_model_without_the_lora(
-    filled: tuple[dict[str, nn.Module], Adapter],
+    filled: tuple[dict[str, nn.Module], LoraAdapter],
 ) -> None:
     models, adapter = filled
     plain = run_unet(components()["unet"])
@@ -250,12 +251,12 @@ def test_multiplied_by_zero_shows_the_model_without_the_lora(
 
 def test_given_ranks_and_alphas_reach_each_module() -> None:
     names = [target.name for target in tiny_targets(conv=False)]
-    given = {name: (1 + number % 5, 0.5 + number) for number, name in enumerate(names)}
+    given = {name: Module(1 + number % 5, 0.5 + number, {}) for number, name in enumerate(names)}
     adapter = LoraSpec(4, 4, given=given).build(components(), tiny_targets(), seed=1)
     tensors = adapter.tensors()
-    for name, (rank, alpha) in given.items():
-        assert tensors[f"{name}.lora_down.weight"].shape[0] == rank
-        assert tensors[f"{name}.alpha"] == alpha
+    for name, module in given.items():
+        assert tensors[f"{name}.lora_down.weight"].shape[0] == module.rank
+        assert tensors[f"{name}.alpha"] == module.alpha
     fill(tensors)
 
 
@@ -266,6 +267,6 @@ def test_targets_that_the_model_does_not_have_are_named() -> None:
     with pytest.raises(ModelError, match=r"no layer encoder\.layers\.99"):
         spec.build(components(), [type(target)(**{**fields, "path": "encoder.layers.99"})], seed=1)
     with pytest.raises(ModelError, match=r"expected a layer of shape \[32, 33\] at .*k_proj.* Linear \[32, 32\]"):
-        Adapter.inject(components(), [type(target)(**{**fields, "in_features": 33})], spec, seed=1)
+        LoraAdapter.inject(components(), [type(target)(**{**fields, "in_features": 33})], spec, seed=1)
     with pytest.raises(ModelError, match="no layer .* in its text_encoder"):
-        Adapter.inject({"unet": components()["unet"]}, [target], spec, seed=1)
+        LoraAdapter.inject({"unet": components()["unet"]}, [target], spec, seed=1)

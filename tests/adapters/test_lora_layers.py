@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from tests.helpers.adapters import Network, components, fill, tiny_targets
 from trainer.adapters import make_spec
+from trainer.adapters.injection import PEFT_NAME
 from trainer.adapters.lora import layers as lora_layers
-from trainer.adapters.lora.layers import SlimConv2d, SlimLinear, stack
-from trainer.adapters.lora.stacks import PEFT_NAME
+from trainer.adapters.lora.layers import SlimConv2d, SlimLinear, put_into_stack
 from trainer.families.reading.quantised import Int8Linear
 
 Layer = SlimLinear | SlimConv2d
@@ -103,7 +103,7 @@ def test_a_convolution_equals_pefts(case: str, merging: bool, monkeypatch: pytes
 
 def siblings(count: int = 3, dtype: torch.dtype = torch.float32) -> list[SlimLinear]:
     layers = adapted(*(nn.Linear(24, 32, bias=False, dtype=dtype) for _ in range(count)))
-    stack([layers])
+    put_into_stack([layers])
     return layers
 
 

@@ -13,8 +13,7 @@ from safetensors.torch import save_file
 
 from tests.helpers.adapters import Network, target_named, tiny_targets
 from trainer import adapters
-from trainer.adapters import LoraSpec, make_spec
-from trainer.adapters.lora.lora_header import read_header
+from trainer.adapters import LoraSpec, make_spec, read_header
 from trainer.families.sd15 import facts
 from trainer.families.unet.targets import adapter_targets
 from trainer.ground.errors import ModelError
@@ -152,7 +151,7 @@ def test_alpha_is_read_in_every_dtype_and_is_the_rank_where_missing(
     [
         ("unet.down_blocks.0.attentions.0.proj_in.lora_A.weight", "PEFT's key names"),
         ("unet.down_blocks.0.attentions.0.proj_in.lora.down.weight", "diffusers' key names"),
-        ("lora_unet_x.hada_w1_a", "LoHa"),
+        ("lora_unet_x.hada_w3_a", "LoHa"),
         ("lora_unet_x.lokr_w1", "LoKr"),
         ("model.diffusion_model.input_blocks.0.0.weight", "a checkpoint, not a LoRA"),
         ("emb_params", "textual inversion"),

@@ -18,7 +18,7 @@ from tests.helpers.families import TINY, Tiny
 from tests.helpers.runs import tiny_config, tiny_settings, write_dataset
 from trainer import families
 from trainer.adapters import make_spec
-from trainer.adapters.lora.adapter import Adapter
+from trainer.adapters.lora.adapter import LoraAdapter
 from trainer.config import load_config, rates
 from trainer.families.reading.headers import read_header
 from trainer.families.reading.weights import fingerprint
@@ -28,7 +28,7 @@ from trainer.families.unet.facts import EPSILON, VELOCITY
 from trainer.ground.commands import Command, Inbox
 from trainer.ground.events import Event, StepDone
 from trainer.planning.plan import plan
-from trainer.results.export import read_lora, save
+from trainer.results.export import read_adapter, save
 from trainer.run import Start, train
 
 CPU = torch.device("cpu")
@@ -257,7 +257,7 @@ def test_the_file_has_kohyas_keys_and_names_the_family(ground: Ground, trained: 
     assert len({name.split("_")[1] for name in shapes}) == len(family.trainable)
 
 
-def strong_lora(ground: Ground, path: Path, conv_dim: int | None) -> tuple[StableBundle, Adapter]:
+def strong_lora(ground: Ground, path: Path, conv_dim: int | None) -> tuple[StableBundle, LoraAdapter]:
     """Write a LoRA with weights as after a long training, so that it matters, and load it into the model."""
     config = load_config(overrides=ground.settings("file", conv_dim=conv_dim))
     bundle = ground.bundle()
@@ -269,7 +269,7 @@ def strong_lora(ground: Ground, path: Path, conv_dim: int | None) -> tuple[Stabl
         for name, value in adapter.tensors().items()
     }
     save(path, tensors, {"ss_network_module": "networks.lora"}, "float")
-    adapter.load(read_lora(path).tensors)
+    adapter.load(read_adapter(path).tensors)
     return bundle, adapter
 
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.corpus import models
-from trainer.adapters.lora.lora_header import read_header as read_lora_header
+from trainer.adapters import read_header as read_lora_header
 from trainer.config import load_config, parse_set
 from trainer.families import recognise
 from trainer.ground.errors import ConfigError, ModelError

@@ -164,6 +164,24 @@ def test_pictures_families_and_adapters_do_not_know_one_another() -> None:
     assert known == []
 
 
+def test_nobody_knows_a_kind_of_adapter_but_the_adapters() -> None:
+    """Plan, training, export, metadata and inspection see the contract alone."""
+    kinds = {source.module.rpartition(".")[0] for source in sources("trainer") if is_of_a_kind(source.module)}
+    assert len(kinds) > 1, "the folders of the kinds are elsewhere now"
+    known = [
+        f"{each.module} imports {each.imported}"
+        for source in sources(*PACKAGES)
+        for each in source.imports()
+        if within(each.imported, kinds) and not within(each.module, ["trainer.adapters"])
+    ]
+    assert known == []
+
+
+def is_of_a_kind(module: str) -> bool:
+    """Whether a module lies in the folder of one kind of adapter."""
+    return module.startswith("trainer.adapters.") and module.count(".") > 2
+
+
 def test_process_imports_nothing_of_ours_but_randomness() -> None:
     allowed = ["trainer.process", "trainer.ground.randomness"]
     imports = [each for source in sources("trainer") for each in source.imports()]

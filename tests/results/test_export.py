@@ -17,7 +17,7 @@ from torch import nn
 from tests.helpers.adapters import Network, components, fill, outputs, tiny_targets
 from tests.helpers.checkpoints import tiny_modules
 from trainer.adapters import make_spec
-from trainer.adapters.lora.adapter import Adapter
+from trainer.adapters.lora.adapter import LoraAdapter
 from trainer.ground.errors import ModelError, RunError
 from trainer.results import export
 
@@ -26,7 +26,7 @@ CONV = Network(network_dim=4, network_alpha=1.0, conv_dim=2, conv_alpha=3.0)
 NAME = "lora_unet_mid_block_attentions_0_proj_in"
 
 
-def trained(network: Network = CONV, parts: tuple[str, ...] = BOTH) -> tuple[dict[str, nn.Module], Adapter]:
+def trained(network: Network = CONV, parts: tuple[str, ...] = BOTH) -> tuple[dict[str, nn.Module], LoraAdapter]:
     """Return the tiny models with a LoRA as after training."""
     models = components()
     adapter = make_spec(network, parts).build(models, tiny_targets(), seed=1)
@@ -35,7 +35,7 @@ def trained(network: Network = CONV, parts: tuple[str, ...] = BOTH) -> tuple[dic
 
 
 @pytest.fixture(scope="module")
-def conv() -> tuple[dict[str, nn.Module], Adapter]:
+def conv() -> tuple[dict[str, nn.Module], LoraAdapter]:
     """Return the tiny models with a LoRA on every layer, for tests that only look."""
     return trained()
 
@@ -70,7 +70,7 @@ def test_diffusers_loads_the_file_and_gives_the_training_models_output(tmp_path:
     ("precision", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16), ("float", torch.float32)]
 )
 def test_every_tensor_has_the_save_precision(
-    tmp_path: Path, conv: tuple[dict[str, nn.Module], Adapter], precision: str, dtype: torch.dtype
+    tmp_path: Path, conv: tuple[dict[str, nn.Module], LoraAdapter], precision: str, dtype: torch.dtype
 ) -> None:
     _, adapter = conv
     path = tmp_path / "lora.safetensors"
@@ -86,27 +86,27 @@ def test_every_tensor_has_the_save_precision(
         assert torch.equal(found[key], value.to(dtype)), key
 
 
-def test_a_lora_goes_on_from_its_file_exactly(tmp_path: Path, conv: tuple[dict[str, nn.Module], Adapter]) -> None:
+def test_a_lora_goes_on_from_its_file_exactly(tmp_path: Path, conv: tuple[dict[str, nn.Module], LoraAdapter]) -> None:
     models, adapter = conv
     path = tmp_path / "lora.safetensors"
     export.save(path, adapter.tensors(), {}, "float")
-    file = export.read_lora(path)
+    file = export.read_adapter(path)
     network = Network(network_dim=99, network_alpha=7, network_weights=str(path), dim_from_weights=True)
     again = components()
     other = make_spec(network, BOTH).build(again, tiny_targets(), seed=2)
     assert other.load(file.tensors, source=path.name) == ()
     assert all(torch.equal(one, two) for one, two in zip(outputs(models), outputs(again), strict=True))
-    assert (file.ranks[NAME], file.alphas[NAME]) == (4, 1.0)
+    assert (file.header.ranks[NAME], file.header.alphas[NAME]) == (4, 1.0)
 
 
 def test_network_weights_of_another_rank_are_refused(
-    tmp_path: Path, conv: tuple[dict[str, nn.Module], Adapter]
+    tmp_path: Path, conv: tuple[dict[str, nn.Module], LoraAdapter]
 ) -> None:
     path = tmp_path / "lora.safetensors"
     export.save(path, conv[1].tensors(), {}, "fp16")
     other = make_spec(Network(network_dim=6), ["text_encoder"]).build(components(), tiny_targets(), seed=2)
     with pytest.raises(ModelError, match=r"lora\.safetensors: .* is \[4, 32\], this LoRA has \[6, 32\] \(rank 6\)"):
-        other.load(export.read_lora(path).tensors, strict=False, source=path.name)
+        other.load(export.read_adapter(path).tensors, strict=False, source=path.name)
 
 
 @pytest.mark.parametrize("width", [64, 400_000], ids=["smaller than 1 MiB", "larger"])
@@ -136,7 +136,7 @@ def test_equal_input_gives_equal_bytes(tmp_path: Path) -> None:
 
 def test_names_that_are_no_unicode_do_not_spoil_the_file(tmp_path: Path) -> None:
     export.save(tmp_path / "lora", small(), {"ss_dataset_dirs": "1_caf\udce9"}, "fp16")
-    assert export.read_lora(tmp_path / "lora").metadata["ss_dataset_dirs"] == "1_caf?"
+    assert export.read_adapter(tmp_path / "lora").header.metadata["ss_dataset_dirs"] == "1_caf?"
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_numbers_that_are_not_finite_are_refused_and_the_old_file_stays(
 
 def test_large_numbers_fit_into_bf16(tmp_path: Path) -> None:
     export.save(tmp_path / "lora", small(70_000.0), {}, "bf16")
-    assert export.read_lora(tmp_path / "lora").tensors[f"{NAME}.lora_up.weight"].max() > 60_000
+    assert export.read_adapter(tmp_path / "lora").tensors[f"{NAME}.lora_up.weight"].max() > 60_000
 
 
 def test_a_full_disk_leaves_the_old_file_and_no_half_one(tmp_path: Path) -> None:
@@ -218,10 +218,10 @@ def test_a_file_without_alpha_or_with_an_odd_one_reads_as_its_number(
         tensors[f"{NAME}.alpha"] = alpha
     path = tmp_path / "some.safetensors"
     safetensors.torch.save_file(tensors, path, {"ss_network_dim": "3"})
-    file = export.read_lora(path)
-    assert (file.ranks, file.alphas) == ({NAME: 3}, {NAME: 3.0})
+    file = export.read_adapter(path)
+    assert (file.header.ranks, file.header.alphas) == ({NAME: 3}, {NAME: 3.0})
     assert file.tensors[f"{NAME}.alpha"].dtype == torch.float32
-    assert file.metadata == {"ss_network_dim": "3"}
+    assert file.header.metadata == {"ss_network_dim": "3"}
     targets = [target for target in tiny_targets() if "mid_block" in target.name]
     other = make_spec(Network(network_dim=3, network_alpha=3.0), ["unet"]).build(components(), targets, seed=2)
     assert other.load(file.tensors, strict=False)[0].startswith("The LoRA lacks")
@@ -234,11 +234,11 @@ def test_lora_files_of_no_use_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ModelError, match=rf"some\.safetensors: {NAME}.lora_down.weight has numbers that are not finite"
     ):
-        export.read_lora(path)
+        export.read_adapter(path)
     safetensors.torch.save_file({"model.diffusion_model.out.0.weight": torch.ones(1)}, path)
     with pytest.raises(ModelError, match="a checkpoint, not a LoRA"):
-        export.read_lora(path)
+        export.read_adapter(path)
     header = json.dumps({key: {"dtype": "F32", "shape": [3, 9], "data_offsets": [0, 4]} for key in small()}).encode()
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
     with pytest.raises(ModelError, match=r"some\.safetensors"):
-        export.read_lora(path)
+        export.read_adapter(path)

@@ -14,6 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
+from trainer.adapters import make_spec
+from trainer.adapters.files import Module
 from trainer.config import TrainingConfig, config_from_layers, known_settings, to_flat
 from trainer.pictures.batches import examples
 from trainer.pictures.counts import count
@@ -96,6 +98,7 @@ def facts_of(config: TrainingConfig, **changes: object) -> RunFacts:
     counts = count(report, examples(report, config), config)
     facts = RunFacts(
         config=config,
+        adapter=make_spec(config.network, ("unet", "text_encoder")),
         timetable=make_timetable(config, micro_batches=counts.batches, formula_samples=counts.formula_samples),
         report=report,
         counts=counts,
@@ -242,8 +245,18 @@ def test_what_the_user_says_of_the_file_goes_into_modelspec(home: Path) -> None:
 
 
 def test_ranks_taken_from_a_file_are_called_dynamic(home: Path) -> None:
-    entries = entries_of(config_of(home, network_weights="some.safetensors", dim_from_weights=True))
+    config = config_of(home, conv_dim=4)
+    given = dataclasses.replace(make_spec(config.network, ("unet",)), given={"lora_unet_x": Module(3, 1.0, {})})
+    entries = entries_of(config, adapter=given)
     assert (entries["ss_network_dim"], entries["ss_network_alpha"]) == ("Dynamic", "Dynamic")
+    assert "ss_network_args" not in entries or entries["ss_network_args"] == "None"
+
+
+def test_a_loha_names_lycoris(home: Path) -> None:
+    entries = entries_of(config_of(home, network_type="loha", conv_dim=4, conv_alpha=2.0))
+    assert entries["ss_network_module"] == "lycoris.kohya"
+    arguments = json.loads(entries["ss_network_args"])
+    assert arguments == {"algo": "loha", "conv_dim": "4", "conv_alpha": "2.0", "dropout": None}
 
 
 def test_optimizer_name_is_the_class_with_the_arguments_given() -> None:

@@ -169,6 +169,7 @@ KINDS: dict[str, dict[str, object]] = {
     "convolutions": {"conv_dim": 2, "gradient_checkpointing": True},
     "other noise": {"multires_noise_iterations": 4, "noise_offset": None, "ip_noise_gamma": 0.1, "min_snr_gamma": 5.0},
     "int8": {"quantize_base": "int8"},
+    "loha": {"network_type": "loha", "conv_dim": 2},
     "nf4": {"quantize_base": "nf4", "mixed_precision": "bf16"},
     "sd2": {},
     "sdxl": {},
@@ -182,6 +183,9 @@ KINDS: dict[str, dict[str, object]] = {
     },
 }  # fmt: skip
 """What a run may be; the name's last word chooses the family."""
+
+ADAPTERS = ("loha",)
+"""Kinds of adapter, which meet the same kills as LoRA."""
 
 TWICE = (Kill("renaming", 2), Kill("step", 2, seconds=0.05))
 ENDED_OTHERWISE = (
@@ -204,7 +208,7 @@ IN_A_PAUSE = (
 @pytest.mark.parametrize(
     ("kind", "kills"),
     [
-        *(pytest.param(kind, TWICE, id=kind) for kind in KINDS if kind.startswith("much")),
+        *(pytest.param(kind, TWICE, id=kind) for kind in KINDS if kind.startswith("much") or kind in ADAPTERS),
         *(pytest.param(kind, FEW, marks=pytest.mark.thorough, id=f"{kind}, each phase") for kind in KINDS),
     ],
 )

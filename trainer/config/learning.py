@@ -33,7 +33,11 @@ class NetworkSection(Section):
         sd_scripts=There("lora", name="network_module"),
         choices=tuple(KINDS),
     )
-    """The kind of adapter. "lora" is the standard one, which every program loads."""
+    """The kind of adapter. "lora" is the standard one, which every program loads.
+
+    "loha" multiplies two low ranks element by element: more expression for the size, rank 4 to 16 is plenty. Files as
+    LyCORIS writes them, for ComfyUI and web UIs.
+    """
 
     network_dim: int = setting(
         32,

@@ -26,7 +26,7 @@ class AdamW(OptimizerKind):
 
     name = "AdamW"
     help = "The standard: exact and predictable. Learning rate around 1e-4."
-    joins = True
+    elementwise = True
     usual_rates = (5e-5, 1e-4, 1e-4)
     arguments = {
         "betas": BETAS,

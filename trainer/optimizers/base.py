@@ -23,7 +23,7 @@ class OptimizerKind:
         help: one line for the form.
         one_rate: True where the method estimates one step size for everything it trains, so that all groups must
             have the same learning rate (which is then a multiplier, 1 in nearly every case).
-        joins: True where a step is the same whether weights are in one tensor or in several.
+        elementwise: True where a step is the same whether weights are in one tensor or in several.
         float16: True where what it keeps of squared gradients is not in the parameters' dtype, so that it can train
             float16 parameters: the square of a gradient of 1e-4 is below float16's smallest number.
         usual_rates: (lowest, highest, advised) learning rate, of the rate that acts; None where none is known.
@@ -33,7 +33,7 @@ class OptimizerKind:
     name: ClassVar[str]
     help: ClassVar[str]
     one_rate: ClassVar[bool] = False
-    joins: ClassVar[bool] = False
+    elementwise: ClassVar[bool] = False
     float16: ClassVar[bool] = False
     usual_rates: ClassVar[tuple[float, float, float] | None] = None
     arguments: ClassVar[Mapping[str, ArgumentSpec]]

@@ -18,7 +18,7 @@ class Lion(OptimizerKind):
 
     name = "Lion"
     help = "Half of AdamW's memory. Learning rate 3 to 10 times smaller than for AdamW."
-    joins = True
+    elementwise = True
     float16 = True
     usual_rates = (5e-6, 3e-5, 1e-5)
     arguments = {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainer.adapters.lora.lora_header import LoraHeader
-from trainer.adapters.lora.lora_header import read_header as read_lora_header
+from trainer.adapters import AdapterHeader, width_of
+from trainer.adapters import read_header as read_adapter_header
 from trainer.advice import is_anime
 from trainer.config.files import PRESETS
 from trainer.families import FAMILIES, Family, Recognition, recognise
@@ -92,17 +93,18 @@ def _checkpoint(path: Path, header: Header | None) -> dict[str, Any]:
 
 def _lora(path: Path, header: Header) -> dict[str, Any]:
     try:
-        lora = read_lora_header(path)
+        lora = read_adapter_header(path)
     except ModelError as error:
         return {"kind": "other", "what": error.message, **_file(path, header)}
     family = family_of_lora(lora)
     return {
         "kind": "lora",
-        "what": f"a LoRA for {FAMILIES[family].title}" if family else "a LoRA for a model that is not known",
+        "what": f"{lora.title} for {FAMILIES[family].title if family else 'a model that is not known'}",
+        "network_type": lora.kind,
         "family": family or _UNKNOWN,
         "prediction": _PREDICTIONS.get(lora.metadata.get("modelspec.prediction_type", ""), _UNKNOWN),
         "dtype": header.precision,
-        "modules": len(lora.ranks),
+        "modules": len(lora.modules),
         "ranks": sorted(set(lora.ranks.values())),
         "alphas": sorted(set(lora.alphas.values())),
         **_file(path, header),
@@ -114,7 +116,7 @@ def _file(path: Path, header: Header) -> dict[str, Any]:
     return {"tensors": len(header.shapes), "bytes": path.stat().st_size, "metadata": metadata}
 
 
-def family_of_lora(lora: LoraHeader) -> str:
+def family_of_lora(lora: AdapterHeader) -> str:
     """Return the family that a LoRA was trained for, as its metadata or its keys and shapes say; "" if unknown."""
     said = lora.metadata.get("ss_base_model_version", "")
     for family in FAMILIES.values():
@@ -124,7 +126,7 @@ def family_of_lora(lora: LoraHeader) -> str:
     return fitting[0] if len(fitting) == 1 else ""
 
 
-def check_family_of_lora(lora: LoraHeader, seen: Recognition) -> None:
+def check_family_of_lora(lora: AdapterHeader, seen: Recognition) -> None:
     """See that a LoRA to go on from belongs to the model that it is to be trained on.
 
     Raises:
@@ -139,11 +141,14 @@ def check_family_of_lora(lora: LoraHeader, seen: Recognition) -> None:
         )
 
 
-def _fits(lora: LoraHeader, family: Family) -> bool:
-    """True when every module of the LoRA is a layer of the family's published model, with that layer's width."""
-    widths: Mapping[str, int] = {
-        name: target.in_features
+def _fits(lora: AdapterHeader, family: Family) -> bool:
+    """True when every module of the file is a layer of the family's published model, with that layer's widths."""
+    widths: Mapping[str, tuple[int, int]] = {
+        name: (target.in_features * math.prod(target.kernel or (1,)), target.out_features)
         for target in family.targets(family.configs, conv=True)
         for name in (target.name, target.alias)
     }
-    return all(widths.get(name) == lora.shapes[f"{name}.lora_down.weight"][1] for name in lora.ranks)
+    return all(
+        name in widths and all(said in (0, ours) for said, ours in zip(width_of(lora, name), widths[name], strict=True))
+        for name in lora.modules
+    )

@@ -8,8 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from trainer import advice as recipe
-from trainer.adapters import LoraSpec, make_spec
-from trainer.adapters.lora.lora_header import read_header
+from trainer.adapters import AdapterSpec, make_spec, read_header
 from trainer.advice import Advice
 from trainer.config import TrainingConfig, rates
 from trainer.families import FAMILIES, Recognition, recognise_chosen
@@ -54,7 +53,7 @@ class Plan:
         return rates(self.config, FAMILIES[self.recognition.family].trainable)
 
     @cached_property
-    def spec(self) -> LoraSpec:
+    def spec(self) -> AdapterSpec:
         """The adapter's ranks and alphas."""
         return make_spec(self.config.network, self.rates)
 
@@ -109,7 +108,7 @@ class Plan:
         if timetable.difference():
             lines.append(f"  The two differ: {timetable.difference()}.")
         modules = len(self.spec.select(self.targets))
-        lines.append(f"LoRA: {modules} modules, about {self.file_bytes / 1e6:.1f} MB")
+        lines.append(f"{self.spec.title.split()[-1]}: {modules} modules, about {self.file_bytes / 1e6:.1f} MB")
         lines += [f"Note: {notice}" for notice in self.notices]
         lines += [f"Advice: {each}" for each in self.advice]
         return lines

@@ -1,6 +1,6 @@
-"""LoRA files: written so that they are whole or not there at all, read back after writing, read from others.
+"""Files of adapters: written so that they are whole or not there at all, read back after writing, read from others.
 
-The format is kohya's: NAME.alpha, NAME.lora_down.weight and NAME.lora_up.weight in a .safetensors file with `ss_*`
+The format is kohya's: NAME.ENTRY, such as NAME.alpha and NAME.lora_up.weight, in a .safetensors file with `ss_*`
 metadata and the two hashes that web UIs know files by.
 """
 
@@ -17,7 +17,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from trainer.adapters.lora.lora_header import ALPHA, read_header
+from trainer.adapters import AdapterHeader, read_header
+from trainer.adapters.files import ALPHA
 from trainer.ground.errors import ModelError, RunError
 from trainer.ground.files import FULL_DISK, replacing
 
@@ -28,18 +29,15 @@ _LEGACY_OFFSET, _LEGACY_LENGTH = 0x100000, 0x10000
 
 
 @dataclass(frozen=True, slots=True)
-class LoraFile:
-    """A LoRA read from a file. `tensors` has an alpha for each module; where the file had none it is the rank."""
+class AdapterFile:
+    """An adapter read from a file. `tensors` has an alpha for each module; where the file had none it is the rank."""
 
-    path: Path
+    header: AdapterHeader
     tensors: Mapping[str, Tensor]
-    ranks: Mapping[str, int]
-    alphas: Mapping[str, float]
-    metadata: Mapping[str, str]
 
 
-def read_lora(path: Path) -> LoraFile:
-    """Return a kohya LoRA with its tensors on the CPU in the file's dtype, alphas in float32.
+def read_adapter(path: Path) -> AdapterFile:
+    """Return what an adapter's file holds, with its tensors on the CPU in the file's dtype, alphas in float32.
 
     Raises ModelError, saying what the file is, if it is anything else, cut short, or has numbers that are not finite.
     """
@@ -54,7 +52,7 @@ def read_lora(path: Path) -> LoraFile:
     if bad:
         raise ModelError(f"{path.name}: {bad} has numbers that are not finite.", "The file is of no use; take another.")
     tensors |= {f"{name}.{ALPHA}": torch.tensor(alpha) for name, alpha in header.alphas.items()}
-    return LoraFile(path, tensors, header.ranks, header.alphas, header.metadata)
+    return AdapterFile(header, tensors)
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], save_precision: str) -> int:

@@ -20,6 +20,7 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from trainer.adapters import AdapterSpec
 from trainer.config import TrainingConfig, known_settings, resolution_size, to_flat
 from trainer.ground.files import sha256_of
 from trainer.pictures.counts import Counts, bucket_info
@@ -105,6 +106,7 @@ class RunFacts:
     """What holds for the whole run. `started` is seconds since 1970; `mixed_precision` what "auto" has become."""
 
     config: TrainingConfig
+    adapter: AdapterSpec
     timetable: Timetable
     report: DatasetReport
     counts: Counts
@@ -120,7 +122,7 @@ def build(facts: RunFacts, *, step: int, epoch: int, finished: float) -> dict[st
 
     `export.save` adds the two hashes.
     """
-    found = _network(facts.config) | _dataset(facts) | _run(facts, step, epoch, finished) | _model(facts)
+    found = _network(facts.adapter) | _dataset(facts) | _run(facts, step, epoch, finished) | _model(facts)
     of_run = {f"ss_{key}": value for key, value in found.items()}
     written = {**sd_scripts.entries(), **_ELSEWHERE, **_of_settings(facts), **of_run}
     entries = {key: _text(value) for key, value in written.items()}
@@ -220,19 +222,17 @@ def _of_settings(facts: RunFacts) -> dict[str, object]:
     }
 
 
-def _network(config: TrainingConfig) -> dict[str, object]:
-    network = config.network
+def _network(adapter: AdapterSpec) -> dict[str, object]:
     entries: dict[str, object] = {
-        "network_module": "networks.lora",
-        "network_dim": network.network_dim,
-        "network_alpha": network.network_alpha,
+        "network_module": adapter.network_module,
+        "network_dim": adapter.network_dim,
+        "network_alpha": adapter.network_alpha,
     }
-    if network.dim_from_weights and network.network_weights:
+    if adapter.dynamic:
         # kohya's word for a file whose modules have ranks of their own
         entries |= {"network_dim": "Dynamic", "network_alpha": "Dynamic"}
-    elif network.conv_dim is not None:
-        alpha = 1 if network.conv_alpha is None else network.conv_alpha
-        entries["network_args"] = {"conv_dim": str(network.conv_dim), "conv_alpha": str(alpha), "dropout": None}
+    if arguments := adapter.network_args():
+        entries["network_args"] = arguments
     return entries
 
 

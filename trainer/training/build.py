@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from trainer import families, memory, schedules
-from trainer.adapters.lora.adapter import Adapter
+from trainer.adapters import Adapter
 from trainer.config import TrainingConfig, rates, resolution_size
 from trainer.families.bundle import Bundle
 from trainer.gate import Gate
@@ -130,8 +130,8 @@ def make_adapter(plan: Plan, bundle: Bundle, dtype: torch.dtype, tell: Emit) -> 
     network, seed = plan.config.network, plan.config.training.seed
     adapter = plan.spec.build(bundle.components, bundle.targets(conv=True), seed=seed, dtype=dtype)
     if network.network_weights:
-        weights = export.read_lora(Path(network.network_weights))
-        for notice in adapter.load(weights.tensors, strict=False, source=weights.path.name):
+        weights = export.read_adapter(Path(network.network_weights))
+        for notice in adapter.load(weights.tensors, strict=False, source=weights.header.path.name):
             tell(Warned(message=notice))
     if plan.config.training.gradient_checkpointing:
         bundle.enable_gradient_checkpointing()
@@ -140,15 +140,12 @@ def make_adapter(plan: Plan, bundle: Bundle, dtype: torch.dtype, tell: Emit) -> 
 
 def make_optimizer(config: TrainingConfig, adapter: Adapter) -> torch.optim.Optimizer:
     """Return the optimizer with one group for each trained component."""
-    learning_rates = rates(config, adapter.components)
+    learning_rates = rates(config, adapter.parts)
     kind = OPTIMIZERS[config.optimizer.optimizer_type]
-    # A compiler joins by itself, and better with the matrices where their layers are.
-    if kind.joins and not config.training.torch_compile:
-        adapter.join()
-    groups = [
-        {"params": adapter.parameters(component), "lr": learning_rates[component], "name": component}
-        for component in adapter.components
-    ]
+    # A compiler joins operations by itself, and better with the matrices where their layers are.
+    if kind.elementwise and not config.training.torch_compile:
+        adapter.stack()
+    groups = [{"params": adapter.parameters(part), "lr": learning_rates[part], "name": part} for part in adapter.parts]
     return kind.build(groups, config.optimizer.optimizer_args)
 
 
@@ -212,7 +209,7 @@ def make_batches(
     """Return this rank's batches from the training's position on, with all their random numbers."""
     config, accelerator = training.config, training.accelerator
     draw = functools.partial(training.process.drawing, seed=config.training.seed)
-    text_learns = any(component != "unet" for component in training.adapter.components)
+    text_learns = any(part != "unet" for part in training.adapter.parts)
     return make_loader(
         training.plan.examples,
         cache,

@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from trainer.adapters.lora.adapter import Adapter
+from trainer.adapters import Adapter
 from trainer.config import TrainingConfig, to_flat
 from trainer.families import FAMILIES
 from trainer.families.bundle import Bundle
@@ -130,7 +130,7 @@ class Training:
     @cached_property
     def parameters(self) -> list[torch.nn.Parameter]:
         """Everything that learns, in a stable order."""
-        return [parameter for component in self.adapter.components for parameter in self.adapter.parameters(component)]
+        return [parameter for part in self.adapter.parts for parameter in self.adapter.parameters(part)]
 
     @cached_property
     def facts(self) -> RunFacts:
@@ -151,6 +151,7 @@ class Training:
         )
         return RunFacts(
             config=config,
+            adapter=seen.spec,
             timetable=self.timetable,
             report=seen.report,
             counts=seen.counts,
@@ -266,11 +267,11 @@ class Training:
         )
         scaler = self.accelerator.scaler
         trained = {
-            "optimizer": self.adapter.apart(self.optimizer.state_dict()),
+            "optimizer": self.adapter.state_by_matrix(self.optimizer.state_dict()),
             "schedule": self.schedule.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
         }
-        return State(position, {name: tensor.cpu() for name, tensor in self.adapter.tensors().items()}, trained)
+        return State(position, {name: tensor.cpu() for name, tensor in self.adapter.state().items()}, trained)
 
     def restore(self, state: State) -> None:
         """Continue from a state. The reverse of `state`.
@@ -278,10 +279,10 @@ class Training:
         Raises:
             StateError: it is none of this optimizer, whose settings it claims to be of.
         """
-        self.adapter.load(state.adapter)
+        self.adapter.restore(state.adapter)
         fresh = [dict(group) for group in self.optimizer.param_groups]
         try:
-            self.optimizer.load_state_dict(self.adapter.together(state.trained["optimizer"]))
+            self.optimizer.load_state_dict(self.adapter.state_by_parameter(state.trained["optimizer"]))
             self.schedule.load_state_dict(state.trained["schedule"])
             _check_moments(self.optimizer.state)
         except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:

@@ -21,7 +21,8 @@ from peft.tuners.lora import layer as peft_layers
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainer.adapters.lora.stacks import PEFT_NAME, Stack
+from trainer.adapters.injection import PEFT_NAME
+from trainer.adapters.lora.stacks import Stack
 
 _POINT = (1, 1)
 
@@ -75,8 +76,8 @@ class _Slim(peft_layers.LoraLayer):
     def by_peft(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return what PEFT's own forward makes of it."""
         idle = self._disable_adapters or self.merged_adapters
-        if self.siblings.stack.joined and torch.is_grad_enabled() and not idle:
-            raise RuntimeError("joined matrices get no gradient through PEFT's forward")
+        if self.siblings.stack.stacked and torch.is_grad_enabled() and not idle:
+            raise RuntimeError("stacked matrices get no gradient through PEFT's forward")
         return cast(Tensor, super().forward(x, *args, **kwargs))
 
 
@@ -85,7 +86,7 @@ class SlimLinear(_Slim, peft_layers.Linear):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        stack([[self]])
+        put_into_stack([[self]])
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """[..., in] -> [..., out]."""
@@ -106,7 +107,7 @@ class SlimConv2d(_Slim, peft_layers.Conv2d):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        stack([[self]])
+        put_into_stack([[self]])
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """[b, in, h, w] -> [b, out, h', w']."""
@@ -142,7 +143,7 @@ class Siblings:
     """Linear layers that are given the same tensor one after the other: the first one asked computes for all."""
 
     def __init__(self, layers: Sequence[Layer], stack: Stack, number: int) -> None:
-        """Join `layers`, which are set `number` of `stack`."""
+        """Put `layers` together, which are set `number` of `stack`."""
         self.stack = stack
         self._layers, self._number = tuple(layers), number
         self._merge: dict[tuple[int, torch.dtype], bool] = {}
@@ -188,7 +189,7 @@ class Siblings:
         self._inner = {id(layer): (part, up) for layer, part, up in zip(self._layers, parts, ups, strict=True)}
 
 
-def stack(sets: Sequence[Sequence[Layer]]) -> Stack:
+def put_into_stack(sets: Sequence[Sequence[Layer]]) -> Stack:
     """Let layers of one shape and scale be made ready together; those of each set are given one and the same tensor."""
     made = Stack(sets)
     for number, layers in enumerate(sets):

@@ -1,6 +1,6 @@
-"""The state of an optimizer, between two layouts: matrices that are joined in a parameter, and each one for itself.
+"""The state of an optimizer, between two layouts: matrices stacked in one parameter, and each one for itself.
 
-What is saved is of each matrix for itself, whatever was joined, so that a state outlives another way of computing.
+What is saved is of each matrix for itself, whatever was stacked, so that a state outlives another way of computing.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a matrix of that shape is: `parameter` counts those of its group, `index` what is joined in it."""
+    """Where a matrix of that shape is: `parameter` counts those of its group, `index` what is stacked in it."""
 
     parameter: int
     index: int
     shape: torch.Size
 
 
-def apart(saved: Mapping[str, Any], groups: Sequence[Sequence[Place]]) -> dict[str, Any]:
+def by_matrix(saved: Mapping[str, Any], groups: Sequence[Sequence[Place]]) -> dict[str, Any]:
     """Return a state_dict with an entry for each matrix. `groups` has the matrices of each group in their order."""
     state: dict[int, Any] = {}
     param_groups, first = [], 0
@@ -36,8 +36,8 @@ def apart(saved: Mapping[str, Any], groups: Sequence[Sequence[Place]]) -> dict[s
     return {**saved, "state": state, "param_groups": param_groups}
 
 
-def together(saved: Mapping[str, Any], groups: Sequence[Sequence[Place]]) -> dict[str, Any]:
-    """Return a state_dict with an entry for each joined parameter. The reverse of `apart`.
+def by_parameter(saved: Mapping[str, Any], groups: Sequence[Sequence[Place]]) -> dict[str, Any]:
+    """Return a state_dict with an entry for each stacked parameter. The reverse of `by_matrix`.
 
     Raises:
         ValueError, LookupError, TypeError, RuntimeError: `saved` is of other matrices.
@@ -50,7 +50,7 @@ def together(saved: Mapping[str, Any], groups: Sequence[Sequence[Place]]) -> dic
             if number in saved["state"]:
                 members.setdefault(place.parameter, []).append((place.index, saved["state"][number], place.shape))
         for parameter, parts in members.items():
-            state[first + parameter] = _joined([each for _, *each in sorted(parts, key=lambda part: part[0])])
+            state[first + parameter] = _stacked([each for _, *each in sorted(parts, key=lambda part: part[0])])
         count = 1 + max(place.parameter for place in places)
         param_groups.append({**group, "params": list(range(first, first + count))})
         first += count
@@ -62,7 +62,7 @@ def _part(value: Any, place: Place) -> Any:
     return value[place.index].reshape(place.shape) if _is_matrix(value) else value
 
 
-def _joined(parts: Sequence[Sequence[Any]]) -> dict[str, Any]:
+def _stacked(parts: Sequence[Sequence[Any]]) -> dict[str, Any]:
     (first, _), *_ = parts
     return {
         name: torch.stack([_flat(state[name], shape) for state, shape in parts]) if _is_matrix(value) else value
@@ -75,7 +75,7 @@ def _is_matrix(value: Any) -> bool:
 
 
 def _flat(value: Tensor, shape: torch.Size) -> Tensor:
-    """Return a matrix' value without a 1x1 kernel, as it is joined."""
+    """Return a matrix' value without a 1x1 kernel, as it is stacked."""
     if value.shape != shape:
         raise ValueError(f"a value of {tuple(value.shape)} for a matrix of {tuple(shape)}")
     return value.flatten(1) if shape[2:] == (1, 1) else value

@@ -14,7 +14,7 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-PEFT_NAME = "default"
+from trainer.adapters.injection import PEFT_NAME
 
 _SHARED = 4_000_000
 """Numbers in the weights of a stack up to which they are made together. Larger ones cost arithmetic, not calls, and
@@ -33,8 +33,8 @@ class Stack:
     def __init__(self, sets: Sequence[Sequence[LoraLayer]]) -> None:
         self.layers = tuple(chain.from_iterable(sets))
         self._starts = (0, *accumulate(len(layers) for layers in sets))
-        self._joined: tuple[nn.Parameter, nn.Parameter] | None = None
-        self._apart: tuple[Sequence[nn.Parameter], Sequence[nn.Parameter]] | None = None
+        self._stacked: tuple[nn.Parameter, nn.Parameter] | None = None
+        self._matrices: tuple[Sequence[nn.Parameter], Sequence[nn.Parameter]] | None = None
         self._bases: Tensor | None = None
         self._mark = _NONE
         self._thin: dict[torch.dtype, tuple[Sequence[Tensor], Sequence[Tensor]]] = {}
@@ -43,39 +43,39 @@ class Stack:
     @property
     def matrices(self) -> tuple[Sequence[nn.Parameter], Sequence[nn.Parameter]]:
         """The first and the second matrix of each layer, as PEFT has them."""
-        if self._apart is None:
+        if self._matrices is None:
             first = [layer.lora_A[PEFT_NAME].weight for layer in self.layers]
-            self._apart = first, [layer.lora_B[PEFT_NAME].weight for layer in self.layers]
-        return self._apart
+            self._matrices = first, [layer.lora_B[PEFT_NAME].weight for layer in self.layers]
+        return self._matrices
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """What learns: two tensors for the whole stack once it is joined, before that two for each layer."""
-        return list(self._joined or chain.from_iterable(zip(*self.matrices, strict=True)))
+        """What learns: two tensors for the whole stack once they are stacked, before that two for each layer."""
+        return list(self._stacked or chain.from_iterable(zip(*self.matrices, strict=True)))
 
     @property
-    def joined(self) -> bool:
+    def stacked(self) -> bool:
         """Whether the matrices are one parameter."""
-        return self._joined is not None
+        return self._stacked is not None
 
-    def join(self) -> None:
+    def stack(self) -> None:
         """Let all first matrices be one parameter and all second ones another; PEFT's become views of them."""
         down, up = (nn.Parameter(torch.stack([_flat(each.data) for each in part])) for part in self.matrices)
-        self._joined = down, up
+        self._stacked = down, up
         self._tie()
 
     def to(self, device: torch.device) -> None:
         """Follow the layers to another device, in place."""
         self._forget()
         self._bases = None
-        if self._joined:
-            for parameter in self._joined:
+        if self._stacked:
+            for parameter in self._stacked:
                 parameter.data = parameter.data.to(device)
             self._tie()
 
     def _tie(self) -> None:
-        assert self._joined is not None
-        for whole, part in zip(self._joined, self.matrices, strict=True):
+        assert self._stacked is not None
+        for whole, part in zip(self._stacked, self.matrices, strict=True):
             for values, each in zip(whole.data, part, strict=True):
                 each.data = values.view(each.shape)
                 each.requires_grad_(False)
@@ -135,8 +135,8 @@ class Stack:
 
     def _whole(self) -> tuple[Tensor, Tensor]:
         """Return all first and all second matrices, [layers, rank, in(, kh, kw)] and [layers, out, rank(, 1, 1)]."""
-        if self._joined:
-            return self._joined
+        if self._stacked:
+            return self._stacked
         down, up = (torch.stack([_flat(each) for each in part]) for part in self.matrices)
         return down, up
 
@@ -154,8 +154,8 @@ class Stack:
         """Forget what was made of matrices that have changed since; changes are of all layers at once."""
         first, second = self.matrices
         version = first[0]._version + second[0]._version
-        if self._joined:
-            version += self._joined[0]._version + self._joined[1]._version
+        if self._stacked:
+            version += self._stacked[0]._version + self._stacked[1]._version
         mark = version, self._scale
         if mark != self._mark:
             self._forget()

@@ -1,0 +1,325 @@
+"""The contract of a kind of adapter: settings -> spec -> adapter. Torch-free.
+
+A spec knows before anything is loaded which layers are adapted, with which rank and alpha, under which keys and with
+which shapes, and how large the file is; it recognises files of its kind. `AdapterSpec.build` makes the adapter, which
+is what is trained. Plan, training, export, metadata, inspection, `network_weights` and resume use nothing else of a
+kind than what stands here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+
+from trainer.adapters.files import ALPHA, AdapterHeader, Module, Shape
+from trainer.ground.errors import ModelError
+from trainer.targets import Target
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+PRECISIONS = {"fp16": ("F16", 2), "bf16": ("BF16", 2), "float": ("F32", 4)}
+"""`save_precision` -> its name in a safetensors header and its bytes per number."""
+
+DEFAULT_CONV_ALPHA = 1.0
+"""sd-scripts' value where `conv_alpha` is left out."""
+
+ALPHA_TOLERANCE = 0.01
+"""Relative; a file may hold its alpha as bf16, which has three significant digits."""
+
+
+class NetworkSettings(Protocol):
+    """What every kind reads of the `[network]` settings; its own options it takes by the names of its fields."""
+
+    @property
+    def network_type(self) -> str: ...
+    @property
+    def network_weights(self) -> str: ...
+    @property
+    def dim_from_weights(self) -> bool: ...
+
+
+class Adapter(Protocol):
+    """What is trained, injected into a model's parts, which keep their own weights frozen."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts of the model with an adapter, in file order."""
+
+    def parameters(self, part: str | None = None) -> list[nn.Parameter]:
+        """Return what is trained of one part, or of all."""
+
+    def stack(self) -> None:
+        """Let the values of layers of one shape be one parameter, where the kind gains by it.
+
+        For optimizers to which that makes no difference. Their state has another layout then, which `state_by_matrix`
+        and `state_by_parameter` translate.
+        """
+
+    def state_by_matrix(self, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """Return an optimizer's state_dict as it is where each matrix is a parameter of its own, in file order."""
+
+    def state_by_parameter(self, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a state_dict for the parameters as they are. The reverse of `state_by_matrix`."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return key -> tensor of the file, in creation order, in the dtype that is trained."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all that the adapter has of state, so that `restore(state())` is exact."""
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Copy what `state` returned into this adapter. Raises ModelError, before anything is copied."""
+
+    def load(self, tensors: Mapping[str, Tensor], *, strict: bool = True, source: str = "The LoRA") -> tuple[str, ...]:
+        """Copy the tensors of a file into this adapter and return a notice for each kind of difference.
+
+        Without `strict`, modules that `tensors` lacks keep their start values and modules that only `tensors` has stay
+        out. Raises ModelError, before anything is copied.
+        """
+
+    def multiplied(self, factor: float) -> AbstractContextManager[None]:
+        """Within the context the adapter's effect counts `factor` times: 0 shows the model without it."""
+
+    def to(self, device: torch.device) -> None:
+        """Follow the parts to another device; parameters keep their identity."""
+
+
+@dataclass(frozen=True)
+class AdapterSpec(ABC):
+    """The layers, ranks, alphas and options of an adapter, and the parts of the model that it is trained on.
+
+    3x3 convolutions take `conv_dim` and `conv_alpha`, every other layer `network_dim` and `network_alpha`; an alpha
+    of 0 means the rank, as in sd-scripts. With `rs_lora` alpha counts times the root of the rank (rsLoRA, Kalajdzievski
+    2023), and that is what the file says, so that it is read right everywhere. Where `given` names modules (from a
+    file, `dim_from_weights`), exactly those are adapted, each with its own rank, alpha and shapes.
+    """
+
+    name: ClassVar[str]
+    """The value of `network_type`."""
+    title: ClassVar[str]
+    """What a person calls it, as it follows "is": "a LoHa"."""
+    network_module: ClassVar[str] = "lycoris.kohya"
+    """sd-scripts' module for it, which files name."""
+    algorithm: ClassVar[str] = ""
+    """LyCORIS' name for it."""
+    readable: ClassVar[tuple[str, ...]] = ()
+    """Other kinds whose files it can go on from."""
+
+    network_dim: int
+    network_alpha: float
+    conv_dim: int | None = None
+    conv_alpha: float | None = None
+    rs_lora: bool = False
+    parts: tuple[str, ...] = ("text_encoder", "unet")
+    given: Mapping[str, Module] | None = None
+
+    # --- what a kind says of itself ---
+
+    @abstractmethod
+    def entries(self, target: Target) -> dict[str, Shape]:
+        """Return the entries that the file has for one module, with their shapes, in creation order."""
+
+    @classmethod
+    @abstractmethod
+    def recognises(cls, entries: Collection[str]) -> bool:
+        """Say whether a module with these entries, such as "lora_up.weight", is one of this kind."""
+
+    @classmethod
+    @abstractmethod
+    def rank_of(cls, entries: Mapping[str, Shape]) -> int:
+        """Return the rank of a module in a file. Raises ValueError, saying why, if its shapes contradict each other."""
+
+    @classmethod
+    def alpha_of(cls, alpha: float, rank: int) -> float | None:
+        """Return what a file's alpha, 0 where there is none, means at that rank. None: the kind has no alpha."""
+        return alpha or float(rank)
+
+    @classmethod
+    @abstractmethod
+    def width_of(cls, entries: Mapping[str, Shape]) -> tuple[int, int]:
+        """Return inputs (with the kernel's places) and outputs of a module in a file; 0 where the file doesn't say."""
+
+    @abstractmethod
+    def build(
+        self,
+        components: Mapping[str, nn.Module],
+        targets: Sequence[Target],
+        *,
+        seed: int,
+        dtype: torch.dtype | None = None,
+    ) -> Adapter:
+        """Inject this adapter into the loaded `components` and return it, float32 unless said. Imports torch and PEFT.
+
+        Each module's start is a function of the seed and the module's name. Raises ModelError if a target is missing
+        from its component or has another shape there.
+        """
+
+    def arguments(self) -> dict[str, str]:
+        """Return sd-scripts' `network_args` for these settings; empty where it needs none."""
+        if self.conv_dim is None:
+            return {}
+        return {"conv_dim": str(self.conv_dim), "conv_alpha": str(1 if self.conv_alpha is None else self.conv_alpha)}
+
+    # --- what follows from it ---
+
+    @classmethod
+    def from_settings(cls, parts: Collection[str], *sections: object) -> Self:
+        """Return the adapter that settings ask for: each field is the setting of its name, where a section has it."""
+        names = [each.name for each in fields(cls)]
+        values = {name: getattr(each, name) for each in sections for name in names if hasattr(each, name)}
+        return cls(**{**values, "network_alpha": float(values["network_alpha"]), "parts": tuple(sorted(parts))})
+
+    def with_modules_of(self, header: AdapterHeader) -> Self:
+        """Return this adapter with exactly the modules, ranks, alphas and shapes of a file (`dim_from_weights`)."""
+        self._check_kind(header)
+        return replace(self, given=header.modules)
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether modules have ranks of their own, from a file."""
+        return self.given is not None
+
+    def rank(self, target: Target) -> int:
+        """Return the rank r of the matrices on `target`."""
+        if self.given is not None:
+            return self.given[self._given_name(target)].rank
+        if target.kernel == (3, 3):
+            return self.network_dim if self.conv_dim is None else self.conv_dim
+        return self.network_dim
+
+    def alpha(self, target: Target) -> float:
+        """Return alpha as written to the file; what the matrices add is multiplied by alpha / rank."""
+        rank = float(self.rank(target))
+        if self.given is not None:
+            return self.given[self._given_name(target)].alpha or rank
+        alpha = (self._conv_alpha if target.kernel == (3, 3) else self.network_alpha) or rank
+        return alpha * math.sqrt(rank) if self.rs_lora else alpha
+
+    @property
+    def _conv_alpha(self) -> float:
+        return DEFAULT_CONV_ALPHA if self.conv_alpha is None else float(self.conv_alpha)
+
+    def scale(self, target: Target) -> float:
+        """Return alpha / rank."""
+        return self.alpha(target) / self.rank(target)
+
+    def select(self, targets: Sequence[Target]) -> tuple[Target, ...]:
+        """Return the targets to adapt, in their order. Raises ModelError if none is left."""
+        trained = [target for target in targets if target.component in self.parts]
+        if self.given is not None:
+            selected = tuple(target for target in trained if self._given_name(target) in self.given)
+        else:
+            selected = tuple(target for target in trained if self._wants(target))
+        if not selected:
+            raise ModelError(
+                f"No layer is left to train on {' and '.join(self.parts) or 'nothing'}.",
+                "Train the UNet, the text encoder or both, and with dim_from_weights use a LoRA made for this model.",
+            )
+        return selected
+
+    def _wants(self, target: Target) -> bool:
+        """Say whether a layer is adapted where no file names the modules."""
+        return self.conv_dim is not None or not target.extra
+
+    def _given_name(self, target: Target) -> str:
+        """Return the name that the file behind `given` has for a target."""
+        return target.alias if self.given and target.alias in self.given else target.name
+
+    def shapes(self, targets: Sequence[Target]) -> dict[str, Shape]:
+        """Return key -> shape of the file in creation order."""
+        return {
+            f"{target.name}.{entry}": shape
+            for target in self.select(targets)
+            for entry, shape in self.entries(target).items()
+        }
+
+    def file_bytes(self, targets: Sequence[Target], save_precision: str) -> int:
+        """Return the size of the safetensors file without its metadata texts. `save_precision`: fp16, bf16, float."""
+        name, width = PRECISIONS[save_precision]
+        header, offset = {}, 0
+        for key, shape in self.shapes(targets).items():
+            end = offset + math.prod(shape) * width
+            header[key] = {"dtype": name, "shape": list(shape), "data_offsets": [offset, end]}
+            offset = end
+        length = len(json.dumps(header, separators=(",", ":")))
+        return 8 + -(-length // 8) * 8 + offset
+
+    def network_args(self) -> dict[str, str | None]:
+        """Return `ss_network_args` as sd-scripts writes it: texts, and "dropout"; empty where there are none."""
+        arguments: dict[str, str | None] = {"algo": self.algorithm} if self.algorithm else {}
+        if not self.dynamic:
+            arguments |= self.arguments()
+        return {**arguments, "dropout": None} if arguments else {}
+
+    def check(self, targets: Sequence[Target], header: AdapterHeader) -> None:
+        """Raise ModelError if the file's kind, widths, ranks, alphas or shapes are not this adapter's.
+
+        Modules that only one of the two has are no error: they begin anew, or stay out.
+        """
+        self._check_kind(header)
+        selected = {name: target for target in self.select(targets) for name in (target.name, target.alias)}
+        common = [name for name in header.modules if name in selected]
+        if not common:
+            raise ModelError(
+                f"{header.path.name} has no module of this LoRA; its first is {next(iter(header.modules), '(none)')}.",
+                "Take a LoRA that was trained for this kind of model, or leave network_weights empty.",
+            )
+        for name in common:
+            self._check_module(name, selected[name], header)
+
+    def _check_kind(self, header: AdapterHeader) -> None:
+        if header.kind not in (self.name, *self.readable):
+            raise ModelError(
+                f"{header.path.name} is {header.title}, and network_type is {self.name}.",
+                f'Set network_type = "{header.kind}" to go on training it, or leave network_weights empty.',
+            )
+
+    def _check_module(self, name: str, target: Target, header: AdapterHeader) -> None:
+        module = header.modules[name]
+        theirs = self.width_of(module.entries)
+        ours = target.in_features * math.prod(target.kernel or (1,)), target.out_features
+        if any(their not in (0, our) for their, our in zip(theirs, ours, strict=True)):
+            raise ModelError(
+                f"{header.path.name} was trained for another kind of model: {name} goes from {theirs[0]} to "
+                f"{theirs[1]} features there, and from {ours[0]} to {ours[1]} in this model.",
+                "Choose a LoRA for this kind of model, or leave network_weights empty.",
+            )
+        keys = ("conv_dim", "conv_alpha") if target.kernel == (3, 3) else ("network_dim", "network_alpha")
+        pairs = zip(keys, (self.rank(target), self.alpha(target)), (module.rank, module.alpha), strict=True)
+        for key, own, its in pairs:
+            if its is not None and not math.isclose(own, its, rel_tol=ALPHA_TOLERANCE):
+                word = "rank" if key.endswith("dim") else "alpha"
+                raise ModelError(
+                    f"{header.path.name} has {word} {its:g} at {name}, the settings have {own:g} ({key}).",
+                    f"Set {key} = {its:g}, or dim_from_weights = true to take ranks and alphas from the file.",
+                )
+        self._check_entries(name, target, header)
+
+    def _check_entries(self, name: str, target: Target, header: AdapterHeader) -> None:
+        entries = {entry: shape for entry, shape in self.entries(target).items() if entry != ALPHA}
+        for entry, shape in header.modules[name].entries.items():
+            if entry in entries and matrix(entries[entry]) != matrix(shape):
+                raise ModelError(
+                    f"{header.path.name}: {name}.{entry} is {list(shape)}, the settings make {list(entries[entry])}.",
+                    "Use the options of the file, or dim_from_weights = true.",
+                )
+
+
+def matrix(shape: Sequence[int]) -> Shape:
+    """Return a weight's shape without the 1x1 kernel that a convolution has over a linear layer."""
+    return tuple(shape[:2]) if tuple(shape[2:]) == (1, 1) else tuple(shape)
+
+
+def module_names(targets: Sequence[Target]) -> Iterator[str]:
+    """Yield every name that files may have for these targets."""
+    for target in targets:
+        yield target.name
+        if target.alias:
+            yield target.alias

@@ -1,0 +1,186 @@
+"""The files of adapters: keys, and what a header says without torch and without the matrices.
+
+A key is NAME.ENTRY, where NAME is kohya's name of a layer and ENTRY what the kind has there ("lora_up.weight").
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from trainer.ground.errors import ModelError
+from trainer.ground.safetensors_header import Entry, HeaderError, Table, read_table
+
+Shape = tuple[int, ...]
+
+ALPHA = "alpha"
+
+_NUMBERS = {"F16": "<e", "F32": "<f", "F64": "<d", "I8": "<b", "I16": "<h", "I32": "<i", "I64": "<q"}
+_LONGEST_NUMBER = 8
+
+_OTHERS = (
+    ("lora_A", "a LoRA with PEFT's key names"),
+    ("lora.down", "a LoRA with diffusers' key names"),
+    ("lora_linear_layer", "a LoRA with diffusers' key names"),
+    ("_lora.", "a LoRA with diffusers' key names"),
+    ("model.diffusion_model.", "a checkpoint, not a LoRA"),
+    ("first_stage_model.", "a checkpoint or VAE, not a LoRA"),
+    ("encoder.down", "a VAE, not a LoRA"),
+    ("down_blocks.", "a model, not a LoRA"),
+    ("emb_params", "a textual inversion embedding"),
+    ("clip_l", "a textual inversion embedding"),
+    ("hada_", "a LyCORIS LoHa that this version does not train"),
+    ("lokr_", "a LyCORIS LoKr that this version does not train"),
+    ("lora_mid", "a LyCORIS LoCon with a third matrix (CP decomposition)"),
+    ("dora_scale", "a DoRA"),
+    ("oft_", "an OFT that this version does not train"),
+    ("a1.weight", "a LyCORIS GLoRA"),
+    ("w_norm", "a LyCORIS file with norms"),
+    (".diff", "a LyCORIS file of whole differences"),
+)
+"""Part of a key -> what a file with such a key is, where no kind recognises it. The first that fits is taken."""
+
+_WANTED = "Choose a LoRA in kohya's format (.safetensors with NAME.lora_down.weight and NAME.lora_up.weight)."
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """One adapted layer as a file has it. `entries` are without the alpha, which is the rank where the file has none.
+
+    Kinds without an alpha have None.
+    """
+
+    rank: int
+    alpha: float | None
+    entries: Mapping[str, Shape]
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterHeader:
+    """What an adapter's file is and has: its kind by name and in words, its modules by name in the file's order."""
+
+    path: Path
+    kind: str
+    title: str
+    shapes: Mapping[str, Shape]
+    modules: Mapping[str, Module]
+    metadata: Mapping[str, str]
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """The rank of each module."""
+        return {name: module.rank for name, module in self.modules.items()}
+
+    @property
+    def alphas(self) -> dict[str, float]:
+        """The alpha of each module that has one."""
+        return {name: module.alpha for name, module in self.modules.items() if module.alpha is not None}
+
+
+class Kind(Protocol):
+    """What is asked of a kind of adapter about a file; `AdapterSpec` says what each means."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    def recognises(self, entries: Collection[str]) -> bool: ...
+    def rank_of(self, entries: Mapping[str, Shape]) -> int: ...
+    def alpha_of(self, alpha: float, rank: int) -> float | None: ...
+
+
+def read_header_as(path: Path, kinds: Collection[Kind]) -> AdapterHeader:
+    """Return the header of an adapter's file of one of `kinds`, the first that recognises all its modules.
+
+    Raises:
+        ModelError: saying what the file is otherwise.
+    """
+    try:
+        with path.open("rb") as file:
+            table = _table(path, file)
+            shapes = {key: entry.shape for key, entry in table.entries.items()}
+            kind, modules = _modules(path, shapes, kinds)
+            alphas = {name: _alpha(path, file, table, name) for name in modules}
+    except OSError as error:
+        raise ModelError(
+            f"The LoRA {path} can't be read: {error.strerror or error}.", "Check network_weights."
+        ) from error
+    found = {}
+    for name, entries in modules.items():
+        rank = _rank(path, name, kind, entries)
+        found[name] = Module(rank, kind.alpha_of(alphas[name], rank), entries)
+    return AdapterHeader(path, kind.name, kind.title, shapes, found, table.metadata)
+
+
+def _table(path: Path, file: BinaryIO) -> Table:
+    """Return the checked table of the file."""
+    try:
+        return read_table(file, file.seek(0, 2))
+    except HeaderError as error:
+        raise ModelError(f"{path.name} is no .safetensors file or damaged: {error}.", _WANTED) from error
+
+
+def _modules(
+    path: Path, shapes: Mapping[str, Shape], kinds: Collection[Kind]
+) -> tuple[Kind, dict[str, dict[str, Shape]]]:
+    """Return the kind of the file, and the entries of each module without its alpha."""
+    modules: dict[str, dict[str, Shape]] = {}
+    for key, shape in shapes.items():
+        name, _, entry = key.partition(".")
+        module = modules.setdefault(name, {})
+        if entry != ALPHA:
+            module[entry] = shape
+    for kind in kinds:
+        if modules and all(kind.recognises(entries) for entries in modules.values()):
+            return kind, modules
+    raise ModelError(f"{path.name} is {_what(modules, kinds)}.", _WANTED)
+
+
+def _what(modules: Mapping[str, Collection[str]], kinds: Collection[Kind]) -> str:
+    strangers = [
+        f"{name}.{entry}" if entry else name
+        for name, entries in modules.items()
+        if not any(kind.recognises(entries) for kind in kinds)
+        for entry in entries or (ALPHA,)
+    ]
+    for part, what in _OTHERS:
+        if any(part in key for key in strangers):
+            return what
+    if strangers:
+        return f"no LoRA with kohya's key names (it has {strangers[0]})"
+    return "a file with modules of several kinds, which no setting makes" if modules else "an empty file"
+
+
+def _rank(path: Path, name: str, kind: Kind, entries: Mapping[str, Shape]) -> int:
+    try:
+        return kind.rank_of(entries)
+    except ValueError as error:
+        raise ModelError(f"{path.name} is damaged: {name} has {error}.", _WANTED) from error
+
+
+def _alpha(path: Path, file: BinaryIO, table: Table, name: str) -> float:
+    """Return a module's alpha, 0 where the file has none."""
+    key = f"{name}.{ALPHA}"
+    entry = table.entries.get(key)
+    return 0.0 if entry is None else _number(path, file, table.start, key, entry)
+
+
+def _number(path: Path, file: BinaryIO, start: int, key: str, entry: Entry) -> float:
+    """Return the single number stored under `key`."""
+    raw, kind = b"", entry.dtype
+    if entry.end - entry.begin <= _LONGEST_NUMBER:
+        file.seek(start + entry.begin)
+        raw = file.read(entry.end - entry.begin)
+    if kind == "BF16":  # bf16 is the upper half of a float32
+        raw, kind = b"\0\0" + raw, "F32"
+    layout = _NUMBERS.get(kind, "")
+    if not layout or len(raw) != struct.calcsize(layout):
+        raise ModelError(f"{path.name}: {key} is not one number ({kind} {list(entry.shape)}).", _WANTED)
+    value = float(struct.unpack(layout, raw)[0])
+    if not math.isfinite(value):
+        raise ModelError(f"{path.name}: {key} is {value}.", "The file is damaged; choose another one.")
+    return value

@@ -1,0 +1,278 @@
+"""Layers for kinds with arithmetic of their own: a frozen layer, and what is trained beside it.
+
+An adapted layer computes with W' in place of the frozen weight W. Where W' = W + D, `AdditiveLayer` makes the
+difference D of its factors in each pass and again on the way back: between the two only the input and the factors are
+kept, not a second copy of the model. In half precision the product with D is made for itself, since what is small in
+D would be lost in the sum W + D.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainer.adapters.adapter import AdapterSpec
+from trainer.adapters.files import ALPHA
+from trainer.adapters.injection import AdaptedModule, InjectedAdapter, prepare, wrap
+from trainer.adapters.lycoris import DORA
+from trainer.ground.randomness import stream
+from trainer.targets import Target
+
+SCALAR = "use_scalar"
+"""The setting, and in states the entry, of the number that D is multiplied by."""
+
+
+class AdaptedLayer(nn.Module):
+    """A frozen layer and its factors, which are parameters under the file's entries."""
+
+    folded: ClassVar[tuple[str, ...]] = ()
+    """Entries of which the first that is there takes, in the file, what has no entry of its own."""
+
+    def __init__(self, base: nn.Module, spec: AdapterSpec, target: Target) -> None:
+        super().__init__()
+        self.base_layer = base
+        self.scale, self.strength = spec.scale(target), 1.0
+        self.constant = 1.0
+        entries = {entry: shape for entry, shape in spec.entries(target).items() if entry != ALPHA}
+        self._names = {entry: entry.replace(".", "_") for entry in entries}
+        for entry, shape in entries.items():
+            self.register_parameter(self._names[entry], nn.Parameter(torch.zeros(shape)))
+        if getattr(spec, SCALAR, False):
+            self.register_parameter(SCALAR, nn.Parameter(torch.zeros(())))
+            self._names[SCALAR] = SCALAR
+
+    @property
+    def factors(self) -> dict[str, nn.Parameter]:
+        """What is trained, by the entry of the file."""
+        return {entry: getattr(self, name) for entry, name in self._names.items()}
+
+    @property
+    def scalar(self) -> bool:
+        """Whether D is multiplied by a number that is learned; it is 0 at the start, and no factor is then."""
+        return SCALAR in self._names
+
+    def start(self, entry: str, factor: Tensor, generator: torch.Generator) -> None:
+        """Give a factor, float32 on the CPU and zero so far, its start value."""
+
+    def weight(self) -> Tensor:
+        """Return the frozen weight, float32 [out, in(, kh, kw)], also of a layer that stores it in few bits."""
+        whole = getattr(self.base_layer, "whole", None)
+        weight = self.base_layer.weight if whole is None else whole(torch.float32)
+        return cast(Tensor, weight).detach().float()
+
+    def compute_dtype(self, x: Tensor) -> torch.dtype:
+        """Return the frozen weight's dtype, or the input's where the weight is stored in few bits."""
+        dtype = cast(Tensor, self.base_layer.weight).dtype
+        return dtype if dtype.is_floating_point else x.dtype
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return what the frozen layer's operation makes of `x` with another weight."""
+        if isinstance(self.base_layer, nn.Conv2d):
+            return self.base_layer._conv_forward(x, weight, bias)
+        return F.linear(x, weight, bias)
+
+
+class AdditiveLayer(AdaptedLayer):
+    """y = base(x) with W + D, where D is the kind's function of its factors.
+
+    With a `dora_scale` the directions of W + D are trained apart from their lengths: W' = m (W + D) / |W + D|, the
+    norm taken for each output or for each input (DoRA, Liu et al. 2024). The norm has a gradient, as in LyCORIS.
+    """
+
+    @abstractmethod
+    def difference(self, factors: Mapping[str, Tensor]) -> Tensor:
+        """Return D / S, float32 in the shape of W or [out, in * kh * kw], of the factors in float32."""
+
+    @abstractmethod
+    def draw(self, entry: str, factor: Tensor, generator: torch.Generator) -> None:
+        """Give a factor of D, zero so far, its start value."""
+
+    def start(self, entry: str, factor: Tensor, generator: torch.Generator) -> None:
+        """Give a factor its start value: the lengths are those of W, the learned number is 0."""
+        if entry == DORA:
+            factor.copy_(self._norm(self.weight(), factor).reshape(factor.shape))
+        elif entry != SCALAR:
+            self.draw(entry, factor, generator)
+
+    def effect(self, values: Sequence[Tensor]) -> Tensor:
+        """Return what is added to W, of the factors in their order, with the strength."""
+        factors = {entry: value.float() for entry, value in zip(self._names, values, strict=True)}
+        difference = self.difference(factors).view(self.weight_shape)
+        if self.scalar:
+            difference = difference * factors[SCALAR]
+        if DORA in factors:
+            weight = self.weight()
+            whole, length = weight + difference, factors[DORA]
+            norm = self._norm(whole, length)
+            difference = whole * (length.view_as(norm) / (norm + torch.finfo(torch.float32).eps)) - weight
+        return difference if self.strength == 1.0 else difference * self.strength
+
+    def _norm(self, weight: Tensor, length: Tensor) -> Tensor:
+        """Return the norms of a weight along the axis that `length` has: [out, 1, ...] or [1, in, ...]."""
+        axis = 0 if length.shape[0] == weight.shape[0] and length.shape[1] == 1 else 1
+        others = [dim for dim in range(weight.dim()) if dim != axis]
+        return torch.linalg.vector_norm(weight, dim=others, keepdim=True)
+
+    @property
+    def weight_shape(self) -> torch.Size:
+        """The shape of W."""
+        base = self.base_layer
+        if isinstance(base, nn.Linear):
+            return torch.Size((base.out_features, base.in_features))
+        return cast(Tensor, base.weight).shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out], or [b, in, h, w] -> [b, out, h', w']."""
+        if not self.strength:
+            return cast(Tensor, self.base_layer(x))
+        x = x.to(self.compute_dtype(x))
+        factors = tuple(self.factors.values())
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return _added(self, x, self.effect(factors))
+        return cast(Tensor, _Added.apply(x, self, *factors))
+
+
+def _added(layer: AdditiveLayer, x: Tensor, effect: Tensor) -> Tensor:
+    base = layer.base_layer
+    if x.dtype == torch.float32 and type(base) in (nn.Linear, nn.Conv2d):
+        return layer.product(x, cast(Tensor, base.weight) + effect, cast("Tensor | None", base.bias))
+    return cast(Tensor, base(x)) + layer.product(x, effect.to(x.dtype))
+
+
+class _Added(torch.autograd.Function):
+    """The forward of `AdditiveLayer`, which keeps its input and makes D again on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: AdditiveLayer, *factors: Tensor) -> Tensor:
+        ctx.layer, ctx.strength = layer, layer.strength
+        ctx.save_for_backward(x, *factors)
+        return _added(layer, x, layer.effect(factors))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,), layer = gradients, ctx.layer
+        x, *saved = ctx.saved_tensors
+        with torch.enable_grad():
+            factors = [factor.detach().requires_grad_() for factor in saved]
+            effect = layer.effect(factors)
+        whole = (layer.weight() + effect.detach()).to(x.dtype)
+        inner, outer = _gradients(layer.base_layer, gradient, x, whole, needed=ctx.needs_input_grad[0])
+        return inner, None, *torch.autograd.grad(effect, factors, outer.float())
+
+
+def _gradients(
+    base: nn.Module, gradient: Tensor, x: Tensor, weight: Tensor, *, needed: bool
+) -> tuple[Tensor | None, Tensor]:
+    """Return the gradients of a layer's input, where needed, and of its weight."""
+    if isinstance(base, nn.Conv2d):
+        inner, outer, _ = torch.ops.aten.convolution_backward(
+            gradient, x, weight, None, base.stride, base.padding, base.dilation, False, [0, 0], base.groups,
+            [needed, True, False],
+        )  # fmt: skip
+        return inner, outer
+    rows = gradient.reshape(-1, gradient.shape[-1])
+    return gradient @ weight if needed else None, rows.t() @ x.reshape(-1, x.shape[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class FactoredModule(AdaptedModule):
+    """An adapted layer whose factors are what the file has."""
+
+    @property
+    def matrices(self) -> Mapping[str, nn.Parameter]:
+        """The factors, by entry."""
+        factors: Mapping[str, nn.Parameter] = self.layer.factors
+        return factors
+
+    @property
+    def strength(self) -> float:
+        """What the effect is multiplied by."""
+        return float(self.layer.strength)
+
+    def set_strength(self, value: float) -> None:
+        """Set what the effect is multiplied by."""
+        self.layer.strength = value
+
+    def values(self) -> Mapping[str, Tensor]:
+        """Return the factors as the file has them: what has no entry of its own is in one that it multiplies."""
+        values = dict(super(FactoredModule, self).values())
+        number = values.pop(SCALAR, None)
+        if number is not None:
+            values[self._folded] = values[self._folded] * number
+        if self.layer.constant != 1.0:
+            values[self._folded] = values[self._folded] * self.layer.constant
+        return values
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy the factors that `tensors`, which are a file's, has."""
+        super(FactoredModule, self).load(tensors)
+        if self.layer.scalar:
+            self.matrices[SCALAR].fill_(1.0)
+        if self.layer.constant != 1.0 and f"{self.target.name}.{self._folded}" in tensors:
+            self.matrices[self._folded].div_(self.layer.constant)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the factors as they are, and the learned number."""
+        raw = {f"{self.target.name}.{entry}": factor.detach() for entry, factor in self.matrices.items()}
+        return {**self.tensors(), **raw}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Copy what `state` returned."""
+        super(FactoredModule, self).load(state)
+
+    @property
+    def _folded(self) -> str:
+        return next(entry for entry in self.layer.folded if entry in self.shapes)
+
+
+def inject(
+    kind: type[AdaptedLayer],
+    components: Mapping[str, nn.Module],
+    targets: Sequence[Target],
+    spec: AdapterSpec,
+    *,
+    seed: int,
+    dtype: torch.dtype = torch.float32,
+) -> InjectedAdapter[FactoredModule]:
+    """Freeze `components` and put layers of `kind` in the place of those of `targets` that `spec` selects.
+
+    Factors are `dtype` whatever the dtype of the base. Their start is drawn on the CPU as a function of the seed and
+    the module's name, so it is the same on every device and whatever else is trained.
+
+    Raises ModelError if a target is missing from its component or has another shape there.
+    """
+    selected = prepare(components, targets, spec)
+    for name in dict.fromkeys(target.component for target in selected):
+        here = [target for target in selected if target.component == name]
+        by_layer = {id(components[name].get_submodule(target.path)): target for target in here}
+
+        def make(base: nn.Module, *_: object, by_layer: Mapping[int, Target] = by_layer, **__: object) -> nn.Module:
+            return kind(base, spec, by_layer[id(base)])
+
+        makers: dict[type[nn.Module], Any] = dict.fromkeys((nn.Linear, nn.Conv2d), make)
+        wrap(components[name], makers, {target.path: 1 for target in here})
+    modules = []
+    for target in selected:
+        layer = components[target.component].get_submodule(target.path)
+        assert isinstance(layer, kind), f"PEFT left {target.path} as it was"
+        _initialise(layer, target, seed, dtype)
+        modules.append(FactoredModule(target, layer, spec.rank(target), spec.alpha(target), spec.entries(target)))
+    return InjectedAdapter(modules)
+
+
+def _initialise(layer: AdaptedLayer, target: Target, seed: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(stream(seed, 0, 0, target.name))
+    device = cast(Tensor, layer.base_layer.weight).device
+    for entry, factor in layer.factors.items():
+        start = torch.zeros(factor.shape)
+        with torch.no_grad():
+            layer.start(entry, start, generator)
+        factor.data = start.to(device, dtype)
+        factor.requires_grad_(True)
