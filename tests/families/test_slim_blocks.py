@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,12 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.helpers.checkpoints import tiny_modules
-from trainer.families.unet import slim_blocks as brief_blocks
+from trainer.families.unet import slim_blocks
 from trainer.families.unet.slim_blocks import SlimAttention, SlimResidual, attended, slimmed
 
 
 def kinds(model: nn.Module) -> set[type]:
-    return {type(each) for each in model.modules() if isinstance(each, Attention | ResnetBlock2D)}
+    """The classes of a model's blocks; of those that are computed in short, ours."""
+    blocks = [each for each in model.modules() if isinstance(each, Attention | ResnetBlock2D)]
+    ours = (SlimAttention, SlimResidual)
+    return {next((one for one in ours if isinstance(each, one)), type(each)) for each in blocks}
 
 
 def drawn(*shape: int) -> Tensor:
@@ -26,7 +31,7 @@ def drawn(*shape: int) -> Tensor:
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_unet_gives_the_same_bits(checkpointing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(brief_blocks, "_VECTOR", 0)  # narrow heads are padded, which rounds otherwise
+    monkeypatch.setattr(slim_blocks, "_VECTOR", 0)  # narrow heads are padded, which rounds otherwise
     unet = tiny_modules()[0]
     brief = slimmed(copy.deepcopy(unet))
     assert kinds(brief) == {SlimAttention, SlimResidual}
@@ -84,3 +89,55 @@ def test_other_blocks_stay_as_they_are() -> None:
         ]
     )
     assert kinds(slimmed(others)) == {Attention, ResnetBlock2D}
+
+
+BLOCKS = ("Attention", "AttnProcessor2_0", "ResnetBlock2D")
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_class_that_another_diffusers_lacks_leaves_its_blocks_as_they_are(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unet = tiny_modules()[0]
+    assert {slim_blocks.ATTENTION[1], slim_blocks.PROCESSOR[1], slim_blocks.RESIDUAL[1]} == set(BLOCKS)
+    for module, known in (slim_blocks.ATTENTION, slim_blocks.PROCESSOR, slim_blocks.RESIDUAL):
+        if known == name:
+            monkeypatch.delattr(f"{module}.{name}")
+    left = {SlimAttention, ResnetBlock2D} if name == "ResnetBlock2D" else {Attention, SlimResidual}
+    assert kinds(slimmed(unet)) == left
+
+
+def test_modules_that_another_diffusers_lacks_leave_the_blocks_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ATTENTION", "PROCESSOR", "RESIDUAL"):
+        monkeypatch.setattr(slim_blocks, name, ("diffusers.models.elsewhere", getattr(slim_blocks, name)[1]))
+    assert kinds(slimmed(tiny_modules()[0])) == {Attention, ResnetBlock2D}
+
+
+ATTRIBUTES = {
+    Attention: (
+        *("processor", "spatial_norm", "group_norm", "norm_q", "norm_k", "norm_cross", "residual_connection"),
+        *("rescale_output_factor", "to_out", "heads", "to_q", "to_k", "to_v"),
+    ),
+    ResnetBlock2D: (
+        *("upsample", "downsample", "time_embedding_norm", "skip_time_act", "nonlinearity", "output_scale_factor"),
+        *("dropout", "norm1", "conv1", "norm2", "conv2", "conv_shortcut"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in ATTRIBUTES.items() for name in names])
+def test_an_attribute_that_another_diffusers_lacks_leaves_the_block_as_it_is(kind: type[nn.Module], name: str) -> None:
+    block = {Attention: Attention(32, heads=2), ResnetBlock2D: ResnetBlock2D(in_channels=32)}[kind]
+    assert kinds(slimmed(copy.deepcopy(block))) != {kind}
+    delattr(block, name)
+    assert kinds(slimmed(block)) == {kind}
+
+
+def test_every_attribute_that_is_read_is_taken_away_above() -> None:
+    source = Path(slim_blocks.__file__).read_text()
+    own = {"self": set(), "block": set()}  # type: ignore[var-annotated]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in own:
+            own[node.value.id].add(node.attr)
+    taken = {name for names in ATTRIBUTES.values() for name in names}
+    assert own["self"] | own["block"] == taken | {"time_emb_proj"}, "of which the other versions are the scale_shift"

@@ -21,6 +21,7 @@ SOURCES = (*PACKAGES, "demo", "benchmarks", "launch.py")
 # Imports go down only, from folder to folder. A module at the root of a package has a row like a folder.
 ROWS = {
     "trainer.ground": 0,
+    "trainer.faststart": 0,
     "trainer.targets": 1,
     "trainer.memory": 1,
     "trainer.gate": 1,
@@ -36,7 +37,6 @@ ROWS = {
     "trainer.advice": 4,
     "trainer.planning": 5,
     "trainer.results": 6,
-    "trainer.faststart": 6,
     "trainer.training": 7,
     "trainer.run": 8,
     "trainer.tools": 9,

@@ -1,7 +1,8 @@
-"""Loads PyTorch and the libraries on top of it, in half the time that a plain import takes.
+"""Loads PyTorch and the libraries on top of it, all at once and with the garbage collector off.
 
 Importing this module loads nothing. The window loads the stack in the background once its page is open, a run before
-it does anything heavy.
+it does anything heavy. Nothing of another library is changed: whatever is not there, or is called otherwise in another
+version, is left to who needs it.
 """
 
 from __future__ import annotations
@@ -9,41 +10,41 @@ from __future__ import annotations
 import gc
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
 
-from trainer.faststart import compiler, deferred
+NEEDED = (
+    "torch",
+    "bitsandbytes",
+    "accelerate",
+    "transformers.models.clip.modeling_clip",
+    "peft",
+    "trainer.families.unet.bundle",
+    "trainer.training.build",
+    "trainer.training.loop",
+)
+"""What a run imports, in the order in which it is quickest: bitsandbytes before others import it their way."""
 
-_SELDOM_USED = ("diffusers.models.autoencoders", "diffusers.models.transformers", "requests")
-"""Packages that diffusers imports for the networks of a hundred models, of which a run needs three, and downloads."""
+NOTHING_COMPILED = "TORCHDYNAMO_DISABLE"
+"""The environment variable by which PyTorch is told to leave functions as they are that `torch.compile` is given."""
 
 _LOADING = threading.Lock()
 _LOADED = threading.Event()
 
 
 def load() -> None:
-    """Import everything that a run needs. The first call takes seconds; calls meanwhile wait for it."""
+    """Import everything that a run needs. The first call takes seconds; calls meanwhile wait for it.
+
+    What cannot be imported is left out: who needs it says so, in its own words.
+    """
     with _LOADING:
         if _LOADED.is_set():
             return
         with garbage_left_alone():
-            import_module("torch")
-            compiler.defer()
-            if find_spec("bitsandbytes"):
-                with _nothing_compiled():
-                    import_module("bitsandbytes")
-            import_module("accelerate")
-            with _one_process():
-                _import_transformers()
-                import_module("peft")
-            for name in _SELDOM_USED:
-                deferred.defer(name)
-            from trainer.families.unet import bundle  # noqa: F401
-            from trainer.training import build, loop  # noqa: F401
+            for name in NEEDED:
+                with suppress(ImportError), _nothing_compiled(name):
+                    import_module(name)
         _LOADED.set()
 
 
@@ -65,64 +66,17 @@ def garbage_left_alone() -> Iterator[None]:
 
 
 @contextmanager
-def _nothing_compiled() -> Iterator[None]:
-    """Let torch.compile return functions as they are, while bitsandbytes is imported.
+def _nothing_compiled(name: str) -> Iterator[None]:
+    """Let bitsandbytes' operators be what they are written as, while it is imported.
 
-    It wraps some operators of its CPU backend, and that alone loads the whole compiler, a fifth of the time. Run as
-    they are written, they also give the same numbers whether or not the computer has a C++ compiler.
+    It has some operators of its CPU backend compiled, which loads the compiler's code generator, a tenth of the time.
+    Run as they are written, they also give the same numbers whether or not the computer has a C++ compiler.
     """
-    torch: Any = import_module("torch")
-    compile_ = torch.compile
-
-    def as_it_is(function: Callable[..., Any] | None = None, **_options: Any) -> Any:
-        return function if function else lambda given: given
-
-    torch.compile = as_it_is
+    if name != "bitsandbytes" or NOTHING_COMPILED in os.environ:
+        yield
+        return
+    os.environ[NOTHING_COMPILED] = "1"
     try:
         yield
     finally:
-        torch.compile = compile_
-
-
-@contextmanager
-def _one_process() -> Iterator[None]:
-    """Let a library hold meanwhile that this torch was built without torch.distributed, as some are.
-
-    transformers would import all that models sharded over many GPUs need, and a computer algebra system with it: half
-    a second and 40 MB. It asks once and keeps the answer. Where several processes train together, nothing is changed.
-    """
-    distributed: Any = import_module("torch.distributed")
-    is_available = distributed.is_available
-    if "WORLD_SIZE" not in os.environ:
-        distributed.is_available = lambda: False
-    try:
-        yield
-    finally:
-        distributed.is_available = is_available
-
-
-def _import_transformers() -> None:
-    """Import transformers, which reads the source of all its models to know their names, once and not twice.
-
-    Its part `models` would read them again, a fifth of a second; what it would find is what the whole has just found.
-    """
-    transformers = import_module("transformers")
-    listing: Any = import_module("transformers.utils.import_utils")
-    folder = Path(transformers.__path__[0]) / "models"
-    define = listing.define_import_structure
-
-    def known(path: str, prefix: str | None = None) -> Any:
-        if prefix is not None or Path(path) != folder / "__init__.py":
-            return define(path, prefix)
-        found = define(folder, prefix="models")  # What the whole asked, with its other parts, which it put in.
-        return {
-            needs: {module[len("models.") :]: names for module, names in part.items() if module.startswith("models.")}
-            for needs, part in found.items()
-        }
-
-    listing.define_import_structure = known
-    try:
-        import_module("transformers.models")
-    finally:
-        listing.define_import_structure = define
-    import_module("transformers.models.clip.modeling_clip")
+        os.environ.pop(NOTHING_COMPILED, None)

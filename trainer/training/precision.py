@@ -7,6 +7,7 @@ one process, each on a thread and with its own precision, so what `make_accelera
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,6 @@ from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import InitProcessGroupKwargs
 
 from trainer.config import TrainingConfig
-from trainer.faststart import compiler
 from trainer.memory import free_memory
 from trainer.training import ranks
 
@@ -134,7 +134,7 @@ def reset() -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     _set_deterministic(False)
-    if compiler.is_loaded():
+    if "torch._dynamo" in sys.modules:  # else there is nothing compiled, and this would load it
         torch.compiler.reset()
     torch.set_num_threads(_THREADS)
     free_memory()

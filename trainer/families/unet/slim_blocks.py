@@ -3,25 +3,37 @@
 diffusers divides what each of them gives by one, forward and backward, and looks the arguments of its attention up at
 each call. Without that a step has some fifty passes over its activations less, and the numbers are the same to the last
 bit (but for heads so narrow that `attended` pads them, which rounds otherwise). Modules change their class, nothing
-else: weights, names and hooks stay what they were.
+else: weights, names and hooks stay what they were. Blocks of a diffusers that has other names for what is needed here
+stay as they are.
 """
 
 from __future__ import annotations
 
+from functools import cache
+from importlib import import_module
 from typing import Any, TypeVar, cast
 
-from diffusers.models.attention_processor import Attention, AttnProcessor2_0
-from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+ATTENTION = ("diffusers.models.attention_processor", "Attention")
+PROCESSOR = ("diffusers.models.attention_processor", "AttnProcessor2_0")
+RESIDUAL = ("diffusers.models.resnet", "ResnetBlock2D")
+"""The classes of diffusers that are known here."""
 
 _VECTOR = 16
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
-class SlimAttention(Attention):
+class SlimAttention(nn.Module):
     """softmax(Q K^T / sqrt(d)) V over several heads (Vaswani et al. 2017), of what is given or of its own input."""
+
+    heads: int
+    to_q: nn.Module
+    to_k: nn.Module
+    to_v: nn.Module
+    to_out: nn.ModuleList
 
     def forward(
         self,
@@ -54,8 +66,15 @@ def attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(query, key, value, scale=features**-0.5)[..., :features]
 
 
-class SlimResidual(ResnetBlock2D):
+class SlimResidual(nn.Module):
     """x + conv(silu(norm(conv(silu(norm(x))) + time))), the residual block of Ho et al. 2020."""
+
+    norm1: nn.Module
+    conv1: nn.Module
+    time_emb_proj: nn.Module
+    norm2: nn.Module
+    conv2: nn.Module
+    conv_shortcut: nn.Module | None
 
     def forward(self, input_tensor: Tensor, temb: Tensor | None, *args: Any, **kwargs: Any) -> Tensor:
         """[b, in, h, w] and the time's embedding [b, time] -> [b, out, h, w]."""
@@ -70,30 +89,54 @@ class SlimResidual(ResnetBlock2D):
 
 def slimmed(model: Model) -> Model:
     """Let the blocks of a UNet or VAE that are no more than this be computed so, in place; return the model."""
+    attention, processor, residual = (_theirs(*name) for name in (ATTENTION, PROCESSOR, RESIDUAL))
     for module in model.modules():
-        if type(module) is Attention and _is_plain_attention(module):
-            module.__class__ = SlimAttention
-        elif type(module) is ResnetBlock2D and _is_plain_residual(module):
-            module.__class__ = SlimResidual
+        if type(module) is attention and processor and _is_plain_attention(module, processor):
+            module.__class__ = _mixed(SlimAttention, attention)
+        elif type(module) is residual and _is_plain_residual(module):
+            module.__class__ = _mixed(SlimResidual, residual)
     return model
 
 
-def _is_plain_attention(block: Attention) -> bool:
-    return (
-        type(block.processor) is AttnProcessor2_0
-        and block.spatial_norm is block.group_norm is block.norm_q is block.norm_k is None
-        and not (block.norm_cross or block.residual_connection)
-        and block.rescale_output_factor == 1
-        and block.to_out[1].p == 0
-    )
+def _theirs(module: str, name: str) -> Any:
+    """Return a class of diffusers; None where this version has none of that name."""
+    try:
+        return getattr(import_module(module), name, None)
+    except ImportError:
+        return None
 
 
-def _is_plain_residual(block: ResnetBlock2D) -> bool:
-    return (
-        block.upsample is block.downsample is None
-        and (block.time_embedding_norm == "default" or block.time_emb_proj is None)
-        and not block.skip_time_act
-        and isinstance(block.nonlinearity, nn.SiLU)
-        and block.output_scale_factor == 1
-        and block.dropout.p == 0
-    )
+@cache
+def _mixed(slim: type, theirs: type) -> type:
+    """Return diffusers' class with our forward."""
+    return type(slim.__name__, (slim, theirs), {})
+
+
+def _is_plain_attention(block: Any, processor: type) -> bool:
+    try:
+        return (
+            type(block.processor) is processor
+            and block.spatial_norm is block.group_norm is block.norm_q is block.norm_k is None
+            and not (block.norm_cross or block.residual_connection)
+            and block.rescale_output_factor == 1
+            and block.to_out[1].p == 0
+            and None not in (block.heads, block.to_q, block.to_k, block.to_v)
+        )
+    except AttributeError:
+        return False  # another version's block, which may do what is not known here
+
+
+def _is_plain_residual(block: Any) -> bool:
+    try:
+        return (
+            block.upsample is block.downsample is None
+            and (block.time_embedding_norm == "default" or block.time_emb_proj is None)
+            and not block.skip_time_act
+            and isinstance(block.nonlinearity, nn.SiLU)
+            and block.output_scale_factor == 1
+            and block.dropout.p == 0
+            and None not in (block.norm1, block.conv1, block.norm2, block.conv2)
+            and (block.conv_shortcut is None or isinstance(block.conv_shortcut, nn.Module))
+        )
+    except AttributeError:
+        return False  # as above
