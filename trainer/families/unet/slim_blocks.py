@@ -91,10 +91,11 @@ def slimmed(model: Model) -> Model:
     """Let the blocks of a UNet or VAE that are no more than this be computed so, in place; return the model."""
     attention, processor, residual = (_theirs(*name) for name in (ATTENTION, PROCESSOR, RESIDUAL))
     for module in model.modules():
-        if type(module) is attention and processor and _is_plain_attention(module, processor):
-            module.__class__ = _mixed(SlimAttention, attention)
-        elif type(module) is residual and _is_plain_residual(module):
-            module.__class__ = _mixed(SlimResidual, residual)
+        kind: Any = type(module)
+        if kind is attention and processor and _is_plain_attention(module, processor):
+            module.__class__ = _mixed(SlimAttention, kind)
+        elif kind is residual and _is_plain_residual(module):
+            module.__class__ = _mixed(SlimResidual, kind)
     return model
 
 
