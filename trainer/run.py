@@ -74,10 +74,7 @@ def train(
         with failures.in_words(config):
             look_up(config)
             seen = plan(config, progress, ranks=world_size())
-            folder.check()
-            state = opening_state(folder, start, emit)
-            if state:
-                _tell_changes(folder, start, state, seen, emit)
+            state = check_start(seen, folder, start, emit)
             gate.take(partial(progress, "waiting_for_the_device", 0, 0) if start.wait else None)
             began = True
             progress.on_device = True
@@ -120,19 +117,38 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def check(config: TrainingConfig, start: Start, emit: Emit) -> Plan:
+    """Look whether `train` would begin, write nothing and load no model; return what would be trained.
+
+    Raises:
+        TrainerError: what `train` would raise before it loads the model.
+    """
+    seen = plan(config)
+    check_start(seen, RunFolder(Path(config.saving.output_dir), config.saving.output_name), start, emit)
+    return seen
+
+
+def check_start(seen: Plan, folder: RunFolder, start: Start, emit: Emit) -> State | None:
+    """See that a run can begin in its folder, and return the state that it goes on from, or None.
+
+    Raises:
+        StateError: nothing can be written there, or something was trained under this name already, or the state that is
+            asked for cannot be read or does not fit.
+    """
+    folder.check()
+    state = opening_state(folder, start, emit)
+    if state:
+        _tell_changes(folder, start, state, seen, emit)
+    return state
+
+
 def opening_state(folder: RunFolder, start: Start, emit: Emit) -> State | None:
     """Return the state to resume from, or None for a run that begins anew.
 
     Raises:
         StateError: something was trained under this name already, or the state asked for cannot be read.
     """
-    from trainer.training.states import load_newest, load_state
-
-    state = None
-    if start.resume == "auto":
-        state = load_newest(folder.state, lambda text: emit(events.Warned(message=text)))
-    elif start.resume:
-        state = load_state(Path(start.resume))
+    state = _state_of(folder, start, emit) if start.resume else None
     own = state is not None and goes_on(folder, start)
     # A run killed before its first state left no more than its log and what it saved since.
     begun = start.resume == "auto" and folder.events.exists()
@@ -143,6 +159,15 @@ def opening_state(folder: RunFolder, start: Start, emit: Emit) -> State | None:
             "Add --resume auto to go on, --overwrite to begin anew, or choose another output_name.",
         )
     return state
+
+
+def _state_of(folder: RunFolder, start: Start, emit: Emit) -> State | None:
+    """Return the state that is asked for; None where there is none yet."""
+    from trainer.training.states import load_newest, load_state
+
+    if start.resume == "auto":
+        return load_newest(folder.state, lambda text: emit(events.Warned(message=text)))
+    return load_state(Path(start.resume))
 
 
 def goes_on(folder: RunFolder, start: Start) -> bool:

@@ -90,7 +90,7 @@ def test_values_that_a_setting_cannot_have(
     ground: tuple[Path, Path], tmp_path: Path, capsys: Capture, key: str
 ) -> None:
     for value in settings.WRONG_VALUES[key]:
-        path = write_run(ground, tmp_path)
+        path = write_run(ground, tmp_path, sample_at_first=True)
         lines = [line for line in path.read_text().splitlines() if not line.startswith(f"{key} =")]
         path.write_text("\n".join([*lines, f"{key} = {value}"]) + "\n")
         with refusal(tmp_path, capsys) as judge:
@@ -103,7 +103,7 @@ def test_values_that_a_setting_cannot_have_on_the_command_line(
     ground: tuple[Path, Path], tmp_path: Path, capsys: Capture, key: str
 ) -> None:
     """But a bare 1, which a shell leaves of "1": there it is a text where one is wanted."""
-    path = write_run(ground, tmp_path)
+    path = write_run(ground, tmp_path, sample_at_first=True)
     for value in set(settings.WRONG_VALUES[key]) - {"1"}:
         with refusal(tmp_path, capsys) as judge:
             printed = judge(main(["train", str(path), "--check", "--set", f"{key}={value}"]))

@@ -121,7 +121,7 @@ class SamplingSection(Section):
         metadata=NO_ENTRY,
         sd_scripts=There(""),
     )
-    """What to draw: one prompt a line, or the path of a .txt file of such lines.
+    """What to draw: one prompt a line, or the path of a .txt file of such lines, or of a .toml or .json of sd-scripts.
 
     A line may end with --n what to avoid, --w width, --h height, --d seed, --l guidance, --s steps, --ss sampler. A
     seed makes the pictures comparable. Lines that begin with # are left out.

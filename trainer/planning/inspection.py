@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,7 +62,8 @@ def inspect(path: Path) -> dict[str, Any]:
     Raises:
         ModelError: there is no such file, or it is damaged.
     """
-    if path.is_dir():
+    # Unlike Path.is_dir, this says no to a name that is too long for the system.
+    if os.path.isdir(path):
         return _checkpoint(path, None)
     header = read_header(path)
     if header.ends(*LORA_SUFFIXES):

@@ -21,7 +21,7 @@ from trainer.pictures.scan import scan
 from trainer.planning.fitting import check_process
 from trainer.planning.inspection import check_family_of_lora
 from trainer.planning.timetable import Timetable, make_timetable
-from trainer.preview.prompts import SamplePrompt, prompt_notices, read_prompts
+from trainer.preview.prompts import SamplePrompt, wanted_prompts
 from trainer.targets import Target
 
 
@@ -36,6 +36,7 @@ class Plan:
     timetable: Timetable
     recognition: Recognition
     prompts: tuple[SamplePrompt, ...]
+    prompt_notices: tuple[str, ...]
 
     @cached_property
     def targets(self) -> tuple[Target, ...]:
@@ -65,7 +66,7 @@ class Plan:
     @property
     def notices(self) -> tuple[str, ...]:
         """What the user should know about rates, pictures and steps."""
-        return (*self._unused_rates, *self.report.notices, *self.counts.notices, *prompt_notices(self.prompts))
+        return (*self._unused_rates, *self.report.notices, *self.counts.notices, *self.prompt_notices)
 
     @property
     def _unused_rates(self) -> tuple[str, ...]:
@@ -147,14 +148,14 @@ def plan(
     recognition = recognise_chosen(config)
     process = FAMILIES[recognition.family].process
     check_process(config, process)
-    prompts = read_prompts(config, process)
+    prompts, said = wanted_prompts(config, process)
     report = report or scan(config, progress)
     chosen = examples(report, config)
     counts = count(report, chosen, config)
     timetable = make_timetable(
         config, micro_batches=counts.batches, formula_samples=counts.formula_samples, ranks=ranks
     )
-    seen = Plan(config, report, chosen, counts, timetable, recognition, prompts)
+    seen = Plan(config, report, chosen, counts, timetable, recognition, prompts, said)
     if config.network.network_weights:
         begun_from = read_header(Path(config.network.network_weights))
         check_family_of_lora(begun_from, recognition)

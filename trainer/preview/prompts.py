@@ -6,16 +6,18 @@ Unlike there, what stands before the first option is always the prompt: "n girl"
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
 
 from trainer.config import TrainingConfig, resolution_size
 from trainer.ground.errors import ConfigError, Problem
 from trainer.ground.randomness import stream
+from trainer.preview.prompt_files import read_file, refused
 from trainer.preview.samplers import SAMPLERS
 from trainer.process import DDPM, ProcessKind
+from trainer.settings.kohya import names_a_file
+from trainer.settings.problems import shown
 
 STEPS = 30
 SCALE = 7.5
@@ -46,6 +48,9 @@ _OPTIONS_OF_OTHER_FAMILIES = {
     "rcfg": ("renorm_cfg", _NUMBER),
     "cn": ("controlnet_image", _TEXT),
 }
+
+
+_TABLE_KEYS = {"prompt": _TEXT, **dict(_OPTIONS.values())}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +119,33 @@ def parse_prompt(line: str) -> SamplePrompt:
     return replace(result, others=tuple(others.items()))
 
 
+def table_prompt(table: Mapping[str, object]) -> SamplePrompt:
+    """Read one table of a prompt file.
+
+    Raises:
+        ValueError: it has no prompt, or a value is not of its key's kind.
+    """
+    values: dict[str, object] = {}
+    others: dict[str, object] = {}
+    ignored: list[str] = []
+    for key, value in table.items():
+        if value is None or key == "enum":
+            continue
+        if key in _TABLE_KEYS:
+            if not re.fullmatch(_TABLE_KEYS[key], str(value)) or isinstance(value, bool | list | dict):
+                raise ValueError(f"{key} = {value!r} cannot be used")
+            values[key] = _PARSERS[_TABLE_KEYS[key]](str(value))
+        elif any(key == name for name, _ in _OPTIONS_OF_OTHER_FAMILIES.values()):
+            others[key] = value
+        else:
+            ignored.append(key)
+    if "prompt" not in values:
+        raise ValueError("a prompt is missing: each needs the key prompt")
+    return SamplePrompt(**values, others=tuple(others.items()), ignored=tuple(ignored))  # type: ignore[arg-type]
+
+
 def read_prompts(config: TrainingConfig, process: ProcessKind = DDPM) -> tuple[SamplePrompt, ...]:
-    """Read the setting `sample_prompts`: prompts line by line, or the path of a .txt file of them.
+    """Read the setting `sample_prompts`: prompts line by line, or the path of a file of them; see `prompt_files`.
 
     Blank lines and lines that begin with # are left out. Where models of this kind of process can't be drawn with the
     setting `sample_sampler`, each prompt names the sampler that they are drawn with.
@@ -124,8 +154,7 @@ def read_prompts(config: TrainingConfig, process: ProcessKind = DDPM) -> tuple[S
         ConfigError: the file cannot be read, or a line names a sampler that does not exist.
     """
     text = config.sampling.sample_prompts.strip()
-    lines = _lines_of(text) if _is_path(text) else text.splitlines()
-    prompts = [parse_prompt(line) for line in map(str.strip, lines) if line and not line.startswith("#")]
+    prompts = [*_prompts_of(text)]
     samplers = SAMPLERS[process.name]
     problems = [
         Problem("sample_prompts", f"{prompt.sample_sampler!r} is no sampler; choose from {', '.join(samplers)}.", text)
@@ -137,6 +166,37 @@ def read_prompts(config: TrainingConfig, process: ProcessKind = DDPM) -> tuple[S
     if config.sampling.sample_sampler not in samplers:
         prompts = [replace(prompt, sample_sampler=prompt.sample_sampler or next(iter(samplers))) for prompt in prompts]
     return tuple(prompts)
+
+
+def _prompts_of(text: str) -> Iterator[SamplePrompt]:
+    """Yield the prompts of the setting, or of the file that it names."""
+    for entry in read_file(text) if names_a_file(text) else text.splitlines():
+        if not isinstance(entry, str):
+            try:
+                yield table_prompt(entry)
+            except ValueError as error:
+                raise refused(text, f"{shown(text)}: {error}") from error
+        elif (line := entry.strip()) and not line.startswith("#"):
+            yield parse_prompt(line)
+
+
+def wanted_prompts(config: TrainingConfig, process: ProcessKind) -> tuple[tuple[SamplePrompt, ...], tuple[str, ...]]:
+    """Return the sample prompts and what there is to say of them.
+
+    Prompts that cannot be read are said and left out where no setting asks for pictures.
+
+    Raises:
+        ConfigError: as `read_prompts`, where pictures are asked for.
+    """
+    sampling = config.sampling
+    try:
+        prompts = read_prompts(config, process)
+    except ConfigError as error:
+        if sampling.sample_every_n_epochs or sampling.sample_every_n_steps or sampling.sample_at_first:
+            raise
+        left_out = "No sample pictures are asked for, so the run goes on without these prompts."
+        return (), tuple(f"{problem} {left_out}" for problem in error.problems)
+    return prompts, prompt_notices(prompts)
 
 
 def prompt_notices(prompts: Iterable[SamplePrompt]) -> tuple[str, ...]:
@@ -176,18 +236,6 @@ def picture_name(output_name: str, request: SampleRequest, *, step: int, epoch: 
     """
     when = f"{step:06d}" if epoch is None else f"e{epoch:06d}"
     return f"{output_name}_{when}_{request.index:02d}_{moment:%Y%m%d%H%M%S}_{request.seed}.png"
-
-
-def _is_path(text: str) -> bool:
-    return "\n" not in text and text.lower().endswith(".txt")
-
-
-def _lines_of(path: str) -> list[str]:
-    try:
-        return Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
-        problem = Problem("sample_prompts", f"the file {path} cannot be read as UTF-8 text; check the path.", path)
-        raise ConfigError([problem]) from error
 
 
 def _side(pixels: int) -> int:

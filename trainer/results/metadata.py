@@ -29,6 +29,7 @@ from trainer.pictures.scan import split_name
 from trainer.planning.timetable import Timetable
 from trainer.process import DDPM, FLOW
 from trainer.settings import sd_scripts
+from trainer.settings.kohya import names_a_file
 from trainer.settings.section import PATHS
 
 PROGRAM = "kohya-lora-trainer"
@@ -59,7 +60,6 @@ _OLD_HASH_OFFSET, _OLD_HASH_LENGTH = 0x100000, 0x10000
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(?<!\.safetensors)(?<!\.ckpt)")
 
-_PROMPT_FILES = (".txt", ".toml", ".json")
 
 _PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
 """What a model predicts -> modelspec's word; it has none for rectified flow."""
@@ -146,7 +146,7 @@ def settings_without_paths(config: TrainingConfig) -> dict[str, object]:
     """Return every setting by key but those that name a file or folder."""
     shown = {key: setting.show.widget for key, setting in known_settings().items()}
     flat = {key: value for key, value in to_flat(config).items() if shown[key] not in PATHS}
-    if _is_prompt_file(str(flat["sample_prompts"])):
+    if names_a_file(str(flat["sample_prompts"])):
         del flat["sample_prompts"]
     return flat
 
@@ -332,7 +332,3 @@ def _program_version() -> str:
         return version(PROGRAM)
     except PackageNotFoundError:
         return "unknown"
-
-
-def _is_prompt_file(text: str) -> bool:
-    return "\n" not in text.strip() and text.strip().strip("\"'").lower().endswith(_PROMPT_FILES)

@@ -13,6 +13,7 @@ Torch-free: the window lists past runs from it.
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -93,7 +94,7 @@ class RunFolder:
         """See that what a run writes and removes stays in its own folder, whoever made that folder."""
         own = (self.config, self.events, self.dataset, self.state, self.samples, self.path / "lock", self.path / "logs")
         for path in (self.path, *own, *earlier_files(self.events)):
-            if path.is_symlink():
+            if os.path.islink(path):
                 raise StateError(
                     f"output_dir: {str(path)!r} is a link, and a run does not write through links.",
                     "Remove the link, or choose another output_name.",
@@ -137,6 +138,9 @@ class RunFolder:
 
     def exists(self) -> bool:
         """True when anything was trained under this name: a LoRA, finished or not, or a run's log, state or sample."""
+        # Unlike Path.is_dir, this says no to a name that is too long for the system.
+        if not os.path.isdir(self.output_dir):
+            return False
         own = (self.events, self.lora, *self.state.glob("*"), *self.samples.glob("*"))
         return any(path.exists() for path in own) or any(self._files(""))
 
@@ -148,7 +152,7 @@ class RunFolder:
         """Yield the files in `output_dir` that have a LoRA's name of this run, with something around it."""
         name = re.escape(self.output_name) + r"(-\d{6,}|-step\d{8,})?" + re.escape(LORA_SUFFIX)
         pattern = re.compile(before + name + after)
-        if self.output_dir.is_dir():
+        if os.path.isdir(self.output_dir):
             yield from (path for path in self.output_dir.iterdir() if pattern.fullmatch(path.name))
 
 
@@ -178,7 +182,7 @@ class PastRun:
 def past_runs(output_dir: Path) -> tuple[PastRun, ...]:
     """Return the runs in `output_dir`, the newest first."""
     found = []
-    if output_dir.is_dir():
+    if os.path.isdir(output_dir):
         for path in output_dir.glob(f"*{RUN_SUFFIX}"):
             folder = RunFolder(output_dir, path.name.removesuffix(RUN_SUFFIX))
             if folder.events.is_file():

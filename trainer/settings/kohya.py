@@ -7,6 +7,7 @@ they would change the result.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -272,6 +273,12 @@ def _adapt(exported: dict[str, object], flat: Mapping[str, object], prompts_file
     exported["save_model_as"] = "safetensors"
 
 
+_PATH = re.compile(
+    r"""["']?(.*\.(txt|toml|json)|\S+\.(ya?ml|csv|tsv|md|text|docx?)|(~|\.{1,2}|[a-z]:)?[/\\].*)["']?""", re.IGNORECASE
+)
+
+
 def names_a_file(prompts: str) -> bool:
-    """Say whether sample prompts are the path of a prompt file, not prompts themselves."""
-    return "\n" not in prompts and prompts.lower().endswith((".txt", ".toml", ".json"))
+    """Say whether sample prompts are the path of a file, not prompts themselves: one line that looks like one."""
+    text = prompts.strip()
+    return "\n" not in text and bool(_PATH.fullmatch(text))

@@ -13,6 +13,7 @@ from trainer.ground.files import replacing
 from trainer.pictures.encodings import as_utf8, fitting_encoding, utf8_text
 from trainer.pictures.listing import deeper, listing
 from trainer.pictures.scan import LARGEST_CAPTION
+from trainer.settings.problems import shown
 from trainer.settings.section import Show, argument
 from trainer.tools.tool import COMPLETED, Arguments, Desk, Tool
 
@@ -50,9 +51,11 @@ class Recode(Tool[RecodeArguments]):
     positional = {"folder": "FOLDER"}
 
     def run(self, arguments: RecodeArguments, desk: Desk) -> int:
-        root = Path(arguments.folder).resolve()
-        if not root.is_dir():
-            raise ConfigError([Problem("folder", f"{arguments.folder!r} is no folder; name one.", arguments.folder)])
+        root = Path(os.path.realpath(arguments.folder))
+        if not os.path.isdir(root):
+            raise ConfigError(
+                [Problem("folder", f"{shown(arguments.folder)} is no folder; name one.", arguments.folder)]
+            )
         captions = list(captions_in(root, arguments.caption_extension))
         progress, changed = desk.progress(), 0
         for done, path in enumerate(captions):
@@ -67,7 +70,7 @@ class Recode(Tool[RecodeArguments]):
 
 def captions_in(root: Path, extension: str) -> Iterator[Path]:
     """Yield the caption files with this ending that belong to pictures in `root` and below."""
-    first = (root, *((root / name).resolve() for name in listing(root).folders))
+    first = (root, *(Path(os.path.realpath(root / name)) for name in listing(root).folders))
     for found in deeper(first, ()):
         for name in found.pictures:
             caption = f"{os.path.splitext(name)[0]}{extension}"

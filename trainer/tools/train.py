@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from trainer.ground.errors import RunError, TrainerError
-from trainer.planning.plan import plan
 from trainer.results import sinks
 from trainer.results.snapshot import Board
-from trainer.run import Start, is_first_rank, train
+from trainer.run import Start, check, is_first_rank, train
 from trainer.settings.section import Show, argument
 from trainer.tools.of_settings import FileArguments, OfSettings, read_settings
 from trainer.tools.tool import COMPLETED, FAILED, REFUSED, STOPPED, Desk
@@ -18,7 +17,7 @@ class TrainArguments(FileArguments):
     """What is trained, and from where on."""
 
     check: bool = argument(False, Show("Check"))
-    """Check settings and pictures, print the plan, and end."""
+    """Check settings, pictures, the output folder and what --resume names, print the plan, and end."""
 
     resume: str = argument("", Show("Resume", unit="auto|PATH"))
     """Go on from the newest state, or from the one at PATH."""
@@ -40,11 +39,11 @@ class Train(OfSettings[TrainArguments]):
 
     def run(self, arguments: TrainArguments, desk: Desk) -> int:
         config = read_settings(arguments, desk, Path(arguments.file))
+        start = Start(overwrite=arguments.overwrite, resume=arguments.resume, wait=arguments.wait)
         if arguments.check:
-            desk.say("\n".join(map(sinks.one_line, plan(config).lines())))
+            desk.say("\n".join(map(sinks.one_line, check(config, start, desk.emit).lines())))
             return COMPLETED
         board = Board()
-        start = Start(overwrite=arguments.overwrite, resume=arguments.resume, wait=arguments.wait)
         try:
             finished = train(config, emit=sinks.fan_out((board.post,), (desk.emit,)), inbox=desk.listen(), start=start)
         except TrainerError as error:
