@@ -80,9 +80,9 @@ class RunFolder:
         Raises:
             StateError: nothing can be written there, or what is there leads elsewhere.
         """
-        self._refuse_links()
         ancestor = self.output_dir
         try:
+            self._refuse_links()
             while not ancestor.exists() and ancestor != ancestor.parent:
                 ancestor = ancestor.parent
             with tempfile.TemporaryFile(dir=ancestor):
@@ -106,8 +106,8 @@ class RunFolder:
         Raises:
             StateError: it cannot be made, or what is there leads elsewhere.
         """
-        self._refuse_links()
         try:
+            self._refuse_links()
             for folder in (self.path, self.state, self.samples):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
