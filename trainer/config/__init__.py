@@ -2,16 +2,20 @@
 
 from trainer.config.assembly import Assembled, config_from_layers, problems_of
 from trainer.config.files import load_config, load_layers, parse_set, read_layer, save_config, to_kohya
+from trainer.config.recipes import Opened, Report, open_recipe
 from trainer.config.training_config import TrainingConfig, in_labels, known_settings, rates, resolution_size, to_flat
 
 __all__ = [
     "Assembled",
+    "Opened",
+    "Report",
     "TrainingConfig",
     "config_from_layers",
     "in_labels",
     "known_settings",
     "load_config",
     "load_layers",
+    "open_recipe",
     "parse_set",
     "problems_of",
     "rates",

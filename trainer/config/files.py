@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from trainer.config import recipes
 from trainer.config.assembly import Assembled, assemble
 from trainer.config.training_config import TrainingConfig, known_settings, to_flat
 from trainer.ground.errors import ConfigError, Problem
-from trainer.settings import kohya, toml
+from trainer.settings import importing, kohya, toml
 from trainer.settings.section import PATHS
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -66,11 +67,12 @@ def read_layer(path: Path, *, ignore_unsupported: bool = False) -> dict[str, obj
 
 def _imported(path: Path, ignore_unsupported: bool) -> kohya.Imported:
     try:
-        flat, problems = toml.flatten(toml.read(path), known_settings())
+        reader, recipe = importing.read(path, known_settings())
     except ConfigError as error:
         return kohya.Imported({}, list(error.problems))
-    imported = kohya.import_flat(flat, known_settings(), ignore_unsupported=ignore_unsupported)
-    imported.problems[:0] = problems
+    imported = recipes.translated(reader, recipe)
+    imported.notices += recipes.notices(reader, recipe, imported)
+    kohya.tell(imported, ignore_unsupported=ignore_unsupported)
     if path.resolve().parent == PRESETS:
         imported.values = _from_project(imported.values)
     return imported

@@ -27,11 +27,22 @@ _ADAFACTOR_DEFAULTS = {"relative_step": ("True", "False"), "scale_parameter": ("
 """{argument: (sd-scripts' default, ours)}."""
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A key that is said otherwise here: its value there, {key: value} of what it has become, and why if it is odd."""
+
+    key: str
+    before: object
+    becomes: Mapping[str, object]
+    why: str = ""
+
+
 @dataclass(slots=True)
 class Imported:
     """A file's values under our keys, with what could not be taken over.
 
-    `unused` are keys that change nothing, as they stand; `ignored` keys of which nothing is known.
+    `unused` are keys that change nothing, as they stand; `ignored` keys of which nothing is known; `said` keys that
+    have another name or value here.
     """
 
     values: dict[str, object]
@@ -39,16 +50,24 @@ class Imported:
     unsupported: list[Problem] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
+    said: list[Said] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
 
 def import_flat(
     flat: Mapping[str, object], known: Mapping[str, Setting], *, ignore_unsupported: bool = False
 ) -> Imported:
-    """Return the values of a flat file under our keys.
+    """Return the values of a flat file under our keys, with what is told of it.
 
     `ignore_unsupported` makes notices of the problems that keys we lack would be.
     """
+    imported = translated(flat, known)
+    tell(imported, ignore_unsupported=ignore_unsupported)
+    return imported
+
+
+def translated(flat: Mapping[str, object], known: Mapping[str, Setting]) -> Imported:
+    """Return the values of a flat file under our keys; what is not supported is in `unsupported` alone."""
     imported = Imported(dict(flat))
     from_sd_scripts = "network_module" in flat
     if from_sd_scripts:
@@ -56,6 +75,11 @@ def import_flat(
     else:
         _unpack_network_args(imported.values, imported, known)
     _set_unsupported_aside(imported, known, from_sd_scripts=from_sd_scripts)
+    return imported
+
+
+def tell(imported: Imported, *, ignore_unsupported: bool) -> None:
+    """Add notices of what is left out; what is not supported is a problem, or a notice too if it is ignored."""
     if imported.unused:
         imported.notices.append(f"Not used by this program, and not needed: {', '.join(imported.unused)}.")
     if imported.ignored:
@@ -65,7 +89,6 @@ def import_flat(
         imported.notices += [f"Ignored, though it changes the result: {name}." for name in named]
     else:
         imported.problems += imported.unsupported
-    return imported
 
 
 def _translate(imported: Imported, known: Mapping[str, Setting]) -> None:
@@ -73,7 +96,7 @@ def _translate(imported: Imported, known: Mapping[str, Setting]) -> None:
     given = {key: value for key, value in imported.values.items() if not _is_unset(known.get(key), value)}
     _rename(given, imported, known)
     _unpack_network(given, imported, known)
-    _translate_optimizer(given, known["optimizer_type"])
+    _translate_optimizer(given, imported, known["optimizer_type"])
     _translate_logging(given)
     for key, value in given.items():
         if key in known:
@@ -85,8 +108,9 @@ def _translate(imported: Imported, known: Mapping[str, Setting]) -> None:
     if given.get("max_train_epochs"):
         base["max_train_steps"] = None
     for alpha, rank in (("network_alpha", "network_dim"), ("conv_alpha", "conv_dim")):
-        if given.get(alpha) == 0:  # sd-scripts takes alpha 0 as "the rank"
+        if given.get(alpha) == 0:
             given[alpha] = given.get(rank, base.get(rank))
+            imported.said.append(Said(alpha, 0, {alpha: given[alpha]}, "0 means the rank there"))
     values = {**base, **given}
     imported.values = {key: values[value.key] if isinstance(value, Follows) else value for key, value in values.items()}
 
@@ -103,17 +127,21 @@ def _rename(given: dict[str, object], imported: Imported, known: Mapping[str, Se
         there = setting.sd_scripts
         for name in there.once if there else ():
             if name in given:
+                imported.said.append(Said(name, given[name], {setting.key: given[name]}))
                 given.setdefault(setting.key, given.pop(name))
         for name, value in there.switches.items() if there else ():
             switch = given.pop(name, None)
             if switch is not None and is_off(switch):
                 imported.unused.append(name)
             elif switch is not None:
+                imported.said.append(Said(name, switch, {setting.key: value}))
                 given.setdefault(setting.key, value)
     warmup = given.get("lr_warmup_steps")
     if isinstance(warmup, str) and warmup.endswith("%"):
         share = _parsed(warmup[:-1])
-        given["lr_warmup_steps"] = share / 100 if isinstance(share, int | float) else warmup
+        if isinstance(share, int | float):
+            given["lr_warmup_steps"] = share / 100
+            imported.said.append(Said("lr_warmup_steps", warmup, {"lr_warmup_steps": share / 100}))
 
 
 def _unpack_network(given: dict[str, object], imported: Imported, known: Mapping[str, Setting]) -> None:
@@ -121,23 +149,30 @@ def _unpack_network(given: dict[str, object], imported: Imported, known: Mapping
     module = str(given.pop("network_module", "networks.lora"))
     given["network_type"] = NETWORK_MODULES.get(module, "lora")
     if module not in NETWORK_MODULES:
-        message = f"{shown(module)} is not a kind of LoRA that this version trains; it has networks.lora."
+        own = [argument_ for argument_ in _listed(given.get("network_args")) if not _is_packed(argument_, known)]
+        with_it = f" Its network_args go with it: {', '.join(map(str, own))}." if own else ""
+        message = f"{shown(module)} is not a kind of LoRA that this version trains; it has networks.lora.{with_it}"
         imported.unsupported.append(Problem("network_module", message, module))
-    _unpack_network_args(given, imported, known)
+    _unpack_network_args(given, imported, known, of_this_kind=module in NETWORK_MODULES)
 
 
-def _unpack_network_args(given: dict[str, object], imported: Imported, known: Mapping[str, Setting]) -> None:
+def _unpack_network_args(
+    given: dict[str, object], imported: Imported, known: Mapping[str, Setting], *, of_this_kind: bool = True
+) -> None:
+    """Take out of network_args what is a setting here. The others of a kind that we lack are refused with the kind."""
     arguments = given.pop("network_args", None) or ()
     if not isinstance(arguments, list | tuple):
         message = f'{shown(arguments)} cannot be used: it must be a list of texts, such as ["conv_dim=8"].'
         imported.problems.append(Problem("network_args", message, arguments))
         return
-    packed = {key for key, setting in known.items() if setting.sd_scripts and setting.sd_scripts.inside}
     for argument_ in arguments:
         name, _, text = (part.strip() for part in str(argument_).partition("="))
         lacking = NETWORK_ARGUMENTS.get(name)
-        if name in packed:
+        if _is_packed(argument_, known):
             given[name] = _parsed(text)
+            imported.said.append(Said(f"network_args {name}", text, {name: given[name]}))
+        elif not of_this_kind:
+            continue
         elif lacking is None:
             imported.ignored.append(f"network_args {name}")
         elif lacking.does_nothing(text):
@@ -146,7 +181,17 @@ def _unpack_network_args(given: dict[str, object], imported: Imported, known: Ma
             imported.unsupported.append(_unsupported("network_args", argument_, lacking.instead))
 
 
-def _translate_optimizer(given: dict[str, object], optimizer_type: Setting) -> None:
+def _listed(arguments: object) -> Iterable[object]:
+    return arguments if isinstance(arguments, list | tuple) else ()
+
+
+def _is_packed(argument_: object, known: Mapping[str, Setting]) -> bool:
+    """Say whether one of network_args is a setting of its own here."""
+    setting = known.get(str(argument_).partition("=")[0].strip())
+    return setting is not None and setting.sd_scripts is not None and setting.sd_scripts.inside == "network_args"
+
+
+def _translate_optimizer(given: dict[str, object], imported: Imported, optimizer_type: Setting) -> None:
     """Bring the optimizer's name into our spelling, and its defaults to sd-scripts' where they differ from ours."""
     name = given.get("optimizer_type") or "AdamW"
     names = {str(choice).lower(): choice for choice in optimizer_type.choices}
@@ -156,6 +201,8 @@ def _translate_optimizer(given: dict[str, object], optimizer_type: Setting) -> N
         return
     given["optimizer_args"] = _with_arguments(arguments, {key: pair[0] for key, pair in _ADAFACTOR_DEFAULTS.items()})
     if str(given.get("lr_scheduler")).startswith("adafactor"):
+        why = "Adafactor finds the rate itself"
+        imported.said.append(Said("lr_scheduler", given["lr_scheduler"], {"lr_scheduler": "constant"}, why))
         given["lr_scheduler"] = "constant"  # what the schedule of that name does to a rate that Adafactor finds itself
 
 

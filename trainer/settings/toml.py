@@ -22,6 +22,11 @@ _ESCAPES = {"\\": "\\\\", "\b": "\\b", "\f": "\\f", "\t": "\\t", "\r": "\\r"}
 
 def read(path: Path) -> dict[str, object]:
     """Return the document of a TOML file. Raises ConfigError naming the file, line and column."""
+    return parse(read_text(path), str(path))
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file of settings. Raises ConfigError naming the file."""
     try:
         with open(path, "rb") as file:
             content = file.read(_LARGEST_FILE + 1)
@@ -36,7 +41,7 @@ def read(path: Path) -> dict[str, object]:
         raise _unreadable(path, f"it cannot be read: {getattr(error, 'strerror', None) or error}.") from None
     if len(content) > _LARGEST_FILE:
         raise _unreadable(path, f"it is larger than {_LARGEST_FILE:,} bytes, which settings never are.")
-    return parse(text, str(path))
+    return text
 
 
 def parse(text: str, name: str) -> dict[str, object]:

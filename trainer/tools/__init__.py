@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from trainer.tools.export import Export
+from trainer.tools.import_settings import Import
 from trainer.tools.inspect import Inspect
 from trainer.tools.keys import Keys
 from trainer.tools.recode import Recode
@@ -22,6 +23,7 @@ TOOLS: dict[str, Tool[Any]] = {
         Keys(),
         Inspect(),
         Export(),
+        Import(),
         Recode(),
     )
 }  # fmt: skip

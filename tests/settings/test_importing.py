@@ -1,0 +1,493 @@
+"""Every kind of recipe opens: what it means is taken over, and the report says what has become of each of its keys."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainer.config import TrainingConfig, known_settings, load_config, load_layers, open_recipe, to_flat
+from trainer.config.recipes import Opened
+from trainer.ground.errors import ConfigError
+from trainer.results.metadata import SETTINGS_ENTRY, settings_without_paths
+from trainer.settings import importing
+from trainer.settings.importing import lora_metadata
+from trainer.settings.importing.command_line import options_of
+
+Open = Callable[[str, str], Opened]
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Open:
+    """Return a function that opens a file of this name and text."""
+
+    def open_(name: str, text: str) -> Opened:
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return open_recipe(path)
+
+    return open_
+
+
+def values_of(found: Opened) -> dict[str, object]:
+    return to_flat(found.config)
+
+
+# --- kohya_ss ---------------------------------------------------------------------------------------------------------
+
+KOHYA_SS: dict[str, object] = {
+    "LoRA_type": "Standard",
+    "additional_parameters": '--log_prefix=xl --max_train_epochs 4 --keep_tokens_separator "|||"',
+    "caption_extension": ".txt2",
+    "clip_skip": "2",
+    "conv_dim": 32,
+    "enable_bucket": False,
+    "epoch": 16,
+    "learning_rate": "0.0003",
+    "lr_scheduler_num_cycles": "",
+    "lr_warmup": "5",
+    "max_grad_norm": 0,
+    "max_resolution": "512,650",
+    "max_train_steps": "",
+    "min_snr_gamma": 5,
+    "multires_noise_iterations": 6,
+    "network_alpha": 16,
+    "network_dim": 32,
+    "no_token_padding": False,
+    "noise_offset": "0.05",
+    "noise_offset_type": "Original",
+    "optimizer": "Prodigy",
+    "optimizer_args": '"decouple=True" "weight_decay=0.01"',
+    "pretrained_model_name_or_path": "D:/models/somebody.safetensors",
+    "prior_loss_weight": 1.0,
+    "seed": "1234",
+    "sdxl": True,
+    "sdxl_no_half_vae": True,
+    "text_encoder_lr": 0.0003,
+    "unet_lr": 0.0003,
+    "xformers": True,
+}
+
+
+def test_a_form_of_kohya_ss_means_what_its_own_code_makes_of_it(opened: Open) -> None:
+    found = opened("preset.json", json.dumps(KOHYA_SS))
+    values = values_of(found)
+    expected = {
+        "caption_extension": ".txt2",
+        "clip_skip": 2,
+        "conv_dim": None,  # a Standard LoRA is written without it
+        "enable_bucket": False,
+        "keep_tokens_separator": "|||",
+        "learning_rate": 0.0003,
+        "lr_scheduler": "cosine",  # what the form holds
+        "lr_warmup_steps": 0.05,
+        "max_grad_norm": 1.0,  # it leaves a 0 out
+        "max_train_epochs": 4,  # what is typed by hand beats the form
+        "max_train_steps": None,
+        "min_snr_gamma": 5.0,
+        "multires_noise_iterations": None,  # the noise offset is the chosen one
+        "mixed_precision": "fp16",
+        "model_family": "sdxl",
+        "network_alpha": 16.0,
+        "network_dim": 32,
+        "no_half_vae": True,
+        "noise_offset": 0.05,
+        "optimizer_args": ["decouple=True", "weight_decay=0.01"],
+        "optimizer_type": "Prodigy",
+        "resolution": "512,648",
+        "save_every_n_epochs": 1,
+        "seed": 1234,
+        "text_encoder_lr": [0.0003, 0.0003],
+        "unet_lr": 0.0003,
+    }
+    assert {key: values[key] for key in expected} == expected
+    assert (found.report.wrong, found.report.unsupported) == ((), ())
+
+
+def test_every_key_of_a_form_is_told_of(opened: Open) -> None:
+    report = opened("preset.json", json.dumps(KOHYA_SS)).report
+    told = {*report.taken, *report.unused, *report.off, *report.missing, *report.ignored}
+    told |= {each.key for each in report.said} | {problem.key for problem in (*report.unsupported, *report.wrong)}
+    assert set(KOHYA_SS) - told == set()
+    assert dict(report.missing) == {"pretrained_model_name_or_path": "D:/models/somebody.safetensors"}
+    assert report.assumed["max_data_loader_n_workers"] == 0
+    said = {each.key: dict(each.becomes) for each in report.said}
+    assert said["resolution"] == {"resolution": "512,648"}
+    assert said["max_grad_norm"] == {"max_grad_norm": 1.0}
+    assert "conv_dim" in report.unused
+
+
+def test_a_form_without_a_length_has_the_one_of_the_form(opened: Open) -> None:
+    given = {key: value for key, value in KOHYA_SS.items() if key not in ("max_train_steps", "additional_parameters")}
+    found = opened("preset.json", json.dumps(given))
+    assert values_of(found)["max_train_steps"] == 1600
+    assert any(
+        "epoch 16, without effect there, since the length is 1600 steps" in line for line in found.report.lines()
+    )
+    found = opened("preset.json", json.dumps({**given, "max_train_steps": 0}))
+    assert (values_of(found)["max_train_epochs"], values_of(found)["max_train_steps"]) == (16, None)
+
+
+@pytest.mark.parametrize(
+    ("rates", "only"),
+    [((0, 1e-4), "network_train_unet_only"), ((1e-4, 0), "network_train_text_encoder_only"), ((1e-4, 1e-4), "")],
+)
+def test_a_rate_of_zero_leaves_that_part_alone(opened: Open, rates: tuple[float, float], only: str) -> None:
+    given = {"LoRA_type": "Standard", "max_resolution": "512,512", "text_encoder_lr": rates[0], "unet_lr": rates[1]}
+    values = values_of(opened("preset.json", json.dumps(given)))
+    both = ("network_train_unet_only", "network_train_text_encoder_only")
+    assert [key for key in both if values[key]] == [only] * bool(only)
+
+
+def test_another_kind_of_lora_is_refused_for_its_kind_alone(opened: Open) -> None:
+    given = {
+        "LoRA_type": "LyCORIS/LoHa",
+        "max_resolution": "512,512",
+        "conv_dim": 8,
+        "rank_dropout": 0.1,
+        "dora_wd": True,
+    }
+    report = opened("preset.json", json.dumps(given)).report
+    (problem,) = report.unsupported
+    assert problem.key == "network_module"
+    assert "algo=loha" in problem.message and "rank_dropout=0.1" in problem.message
+    assert not any("dora_wd" in key for key in (*report.unused, *report.ignored))
+
+
+def test_the_terminal_trains_from_a_form_and_says_what_it_took(tmp_path: Path) -> None:
+    path = tmp_path / "preset.json"
+    path.write_text(json.dumps({**KOHYA_SS, "pretrained_model_name_or_path": ""}))
+    assembled = load_layers(path, {"network_dim": 4})
+    assert assembled.problems == ()
+    assert assembled.config is not None
+    assert (assembled.config.network.network_dim, assembled.config.loss.min_snr_gamma) == (4, 5.0)
+    assert "Read as a JSON file of kohya_ss." in assembled.notices
+    assert any("512,648" in notice for notice in assembled.notices)
+
+
+# --- command lines ----------------------------------------------------------------------------------------------------
+
+SH = """#!/bin/bash
+# accelerate launch train_network.py --network_dim=1
+MODEL="/models/my model.safetensors"
+accelerate launch --num_cpu_threads_per_process 1 sd-scripts/sdxl_train_network.py \\
+  --pretrained_model_name_or_path="$MODEL" --network_dim 16 \\
+  --network_args "conv_dim=4" "conv_alpha=2" --optimizer_args 'weight_decay=0.1' \\
+  --caption_prefix 'a $5 note' --xformers --learning_rate=1e-4 && echo done
+"""
+BAT = """@echo off
+set MODEL=C:\\models\\my model.safetensors
+accelerate launch ^
+  .\\sd-scripts\\sdxl_train_network.py ^
+  --pretrained_model_name_or_path="%MODEL%" --network_dim=16 ^
+  --network_args "conv_dim=4" "conv_alpha=2" --optimizer_args weight_decay=0.1 ^
+  --caption_prefix "a $5 note" --xformers --learning_rate=1e-4
+pause
+"""
+PS1 = """$model = "/models/my model.safetensors" # the base
+$ext_args = [System.Collections.ArrayList]::new()
+accelerate launch "./sd-scripts/sdxl_train_network.py" `
+  --pretrained_model_name_or_path=$model --network_dim=16 `
+  --network_args "conv_dim=4" "conv_alpha=2" --optimizer_args weight_decay=0.1 `
+  --caption_prefix 'a $5 note' --xformers --learning_rate=1e-4 $ext_args
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "model"),
+    [
+        ("train.sh", SH, "/models/my model.safetensors"),
+        ("pasted.txt", SH, "/models/my model.safetensors"),
+        ("train.bat", BAT, "C:\\models\\my model.safetensors"),
+        ("train.ps1", PS1, "/models/my model.safetensors"),
+    ],
+)
+def test_a_command_line_is_read_as_its_shell_reads_it(opened: Open, name: str, text: str, model: str) -> None:
+    found = opened(name, text)
+    expected = {
+        "caption_prefix": "a $5 note",
+        "conv_alpha": 2.0,
+        "conv_dim": 4,
+        "learning_rate": 1e-4,
+        "lr_scheduler": "constant",
+        "model_family": "sdxl",
+        "network_dim": 16,
+        "optimizer_args": ["weight_decay=0.1"],
+    }
+    assert {key: values_of(found)[key] for key in expected} == expected
+    assert dict(found.report.missing) == {"pretrained_model_name_or_path": model}
+    assert "xformers" in found.report.unused
+    assert (found.report.wrong, found.report.unsupported) == ((), ())
+    assert any("$ext_args" in remark for remark in found.report.remarks) == (name == "train.ps1")
+
+
+def test_a_command_line_lies_over_its_config_file(tmp_path: Path, opened: Open) -> None:
+    (tmp_path / "base.toml").write_text('network_dim = 8\nnetwork_alpha = 4\noutput_name = "x"\n')
+    found = opened("train.sh", "python train_network.py --config_file=base.toml --network_dim=16\n")
+    values = values_of(found)
+    assert (values["network_dim"], values["network_alpha"], values["output_name"]) == (16, 4.0, "x")
+    found = opened("train.sh", "python train_network.py --config_file=gone --network_dim=16\n")
+    assert [problem.key for problem in found.report.wrong] == ["config_file"]
+
+
+def test_a_variable_that_the_file_does_not_set_is_that_arguments_problem(opened: Open) -> None:
+    found = opened("train.sh", "python train_network.py --output_name=$NAME --network_dim=16\n")
+    assert [problem.key for problem in found.report.wrong] == ["output_name"]
+    assert values_of(found)["network_dim"] == 16
+
+
+def test_options() -> None:
+    words = ["--a", "1", "--b=2", "--c", "--d", "x", "y", "--e=", "--no_half_vae=true", "|", "--f"]
+    assert options_of(words) == {"a": "1", "b": "2", "c": True, "d": ["x", "y"], "e": "", "no_half_vae": True}
+
+
+# --- TOML -------------------------------------------------------------------------------------------------------------
+
+EASY = """
+[train_mode]
+train_mode = "lora"
+
+[[subsets]]
+image_dir = "/pictures/dog"
+num_repeats = 10
+shuffle_caption = true
+keep_tokens = 1
+
+[[subsets]]
+image_dir = "/pictures/cat"
+num_repeats = 5
+shuffle_caption = true
+keep_tokens = 2
+
+[general_args.args]
+pretrained_model_name_or_path = "/models/base.safetensors"
+mixed_precision = "bf16"
+max_train_epochs = 6
+sdxl = true
+
+[general_args.dataset_args]
+resolution = 1024
+batch_size = 2
+
+[network_args.args]
+network_dim = 16
+network_alpha = 8.0
+
+[network_args.args.network_args]
+conv_dim = 4
+
+[optimizer_args.args]
+optimizer_type = "AdamW8bit"
+learning_rate = 0.0002
+lr_scheduler = "cosine"
+warmup_ratio = 0.1
+
+[optimizer_args.args.optimizer_args]
+weight_decay = "0.1"
+
+[bucket_args.dataset_args]
+enable_bucket = true
+max_bucket_reso = 2048
+"""
+
+
+def test_nested_tables_of_lora_easy_training_scripts(opened: Open) -> None:
+    found = opened("easy.toml", EASY)
+    expected = {
+        "conv_dim": 4,
+        "enable_bucket": True,
+        "learning_rate": 0.0002,
+        "lr_warmup_steps": 0.1,
+        "max_bucket_reso": 2048,
+        "max_train_epochs": 6,
+        "model_family": "sdxl",
+        "network_dim": 16,
+        "optimizer_args": ["weight_decay=0.1"],
+        "optimizer_type": "AdamW8bit",
+        "resolution": "1024,1024",
+        "shuffle_caption": True,
+        "train_batch_size": 2,
+    }
+    assert {key: values_of(found)[key] for key in expected} == expected
+    assert [problem.key for problem in found.report.wrong] == ["keep_tokens"], "the two folders differ in it"
+    assert sum("/pictures/" in remark for remark in found.report.remarks) == 2
+
+
+def test_our_own_file_opens_as_it_is_and_keeps_its_paths(opened: Open) -> None:
+    found = opened("run.toml", '[network]\nnetwork_dim = 8\n[saving]\noutput_dir = "/gone/away/x"\n')
+    assert found.config == load_config(None, {"network_dim": 8, "output_dir": "/gone/away/x"})
+    assert set(found.report.taken) == {"network_dim", "output_dir"}
+    assert (found.report.missing, found.report.wrong, found.report.unsupported) == ({}, (), ())
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("run.toml", "network_dim = 8\nseed = 'x'\n"),
+        ("sd.toml", "network_module = 'networks.lora'\nnetwork_dim = 8\nseed = 'x'\n"),
+        ("easy.toml", "[network_args.args]\nnetwork_dim = 8\nseed = 'x'\n"),
+        ("train.sh", "python train_network.py --network_dim 8 --seed x\n"),
+        (
+            "preset.json",
+            json.dumps({**KOHYA_SS, "network_dim": 8, "train_batch_size": "x", "additional_parameters": ""}),
+        ),
+    ],
+)
+def test_one_wrong_value_keeps_nothing_else_out(opened: Open, name: str, text: str) -> None:
+    found = opened(name, text)
+    (problem,) = found.report.wrong
+    assert problem.key in ("seed", "train_batch_size")
+    assert values_of(found)["network_dim"] == 8
+    assert values_of(found)[problem.key] == to_flat(TrainingConfig())[problem.key]
+
+
+def test_a_value_that_does_not_go_with_a_default_is_left_out_too(opened: Open) -> None:
+    found = opened("run.toml", "resolution = 128\nbucket_no_upscale = false\nnetwork_dim = 8\n")
+    assert {problem.key for problem in found.report.wrong} == {"min_bucket_reso", "resolution", "bucket_no_upscale"}
+    assert found.config == load_config(None, {"network_dim": 8})
+
+
+# --- LoRA files -------------------------------------------------------------------------------------------------------
+
+
+def lora(path: Path, metadata: dict[str, str]) -> Path:
+    """Write a safetensors file that holds metadata and one number."""
+    header = json.dumps(
+        {"__metadata__": metadata, "a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+    ).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    return path
+
+
+def test_a_lora_of_sd_scripts_tells_how_it_was_trained(tmp_path: Path) -> None:
+    stored = Path(__file__).parents[1] / "data" / "lora_metadata_sd15.json"
+    metadata = json.loads(stored.read_text(encoding="utf-8"))
+    metadata["ss_network_args"] = '{"conv_dim": "4", "conv_alpha": "1", "dropout": null}'
+    metadata["ss_optimizer"] = "bitsandbytes.optim.adamw.AdamW8bit(weight_decay=0.1,betas=(0.9, 0.99))"
+    found = open_recipe(lora(tmp_path / "kohya.safetensors", metadata))
+    expected = {
+        "clip_skip": 2,
+        "conv_alpha": 1.0,
+        "conv_dim": 4,
+        "keep_tokens": 1,
+        "learning_rate": 1e-4,
+        "lr_scheduler": "constant",
+        "max_bucket_reso": 512,
+        "max_train_steps": 40,
+        "model_family": "sd15",
+        "network_alpha": 4.0,
+        "network_dim": 8,
+        "optimizer_args": ["weight_decay=0.1", "betas=(0.9, 0.99)"],
+        "optimizer_type": "AdamW8bit",
+        "resolution": "256,256",
+        "seed": 42,
+        "shuffle_caption": True,
+        "text_encoder_lr": 1e-4,
+        "train_batch_size": 1,
+    }
+    assert {key: values_of(found)[key] for key in expected} == expected
+    assert (found.report.wrong, found.report.unsupported) == ((), ())
+    assert any("4_tok class, 12 pictures, 4 repeats" in remark for remark in found.report.remarks)
+    assert any("tiny-sd15" in remark for remark in found.report.remarks)
+
+
+def test_a_lora_of_ours_opens_its_own_settings(tmp_path: Path) -> None:
+    config = load_config(
+        None, {"network_dim": 8, "min_snr_gamma": 5.0, "save_every_n_epochs": 0, "train_data_dir": "x"}
+    )
+    entry = {lora_metadata.SETTINGS_ENTRY: json.dumps(settings_without_paths(config))}
+    assert lora_metadata.SETTINGS_ENTRY == SETTINGS_ENTRY
+    found = open_recipe(lora(tmp_path / "ours.safetensors", entry))
+    assert settings_without_paths(found.config) == settings_without_paths(config)
+
+
+@pytest.mark.parametrize("metadata", [{}, {"ss_sd_model_name": "x"}])
+def test_a_lora_without_a_word_on_its_training_says_so(tmp_path: Path, metadata: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="tells nothing of its training"):
+        open_recipe(lora(tmp_path / "mute.safetensors", metadata))
+    (tmp_path / "torn.safetensors").write_bytes(b"\x08")
+    with pytest.raises(ConfigError, match="damaged"):
+        open_recipe(tmp_path / "torn.safetensors")
+
+
+# --- others -----------------------------------------------------------------------------------------------------------
+
+
+def test_onetrainer_and_ai_toolkit_are_named_and_what_means_the_same_is_taken(opened: Open) -> None:
+    one = {
+        "training_method": "LORA",
+        "lora_rank": 16,
+        "lora_alpha": 8.0,
+        "epochs": 5,
+        "resolution": "768",
+        "ema": "GPU",
+    }
+    found = opened("one.json", json.dumps({**one, "optimizer": {"optimizer": "ADAMW_8BIT"}, "learning_rate": "x"}))
+    assert found.report.lines()[0] == "Read as a file of OneTrainer."
+    values = values_of(found)
+    assert (values["network_dim"], values["network_alpha"], values["optimizer_type"]) == (16, 8.0, "AdamW8bit")
+    assert (values["max_train_epochs"], values["resolution"]) == (5, "768,768")
+    assert [problem.key for problem in found.report.wrong] == ["learning_rate"]
+    assert "ema" in found.report.unused
+    text = 'job: extension\nconfig:\n  process:\n    - type: "sd_trainer"\n      network:\n        linear: 8\n'
+    found = opened(
+        "toolkit.yaml", text + "        linear_alpha: 4\n      train:\n        lr: 1e-4 # rate\n        steps: 900\n"
+    )
+    values = values_of(found)
+    assert found.report.lines()[0] == "Read as a file of ai-toolkit."
+    assert (values["network_dim"], values["learning_rate"], values["max_train_steps"]) == (8, 1e-4, 900)
+
+
+SIGNS = st.text(
+    st.sampled_from("ab=-_.\\`^$%{}[]()\"' \n,:#1/") | st.characters(exclude_categories=["Cs"]), max_size=80
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    SIGNS,
+    st.sampled_from(["a.toml", "a.json", "a.sh", "a.bat", "a.ps1", "a.yaml"]),
+    st.sampled_from(
+        ["", "python train_network.py --a ", '{"LoRA_type": 1, "sdxl": 2, ', "[a.args]\n", "job: extension\n"]
+    ),
+)
+def test_any_text_opens_or_is_refused_in_words(
+    tmp_path_factory: pytest.TempPathFactory, text: str, name: str, begin: str
+) -> None:
+    path = tmp_path_factory.mktemp("any") / name
+    path.write_text(begin + text, encoding="utf-8")
+    try:
+        assert open_recipe(path).report.lines()
+    except ConfigError as error:
+        assert error.problems
+
+
+FIELDS = st.dictionaries(
+    st.sampled_from([*KOHYA_SS, "text_encoder_lr", "xformers", "lr_warmup_steps", "flux1_checkbox", "network_weights"]),
+    st.none() | st.booleans() | st.integers() | st.floats() | SIGNS | st.lists(SIGNS, max_size=2) | st.just({"a": []}),
+    max_size=8,
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(FIELDS)
+def test_any_form_opens_or_is_refused_in_words(
+    tmp_path_factory: pytest.TempPathFactory, fields: dict[str, object]
+) -> None:
+    path = tmp_path_factory.mktemp("form") / "a.json"
+    path.write_text(json.dumps({"LoRA_type": "Standard", "max_resolution": "512,512", **fields}), encoding="utf-8")
+    try:
+        assert open_recipe(path).report.lines()
+    except ConfigError as error:
+        assert error.problems
+
+
+def test_the_last_reader_takes_whatever_is_left() -> None:
+    assert importing.READERS[-1].recognises(importing.Source(Path("x"), "anything"))
+    assert len({reader.name for reader in importing.READERS}) == len(importing.READERS)
+    assert known_settings()

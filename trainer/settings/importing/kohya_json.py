@@ -1,0 +1,214 @@
+"""kohya_ss' JSON: its shipped presets, and what its form saves. What its own code makes of one is what one means.
+
+Its form is the ground: a field that the file leaves out is what the form holds. Then the form is written as arguments
+of sd-scripts, from which all that is empty, off or 0 is left out (kohya_gui/lora_gui.py and common_gui.py, v26.0.0).
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+
+from trainer.settings.importing import kohya_form as form
+from trainer.settings.importing.command_line import options_of
+from trainer.settings.importing.others import json_of
+from trainer.settings.importing.recipe import Reader, Recipe, Source
+from trainer.settings.kohya import NETWORK_MODULES, Said
+from trainer.settings.sd_scripts import is_off
+from trainer.settings.walk import Setting
+
+Values = dict[str, object]
+
+_SURE = ("LoRA_type", "max_resolution", "noise_offset_type", "LyCORIS_preset", "sdxl", "lr_warmup")
+"""A file that has two of these fields is one of kohya_ss'."""
+
+_MEANS_SOMETHING = {"max_grad_norm": 1.0, "prior_loss_weight": 1.0, "learning_rate": 2e-6}
+"""Arguments of which 0 means something, with what sd-scripts takes where kohya_ss leaves the 0 out."""
+
+
+class KohyaJson(Reader):
+    """A preset or a saved configuration of kohya_ss."""
+
+    name = "a JSON file of kohya_ss"
+
+    def recognises(self, source: Source) -> bool:
+        document = json_of(source)
+        return isinstance(document, dict) and sum(key in document for key in _SURE) >= 2
+
+    def read(self, source: Source, known: Mapping[str, Setting]) -> Recipe:
+        document = json_of(source)
+        assert isinstance(document, dict)
+        recipe = Recipe()
+        given = {key: value for key, value in document.items() if value is not None}
+        opened = _opened(given)
+        fields = {**form.FORM, **{key: value for key, value in opened.items() if key in form.FORM}}
+        recipe.flat = arguments_of(fields, opened)
+        recipe.unused += sorted(key for key in given if key not in form.FORM and key not in form.OTHER_MODELS)
+        recipe.assumed = {
+            key: recipe.flat[key]
+            for key in sorted(form.FORM)
+            if key not in given and key not in form.ELSEWHERE and key in recipe.flat and form.FORM[key] != ""
+        }
+        _tell(recipe, given, fields)
+        return recipe
+
+
+def _opened(given: Mapping[str, object]) -> Values:
+    """Return what its form shows of a file: numbers made of texts, old names brought up to date."""
+    values = dict(given)
+    for key, otherwise in form.WHOLE_NUMBERS.items():
+        if key in values:
+            values[key] = _made(int, values[key], otherwise)
+    for key, number in form.NUMBERS.items():
+        if key in values:
+            values[key] = _made(float, values[key], number)
+    values.setdefault("optimizer", "AdamW8bit" if values.get("use_8bit_adam") else "AdamW")
+    kind = str(values.get("LoRA_type", "Standard"))
+    values["LoRA_type"] = form.LEGACY_KINDS.get(kind, kind)
+    if isinstance(values.get("xformers"), bool):
+        values["xformers"] = "xformers" if values["xformers"] else "none"
+    if values.get("use_wandb") == "True":
+        values["log_with"] = "wandb"
+    return values
+
+
+def _made(make: Callable[[str], float], value: object, otherwise: float) -> float:
+    try:
+        return make(value if isinstance(value, int | float) else str(value))  # type: ignore[arg-type]
+    except (ValueError, OverflowError):
+        return otherwise
+
+
+def arguments_of(fields: Mapping[str, object], opened: Mapping[str, object]) -> Values:
+    """Return the arguments of sd-scripts that its form becomes."""
+    passed = {
+        form.RENAMED.get(key, key): value
+        for key, value in fields.items()
+        if key not in form.ELSEWHERE and not _in_network_args(key)
+    }
+    values: Values = {
+        **passed,
+        **_noise(fields),
+        **_rates(fields),
+        **_network(fields, opened),
+        "lr_warmup_steps": _warmup(fields),
+        "optimizer_args": _list(fields["optimizer_args"]),
+        "lr_scheduler_args": _list(fields["lr_scheduler_args"]),
+        "xformers": fields["xformers"] == "xformers",
+        "sdpa": fields["xformers"] == "sdpa",
+    }
+    if fields["sdxl"]:
+        values |= {
+            "model_family": "sdxl",
+            "cache_text_encoder_outputs": fields["sdxl_cache_text_encoder_outputs"],
+            "no_half_vae": fields["sdxl_no_half_vae"],
+        }
+    if fields["train_inpainting"]:
+        values |= {"cache_latents": False, "cache_latents_to_disk": False}
+    kept = {key: value for key, value in values.items() if value == [] or value not in ("", False, None)}
+    kept["max_data_loader_n_workers"] = fields["max_data_loader_n_workers"]
+    if not fields["max_train_steps"] and not kept.get("max_train_epochs"):
+        kept["max_train_epochs"] = fields["epoch"] or 1
+    return kept | options_of(_unquoted(fields["additional_parameters"]))
+
+
+def _in_network_args(key: str) -> bool:
+    packed = {name for _, _, names in form.KINDS.values() for name in names}
+    return key in packed or key in form.STANDARD or key.startswith("loraplus_") or key == "train_norm"
+
+
+def _noise(fields: Mapping[str, object]) -> Values:
+    if fields["noise_offset_type"] == "Multires":
+        names: tuple[str, ...] = ("multires_noise_iterations", "multires_noise_discount")
+    else:
+        names = ("noise_offset", "noise_offset_random_strength", "adaptive_noise_scale")
+    return {name: fields[name] for name in names}
+
+
+def _rates(fields: Mapping[str, object]) -> Values:
+    """A rate of 0 means that the part is not trained; the encoders' becomes a list of two."""
+    encoder, unet = fields["text_encoder_lr"], fields["unet_lr"]
+    return {
+        "text_encoder_lr": [encoder, fields["t5xxl_lr"] or encoder] if encoder else None,
+        "unet_lr": unet,
+        "network_train_unet_only": bool(unet) and not encoder,
+        "network_train_text_encoder_only": bool(encoder) and not unet,
+    }
+
+
+def _warmup(fields: Mapping[str, object]) -> object:
+    steps = _made(float, fields["lr_warmup_steps"], 0)
+    return int(steps) if steps > 0 else _made(float, fields["lr_warmup"], 0) / 100
+
+
+def _network(fields: Mapping[str, object], opened: Mapping[str, object]) -> Values:
+    """Return network_module and network_args of the form's kind of LoRA."""
+    kind = str(fields["LoRA_type"])
+    module, algo, always = form.KINDS.get(kind, (kind, "", ()))
+    other = next((name for box, name in form.OTHER_MODELS.items() if opened.get(box)), "")
+    arguments: list[str] = [f"preset={fields['LyCORIS_preset']}"] if algo else []
+    names = {"constrain": "constraint", "unit": "block_size" if algo else "unit"}
+    arguments += [f"{names.get(name, name)}={fields[name]}" for name in always]
+    if algo:
+        arguments.append(f"algo={algo}")
+        arguments += [f"train_norm={fields['train_norm']}"] * (algo not in form.WITHOUT_NORMS)
+    else:
+        arguments += [f"{name}={fields[name]}" for name in form.STANDARD if fields[name] not in ("", 0, None)]
+    plus = [name for name in fields if name.startswith("loraplus_") and fields[name]]
+    return {"network_module": other or module, "network_args": [*arguments, *(f"{n}={fields[n]}" for n in plus)]}
+
+
+def _list(value: object) -> list[object]:
+    return list(value) if isinstance(value, list) else list(_unquoted(value))
+
+
+def _unquoted(value: object) -> list[str]:
+    """Return the words of a text; quotes hold a word together and go."""
+    try:
+        return shlex.split(str(value), posix=True)
+    except ValueError:
+        return str(value).replace('"', "").split()
+
+
+def _tell(recipe: Recipe, given: Mapping[str, object], fields: Mapping[str, object]) -> None:
+    """Say of each field that is another argument, or another value, what has become of it."""
+    flat = recipe.flat
+    for key, argument in form.RENAMED.items():
+        if key in given and argument in flat:
+            recipe.said.append(Said(key, given[key], {argument: flat[argument]}))
+    if flat["network_module"] in NETWORK_MODULES:
+        kind = {"network_type": NETWORK_MODULES[str(flat["network_module"])]}
+        recipe.said.append(Said("LoRA_type", given.get("LoRA_type", ""), kind))
+    became = {
+        "lr_warmup": ("lr_warmup_steps",),
+        "sdxl": ("model_family",),
+        "sdxl_no_half_vae": ("no_half_vae",),
+        "sdxl_cache_text_encoder_outputs": ("cache_text_encoder_outputs",),
+        "text_encoder_lr": ("text_encoder_lr", "network_train_unet_only"),
+        "unet_lr": ("unet_lr", "network_train_text_encoder_only"),
+    }
+    for key, arguments in became.items():
+        becomes = {argument: flat[argument] for argument in arguments if argument in flat}
+        if key in given and becomes and [*map(str, becomes.values())] != [str(given[key])]:
+            recipe.said.append(Said(key, given[key], becomes))
+    if fields["additional_parameters"]:
+        given_there = options_of(_unquoted(fields["additional_parameters"]))
+        recipe.said.append(Said("additional_parameters", fields["additional_parameters"], given_there))
+    for key, default in _MEANS_SOMETHING.items():
+        if fields[key] == 0 and key not in flat:
+            recipe.said.append(Said(key, 0, {key: default}, "kohya_ss leaves a 0 out, so sd-scripts takes its default"))
+    if not fields["max_train_steps"] and flat.get("max_train_epochs"):
+        recipe.said.append(Said("epoch", fields["epoch"], {"max_train_epochs": flat["max_train_epochs"]}))
+    elif "epoch" in given:
+        steps = flat.get("max_train_epochs") or f"{flat.get('max_train_steps')} steps"
+        recipe.said.append(Said("epoch", given["epoch"], {}, f"without effect there, since the length is {steps}"))
+    _tell_what_is_left_out(recipe, given)
+
+
+def _tell_what_is_left_out(recipe: Recipe, given: Mapping[str, object]) -> None:
+    """Name the fields that reach no argument: those that are off, and those that the others leave without effect."""
+    told = {each.key for each in recipe.said} | {*recipe.flat} | {*recipe.unused}
+    told |= {name for name, argument in form.RENAMED.items() if argument in recipe.flat}
+    packed = {str(argument).partition("=")[0] for argument in _list(recipe.flat.get("network_args", []))}
+    for key in sorted(set(given) - told - packed - {"LyCORIS_preset", "LoRA_type"}):
+        (recipe.off if is_off(given[key]) else recipe.unused).append(key)

@@ -1,0 +1,125 @@
+"""What a LoRA file tells of its own training: all that is needed to do it again, but the pictures and the model."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Mapping
+
+from trainer.ground.errors import ConfigError, Problem
+from trainer.settings.importing.recipe import Reader, Recipe, Source
+from trainer.settings.kohya import Said
+from trainer.settings.walk import Setting
+
+SETTINGS_ENTRY = "trainer_config"
+"""The entry of files of ours with all settings as JSON, without paths."""
+
+_NETWORK = "ss_network_module"
+_BASE = {"sd_v1": "sd15", "sd_v2": "sd2", "sd_v2_v": "sd2", "sdxl_base_v1-0": "sdxl"}
+_OF_MODELSPEC = ("title", "author", "description", "license", "tags")
+_OPTIMIZER = re.compile(r"([\w.]+?)(?:\((.*)\))?$", re.DOTALL)
+
+
+class LoraMetadata(Reader):
+    """A LoRA of ours, or of sd-scripts."""
+
+    name = "a LoRA file with the settings that it was trained with"
+
+    def recognises(self, source: Source) -> bool:
+        return source.metadata is not None
+
+    def read(self, source: Source, known: Mapping[str, Setting]) -> Recipe:
+        metadata = source.metadata or {}
+        ours = _of_ours(metadata, known)
+        recipe = Recipe(ours) if ours else self._of_sd_scripts(source.path.name, metadata, known)
+        _tell_pictures(recipe, metadata)
+        model = metadata.get("ss_sd_model_name", "None")
+        if model != "None":
+            recipe.remarks.append(f"Base model: {model}. The file tells no folders, so choose it and the pictures.")
+        return recipe
+
+    def _of_sd_scripts(self, name: str, metadata: Mapping[str, str], known: Mapping[str, Setting]) -> Recipe:
+        if _NETWORK not in metadata:
+            message = "the file tells nothing of its training; it was saved without metadata, or by another program."
+            raise ConfigError([Problem(name, message)])
+        told = {key: _value(text) for key, text in metadata.items() if text not in ("None", "")}
+        recipe = Recipe({"network_module": told[_NETWORK]})
+        for setting in known.values():
+            entry = setting.entry
+            if entry in told and setting.argument and entry == f"ss_{setting.argument}" and entry != _NETWORK:
+                recipe.flat[setting.argument] = told[entry]
+        for entry, argument in (
+            ("ss_batch_size_per_device", "train_batch_size"),
+            ("ss_debiased_estimation", "debiased_estimation_loss"),
+            ("ss_scale_weight_norms", "scale_weight_norms"),
+            ("ss_network_dropout", "network_dropout"),
+        ):
+            if entry in told:
+                recipe.flat[argument] = told[entry]
+        self._take_forms(recipe, told)
+        return recipe
+
+    def _take_forms(self, recipe: Recipe, told: Mapping[str, object]) -> None:
+        flat = recipe.flat
+        if isinstance(told.get("ss_resolution"), tuple):
+            width, height = (*told["ss_resolution"], 0)[:2]  # type: ignore[misc]
+            flat["resolution"] = f"{width},{height}"
+        if flat.get("network_dim") == "Dynamic":
+            for key in ("network_dim", "network_alpha"):
+                flat.pop(key, None)
+            recipe.remarks.append("Its layers have ranks of their own, which came from another LoRA.")
+        arguments = told.get("ss_network_args")
+        if isinstance(arguments, dict):
+            flat["network_args"] = [f"{key}={value}" for key, value in arguments.items() if value is not None]
+        match = _OPTIMIZER.match(str(told.get("ss_optimizer", "")))
+        if match:
+            flat["optimizer_type"] = match[1].rpartition(".")[2]
+            flat["optimizer_args"] = _split(match[2] or "")
+            recipe.said.append(Said("ss_optimizer", told["ss_optimizer"], {"optimizer_type": flat["optimizer_type"]}))
+        family = _BASE.get(str(told.get("ss_base_model_version")))
+        if family:
+            flat["model_family"] = family
+            recipe.said.append(Said("ss_base_model_version", told["ss_base_model_version"], {"model_family": family}))
+        for name in _OF_MODELSPEC:
+            if told.get(f"modelspec.{name}"):
+                flat[f"metadata_{name}"] = str(told[f"modelspec.{name}"])
+        flat["v_parameterization"] = told.get("modelspec.prediction_type") == "v"
+
+
+def _of_ours(metadata: Mapping[str, str], known: Mapping[str, Setting]) -> dict[str, object]:
+    """Return the settings of a file of ours; what is off comes as the 0 that says so."""
+    try:
+        found = json.loads(metadata.get(SETTINGS_ENTRY, "{}"))
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    off = {key for key, value in found.items() if value is None and key in known and known[key].zero_is_off}
+    return {key: 0 if key in off else value for key, value in found.items() if value is not None or key in off}
+
+
+def _value(text: str) -> object:
+    """Return what an entry's text stands for: Python's words for values, JSON's for tables, else the text."""
+    for read in (ast.literal_eval, json.loads):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    return text
+
+
+def _split(arguments: str) -> list[str]:
+    """Return the "name=value" of a list whose values may hold commas inside brackets."""
+    parts = re.split(r",\s*(?=[A-Za-z_]\w*=)", arguments)
+    return [part.strip() for part in parts if "=" in part]
+
+
+def _tell_pictures(recipe: Recipe, metadata: Mapping[str, str]) -> None:
+    for entry, kind in (("ss_dataset_dirs", "pictures"), ("ss_reg_dataset_dirs", "regularisation pictures")):
+        folders = _value(metadata.get(entry, "{}"))
+        for name, facts in folders.items() if isinstance(folders, dict) else ():
+            if isinstance(facts, dict):
+                recipe.remarks.append(
+                    f"Folder of {kind}: {name}, {facts.get('img_count')} pictures, {facts.get('n_repeats')} repeats."
+                )
