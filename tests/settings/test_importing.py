@@ -145,18 +145,13 @@ def test_a_rate_of_zero_leaves_that_part_alone(opened: Open, rates: tuple[float,
 
 
 def test_another_kind_of_lora_is_refused_for_its_kind_alone(opened: Open) -> None:
-    given = {
-        "LoRA_type": "LyCORIS/LoHa",
-        "max_resolution": "512,512",
-        "conv_dim": 8,
-        "rank_dropout": 0.1,
-        "dora_wd": True,
-    }
+    given = {"LoRA_type": "Kohya DyLoRA", "max_resolution": "512,512", "unit": 4, "rank_dropout": 0.1}
     report = opened("preset.json", json.dumps(given)).report
     (problem,) = report.unsupported
     assert problem.key == "network_module"
-    assert "algo=loha" in problem.message and "rank_dropout=0.1" in problem.message
-    assert not any("dora_wd" in key for key in (*report.unused, *report.ignored))
+    assert "unit=4" in problem.message
+    assert "rank_dropout=0.1" in problem.message
+    assert not any("rank_dropout" in key for key in (*report.unused, *report.ignored))
 
 
 def test_the_terminal_trains_from_a_form_and_says_what_it_took(tmp_path: Path) -> None:
@@ -242,8 +237,8 @@ def test_a_variable_that_the_file_does_not_set_is_that_arguments_problem(opened:
 
 
 def test_options() -> None:
-    words = ["--a", "1", "--b=2", "--c", "--d", "x", "y", "--e=", "--no_half_vae=true", "|", "--f"]
-    assert options_of(words) == {"a": "1", "b": "2", "c": True, "d": ["x", "y"], "e": "", "no_half_vae": True}
+    words = ["--a", "1", "--b=2", "--c", "--d", "x", "y", "--e=", "|", "--f"]
+    assert options_of(words) == {"a": "1", "b": "2", "c": True, "d": ["x", "y"], "e": ""}
 
 
 # --- TOML -------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pytest
 from tests.helpers.checkpoints import tiny_sd15
 from tests.helpers.runs import write_dataset
 from trainer.__main__ import COMPLETED, REFUSED, main
+from trainer.config import load_config
 
 Capture = pytest.CaptureFixture[str]
 
@@ -69,3 +70,16 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path, capsys: Capture) -> None
     assert main(["import", str(tmp_path / "a.json")]) == REFUSED
     assert main(["import", str(tmp_path / "gone.json")]) == REFUSED
     assert "there is no such file" in capsys.readouterr().err
+
+
+def test_settings_go_out_for_a_shell_and_come_in_again(tmp_path: Path, capsys: Capture) -> None:
+    run = tmp_path / "RUN.toml"
+    run.write_text('network_dim = 8\ncaption_prefix = "it\'s a"\ndeterministic = true\nsample_prompts = "a dog"\n')
+    assert main(["export", str(run), "--form", "sh"]) == COMPLETED
+    printed = capsys.readouterr()
+    assert "sd-scripts has no deterministic; true is left out." in printed.err
+    assert "sample_prompts from a file alone" in printed.err
+    (tmp_path / "train.sh").write_text(printed.out)
+    assert main(["import", str(tmp_path / "train.sh"), "--out", str(tmp_path / "BACK.toml")]) == COMPLETED
+    back = load_config(tmp_path / "BACK.toml")
+    assert (back.network.network_dim, back.captions.caption_prefix) == (8, "it's a")

@@ -14,10 +14,14 @@ from trainer.ground.errors import ConfigError, Problem
 from trainer.settings import toml
 from trainer.settings.importing.recipe import Reader, Recipe, Source
 from trainer.settings.kohya import Said
+from trainer.settings.problems import shown
 from trainer.settings.walk import Setting
 
 _SCRIPT = re.compile(r"(?:^|[\\/])((?:[a-z0-9]+_)*train_network\.py)$")
 _CALL = re.compile(r"train_network(?:\.py)?\b")
+_UNSET = "\0"
+"""Stands before a name in use that is not set."""
+
 _FAMILIES = {"sdxl_train_network.py": "sdxl"}
 """{script: our model_family} where the script decides it."""
 
@@ -27,7 +31,7 @@ class Shell:
     """How a shell writes: what ends a line that goes on, what escapes a sign, which quotes there are.
 
     `literal` is the quote inside which nothing is replaced; `assignment` finds name and value, `variable` a name in
-    use.
+    use. `doubles`: a quote written twice inside its like is the sign itself; `twice`: a sign that is so everywhere.
     """
 
     continuation: str
@@ -37,6 +41,9 @@ class Shell:
     assignment: re.Pattern[str]
     variable: re.Pattern[str]
     comment: str
+    doubles: bool = False
+    escapes_in_quotes: bool = True
+    twice: str = ""
 
 
 _POSIX = Shell(
@@ -56,6 +63,8 @@ _BATCH = Shell(
     re.compile(r"^\s*set\s+\"?([A-Za-z_]\w*)=(.*?)\"?$", re.IGNORECASE),
     re.compile(r"%([A-Za-z_]\w*)%"),
     "::",
+    escapes_in_quotes=False,
+    twice="%",
 )
 _POWERSHELL = Shell(
     "`",
@@ -65,6 +74,7 @@ _POWERSHELL = Shell(
     re.compile(r"^\s*\$(?:Env:)?([A-Za-z_]\w*)\s*=\s*(.*)$", re.IGNORECASE),
     re.compile(r"\$(?:Env:)?\{?([A-Za-z_]\w*)\}?", re.IGNORECASE),
     "#",
+    doubles=True,
 )
 _BY_ENDING = {".sh": _POSIX, ".bat": _BATCH, ".cmd": _BATCH, ".ps1": _POWERSHELL}
 
@@ -86,15 +96,16 @@ class CommandLine(Reader):
         calls = [words for words in _commands(source.text, shell) if any(_SCRIPT.search(word) for word in words)]
         if not calls:
             raise ConfigError([Problem(str(source.path), "no call of train_network.py was found in it.")])
-        made = [word for word in calls[0] if shell.variable.fullmatch(word)]
+        made = [word for word in calls[0] if word.startswith(_UNSET) and shell.variable.fullmatch(word[1:])]
         recipe = arguments_of([word for word in calls[0] if word not in made])
-        recipe.remarks += [f"{word} is put together in the file, and was not read." for word in made]
+        recipe.remarks += [f"{word[1:]} is put together in the file, and was not read." for word in made]
         if len(calls) > 1:
             recipe.remarks.append(f"The file holds {len(calls)} calls of a trainer; the first was read.")
         for key, value in recipe.flat.items():
-            unset = shell.variable.search(str(value))
-            if unset and not Path(str(value)).exists():
-                message = f'{unset[0]} in "{value}" is not set in the file; write its value in its place.'
+            texts = [str(each) for each in (value if isinstance(value, list) else [value])]
+            if any(_UNSET in text for text in texts):
+                recipe.flat[key] = value = " ".join(texts).replace(_UNSET, "")
+                message = f"{shown(value)} holds a name that is not set in the file; write its value in its place."
                 recipe.problems.append(Problem(key, message, value))
         self._lay_over_config_file(recipe, source, known)
         return recipe
@@ -154,7 +165,7 @@ def _value(key: str, values: list[str]) -> object:
         return [value for each in values for value in (each.split() if key in _LISTS else [each])]
     if not values:
         return True
-    return {"true": True, "false": False}.get(values[0].lower(), values[0])
+    return values[0]
 
 
 def _shell_of(source: Source) -> Shell:
@@ -198,21 +209,31 @@ def _commands(text: str, shell: Shell) -> Iterator[list[str]]:
         yield _words(line, shell, variables)
 
 
+def _escapes(shell: Shell, quote: str) -> bool:
+    return shell.escapes_in_quotes and quote != shell.literal
+
+
 def _words(line: str, shell: Shell, variables: Mapping[str, str]) -> list[str]:
     """Return the words of a line: what stands in quotes is one, and a comment is none."""
     words: list[str] = []
     word, quote, begun, index = "", "", False, 0
     while index < len(line):
+        if shell.twice and line.startswith(shell.twice * 2, index):
+            word, begun, index = word + shell.twice, True, index + 2
+            continue
         name = None if quote and quote == shell.literal else shell.variable.match(line, index)
-        if name and name[1].lower() in variables:
-            word, begun, index = word + variables[name[1].lower()], True, name.end()
+        if name:
+            word += variables.get(name[1].lower(), f"{_UNSET}{name[0]}")
+            begun, index = True, name.end()
             continue
         sign = line[index]
         index += 1
         if quote:
-            if sign == quote:
+            if sign == quote and shell.doubles and line[index : index + 1] == quote:
+                word, index = word + quote, index + 1
+            elif sign == quote:
                 quote = ""
-            elif sign == shell.escape and quote != shell.literal and line[index : index + 1] in (quote, shell.escape):
+            elif sign == shell.escape and _escapes(shell, quote) and line[index : index + 1] in (quote, shell.escape):
                 word, index = word + line[index], index + 1
             else:
                 word += sign
