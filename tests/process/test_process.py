@@ -26,7 +26,7 @@ from trainer.process.diffusion import (
 )
 from trainer.process.draws import Drawing, Draws, NoiseOptions, UniformTimesteps
 from trainer.process.inputs import posterior_sample, training_noise
-from trainer.process.loss import LossOptions, elementwise_loss, huber_threshold, timestep_weights
+from trainer.process.loss import TIMESTEP_WEIGHTS, LossOptions, elementwise_loss, huber_threshold, timestep_weights
 from trainer.process.noise import adaptive_strength, pyramid_noise, pyramid_sizes, shape_noise
 from trainer.process.process import Noised
 
@@ -139,14 +139,14 @@ def test_the_schedule_is_that_of_sd_scripts() -> None:
 
 
 WEIGHT_CASES = {
-    "min_snr_5 eps": LossOptions(min_snr_gamma=5.0),
-    "min_snr_5 v": LossOptions(min_snr_gamma=5.0, prediction_type="v_prediction"),
+    "min_snr_5 eps": LossOptions(weights={"min_snr_gamma": 5.0}),
+    "min_snr_5 v": LossOptions("v_prediction", weights={"min_snr_gamma": 5.0}),
     "scale_v_pred_loss_like_noise_pred": LossOptions(
-        scale_v_pred_loss_like_noise_pred=True, prediction_type="v_prediction"
+        "v_prediction", weights={"scale_v_pred_loss_like_noise_pred": True}
     ),
-    "v_pred_like_loss 0.1": LossOptions(v_pred_like_loss=0.1),
-    "debiased eps": LossOptions(debiased_estimation_loss=True),
-    "debiased v": LossOptions(debiased_estimation_loss=True, prediction_type="v_prediction"),
+    "v_pred_like_loss 0.1": LossOptions(weights={"v_pred_like_loss": 0.1}),
+    "debiased eps": LossOptions(weights={"debiased_estimation_loss": True}),
+    "debiased v": LossOptions("v_prediction", weights={"debiased_estimation_loss": True}),
 }
 
 
@@ -377,7 +377,7 @@ def test_losses_are_means_over_each_sample_times_its_weights() -> None:
     torch.manual_seed(0)
     prediction, target = torch.randn(3, 4, 5, 5), torch.randn(3, 4, 5, 5)
     timesteps = torch.tensor([10, 500, 999])
-    options = LossOptions(min_snr_gamma=5.0, debiased_estimation_loss=True)
+    options = LossOptions(weights={"min_snr_gamma": 5.0, "debiased_estimation_loss": True})
     schedule = noise_schedule(alphas_cumprod())
     weights = torch.tensor([1.0, 0.25, 1.0])
     losses = sample_losses(prediction.bfloat16(), target, timesteps, schedule, options, weights)
@@ -413,8 +413,8 @@ def test_options_are_read_from_sections_by_name() -> None:
         **{name: getattr(EVERYTHING, name) for name in NoiseOptions.__slots__}, zero_terminal_snr=True
     )
     assert NoiseOptions.from_section(noise) == EVERYTHING
-    expected = LossOptions(prediction_type="v_prediction", loss_type="l1", min_snr_gamma=5.0)
-    loss = SimpleNamespace(
-        **{name: getattr(expected, name) for name in LossOptions.__slots__ if name != "prediction_type"}
-    )
+    weights = {**dict.fromkeys(TIMESTEP_WEIGHTS, None), "min_snr_gamma": 5.0}
+    expected = LossOptions(prediction_type="v_prediction", loss_type="l1", weights=weights)
+    own = [name for name in LossOptions.__slots__ if name not in ("prediction_type", "weights")]
+    loss = SimpleNamespace(**{name: getattr(expected, name) for name in own}, **weights)
     assert LossOptions.from_section(loss, prediction_type="v_prediction") == expected

@@ -13,7 +13,15 @@ from trainer.optimizers.base import Group, OptimizerKind
 from trainer.optimizers.lion import Lion
 
 OPTIMIZERS: dict[str, type[OptimizerKind]] = {
-    kind.name: kind for kind in (AdamW, AdamW8bit, DAdaptAdam, Prodigy, Adafactor, Lion)
-}
+    kind.name: kind
+    for kind in (
+        AdamW,
+        AdamW8bit,
+        DAdaptAdam,
+        Prodigy,
+        Adafactor,
+        Lion,
+    )
+}  # fmt: skip
 
 __all__ = ["OPTIMIZERS", "ArgumentSpec", "Flag", "Group", "Number", "OptimizerKind", "Pair"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
@@ -17,23 +17,24 @@ SNR_LIMIT = 1000.0
 
 @dataclass(frozen=True, slots=True)
 class LossOptions:
-    """How a prediction is compared with its target. `prediction_type` is the model's, the other names the settings'."""
+    """How a prediction is compared with its target. `prediction_type` is the model's, the other names the settings'.
+
+    `weights` are the values of the settings that TIMESTEP_WEIGHTS are named after; off where missing, None, 0 or False.
+    """
 
     prediction_type: str = "epsilon"
     loss_type: str = "l2"
     huber_schedule: str = "snr"
     huber_c: float = 0.1
     huber_scale: float = 1.0
-    min_snr_gamma: float | None = None
-    debiased_estimation_loss: bool = False
-    scale_v_pred_loss_like_noise_pred: bool = False
-    v_pred_like_loss: float | None = None
+    weights: Mapping[str, float | None] = field(default_factory=dict)
 
     @classmethod
     def from_section(cls, section: object, *, prediction_type: str) -> LossOptions:
         """Take the fields of the same names from the settings' [loss] section."""
-        own = [field.name for field in fields(cls) if field.name != "prediction_type"]
-        return cls(prediction_type=prediction_type, **{name: getattr(section, name) for name in own})
+        own = [each.name for each in fields(cls) if each.name not in ("prediction_type", "weights")]
+        weights = {name: getattr(section, name) for name in TIMESTEP_WEIGHTS}
+        return cls(prediction_type=prediction_type, weights=weights, **{name: getattr(section, name) for name in own})
 
 
 def _squared(difference: Tensor) -> Tensor:
@@ -98,13 +99,18 @@ def min_snr_weight(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:
     return snr.clamp(max=gamma) / (snr + 1.0 if prediction_type == "v_prediction" else snr)
 
 
-def velocity_weight(snr: Tensor) -> Tensor:
+def velocity_weight(snr: Tensor, on: float = 1.0, prediction_type: str = "v_prediction") -> Tensor:
     """Return SNR / (SNR + 1), which weights a velocity loss as the noise loss would be; SNR to SNR_LIMIT."""
     limited = snr.clamp(max=SNR_LIMIT)
     return limited / (limited + 1.0)
 
 
-def debiased_weight(snr: Tensor, prediction_type: str) -> Tensor:
+def velocity_like_weight(snr: Tensor, strength: float, prediction_type: str) -> Tensor:
+    """Return 1 + strength (SNR + 1) / SNR, which adds so much of what the velocity loss would be; SNR to SNR_LIMIT."""
+    return 1.0 + strength / velocity_weight(snr)
+
+
+def debiased_weight(snr: Tensor, on: float, prediction_type: str) -> Tensor:
     """Return 1 / sqrt(SNR), and for velocity 1 / (SNR + 1); SNR to SNR_LIMIT.
 
     Yu et al. 2023, "Unmasking Bias in Diffusion Model Training" (arXiv 2310.08442), eq. 12.
@@ -113,17 +119,24 @@ def debiased_weight(snr: Tensor, prediction_type: str) -> Tensor:
     return 1.0 / (limited + 1.0) if prediction_type == "v_prediction" else limited.rsqrt()
 
 
+TimestepWeight = Callable[[Tensor, float, str], Tensor]
+"""From the SNR [b], the setting's value and the prediction type to a weight [b]."""
+
+TIMESTEP_WEIGHTS: Mapping[str, TimestepWeight] = {
+    "min_snr_gamma": min_snr_weight,
+    "scale_v_pred_loss_like_noise_pred": velocity_weight,
+    "v_pred_like_loss": velocity_like_weight,
+    "debiased_estimation_loss": debiased_weight,
+}
+"""What multiplies a sample's loss at its timestep, by the setting of [loss] that asks for it, in sd-scripts' order."""
+
+
 def timestep_weights(snr: Tensor, options: LossOptions) -> Tensor:
     """Return the weight [b] of each sample's loss; `snr` [b] is the original schedule's at its timestep."""
     weights = torch.ones_like(snr)
-    if options.min_snr_gamma:
-        weights = weights * min_snr_weight(snr, options.min_snr_gamma, options.prediction_type)
-    if options.scale_v_pred_loss_like_noise_pred:
-        weights = weights * velocity_weight(snr)
-    if options.v_pred_like_loss:
-        weights = weights * (1.0 + options.v_pred_like_loss / velocity_weight(snr))
-    if options.debiased_estimation_loss:
-        weights = weights * debiased_weight(snr, options.prediction_type)
+    for name, weight in TIMESTEP_WEIGHTS.items():
+        if value := options.weights.get(name):
+            weights = weights * weight(snr, value, options.prediction_type)
     return weights
 
 
