@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -15,11 +16,12 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from tests.helpers.checkpoints import tiny_sd15, tiny_sd15_ckpt, tiny_sd15_folder
 from tests.helpers.families import TINY
-from trainer.families import FAMILIES, component_configs, recognise
+from trainer.families import FAMILIES, recognise
 from trainer.families.reading.headers import read_header
 from trainer.families.sd15 import facts
 from trainer.families.unet.facts import FIRST_CONV
@@ -74,7 +76,7 @@ def test_of_seven_gigabytes_the_header_is_read_and_nothing_else(tmp_path: Path) 
 
 
 def test_every_form_describes_the_same_components(models: dict[str, Path]) -> None:
-    targets = {form: FAMILIES["sd15"].targets(component_configs(path), conv=True) for form, path in models.items()}
+    targets = {form: FAMILIES["sd15"].targets(recognise(path).configs, conv=True) for form, path in models.items()}
     assert targets["file"] == targets["ckpt"] == targets["legacy"] == targets["folder"]
 
 
@@ -89,7 +91,7 @@ def test_a_file_that_does_not_describe_itself_has_the_published_configurations(t
         "cond_stage_model.transformer.text_model.final_layer_norm.weight",
         **{"model/diffusion_model/input_blocks/0/0/weight": (320, 4, 3, 3)},
     )
-    assert component_configs(path) == facts.FACTS.configs
+    assert recognise(path).configs == facts.FACTS.configs
 
 
 def test_a_hub_id_is_taken_without_looking_it_up() -> None:
@@ -155,6 +157,7 @@ def test_a_lora_is_told_where_it_belongs(tmp_path: Path) -> None:
         ("StableDiffusionXLPipeline", {"in_channels": 9}, "an inpainting model"),
         ("StableDiffusionXLImg2ImgPipeline", {}, "an SDXL refiner"),
         ("StableDiffusionPipeline", {"use_linear_projection": True, "in_channels": 9}, "an inpainting model"),
+        ("StableDiffusionPipeline", {"in_channels": 9}, "an inpainting model"),
         ("StableDiffusionInpaintPipeline", {"in_channels": 9}, "an inpainting model"),
         ("KandinskyPipeline", {}, "KandinskyPipeline"),
     ],
@@ -182,7 +185,7 @@ def test_other_folders_are_refused_by_name(
         (struct.pack("<Q", 2) + b"[]", "not that of a safetensors file"),
         (struct.pack("<Q", 4) + b"{{{{", "not that of a safetensors file"),
         (struct.pack("<Q", 9) + b'{"a": {}}', "not that of a safetensors file"),
-        (b"<!DOCTYPE html><html>sign in to download", "cut short, or it is no safetensors"),
+        (b"of words, and not a safetensors file at all", "cut short, or it is no safetensors"),
         (b"PK\x03\x04 and then nothing", "archive is cut short"),
         (b"\x80\x02]q\x00.", "cannot be read"),
         (pickle.dumps([1, 2, 3], protocol=2) * 4, "no table of weights"),
@@ -194,6 +197,30 @@ def test_damaged_files_are_named(tmp_path: Path, content: bytes, expected: str) 
     with pytest.raises(ModelError, match=expected) as caught:
         recognise(path)
     assert str(path) in str(caught.value)
+
+
+def png() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (png(), "a PNG picture and no model"),
+        (b"\xff\xd8\xff\xe0 and so on", "a JPEG picture"),
+        (b"<!DOCTYPE html><html>sign in to download", "a web page"),
+        (b"GGUF\x03\x00\x00\x00", "a GGUF file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS"),
+    ],
+)
+def test_what_is_no_model_at_all_is_called_what_it_is(tmp_path: Path, content: bytes, expected: str) -> None:
+    path = tmp_path / "chosen.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=expected) as caught:
+        recognise(path)
+    assert "damaged" not in str(caught.value) and "again" not in caught.value.remedy
 
 
 @pytest.mark.parametrize(

@@ -519,6 +519,6 @@ def test_moving_keeps_the_parameters(models: dict[str, Path]) -> None:
 
 def test_a_family_that_is_not_the_files_is_refused(models: dict[str, Path]) -> None:
     assert loaded(models["file"], model_family="sd15").family == "sd15"
-    assert families.FAMILIES["sd15"].targets(families.component_configs(models["file"]), conv=True) == loaded(
+    assert families.FAMILIES["sd15"].targets(families.recognise(models["file"]).configs, conv=True) == loaded(
         models["file"]
     ).targets(conv=True)

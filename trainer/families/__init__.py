@@ -5,7 +5,6 @@ A new family is one folder with a subclass of `Family`, and one line in `FAMILIE
 
 from __future__ import annotations
 
-import json
 import os.path
 import re
 from collections.abc import Mapping
@@ -14,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.families.family import FILE, FOLDER, HUB, ComponentConfigs, Family, Recognition
-from trainer.families.reading.headers import Header, described, read_header
+from trainer.families.reading.configs import check_config, read_config, read_json
+from trainer.families.reading.folders import check_component
+from trainer.families.reading.headers import CONFIGS_ENTRY, Header, described, read_header
 from trainer.families.reading.hub import cached_descriptions, descriptions, download
 from trainer.families.reading.unsupported import UNSUPPORTED_PIPELINES, holds_vae, name_file
 from trainer.families.sd2 import StableDiffusion2
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from trainer.config import TrainingConfig
     from trainer.families.bundle import Bundle
 
-__all__ = ["FAMILIES", "Family", "Recognition", "component_configs", "load", "look_up", "recognise", "recognise_chosen"]
+__all__ = ["FAMILIES", "Family", "Recognition", "load", "look_up", "recognise", "recognise_chosen"]
 
 FAMILIES: Mapping[str, Family] = {
     family.name: family
@@ -60,6 +61,12 @@ def recognise(source: str | Path, assumed: str = "") -> Recognition:
         ModelError: nothing is there, it is damaged, or it is not a base model that this version trains; the text
             says what it is.
     """
+    found = _recognise(source, assumed)
+    return replace(found, precision=_folder_precision(Path(found.source))) if found.form == FOLDER else found
+
+
+def _recognise(source: str | Path, assumed: str) -> Recognition:
+    """Recognise a model; of a folder nothing is read but its descriptions."""
     text, path = str(source), Path(source)
     if not text:
         raise ModelError("No model is chosen.", "Set pretrained_model_name_or_path to a checkpoint.")
@@ -81,7 +88,7 @@ def look_up(config: TrainingConfig) -> None:
         ModelError: there is no such model, or the hub cannot be reached and the cache has nothing.
     """
     source = config.model.pretrained_model_name_or_path
-    if recognise(source).form == HUB:
+    if _is_hub_id(source):
         descriptions(source)
 
 
@@ -89,17 +96,31 @@ def recognise_chosen(config: TrainingConfig) -> Recognition:
     """Recognise the model that the settings name, and see that they don't contradict it.
 
     Raises:
-        ModelError: as `recognise`; or there is no VAE in the model or in the file that the setting `vae` names.
+        ModelError: as `recognise`; or there is no VAE in the model or in the file that the setting `vae` names; or
+            a folder lacks weights, or has others than its configurations say.
         ConfigError: `model_family` is another family than the model's.
     """
     wanted = config.model.model_family
-    recognition = recognise(config.model.pretrained_model_name_or_path, assumed=wanted)
+    recognition = _recognise(config.model.pretrained_model_name_or_path, wanted)
     if wanted not in ("auto", recognition.family):
         title = FAMILIES[recognition.family].title
         message = f'{wanted!r} is not what {recognition.source} is: a {title} model. Set model_family to "auto".'
         raise ConfigError([Problem("model_family", message, wanted, {"model_family": "auto"})])
     _look_for_vae(recognition, config.model.vae)
-    return recognition
+    return _looked_through(recognition, config.model.vae) if recognition.form == FOLDER else recognition
+
+
+def _looked_through(recognition: Recognition, vae: str) -> Recognition:
+    """See that a folder holds what will be loaded of it, all but the VAE where another is chosen; add its precision.
+
+    Raises:
+        ModelError: a file or a weight is missing, damaged or of another shape than its configuration says.
+    """
+    family, folder = FAMILIES[recognition.family], Path(recognition.source)
+    shapes = family.shapes(recognition.configs)
+    wanted = [component for component in family.weighty if component != "vae" or not vae]
+    precisions = {component: check_component(folder / component, shapes.get(component, {})) for component in wanted}
+    return replace(recognition, precision=precisions["unet"])
 
 
 def _look_for_vae(recognition: Recognition, chosen: str) -> None:
@@ -123,17 +144,9 @@ def _is_hub_id(text: str) -> bool:
     return not os.path.exists(text) and bool(_HUB_ID.fullmatch(text)) and not text.endswith(_FILE_SUFFIXES)
 
 
-def component_configs(source: str | Path) -> ComponentConfigs:
-    """Return how a checkpoint's components are built: what it says of itself, else its family's configurations.
-
-    Raises:
-        ModelError: as `recognise`.
-    """
-    return recognise(source).configs
-
-
 def load(
     config: TrainingConfig,
+    recognition: Recognition | None = None,
     *,
     device: torch.device,
     dtype: torch.dtype,
@@ -141,16 +154,21 @@ def load(
 ) -> Bundle:
     """Load the model that the settings name, frozen, in the compute dtype, onto the device.
 
+    Args:
+        recognition: what `recognise_chosen` said of the model; it is asked now where nothing is given.
+
     Raises:
         ConfigError: as `recognise_chosen`.
         ModelError: as `recognise`; or weights are missing or have other shapes than the configuration says.
         Stopped: `progress` asked for it.
     """
-    look_up(config)
-    recognition = recognise_chosen(config)
+    if recognition is None:
+        look_up(config)
+        recognition = recognise_chosen(config)
     if recognition.form == HUB:
         components = FAMILIES[recognition.family].weighty
-        recognition = _recognise_folder(download(recognition.source, components, progress))
+        folder = _recognise_folder(download(recognition.source, components, progress))
+        recognition = _looked_through(folder, config.model.vae)
     return FAMILIES[recognition.family].load(recognition, config, device=device, dtype=dtype, progress=progress)
 
 
@@ -158,11 +176,30 @@ def _recognise_file(path: Path) -> Recognition:
     header = read_header(path)
     for family in FAMILIES.values():
         if family.matches_file(header):
-            configs = {**family.configs, **described(path, header)}
+            own = described(path, header)
+            for name, config in own.items():
+                check_config(config, f"{CONFIGS_ENTRY} of {path}, {name}")
+            configs = {**family.configs, **own}
             configs["scheduler"] = {**configs["scheduler"], **_marked(header)}
+            _check_layers(family, configs, str(path))
             return Recognition(family.name, FILE, str(path), configs, header.precision, holds_vae(header))
     foreign = name_file(header)
     raise ModelError(f"{path} is {foreign.title}.", foreign.remedy or _TRAINED)
+
+
+def _check_layers(family: Family, configs: ComponentConfigs, source: str) -> None:
+    """See that a model's layers follow from its configurations.
+
+    Raises:
+        ModelError: an entry is missing or of another kind.
+    """
+    try:
+        family.shapes(configs)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be read: {error}"
+        raise ModelError(
+            f"{source}: the configuration of its components {what}.", "Copy or download the model again."
+        ) from error
 
 
 def _marked(header: Header) -> dict[str, Any]:
@@ -188,13 +225,14 @@ def _recognise_folder(path: Path) -> Recognition:
             f"The folder {path} is no diffusers model: it has no model_index.json.",
             "Choose the checkpoint file inside it, or the folder that holds unet, vae and text_encoder.",
         )
-    pipeline = str(_read_json(index).get("_class_name", ""))
+    pipeline = str(read_json(index).get("_class_name", ""))
     folders = [folder.name for folder in path.iterdir() if folder.is_dir()]
     configs = {name: _component_config(path / name) for name in (*_COMPONENTS, *folders)}
     for family in FAMILIES.values():
         if family.matches_folder(pipeline, configs):
             known = {name: config for name, config in configs.items() if config}
-            return Recognition(family.name, FOLDER, str(path), {**family.configs, **known}, _folder_precision(path))
+            _check_layers(family, {**family.configs, **known}, str(path))
+            return Recognition(family.name, FOLDER, str(path), {**family.configs, **known})
     raise ModelError(f"{path} is {_name_folder(pipeline, configs)}.", _TRAINED)
 
 
@@ -214,15 +252,5 @@ def _component_config(folder: Path) -> Mapping[str, Any]:
     """Return a component's configuration; none where the folder lacks the component."""
     for name in ("config.json", "scheduler_config.json"):
         if (folder / name).is_file():
-            return _read_json(folder / name)
+            return read_config(folder / name)
     return {}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise TypeError("it is no table")
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise ModelError(f"{path} cannot be read as JSON ({error}).", "Copy or download the model again.") from error
-    return found

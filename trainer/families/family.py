@@ -47,7 +47,8 @@ class Recognition:
     @property
     def side(self) -> int:
         """Pixels of the side of the square pictures that the model was made for; 0 where it doesn't say."""
-        return int(self.configs.get("unet", {}).get("sample_size") or 0) * _PIXELS_PER_LATENT
+        size = self.configs.get("unet", {}).get("sample_size") or 0
+        return int(max(size) if isinstance(size, list | tuple) else size) * _PIXELS_PER_LATENT
 
     @property
     def variant(self) -> str:
@@ -114,6 +115,14 @@ class Family(ABC):
     @abstractmethod
     def targets(self, configs: ComponentConfigs, *, conv: bool) -> tuple[Target, ...]:
         """List the layers that an adapter attaches to, in the order in which kohya creates them."""
+
+    def shapes(self, configs: ComponentConfigs) -> Mapping[str, Mapping[str, tuple[int, ...]]]:
+        """Return {component: {weight in a diffusers folder: shape}}, enough to tell whether a folder is whole."""
+        found: dict[str, dict[str, tuple[int, ...]]] = {}
+        for target in self.targets(configs, conv=True):
+            shape = (target.out_features, target.in_features, *(target.kernel or ()))
+            found.setdefault(target.component, {})[f"{target.path}.weight"] = shape
+        return found
 
     def questions(self, configs: ComponentConfigs) -> tuple[str, ...]:
         """Return what the user must decide about a model with these configurations, since it doesn't say it."""

@@ -15,6 +15,7 @@ import torch
 from trainer import families, memory, schedules
 from trainer.adapters import Adapter
 from trainer.config import TrainingConfig, rates, resolution_size
+from trainer.families import Recognition
 from trainer.families.bundle import Bundle
 from trainer.gate import Gate
 from trainer.ground.commands import Inbox
@@ -45,15 +46,15 @@ class Models:
     precision: Precision
 
 
-def load_models(config: TrainingConfig, progress: Progress) -> Models:
-    """Load the base model onto the device.
+def load_models(config: TrainingConfig, progress: Progress, recognition: Recognition | None = None) -> Models:
+    """Load the base model onto the device; `recognition` is what is known of it already.
 
     Raises:
         ModelError: it cannot be used; see `families.load`.
         Stopped: `progress` says so.
     """
     chosen = precision.resolve(config)
-    bundle = families.load(config, device=chosen.device, dtype=chosen.compute_dtype, progress=progress)
+    bundle = families.load(config, recognition, device=chosen.device, dtype=chosen.compute_dtype, progress=progress)
     sizes = [part.numel() for module in bundle.components.values() for part in module.parameters()]
     precision.use_threads_for(sum(sizes))
     return Models(bundle, chosen)

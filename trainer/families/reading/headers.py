@@ -18,7 +18,8 @@ import os.path
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -36,8 +37,26 @@ PICKLE = "pickle"
 _MOST_PICKLE_BYTES = 3 << 20
 """The lists of weights of the largest models stay below a megabyte; a longer one would only cost time and memory."""
 
+_START = 8
 _ZIP_MAGIC = b"PK\x03\x04"
 _PICKLE_MAGIC = b"\x80"
+_NO_MODELS = {
+    b"\x89PNG\r\n\x1a\n": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"GIF8": "a GIF picture",
+    b"RIFF": "a WebP picture, or a sound or film",
+    b"BM": "a BMP picture",
+    b"%PDF": "a PDF document",
+    b"<!DOCTYP": "a web page, such as a download's sign-in,",
+    b"<!doctyp": "a web page, such as a download's sign-in,",
+    b"<html": "a web page, such as a download's sign-in,",
+    b"GGUF": "a GGUF file, made for drawing,",
+    b"\x1f\x8b": "a gzip archive",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"Rar!": "a RAR archive",
+    b"version ": "the place of a file that Git LFS has not fetched",
+}
+"""What else is chosen as a model, by its first bytes."""
 _LEGACY_PICKLES_BEFORE_DATA = 3
 """Before PyTorch 1.6 a file began with three pickles (magic number, protocol, system) ahead of the weights."""
 
@@ -77,19 +96,42 @@ def read_header(path: Path) -> Header:
     Raises:
         ModelError: the file is missing, empty, cut short, damaged, or neither of the two.
     """
+    with _opened(path) as file:
+        start = file.read(_START)
+        file.seek(0)
+        if other := next((what for magic, what in _NO_MODELS.items() if start.startswith(magic)), ""):
+            raise ModelError(f"{path} is {other} and no model.", "Choose a .safetensors or .ckpt file.")
+        if start.startswith(_ZIP_MAGIC):
+            return _read_zip(path, file)
+        if _is_legacy_pickle(start):
+            return _read_legacy_pickle(path, file)
+        return _read_safetensors(path, file, path.stat().st_size)
+
+
+def container_of(path: Path) -> str:
+    """Say which container a model file is in, by its first bytes.
+
+    Raises:
+        ModelError: there is no such file, or it cannot be read.
+    """
+    with _opened(path) as file:
+        start = file.read(_START)
+    return PICKLE if start.startswith(_ZIP_MAGIC) or _is_legacy_pickle(start) else SAFETENSORS
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
     if not os.path.isfile(path):
         raise ModelError(f"There is no model file at {path}.", "Check the path; it is relative to the working folder.")
     try:
         with path.open("rb") as file:
-            start = file.read(8)
-            file.seek(0)
-            if start.startswith(_ZIP_MAGIC):
-                return _read_zip(path, file)
-            if start.startswith(_PICKLE_MAGIC) and start[1:2] < b"\x06":
-                return _read_legacy_pickle(path, file)
-            return _read_safetensors(path, file, path.stat().st_size)
+            yield file
     except OSError as error:
         raise ModelError(f"The model file {path} cannot be read ({error.strerror}).") from error
+
+
+def _is_legacy_pickle(start: bytes) -> bool:
+    return start.startswith(_PICKLE_MAGIC) and start[1:2] < b"\x06"
 
 
 def _damaged(path: Path, what: str, cause: Exception | None = None) -> NoReturn:

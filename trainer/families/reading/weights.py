@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from trainer.families.reading.headers import SAFETENSORS, read_header
+from trainer.families.reading.headers import SAFETENSORS, container_of
 from trainer.families.reading.pickles import Inert
 from trainer.ground.errors import ModelError
 
@@ -52,7 +52,7 @@ def open_weights(*paths: Path) -> Iterator[Mapping[str, Tensor]]:
     Raises:
         ModelError: a file is missing or damaged.
     """
-    safe = [path for path in paths if read_header(path).container == SAFETENSORS]
+    safe = [path for path in paths if container_of(path) == SAFETENSORS]
     pickled: dict[str, Tensor] = {}
     for path in paths:
         if path not in safe:
@@ -105,9 +105,20 @@ def _unreadable(paths: Iterable[Path], error: Exception) -> ModelError:
 
 
 def build_empty(make: type[Module], *arguments: Any) -> Module:
-    """Build a module on the meta device: its structure, without memory for weights and without random numbers."""
-    with torch.device("meta"), _NothingDrawn():
-        return make(*arguments)
+    """Build a module on the meta device: its structure, without memory for weights and without random numbers.
+
+    Raises:
+        ModelError: the libraries don't take its configuration.
+    """
+    try:
+        with torch.device("meta"), _NothingDrawn():
+            return make(*arguments)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError, ArithmeticError) as error:
+        kind = getattr(make, "__self__", make)
+        raise ModelError(
+            f"The model's configuration of its {getattr(kind, '__name__', kind)} cannot be built ({error}).",
+            "Copy or download the model again.",
+        ) from error
 
 
 class _NothingDrawn(TorchFunctionMode):

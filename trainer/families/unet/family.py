@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, ClassVar
 
@@ -26,6 +27,24 @@ class StableFamily(Family):
 
     def targets(self, configs: ComponentConfigs, *, conv: bool) -> tuple[Target, ...]:
         return adapter_targets(self.facts, configs, conv=conv)
+
+    def shapes(self, configs: ComponentConfigs) -> Mapping[str, Mapping[str, tuple[int, ...]]]:
+        layers, unet, vae = super().shapes(configs), configs["unet"], configs["vae"]
+        first, last = vae["block_out_channels"][0], vae["block_out_channels"][-1]
+        own: dict[str, dict[str, tuple[int, ...]]] = {
+            "unet": {"conv_in.weight": (unet["block_out_channels"][0], unet["in_channels"], 3, 3)},
+            "vae": {
+                "encoder.conv_in.weight": (first, vae["in_channels"], 3, 3),
+                "encoder.conv_out.weight": (2 * vae["latent_channels"], last, 3, 3),
+                "decoder.conv_in.weight": (last, vae["latent_channels"], 3, 3),
+                "decoder.conv_out.weight": (vae["out_channels"], first, 3, 3),
+            },
+        }
+        for encoder in self.facts.text_encoders:
+            config = configs[encoder.component]
+            words = (config["vocab_size"], config["hidden_size"])
+            own[encoder.component] = {"embeddings.token_embedding.weight": words}
+        return {component: {**layers.get(component, {}), **shapes} for component, shapes in own.items()}
 
     def questions(self, configs: ComponentConfigs) -> tuple[str, ...]:
         unsaid = self.facts.predicts_either and "prediction_type" not in configs["scheduler"]

@@ -1,0 +1,74 @@
+"""Whether a diffusers folder holds what its configurations say: its files, complete, with weights of those shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from trainer.families.reading.configs import read_json
+from trainer.families.reading.headers import read_header
+from trainer.families.reading.hub import weight_files
+from trainer.ground.errors import ModelError
+
+_INDEX = "*.index.json"
+_COMPLETE = "Copy or download the model again, whole."
+_NAMED = 3
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""{name of a weight: its shape}. A linear layer may lie in a file as a 1x1 convolution, and the other way round."""
+
+
+def check_component(folder: Path, expected: Shapes) -> str:
+    """See that a component's weights are there, by the headers of its files alone; return its precision.
+
+    Args:
+        expected: some of its weights. A name stands for the same name behind "text_model." too.
+
+    Raises:
+        ModelError: a file is missing or damaged, or a weight is missing or has another shape.
+    """
+    if not folder.is_dir():
+        raise ModelError(f"The folder {folder.parent} has no {folder.name}.", _COMPLETE)
+    files = weight_files(folder)
+    _check_index(folder, files)
+    read = [read_header(file) for file in files]
+    found = {name.removeprefix("text_model."): shape for header in read for name, shape in header.shapes.items()}
+    missing = [name for name in expected if name not in found]
+    if missing:
+        raise ModelError(f"{folder} lacks {len(missing)} of its weights: {_some(missing)}.", _COMPLETE)
+    odd = [
+        f"{name} is {list(found[name])}, not {list(shape)}"
+        for name, shape in expected.items()
+        if _without_kernel(found[name]) != _without_kernel(shape)
+    ]
+    if odd:
+        raise ModelError(
+            f"{folder} has {len(odd)} weights of another shape than its config.json says: {_some(odd)}.",
+            "Its configuration and its weights are not of the same model; copy or download both again.",
+        )
+    return read[0].precision
+
+
+def _check_index(folder: Path, files: list[Path]) -> None:
+    """See that every file is there that the index of such files names."""
+    there = {file.name for file in files}
+    for index in sorted(folder.glob(_INDEX)):
+        places = read_json(index).get("weight_map")
+        if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+            raise ModelError(f"{index} has no table weight_map of file names.", _COMPLETE)
+        wanted = set(places.values())
+        # An index may be of another form of the same weights, of which no file was fetched.
+        if wanted & there and wanted - there:
+            raise ModelError(
+                f"{folder} lacks {len(wanted - there)} of its {len(wanted)} files: {_some(sorted(wanted - there))}.",
+                _COMPLETE,
+            )
+
+
+def _without_kernel(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[:-2] if len(shape) == 4 and shape[-2:] == (1, 1) else shape
+
+
+def _some(names: list[str]) -> str:
+    rest = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
