@@ -338,6 +338,8 @@ def test_long_weighted_captions_encoded_ahead_train_the_same(ground: Ground) -> 
     ahead, _ = ground.run("weighted ahead", cache_text_encoder_outputs=True, **settings)
     assert ahead == losses
     assert ground.run("plain", **{**settings, "weighted_captions": False})[0] != losses
+    words = "very big, small, " + "red dog " * 80
+    assert ground.run("of the same words", **{**settings, "caption_suffix": words})[0] != losses, "the weights count"
 
 
 def test_a_marked_model_trains_like_one_whose_settings_say_it(ground: Ground, tmp_path: Path) -> None:

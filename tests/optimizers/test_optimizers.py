@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from tests.helpers.optimizers import RECORDED, groups, set_gradients, share, take_steps, trajectory
 from trainer import schedules
 from trainer.ground.errors import ConfigError, RunError
-from trainer.optimizers import OPTIMIZERS, OptimizerKind
+from trainer.optimizers import OPTIMIZERS, Number, Numbers, OptimizerKind
+from trainer.optimizers.arguments import parse
 
 RATES = {"AdamW": 1e-2, "AdamW8bit": 1e-2, "DAdaptAdam": 1.0, "Prodigy": 1.0, "Adafactor": 1e-2, "Lion": 1e-3}
 KINDS = [pytest.param(kind, id=name) for name, kind in OPTIMIZERS.items()]
@@ -106,6 +107,25 @@ def test_a_wrong_argument_is_named_with_the_way_out(name: str, text: str, messag
     assert message in problem
     with pytest.raises(ConfigError, match=r"^optimizer_args: "):
         OPTIMIZERS[name].build(groups(1.0), [text])
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("betas=0.5,0.75,0.8", ""),
+        ("betas=0.5,0.75", "betas must be three numbers such as 0.9,0.999,0.9999, each a number below 1"),
+        ("betas=0.5,0.75,0.8,0.9", "three numbers"),
+        ("betas=0.5,0.75,1", "three numbers"),
+        ("betas=0.5", "three numbers"),
+    ],
+)
+def test_an_argument_may_be_a_triple(text: str, problem: str) -> None:
+    specs = {"betas": Numbers((0.9, 0.999, 0.9999), "Decays.", each=Number(0.9, "", below=1))}
+    values, problems = parse("CAME", specs, [text])
+    if problem:
+        assert problem in problems[0] and values == {}
+    else:
+        assert (values, problems) == ({"betas": (0.5, 0.75, 0.8)}, [])
 
 
 def test_all_wrong_arguments_are_named_at_once() -> None:

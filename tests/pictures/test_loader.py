@@ -169,6 +169,8 @@ def test_ranks_see_the_same_samples_and_draws_as_one(root: Path, ranks: int) -> 
         (b.step, b.slots, b.names, b.captions) for b in alone
     ]
     assert all(torch.equal(a.draws.noise, b.draws.noise) for a, b in zip(real, alone, strict=True))
+    noises = {tuple(noise.flatten().tolist()) for batch in real for noise in batch.draws.noise}
+    assert len(noises) == sum(len(batch.draws.noise) for batch in real), "each sample of each micro-batch has its own"
 
 
 def test_pixels_without_a_cache_are_what_the_cache_encoded(root: Path, reference: list[Batch]) -> None:

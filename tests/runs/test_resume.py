@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from tests.helpers.families import TINY
 from tests.helpers.runs import Kill, RunServer, logged, tiny_settings, write_dataset
+from trainer.optimizers import OPTIMIZERS
 
 KILLED = -9
 
@@ -42,14 +43,15 @@ MANY = (
 )
 """At least three in each phase: caching, mid-step, mid-save, sampling."""
 
-ONE_RATE = {"learning_rate": 1.0, "text_encoder_lr": 1.0}
-OPTIMIZERS: dict[str, dict[str, object]] = {
-    "AdamW": {},
-    "AdamW8bit": {"network_dim": 64},
-    "DAdaptAdam": ONE_RATE,
-    "Prodigy": ONE_RATE,
-}
-"""Rank 64 on 64 channels gives matrices of 4,096 elements, which is where the 8-bit states begin."""
+LARGE_MATRICES = {"network_dim": 64}
+"""Rank 64 on 64 channels gives matrices of 4,096 elements, which is where 8-bit states begin."""
+
+
+def of_optimizer(name: str) -> dict[str, object]:
+    """The settings of a run with an optimizer: the rate that it is advised with, and states as it keeps them."""
+    rates = OPTIMIZERS[name].usual_rates or (1e-4, 1e-3, 1e-3)
+    settings: dict[str, object] = {"optimizer_type": name, "learning_rate": rates[2], "text_encoder_lr": rates[2]}
+    return settings | (LARGE_MATRICES if "8bit" in name else {})
 
 
 @pytest.fixture(scope="module")
@@ -133,14 +135,25 @@ def assert_steps_go_on(killed: list[dict[str, object]], straight: list[dict[str,
 
 def two_runs(ground: tuple[Path, Path], folder: Path, optimizer: str, **more: object) -> list[dict[str, object]]:
     """Return the settings of a run to leave alone and of one to kill."""
-    settings = {"optimizer_type": optimizer, **OPTIMIZERS[optimizer], **more}
+    settings = {**of_optimizer(optimizer), **more}
     return [settings_of(ground, folder / name, **settings) for name in ("straight", "killed")]
 
 
-@pytest.mark.parametrize("optimizer", ["AdamW", "DAdaptAdam", "Prodigy"])
+@pytest.mark.parametrize(
+    "optimizer", ["AdamW", *(pytest.param(name, marks=pytest.mark.thorough) for name in OPTIMIZERS if name != "AdamW")]
+)
 def test_killed_in_each_phase(server: RunServer, ground: tuple[Path, Path], tmp_path: Path, optimizer: str) -> None:
     straight, killed = two_runs(ground, tmp_path, optimizer)
     assert_survives(server, straight, killed, FEW)
+
+
+@pytest.mark.parametrize("optimizer", [name for name in OPTIMIZERS if name != "AdamW"])
+def test_every_optimizer_goes_on_bit_for_bit(
+    server: RunServer, ground: tuple[Path, Path], tmp_path: Path, optimizer: str
+) -> None:
+    """Whatever is in the list is killed in the middle of a step, with a state behind it."""
+    straight, killed = two_runs(ground, tmp_path, optimizer, sample_prompts="", flip_aug=False)
+    assert_survives(server, straight, killed, (Kill("step", 6, seconds=0.02),))
 
 
 @pytest.mark.slow
@@ -159,8 +172,6 @@ def test_killed_often_with_two_workers(
 
 ENCODED = {"network_train_unet_only": True, "caption_variants": 3, "flip_aug": False}
 KINDS: dict[str, dict[str, object]] = {
-    "Adafactor": {"optimizer_type": "Adafactor", "lr_scheduler": "constant"},
-    "Lion": {"optimizer_type": "Lion", "learning_rate": 1e-4, "text_encoder_lr": 1e-4},
     "bf16": {"mixed_precision": "bf16"},
     "latents on disk": {"cache_latents_to_disk": True},
     "no latent cache": {"cache_latents": False},

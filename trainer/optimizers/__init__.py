@@ -8,7 +8,7 @@ from __future__ import annotations
 from trainer.optimizers.adafactor import Adafactor
 from trainer.optimizers.adamw import AdamW, AdamW8bit
 from trainer.optimizers.adaptive import DAdaptAdam, Prodigy
-from trainer.optimizers.arguments import ArgumentSpec, Flag, Number, Pair
+from trainer.optimizers.arguments import ArgumentSpec, Flag, Number, Numbers
 from trainer.optimizers.base import Group, OptimizerKind
 from trainer.optimizers.lion import Lion
 
@@ -24,4 +24,4 @@ OPTIMIZERS: dict[str, type[OptimizerKind]] = {
     )
 }  # fmt: skip
 
-__all__ = ["OPTIMIZERS", "ArgumentSpec", "Flag", "Group", "Number", "OptimizerKind", "Pair"]
+__all__ = ["OPTIMIZERS", "ArgumentSpec", "Flag", "Group", "Number", "Numbers", "OptimizerKind"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from trainer.optimizers.arguments import Flag, Number, Pair, parse
+from trainer.optimizers.arguments import Flag, Number, Numbers, parse
 from trainer.optimizers.base import Group, OptimizerKind
 from trainer.optimizers.exact import restore_exactly
 
@@ -27,10 +27,10 @@ class Adafactor(OptimizerKind):
     float16 = True
     usual_rates = (5e-5, 1e-3, 1e-4)
     arguments = {
-        "eps": Pair(
+        "eps": Numbers(
             (1e-30, 1e-3),
             "Added to the squared gradient; smallest scale of a weight where scale_parameter is on.",
-            Number(0.0, "", at_least=0),
+            each=Number(0.0, "", at_least=0),
         ),
         "clip_threshold": Number(1.0, "Updates with a larger root mean square are scaled down to it.", above=0),
         "decay_rate": Number(

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from trainer.ground.errors import RunError
-from trainer.optimizers.arguments import Flag, Number, Pair
+from trainer.optimizers.arguments import Flag, Number, Numbers
 from trainer.optimizers.base import Group, OptimizerKind
 
 if TYPE_CHECKING:
     import torch
 
-BETAS = Pair(
+BETAS = Numbers(
     (0.9, 0.999),
     "Decay of the running means of the gradient and of its square.",
-    Number(0.9, "", at_least=0, below=1),
+    each=Number(0.9, "", at_least=0, below=1),
 )
 EPS = Number(1e-8, "Added to the denominator, so that tiny gradients do not make huge steps.", at_least=0)
 WEIGHT_DECAY = Number(0.01, "Share of each weight, times the learning rate, taken off at each step.", at_least=0)

@@ -12,6 +12,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 
+_COUNTED = {2: "two", 3: "three"}
+
 
 @dataclass(frozen=True, slots=True)
 class ArgumentSpec:
@@ -75,20 +77,23 @@ class Number(ArgumentSpec):
 
 
 @dataclass(frozen=True, slots=True)
-class Pair(ArgumentSpec):
-    """Two numbers, each of which `each` accepts."""
+class Numbers(ArgumentSpec):
+    """Several numbers, as many as the default has, each of which `each` accepts."""
 
+    default: tuple[float, ...]
+    _: KW_ONLY
     each: Number
 
     def rule(self) -> str:
-        return f"two numbers such as {self._written(self.default)}, each {self.each.rule()}"
+        example = ",".join(f"{number:g}" for number in self.default)
+        return f"{_COUNTED[len(self.default)]} numbers such as {example}, each {self.each.rule()}"
 
     def accepts(self, value: object) -> bool:
-        return isinstance(value, tuple | list) and len(value) == 2 and all(map(self.each.accepts, value))
-
-    @staticmethod
-    def _written(pair: object) -> str:
-        return ",".join(f"{number:g}" for number in pair) if isinstance(pair, tuple) else str(pair)
+        return (
+            isinstance(value, tuple | list)
+            and len(value) == len(self.default)
+            and all(self.each.accepts(number) for number in value)
+        )
 
 
 def parse(

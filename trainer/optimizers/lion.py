@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from trainer.optimizers.arguments import Number, Pair
+from trainer.optimizers.arguments import Number, Numbers
 from trainer.optimizers.base import Group, OptimizerKind
 from trainer.optimizers.exact import restore_exactly
 
@@ -22,10 +22,10 @@ class Lion(OptimizerKind):
     float16 = True
     usual_rates = (5e-6, 3e-5, 1e-5)
     arguments = {
-        "betas": Pair(
+        "betas": Numbers(
             (0.9, 0.99),
             "Weight of the mean in the direction of a step; decay of that mean.",
-            Number(0.9, "", at_least=0, below=1),
+            each=Number(0.9, "", at_least=0, below=1),
         ),
         "weight_decay": Number(
             0.0, "Share of each weight, times the learning rate, taken off at each step.", at_least=0
