@@ -15,11 +15,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.helpers.checkpoints import tiny_sd15, tiny_sd15_folder
+from tests.helpers.families import TINY
 from tests.helpers.runs import tiny_config, write_dataset
 from trainer import run
 from trainer.__main__ import COMPLETED, REFUSED, main
-from trainer.config import save_config
+from trainer.config import load_config, save_config
+from trainer.families import FAMILIES, recognise_chosen
 from trainer.families.reading import headers
+from trainer.families.reading.configs import check_config
 
 Breaking = Callable[[Path], object]
 
@@ -149,6 +152,16 @@ def refused(change: Breaking, ground: tuple[Path, Path], folder: Path, capsys: p
     save_config(tiny_config(model, ground[1], folder / "out"), folder / "RUN.toml")
     assert main(["train", str(folder / "RUN.toml"), "--check"]) == REFUSED
     return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_a_whole_folder_of_every_family_is_content(family: str, tmp_path: Path) -> None:
+    model = TINY[family].write_folder(tmp_path / family)
+    found = recognise_chosen(load_config(overrides={"pretrained_model_name_or_path": str(model)}))
+    assert (found.family, found.precision) == (family, "fp32")
+    for component, shapes in FAMILIES[family].shapes(FAMILIES[family].configs).items():
+        check_config(FAMILIES[family].configs[component], component)
+        assert len(shapes) >= 4, "the published models are within the bounds, and more than their first layer is told"
 
 
 def test_a_whole_folder_in_parts_is_content(ground: tuple[Path, Path], tmp_path: Path) -> None:

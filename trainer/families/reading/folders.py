@@ -14,6 +14,9 @@ _INDEX = "*.index.json"
 _COMPLETE = "Copy or download the model again, whole."
 _NAMED = 3
 
+_LEVEL = "text_model."
+"""A level of text encoders that transformers 5 dropped from some of them."""
+
 Shapes = Mapping[str, tuple[int, ...]]
 """{name of a weight: its shape}. A linear layer may lie in a file as a 1x1 convolution, and the other way round."""
 
@@ -22,7 +25,7 @@ def check_component(folder: Path, expected: Shapes) -> str:
     """See that a component's weights are there, by the headers of its files alone; return its precision.
 
     Args:
-        expected: some of its weights. A name stands for the same name behind "text_model." too.
+        expected: some of its weights. Names of text encoders may have "text_model." before them or not, here and there.
 
     Raises:
         ModelError: a file is missing or damaged, or a weight is missing or has another shape.
@@ -32,7 +35,8 @@ def check_component(folder: Path, expected: Shapes) -> str:
     files = weight_files(folder)
     _check_index(folder, files)
     read = [read_header(file) for file in files]
-    found = {name.removeprefix("text_model."): shape for header in read for name, shape in header.shapes.items()}
+    expected = {name.removeprefix(_LEVEL): shape for name, shape in expected.items()}
+    found = {name.removeprefix(_LEVEL): shape for header in read for name, shape in header.shapes.items()}
     missing = [name for name in expected if name not in found]
     if missing:
         raise ModelError(f"{folder} lacks {len(missing)} of its weights: {_some(missing)}.", _COMPLETE)
