@@ -313,6 +313,62 @@ def test_nested_tables_of_lora_easy_training_scripts(opened: Open) -> None:
     assert sum("/pictures/" in remark for remark in found.report.remarks) == 2
 
 
+DATASETS = """
+[general]
+enable_bucket = true
+caption_extension = ".txt"
+
+[[datasets]]
+resolution = 768
+batch_size = 4
+
+  [[datasets.subsets]]
+  image_dir = "/pictures/dog"
+  num_repeats = 10
+  class_tokens = "sks dog"
+  keep_tokens = 1
+
+  [[datasets.subsets]]
+  image_dir = "/pictures/reg"
+  is_reg = true
+  keep_tokens = 2
+  flip_aug = false
+"""
+
+
+@pytest.mark.parametrize("way", ["inside", "beside", "on the command line"])
+def test_datasets_are_read_with_what_they_inherit(tmp_path: Path, opened: Open, way: str) -> None:
+    (tmp_path / "d.toml").write_text(DATASETS)
+    rest = 'network_module = "networks.lora"\nnetwork_dim = 8\nresolution = "512"\n'
+    texts = {
+        "inside": ("run.toml", rest.replace('resolution = "512"\n', "") + DATASETS),
+        "beside": ("run.toml", rest + 'dataset_config = "d.toml"\n'),
+        "on the command line": ("a.sh", "train_network.py --network_dim 8 --resolution 512 --dataset_config d.toml\n"),
+    }
+    found = opened(*texts[way])
+    expected = {"network_dim": 8, "resolution": "768,768", "train_batch_size": 4, "caption_extension": ".txt"}
+    assert {key: values_of(found)[key] for key in expected} == expected
+    assert {problem.key for problem in found.report.wrong} == {"keep_tokens", "flip_aug"}
+    assert found.report.unsupported == ()
+    assert [remark for remark in found.report.remarks if "/pictures/" in remark] == [
+        "Folder of pictures: /pictures/dog. Put it into another folder as 10_sks dog, and name that as train_data_dir.",
+        "Folder of regularisation pictures: /pictures/reg. Put it into another folder as 1_NAME, and name that as "
+        "reg_data_dir.",
+    ]
+
+
+def test_a_single_folder_is_the_picture_folder(tmp_path: Path, opened: Open) -> None:
+    (tmp_path / "dog").mkdir()
+    subset = f"[[datasets.subsets]]\nimage_dir = '{tmp_path / 'dog'}'\nalpha_mask = true\n"
+    text = f"train_data_dir = '{tmp_path}'\n[[datasets]]\nresolution = 512\n"
+    found = opened("d.toml", text + subset)
+    assert values_of(found)["train_data_dir"] == str(tmp_path / "dog")
+    assert [problem.key for problem in found.report.unsupported] == ["alpha_mask"]
+    several = opened("d.toml", text + subset + subset)
+    assert values_of(several)["train_data_dir"] == "", "sd-scripts passes over it beside datasets"
+    assert "train_data_dir" in several.report.unused
+
+
 def test_our_own_file_opens_as_it_is_and_keeps_its_paths(opened: Open) -> None:
     found = opened("run.toml", '[network]\nnetwork_dim = 8\n[saving]\noutput_dir = "/gone/away/x"\n')
     assert found.config == load_config(None, {"network_dim": 8, "output_dir": "/gone/away/x"})

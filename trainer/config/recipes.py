@@ -126,7 +126,7 @@ def translated(reader: Reader, recipe: Recipe) -> kohya.Imported:
 
 def notices(reader: Reader, recipe: Recipe, imported: kohya.Imported) -> list[str]:
     """Return what a run at the terminal is told beside its problems: of a TOML file only what is left out of it."""
-    if isinstance(reader, Toml):
+    if isinstance(reader, Toml) and not recipe.remarks and not recipe.said:
         return []
     said = [f"Said otherwise here: {_of_said(each)}." for each in _without_repeats([*recipe.said, *imported.said])]
     assumed = [f"{key} = {shown(value)}" for key, value in recipe.assumed.items()]

@@ -13,6 +13,7 @@ from pathlib import Path
 from trainer.ground.errors import ConfigError, Problem
 from trainer.settings import toml
 from trainer.settings.importing.recipe import Reader, Recipe, Source
+from trainer.settings.importing.toml_files import take_dataset_config
 from trainer.settings.kohya import Said
 from trainer.settings.problems import shown
 from trainer.settings.walk import Setting
@@ -108,6 +109,7 @@ class CommandLine(Reader):
                 message = f"{shown(value)} holds a name that is not set in the file; write its value in its place."
                 recipe.problems.append(Problem(key, message, value))
         self._lay_over_config_file(recipe, source, known)
+        take_dataset_config(recipe, source)
         return recipe
 
     def _lay_over_config_file(self, recipe: Recipe, source: Source, known: Mapping[str, Setting]) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from trainer.ground.errors import Problem
 from trainer.settings import toml
+from trainer.settings.importing import datasets
 from trainer.settings.importing.recipe import Reader, Recipe, Source
 from trainer.settings.kohya import Said
 from trainer.settings.walk import Setting
@@ -20,27 +22,34 @@ class Toml(Reader):
         return source.metadata is None
 
     def read(self, source: Source, known: Mapping[str, Setting]) -> Recipe:
-        flat, problems = toml.flatten(toml.parse(source.text, str(source.path)), known)
-        return Recipe(flat, problems=list(problems), foreign="network_module" in flat)
+        document = toml.parse(source.text, str(source.path))
+        listed = isinstance(document.get("datasets"), list)
+        flat, problems = toml.flatten(
+            {key: document[key] for key in document if not listed or key not in _DATASETS}, known
+        )
+        recipe = Recipe(flat, problems=list(problems), foreign=listed or "network_module" in flat)
+        if listed:
+            datasets.take(recipe, list(datasets.subsets_of(document)))
+        take_dataset_config(recipe, source)
+        return recipe
 
 
+def take_dataset_config(recipe: Recipe, source: Source) -> None:
+    """Read the file that dataset_config names, where it is there; its values are before those of the recipe."""
+    name = recipe.flat.get("dataset_config")
+    if not isinstance(name, str) or not name.lower().endswith(".toml"):
+        return
+    found = next((path for path in (Path(name), source.path.parent / name) if path.is_file()), None)
+    if found is not None:
+        del recipe.flat["dataset_config"]
+        datasets.take(recipe, list(datasets.subsets_of(toml.parse(toml.read_text(found), str(found)))))
+        recipe.said.append(Said("dataset_config", name, {}, "its folders and their options were read with it"))
+        recipe.foreign = True
+
+
+_DATASETS = ("general", "datasets")
 _ARGUMENTS, _DATASET = "args", "dataset_args"
 _EASY_NAMES = {"batch_size": "train_batch_size", "warmup_ratio": "lr_warmup_steps"}
-_OF_SUBSETS = (
-    "shuffle_caption",
-    "keep_tokens",
-    "caption_extension",
-    "flip_aug",
-    "color_aug",
-    "random_crop",
-    "face_crop_aug_range",
-    "caption_dropout_rate",
-    "caption_dropout_every_n_epochs",
-    "caption_tag_dropout_rate",
-    "token_warmup_min",
-    "token_warmup_step",
-    "keep_tokens_separator",
-)
 _PACKED = ("network_args", "optimizer_args", "lr_scheduler_args")
 
 
@@ -62,7 +71,7 @@ class EasyToml(Reader):
             if name != key:
                 recipe.said.append(Said(key, value, {name: value}))
             recipe.flat[name] = value
-        self._take_subsets(recipe, recipe.flat.pop("subsets", None))
+        datasets.take(recipe, recipe.flat.pop("subsets", None))
         for key in _PACKED:
             table = recipe.flat.get(key)
             if isinstance(table, dict):
@@ -98,22 +107,3 @@ class EasyToml(Reader):
             kind = "lycoris"
         if kind not in ("", "lora", "locon"):
             recipe.flat["network_module"] = "lycoris.kohya"
-
-    def _take_subsets(self, recipe: Recipe, subsets: object) -> None:
-        """What all folders have in common is a setting; the folders themselves are named one by one."""
-        tables = [table for table in subsets if isinstance(table, dict)] if isinstance(subsets, list) else []
-        for key in _OF_SUBSETS:
-            values = [table.get(key) for table in tables]
-            if values and values[0] is not None and all(value == values[0] for value in values):
-                recipe.flat.setdefault(key, values[0])
-            elif any(value not in (None, False, 0, "") for value in values):
-                message = "folders have different values of it, and there is one for all here; it is left out."
-                recipe.problems.append(Problem(key, message))
-        for table in tables:
-            kind = "regularisation pictures" if table.get("is_reg") else "pictures"
-            folder, repeats = table.get("image_dir", ""), table.get("num_repeats", 1)
-            above = "reg_data_dir" if table.get("is_reg") else "train_data_dir"
-            recipe.remarks.append(
-                f"Folder of {kind}: {folder}, {repeats} repeats. Put it into another folder as {repeats}_NAME, and "
-                f"name that one as {above}."
-            )
