@@ -36,7 +36,8 @@ from trainer.preview.prompts import (
 from trainer.preview.samplers import SAMPLERS
 from trainer.preview.sampling import sample, save_picture, to_picture
 from trainer.preview.schedulers import LMSDiscreteScheduler, make_scheduler
-from trainer.process import DDPM
+from trainer.process import DDPM, FLOW
+from trainer.process.ddpm import Ddpm
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "sample_prompts.json").read_text())
 DDPM_SAMPLERS = SAMPLERS[DDPM.name]
@@ -267,11 +268,84 @@ def test_a_png_carries_its_prompt_and_parameters(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["picture.png"]
 
 
-@pytest.mark.parametrize("name", ["euler_a", "ddim", "lms"])
-def test_samplers_begin_from_pure_noise_where_the_model_does(bundle: Bundle, name: str) -> None:
-    for zero_snr in (False, True):
-        process = replace(bundle.process, prediction_type="v_prediction", zero_terminal_snr=zero_snr)
+OWN_NAMES = [name for name in DDPM_SAMPLERS if not name.startswith("k_")]
+
+
+def drawn(process: Ddpm, name: str, steps: int) -> torch.Tensor:
+    """Draw with a model that knows its pictures: each value normal around 0.7, spread by 0.5."""
+    levels, shape = process.schedule.alphas_cumprod.double().numpy(), (1, 4, 32, 32)
+    made = make_scheduler(name, process)
+    made.set_timesteps(**process.sampling_steps(steps, shape[1:]))
+    latents = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * made.init_noise_sigma
+    for timestep in made.timesteps:
+        seen = made.scale_model_input(latents, timestep)
+        alpha = float(np.interp(float(timestep), np.arange(1000), levels))
+        found = 0.7 + alpha**0.5 * 0.25 / (alpha * 0.25 + 1 - alpha) * (seen - alpha**0.5 * 0.7)
+        noise = (seen - alpha**0.5 * found) / max(1 - alpha, 1e-12) ** 0.5
+        velocity = alpha**0.5 * noise - (1 - alpha) ** 0.5 * found
+        told = noise if process.prediction_type == "epsilon" else velocity
+        latents = made.step(told, timestep, latents, return_dict=False)[0]
+    return latents
+
+
+@pytest.mark.parametrize("name", OWN_NAMES)
+def test_the_setting_zero_terminal_snr_reaches_the_brightness_of_samples(tmp_path: Path, name: str) -> None:
+    """The model's picture is 0.7 bright. Begun in pure noise but told that there is signal, it comes out darker."""
+    path = tiny_sd15(tmp_path)
+    plain = load_bundle(path, v_parameterization=True).process
+    zero = load_bundle(path, v_parameterization=True, zero_terminal_snr=True).process
+    for process in (plain, zero):
         made = make_scheduler(name, process)
-        made.set_timesteps(10)
-        assert (float(made.alphas_cumprod[-1]) < 1e-6) == (zero_snr and name != "lms")
-        assert (int(made.timesteps[0]) == 999) == (zero_snr or name != "ddim")
+        assert float(made.alphas_cumprod[-1]) == pytest.approx(float(process.schedule.alphas_cumprod[-1]), abs=1e-5)
+        made.set_timesteps(**process.sampling_steps(20, (4, 8, 8)))
+        assert int(made.timesteps[0]) == (999 if process is zero or name not in ("ddim", "pndm") else 951)
+    darker, right = (abs(float(drawn(process, name, 20).mean()) - 0.7) for process in (plain, zero))
+    assert right < (0.04 if name == "pndm" else 0.015)
+    assert right < darker or darker < 0.01
+
+
+@pytest.mark.parametrize("name", OWN_NAMES)
+def test_a_sampler_keeps_brightness_and_contrast_with_any_steps_that_it_takes(bundle: Bundle, name: str) -> None:
+    sampler = DDPM_SAMPLERS[name]
+    ends = {end for each in sampler.steps for end in (each[0], each[-1])}
+    for steps in sorted(ends - {1000} | {10, 30}):
+        picture = drawn(bundle.process, name, steps)
+        assert abs(float(picture.mean()) - 0.7) < 0.12, steps
+        assert float(picture.std()) < 0.95, steps
+        # A few steps smooth, none of them may flatten or roughen once there are ten.
+        assert steps < 10 or 0.3 < float(picture.std()) < 0.7, steps
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        *(("ddim", steps) for steps in (1, 255, 350, 501, 999, 1000, 5000)),
+        *(("pndm", steps) for steps in (1, 2, 700, 1000)),
+        *(("dpmsolver", 1000), ("dpmsolver++", 1000), ("heun", 2), ("k_dpm_2", 3), ("dpm_2_a", 1)),
+        *(("euler", 1), ("euler", 0), ("k_euler_a", 1), ("lms", 1)),
+    ],
+)
+def test_steps_that_a_sampler_cannot_draw_with_are_refused_by_name(name: str, steps: int) -> None:
+    prompt = f"a cat --s {steps}"
+    for given in ({"sample_prompts": f"{prompt} --ss {name}"}, {"sample_prompts": prompt, "sample_sampler": name}):
+        with pytest.raises(ConfigError) as caught:
+            read_prompts(load_config(overrides=given))
+        assert f"the sampler {name} draws with {DDPM_SAMPLERS[name].steps_in_words} steps" in str(caught.value)
+        assert f"--s {steps}" in str(caught.value)
+
+
+def test_ranges_are_told_in_words_and_hold_their_ends() -> None:
+    ddim = DDPM_SAMPLERS["ddim"]
+    assert ddim.steps_in_words == "2 to 250, 267 to 333 or 400 to 500"
+    assert [steps for steps in (1, 2, 250, 251, 266, 267, 333, 334, 399, 400, 500, 501) if ddim.takes(steps)] == [
+        2, 250, 267, 333, 400, 500,
+    ]  # fmt: skip
+    assert DDPM_SAMPLERS["euler"].steps_in_words == "2 to 1000"
+
+
+def test_models_of_rectified_flow_are_drawn_with_their_own_sampler() -> None:
+    config = load_config(overrides={"sample_prompts": "a cat\na dog --ss euler --s 4", "sample_sampler": "ddim"})
+    made = read_prompts(config, FLOW)
+    assert [settle(prompt, config, 0).sampler for prompt in made] == ["euler", "euler"]
+    with pytest.raises(ConfigError, match="'ddim' is no sampler; choose from euler"):
+        read_prompts(load_config(overrides={"sample_prompts": "a cat --ss ddim"}), FLOW)

@@ -72,7 +72,7 @@ def last_state(output: Path) -> State:
 
 def story(model: Path, data: Path, output: Path) -> list[tuple[object, ...]]:
     told: list[events.Event] = []
-    settings = {"save_every_n_steps": 2, "sample_prompts": "tok --w 64 --h 64 --s 1", "sample_every_n_steps": 3}
+    settings = {"save_every_n_steps": 2, "sample_prompts": "tok --w 64 --h 64 --s 2", "sample_every_n_steps": 3}
     train(tiny_config(model, data, output, **settings), emit=told.append)
     kinds = (events.StepDone, events.EpochDone, events.Saved, events.SampleReady, events.Finished)
     return [

@@ -14,7 +14,7 @@ from trainer.config import TrainingConfig, resolution_size
 from trainer.ground.errors import ConfigError, Problem
 from trainer.ground.randomness import stream
 from trainer.preview.prompt_files import read_file, refused
-from trainer.preview.samplers import SAMPLERS
+from trainer.preview.samplers import MOST_STEPS, SAMPLERS, Sampler
 from trainer.process import DDPM, ProcessKind
 from trainer.settings.kohya import names_a_file
 from trainer.settings.problems import shown
@@ -24,7 +24,6 @@ SCALE = 7.5
 """sd-scripts' defaults for steps and guidance scale."""
 
 _SIDE, _SMALLEST_SIDE, _LARGEST_SIDE = 8, 64, 4096
-_MOST_STEPS = 1000
 _HIGHEST_SCALE = 1000.0
 _SEEDS = 2**32
 """Seeds that other programs accept too."""
@@ -151,7 +150,8 @@ def read_prompts(config: TrainingConfig, process: ProcessKind = DDPM) -> tuple[S
     setting `sample_sampler`, each prompt names the sampler that they are drawn with.
 
     Raises:
-        ConfigError: the file cannot be read, or a line names a sampler that does not exist.
+        ConfigError: the file cannot be read, or a line names a sampler that does not exist, or steps that the sampler
+            cannot draw with.
     """
     text = config.sampling.sample_prompts.strip()
     prompts = [*_prompts_of(text)]
@@ -165,6 +165,9 @@ def read_prompts(config: TrainingConfig, process: ProcessKind = DDPM) -> tuple[S
         raise ConfigError(problems)
     if config.sampling.sample_sampler not in samplers:
         prompts = [replace(prompt, sample_sampler=prompt.sample_sampler or next(iter(samplers))) for prompt in prompts]
+    problems = [problem for prompt in prompts for problem in _steps_problem(prompt, config, samplers, text)]
+    if problems:
+        raise ConfigError(problems)
     return tuple(prompts)
 
 
@@ -199,6 +202,19 @@ def wanted_prompts(config: TrainingConfig, process: ProcessKind) -> tuple[tuple[
     return prompts, prompt_notices(prompts)
 
 
+def _steps_problem(
+    prompt: SamplePrompt, config: TrainingConfig, samplers: Mapping[str, Sampler], text: str
+) -> Iterator[Problem]:
+    name, steps = prompt.sample_sampler or config.sampling.sample_sampler, prompt.sample_steps
+    if steps is None or samplers[name].takes(steps):
+        return
+    message = (
+        f"the sampler {name} draws with {samplers[name].steps_in_words} steps, not with {steps}; "
+        f"change --s {steps} in {prompt.prompt!r}, or choose another with --ss."
+    )
+    yield Problem("sample_prompts", message, text)
+
+
 def prompt_notices(prompts: Iterable[SamplePrompt]) -> tuple[str, ...]:
     """Say which parts of sample prompts have no effect."""
     without_effect = [(prompt.prompt, [*prompt.ignored, *(name for name, _ in prompt.others)]) for prompt in prompts]
@@ -221,7 +237,7 @@ def settle(prompt: SamplePrompt, config: TrainingConfig, index: int) -> SampleRe
         negative_prompt=prompt.negative_prompt,
         width=_side(prompt.width or width),
         height=_side(prompt.height or height),
-        steps=min(max(STEPS if prompt.sample_steps is None else prompt.sample_steps, 1), _MOST_STEPS),
+        steps=min(max(STEPS if prompt.sample_steps is None else prompt.sample_steps, 1), MOST_STEPS),
         scale=SCALE if prompt.scale is None else min(prompt.scale, _HIGHEST_SCALE),
         sampler=prompt.sample_sampler or config.sampling.sample_sampler,
         seed=seed,

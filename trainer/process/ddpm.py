@@ -20,6 +20,16 @@ from trainer.process.process import Noised, Process
 _BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
 
 
+_LEAST_SIGNAL = 2.0**-24
+"""What stands for an alpha-bar of 0 where it is divided by, as in those of diffusers' schedulers that rescale betas."""
+
+
+def _betas_of(alphas_cumprod: Tensor) -> list[float]:
+    """Return the betas that an alpha-bar comes from, its last one not quite 0."""
+    levels = alphas_cumprod.double().cpu().clamp(min=_LEAST_SIGNAL)
+    return (1.0 - torch.cat([levels[:1], levels[1:] / levels[:-1]])).tolist()
+
+
 @dataclass(frozen=True, slots=True)
 class Ddpm(Process):
     """Noise by a schedule of alpha-bar. The model is told the timestep, int64 [b] from 0 to 999.
@@ -86,9 +96,13 @@ class Ddpm(Process):
     def sampling(self, parameters: Container[str]) -> dict[str, Any]:
         """Return what a scheduler is built with; see `Process.sampling`."""
         options = {**self.betas, "prediction_type": self.prediction_type}
-        if self.zero_terminal_snr and "rescale_betas_zero_snr" in parameters:
-            options |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-        return options
+        if not self.zero_terminal_snr:
+            return options
+        if "timestep_spacing" in parameters:
+            options["timestep_spacing"] = "trailing"
+        if "rescale_betas_zero_snr" in parameters:
+            return {**options, "rescale_betas_zero_snr": True}
+        return {**options, "trained_betas": _betas_of(self.schedule.alphas_cumprod)}
 
     def sampling_steps(self, steps: int, shape: Sequence[int]) -> dict[str, Any]:
         """Return the number of steps: what they are is the scheduler's own."""

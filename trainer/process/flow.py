@@ -142,7 +142,8 @@ class Sigmas:
     def __call__(self, numbers: Numbers, shape: Sequence[int]) -> Tensor:
         """Return one sigma, float32, shape []."""
         random = numbers.normal("timestep", ()) if takes_normal(self.options) else numbers.share("timestep")
-        return SAMPLINGS[self.options.timestep_sampling](random, self.options, tokens_of(shape, self.patch))
+        sigma = SAMPLINGS[self.options.timestep_sampling](random, self.options, tokens_of(shape, self.patch))
+        return sigma.clamp(0.0, 1.0)  # rounding may take it over the edge
 
 
 # --- what is asked of the model --------------------------------------------------------------------------------------
