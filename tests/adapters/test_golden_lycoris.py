@@ -18,7 +18,7 @@ from trainer.targets import Target
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "golden_lycoris.json").read_text(encoding="utf-8"))
 NAME, TOLERANCE = "lora_unet_layer", 1e-5
-ALGORITHMS = {"loha": "loha"}
+ALGORITHMS = {"lora": "locon", "loha": "loha", "lokr": "lokr", "ia3": "ia3", "diag-oft": "oft"}
 """LyCORIS' name -> our network_type."""
 OURS = {"weight_decompose": "dora_wd", "wd_on_out": "wd_on_output"}
 CASES = {case["name"]: case for case in GOLDEN["cases"] if case["algo"] in ALGORITHMS}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from tests.helpers.adapters import Network
-from trainer.adapters import KINDS, make_spec, read_header
+from trainer.adapters import KINDS, AdapterSpec, make_spec, read_header
 from trainer.adapters.injection import InjectedAdapter
 from trainer.ground.errors import ModelError
 from trainer.results import export
@@ -21,6 +22,8 @@ TARGETS = (
     Target("unet", "point", "lora_unet_point", 16, 24, (1, 1)),
     Target("unet", "square", "lora_unet_square", 24, 32, (3, 3), extra=True),
 )
+OPTIONS = {"locon": {"use_tucker": True}, "lokr": {"factor": 4}, "oft": {"rescaled": True}}
+"""What makes a kind's files its own, its matrices both whole and factored, its outputs other than turned."""
 NETWORK = Network(network_dim=4, network_alpha=2.0, conv_dim=3, conv_alpha=1.5)
 
 
@@ -45,9 +48,13 @@ def run(model: nn.Module) -> Tensor:
     return output
 
 
+def spec_of(kind: str, **settings: object) -> AdapterSpec:
+    network = replace(NETWORK, network_type=kind, **settings)
+    return make_spec(network, ("unet",), SimpleNamespace(**OPTIONS.get(kind, {})))
+
+
 def made(kind: str, **settings: object) -> tuple[Model, InjectedAdapter]:
-    model = Model()
-    spec = make_spec(replace(NETWORK, network_type=kind, **settings), ("unet",))
+    model, spec = Model(), spec_of(kind, **settings)
     return model, spec.build({"unet": model}, TARGETS, seed=1)
 
 
@@ -86,7 +93,7 @@ def test_it_starts_as_nothing_learns_and_detaches(kind: str) -> None:
 def test_its_file_is_what_was_planned_is_recognised_and_goes_on(kind: str, tmp_path: Path) -> None:
     model, adapter = made(kind)
     learn(model, adapter, 5)
-    spec = make_spec(replace(NETWORK, network_type=kind), ("unet",))
+    spec = spec_of(kind)
     tensors, path = adapter.tensors(), tmp_path / "file.safetensors"
     assert {key: tuple(value.shape) for key, value in tensors.items()} == spec.shapes(TARGETS)
     assert list(tensors) == list(spec.shapes(TARGETS))
@@ -114,7 +121,7 @@ def test_its_state_is_exact(kind: str) -> None:
 
 def test_its_start_depends_on_seed_and_name_alone(kind: str) -> None:
     whole = made(kind)[1].tensors()
-    spec = make_spec(replace(NETWORK, network_type=kind), ("unet",))
+    spec = spec_of(kind)
     alone = spec.build({"unet": Model()}, TARGETS[1:2], seed=1)
     assert all(torch.equal(whole[key], value) for key, value in alone.tensors().items())
 
@@ -124,7 +131,7 @@ def test_files_of_another_kind_are_refused_by_name(kind: str, tmp_path: Path) ->
     export.save(path, made(kind)[1].tensors(), {}, "float")
     for other in KINDS.values():
         if other.name != kind and kind not in other.readable:
-            spec = make_spec(replace(NETWORK, network_type=other.name), ("unet",))
+            spec = spec_of(other.name)
             with pytest.raises(ModelError, match=f'Set network_type = "{kind}"'):
                 spec.check(TARGETS, read_header(path))
 
@@ -134,7 +141,7 @@ def test_a_half_precision_base_computes_in_its_own_dtype(kind: str) -> None:
     learn(model, adapter, 5)
     half = Model().to(torch.bfloat16)
     half.dtype = torch.bfloat16
-    spec = make_spec(replace(NETWORK, network_type=kind), ("unet",))
+    spec = spec_of(kind)
     other = spec.build({"unet": half}, TARGETS, seed=1)
     other.restore(adapter.state())
     output = run(half)

@@ -7,11 +7,17 @@ from pathlib import Path
 
 from trainer.adapters.adapter import Adapter, AdapterSpec, NetworkSettings, module_names
 from trainer.adapters.files import AdapterHeader, read_header_as
+from trainer.adapters.ia3.spec import Ia3Spec
+from trainer.adapters.locon.spec import LoconSpec
 from trainer.adapters.loha.spec import LohaSpec
+from trainer.adapters.lokr.spec import LokrSpec
 from trainer.adapters.lora.spec import LoraSpec
+from trainer.adapters.oft.spec import OftSpec
 from trainer.targets import Target
 
-KINDS: dict[str, type[AdapterSpec]] = {kind.name: kind for kind in (LoraSpec, LohaSpec)}
+KINDS: dict[str, type[AdapterSpec]] = {
+    kind.name: kind for kind in (LoraSpec, LoconSpec, LohaSpec, LokrSpec, Ia3Spec, OftSpec)
+}
 """`network_type` -> the kind's settings, which also build it."""
 
 

@@ -134,7 +134,10 @@ class AdapterSpec(ABC):
     @classmethod
     @abstractmethod
     def rank_of(cls, entries: Mapping[str, Shape]) -> int:
-        """Return the rank of a module in a file. Raises ValueError, saying why, if its shapes contradict each other."""
+        """Return the rank of a module in a file, 0 where it has none.
+
+        Raises ValueError, saying why, if its shapes contradict each other.
+        """
 
     @classmethod
     def alpha_of(cls, alpha: float, rank: int) -> float | None:
@@ -208,7 +211,7 @@ class AdapterSpec(ABC):
 
     def scale(self, target: Target) -> float:
         """Return alpha / rank."""
-        return self.alpha(target) / self.rank(target)
+        return self.alpha(target) / (self.rank(target) or 1)
 
     def select(self, targets: Sequence[Target]) -> tuple[Target, ...]:
         """Return the targets to adapt, in their order. Raises ModelError if none is left."""
@@ -294,7 +297,7 @@ class AdapterSpec(ABC):
         keys = ("conv_dim", "conv_alpha") if target.kernel == (3, 3) else ("network_dim", "network_alpha")
         pairs = zip(keys, (self.rank(target), self.alpha(target)), (module.rank, module.alpha), strict=True)
         for key, own, its in pairs:
-            if its is not None and not math.isclose(own, its, rel_tol=ALPHA_TOLERANCE):
+            if module.rank and its is not None and not math.isclose(own, its, rel_tol=ALPHA_TOLERANCE):
                 word = "rank" if key.endswith("dim") else "alpha"
                 raise ModelError(
                     f"{header.path.name} has {word} {its:g} at {name}, the settings have {own:g} ({key}).",

@@ -33,14 +33,16 @@ class AdaptedLayer(nn.Module):
 
     folded: ClassVar[tuple[str, ...]] = ()
     """Entries of which the first that is there takes, in the file, what has no entry of its own."""
+    fixed: ClassVar[tuple[str, ...]] = (ALPHA,)
+    """Entries that are not trained."""
 
     def __init__(self, base: nn.Module, spec: AdapterSpec, target: Target) -> None:
         super().__init__()
         self.base_layer = base
         self.scale, self.strength = spec.scale(target), 1.0
         self.constant = 1.0
-        entries = {entry: shape for entry, shape in spec.entries(target).items() if entry != ALPHA}
-        self._names = {entry: entry.replace(".", "_") for entry in entries}
+        entries = {entry: shape for entry, shape in spec.entries(target).items() if entry not in self.fixed}
+        self._names = {entry: f"factor_{entry.replace('.', '_')}" for entry in entries}
         for entry, shape in entries.items():
             self.register_parameter(self._names[entry], nn.Parameter(torch.zeros(shape)))
         if getattr(spec, SCALAR, False):
@@ -59,6 +61,27 @@ class AdaptedLayer(nn.Module):
 
     def start(self, entry: str, factor: Tensor, generator: torch.Generator) -> None:
         """Give a factor, float32 on the CPU and zero so far, its start value."""
+
+    def constants(self) -> dict[str, float]:
+        """Return the entries that are not trained, but for alpha."""
+        return {}
+
+    def take(self, constants: Mapping[str, float]) -> None:
+        """Take over what a file or a state has of them."""
+
+    def plain(self, x: Tensor) -> Tensor:
+        """Return what the frozen layer makes of `x` without its bias."""
+        base = self.base_layer
+        if type(base) in (nn.Linear, nn.Conv2d):
+            return self.product(x, cast(Tensor, base.weight))
+        return cast(Tensor, base(x)) if base.bias is None else cast(Tensor, base(x)) - self.bias()
+
+    def bias(self) -> Tensor | float:
+        """Return the frozen bias, in a shape that adds to the layer's output; 0 where there is none."""
+        bias = cast("Tensor | None", self.base_layer.bias)
+        if bias is None:
+            return 0.0
+        return bias[:, None, None] if isinstance(self.base_layer, nn.Conv2d) else bias
 
     def weight(self) -> Tensor:
         """Return the frozen weight, float32 [out, in(, kh, kw)], also of a layer that stores it in few bits."""
@@ -100,6 +123,22 @@ class AdditiveLayer(AdaptedLayer):
         elif entry != SCALAR:
             self.draw(entry, factor, generator)
 
+    def added(self, x: Tensor, factors: Mapping[str, Tensor]) -> Tensor | None:
+        """Return the product of `x` with D / S, of factors in the dtype of `x`, where that needs no D; else None."""
+        return None
+
+    def _thin(self, x: Tensor) -> Tensor | None:
+        """Return the layer's output without making D, where that can be."""
+        if DORA in self._names:
+            return None
+        factors = {entry: factor.to(x.dtype) for entry, factor in self.factors.items()}
+        added = self.added(x, factors)
+        if added is None:
+            return None
+        if self.scalar:
+            added = added * factors[SCALAR]
+        return cast(Tensor, self.base_layer(x)) + (added if self.strength == 1.0 else added * self.strength)
+
     def effect(self, values: Sequence[Tensor]) -> Tensor:
         """Return what is added to W, of the factors in their order, with the strength."""
         factors = {entry: value.float() for entry, value in zip(self._names, values, strict=True)}
@@ -132,6 +171,8 @@ class AdditiveLayer(AdaptedLayer):
         if not self.strength:
             return cast(Tensor, self.base_layer(x))
         x = x.to(self.compute_dtype(x))
+        if (output := self._thin(x)) is not None:
+            return output
         factors = tuple(self.factors.values())
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return _added(self, x, self.effect(factors))
@@ -146,7 +187,7 @@ def _added(layer: AdditiveLayer, x: Tensor, effect: Tensor) -> Tensor:
 
 
 class _Added(torch.autograd.Function):
-    """The forward of `AdditiveLayer`, which keeps its input and makes D again on the way back."""
+    """The forward of `AdditiveLayer` where D is made, which keeps its input and makes D again on the way back."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: AdditiveLayer, *factors: Tensor) -> Tensor:
@@ -207,12 +248,12 @@ class FactoredModule(AdaptedModule):
             values[self._folded] = values[self._folded] * number
         if self.layer.constant != 1.0:
             values[self._folded] = values[self._folded] * self.layer.constant
-        return values
+        return values | {entry: torch.tensor(value) for entry, value in self.layer.constants().items()}
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy the factors that `tensors`, which are a file's, has."""
-        super(FactoredModule, self).load(tensors)
+        self._copy(tensors)
         if self.layer.scalar:
             self.matrices[SCALAR].fill_(1.0)
         if self.layer.constant != 1.0 and f"{self.target.name}.{self._folded}" in tensors:
@@ -225,7 +266,12 @@ class FactoredModule(AdaptedModule):
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Copy what `state` returned."""
-        super(FactoredModule, self).load(state)
+        self._copy(state)
+
+    def _copy(self, tensors: Mapping[str, Tensor]) -> None:
+        super(FactoredModule, self).load(tensors)
+        keys = {entry: f"{self.target.name}.{entry}" for entry in self.layer.constants()}
+        self.layer.take({entry: float(tensors[key]) for entry, key in keys.items() if key in tensors})
 
     @property
     def _folded(self) -> str:

@@ -1,0 +1,48 @@
+"""The arithmetic of an (IA)^3."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+from torch import Tensor, nn
+
+from trainer.adapters.adapter import AdapterSpec
+from trainer.adapters.ia3.spec import ON_INPUT, WEIGHT
+from trainer.adapters.layer import AdaptedLayer
+from trainer.targets import Target
+
+
+class Ia3Layer(AdaptedLayer):
+    """A frozen layer whose inputs, or outputs before the bias, are multiplied channel by channel; 1 at the start."""
+
+    fixed = (ON_INPUT,)
+
+    def __init__(self, base: nn.Module, spec: AdapterSpec, target: Target) -> None:
+        super().__init__(base, spec, target)
+        channels = self.factors[WEIGHT].numel()
+        given = getattr(spec, "train_on_input", False)
+        self.on_input = given if target.in_features == target.out_features else channels == target.in_features
+
+    def constants(self) -> dict[str, float]:
+        """Return which channels the weight is for: 1 = the inputs."""
+        return {ON_INPUT: float(self.on_input)}
+
+    def take(self, constants: Mapping[str, float]) -> None:
+        """Take over which channels the weight is for, where shapes don't say it."""
+        base = self.base_layer
+        if ON_INPUT in constants and len({base.weight.shape[0], base.weight.shape[1]}) == 1:
+            self.on_input = bool(constants[ON_INPUT])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out], or [b, in, h, w] -> [b, out, h', w']."""
+        if not self.strength:
+            return cast(Tensor, self.base_layer(x))
+        x = x.to(self.compute_dtype(x))
+        weight = (self.factors[WEIGHT].flatten() * self.strength).to(x.dtype)
+        if isinstance(self.base_layer, nn.Conv2d):
+            weight = weight[:, None, None]
+        if self.on_input:
+            return cast(Tensor, self.base_layer(x * (1 + weight)))
+        plain = self.plain(x)
+        return plain + plain * weight + self.bias()

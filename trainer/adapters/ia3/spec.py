@@ -1,0 +1,77 @@
+"""What an (IA)^3 looks like before it exists. Keys and shapes are those of lycoris-lora 4.1.3. Torch-free."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from trainer.adapters.adapter import Adapter, AdapterSpec
+from trainer.adapters.files import Shape
+from trainer.targets import Target
+
+if TYPE_CHECKING:
+    import torch
+
+WEIGHT, ON_INPUT = "weight", "on_input"
+
+
+@dataclass(frozen=True)
+class Ia3Spec(AdapterSpec):
+    """W' = W (1 + weight), along the outputs, or along the inputs with `train_on_input`. No rank and no alpha."""
+
+    name: ClassVar[str] = "ia3"
+    title: ClassVar[str] = "an (IA)^3"
+    algorithm: ClassVar[str] = "ia3"
+
+    train_on_input: bool = False
+
+    def entries(self, target: Target) -> dict[str, Shape]:
+        """Return weight [channels], of a convolution [1, channels, 1, 1], and a number that says which channels."""
+        if self.given is not None:
+            return dict(self.given[self._given_name(target)].entries)
+        channels = target.in_features if self.train_on_input else target.out_features
+        return {WEIGHT: (channels,) if target.kernel is None else (1, channels, 1, 1), ON_INPUT: ()}
+
+    def arguments(self) -> dict[str, str]:
+        """Return `network_args` as LyCORIS takes them."""
+        return {"conv_dim": str(self.conv_dim or 0)} | ({"train_on_input": "True"} if self.train_on_input else {})
+
+    @classmethod
+    def recognises(cls, entries: Collection[str]) -> bool:
+        """Say whether a module is a weight that says which channels it is for."""
+        return set(entries) == {WEIGHT, ON_INPUT}
+
+    @classmethod
+    def rank_of(cls, entries: Mapping[str, Shape]) -> int:
+        """Return 0: there is none."""
+        if not entries[WEIGHT] or math.prod(entries[WEIGHT]) < 1:
+            raise ValueError(f"{list(entries[WEIGHT])} in {WEIGHT}")
+        return 0
+
+    @classmethod
+    def alpha_of(cls, alpha: float, rank: int) -> float | None:
+        """Return None: there is none."""
+        return None
+
+    @classmethod
+    def width_of(cls, entries: Mapping[str, Shape]) -> tuple[int, int]:
+        """Return nothing: the shapes don't say of which channels the weight is."""
+        return 0, 0
+
+    def build(
+        self,
+        components: Mapping[str, torch.nn.Module],
+        targets: Sequence[Target],
+        *,
+        seed: int,
+        dtype: torch.dtype | None = None,
+    ) -> Adapter:
+        """Inject it into the loaded `components` and return it, float32 unless said. Imports torch and PEFT."""
+        import torch
+
+        from trainer.adapters.ia3.layer import Ia3Layer
+        from trainer.adapters.layer import inject
+
+        return inject(Ia3Layer, components, targets, self, seed=seed, dtype=dtype or torch.float32)

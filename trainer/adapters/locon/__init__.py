@@ -1,0 +1,1 @@
+"""LoCon: a LoRA with LyCORIS' options: DoRA, a core for convolutions (Tucker's form), a learned number."""

@@ -1,0 +1,96 @@
+"""What an OFT looks like before it exists. Keys and shapes are those of lycoris-lora 4.1.3's diag-oft. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from trainer.adapters.adapter import Adapter, AdapterSpec
+from trainer.adapters.factorization import factorization
+from trainer.adapters.files import ALPHA, Shape
+from trainer.targets import Target
+
+if TYPE_CHECKING:
+    import torch
+
+BLOCKS, RESCALE = "oft_blocks", "rescale"
+
+
+@dataclass(frozen=True)
+class OftSpec(AdapterSpec):
+    """W' = R^T W with R = (I + Q)(I - Q)^-1 in blocks, Q = B - B^T.
+
+    The rank is the block's side as it is asked for; it becomes a divisor of the outputs. `constraint` limits the norm
+    of Q to so much times the outputs, 0 not at all, and is what the file has for an alpha. `rescaled` multiplies the
+    outputs by learned numbers too.
+    """
+
+    name: ClassVar[str] = "oft"
+    title: ClassVar[str] = "an OFT"
+    algorithm: ClassVar[str] = "diag-oft"
+
+    constraint: float = 0.0
+    rescaled: bool = False
+
+    def rank(self, target: Target) -> int:
+        """Return the side of the blocks."""
+        return super().rank(target) if self.given else factorization(target.out_features, super().rank(target))[0]
+
+    def alpha(self, target: Target) -> float:
+        """Return the constraint."""
+        return self.constraint if self.given is None else self.given[self._given_name(target)].alpha or 0.0
+
+    def entries(self, target: Target) -> dict[str, Shape]:
+        """Return the constraint, the blocks [count, side, side], and the multipliers [out, 1(, 1, 1)]."""
+        if self.given is not None:
+            return {ALPHA: (), **self.given[self._given_name(target)].entries}
+        side = self.rank(target)
+        ones = (1,) * (1 + len(target.kernel or ()))
+        own = {RESCALE: (target.out_features, *ones)} if self.rescaled else {}
+        return {ALPHA: (), BLOCKS: (target.out_features // side, side, side), **own}
+
+    def arguments(self) -> dict[str, str]:
+        """Return `network_args` as LyCORIS takes them."""
+        own = {"constraint": f"{self.constraint:g}"} if self.constraint else {}
+        own |= {"rescaled": "True"} if self.rescaled else {}
+        return {"conv_dim": str(self.conv_dim or 0), **own}
+
+    @classmethod
+    def recognises(cls, entries: Collection[str]) -> bool:
+        """Say whether a module has blocks and multipliers at most."""
+        return BLOCKS in entries and {BLOCKS, RESCALE}.issuperset(entries)
+
+    @classmethod
+    def rank_of(cls, entries: Mapping[str, Shape]) -> int:
+        """Return the side of the blocks."""
+        shape = entries[BLOCKS]
+        if len(shape) != 3 or shape[1] != shape[2] or shape[1] < 1:
+            raise ValueError(f"{list(shape)} in {BLOCKS}, which is no row of square blocks")
+        return shape[1]
+
+    @classmethod
+    def alpha_of(cls, alpha: float, rank: int) -> float | None:
+        """Return the constraint; 0 means none."""
+        return alpha
+
+    @classmethod
+    def width_of(cls, entries: Mapping[str, Shape]) -> tuple[int, int]:
+        """Return the outputs; the inputs are not said."""
+        return 0, entries[BLOCKS][0] * entries[BLOCKS][1]
+
+    def build(
+        self,
+        components: Mapping[str, torch.nn.Module],
+        targets: Sequence[Target],
+        *,
+        seed: int,
+        dtype: torch.dtype | None = None,
+    ) -> Adapter:
+        """Inject this OFT into the loaded `components` and return it, float32 unless said. Imports torch and PEFT."""
+        import torch
+
+        from trainer.adapters.layer import inject
+        from trainer.adapters.oft.layer import OftLayer
+
+        return inject(OftLayer, components, targets, self, seed=seed, dtype=dtype or torch.float32)
