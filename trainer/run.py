@@ -187,7 +187,7 @@ def _tell_changes(folder: RunFolder, start: Start, state: State, seen: Plan, emi
     found = resumption.compare(earlier, seen.config, seen.timetable, seen.report)
     found.check()
     saved = {name: tensor.shape for name, tensor in state.adapter.items()}
-    resumption.check_layers(saved, seen.spec.shapes(seen.targets))
+    resumption.check_layers(saved, seen.spec.state_shapes(seen.targets))
     if not found.exact:
         for line in found.lines():
             emit(events.Warned(message=f"Resuming: {line}"))

@@ -15,6 +15,7 @@ class Target:
     one and the same tensor.
     `idle` marks layers that nothing is taken from (the last ones of a text encoder with clip skip): they have matrices
     in the file, as in sd-scripts' files, which never get a gradient and are not trained.
+    `rim` marks layers before the first and after the last block, adapted only by the presets of LyCORIS that say so.
     `alias` is another name that some files give it; "" where there is none.
     """
 
@@ -28,3 +29,4 @@ class Target:
     shares: str = ""
     alias: str = ""
     idle: bool = False
+    rim: bool = False

@@ -1,7 +1,8 @@
-"""Kinds of LyCORIS against numbers that lycoris-lora 4.1.3 computed: weights, outputs, gradients, files."""
+"""Kinds of LyCORIS against numbers that lycoris-lora 4.1.3 computed: weights, outputs, gradients, files, layers."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from functools import cache
 from pathlib import Path
@@ -12,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from trainer.adapters import KINDS
+from trainer.adapters.coverage import PRESETS
 from trainer.adapters.factorization import factorization
 from trainer.adapters.injection import InjectedAdapter
+from trainer.families import FAMILIES
 from trainer.targets import Target
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "golden_lycoris.json").read_text(encoding="utf-8"))
@@ -167,3 +170,45 @@ def test_a_new_adapter_changes_no_more_than_lycoris_does(name: str) -> None:
 def test_factorization(size: str) -> None:
     for factor, pair in GOLDEN["factorization"][size].items():
         assert list(factorization(int(size), int(factor))) == pair
+
+
+FILES = {
+    "loha": ({}, 1770, "ea713d819fc36b04504fc2d15ad657c740996d8029931662693935f2685c3054"),
+    "lokr": ({"factor": 8}, 1416, "ba05faaf6204da6afb04997e3c87ec58d2ebbc1e002c5488979f4f009493e9e1"),
+    "locon": ({"dora_wd": True}, 1416, "40ec04e31fd14f7cb83de600ea2fcb4a53ee40717750e2cca0688391890a9125"),
+}
+"""Kind -> options, number of keys and SHA-256 of the sorted keys and shapes of LyCORIS' file for SD 1.5, rank 8."""
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_keys_and_shapes_of_real_size_are_those_of_lycoris(kind: str) -> None:
+    options, count, expected = FILES[kind]
+    family = FAMILIES["sd15"]
+    spec = KINDS[kind](8, 4.0, 8, 4.0, lycoris_preset="full", parts=family.trainable, **options)
+    shapes = spec.shapes(family.targets(family.configs, conv=True))
+    listed = json.dumps(sorted((key, list(shape)) for key, shape in shapes.items()))
+    assert (len(shapes), hashlib.sha256(listed.encode()).hexdigest()) == (count, expected)
+
+
+COUNTS = {
+    "full": ((72, 282), (264, 788)),
+    "full-lin": ((72, 230), (264, 750)),
+    "attn-mlp": ((72, 192), (264, 722)),
+    "attn-only": ((48, 128), (176, 560)),
+    "unet-only": ((0, 282), (0, 788)),
+    "unet-transformer-only": ((0, 192), (0, 722)),
+    "unet-convblock-only": ((0, 88), (0, 66)),
+    "ia3": ((36, 80), (132, 350)),
+}
+"""LyCORIS' preset -> modules of the text encoders and of the UNet, for SD 1.5 and SDXL (lycoris-lora 3.2.0.post2)."""
+
+
+@pytest.mark.parametrize("preset", COUNTS)
+def test_presets_adapt_what_they_do_in_lycoris(preset: str) -> None:
+    assert COUNTS.keys() == PRESETS.keys()
+    for name, expected in zip(("sd15", "sdxl"), COUNTS[preset], strict=True):
+        family = FAMILIES[name]
+        spec = KINDS["loha"](8, 4.0, 8, 4.0, lycoris_preset=preset, parts=family.trainable)
+        selected = spec.select(family.targets(family.configs, conv=True))
+        text = sum(target.name.startswith("lora_te") for target in selected)
+        assert (text, len(selected) - text) == expected

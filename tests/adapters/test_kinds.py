@@ -22,7 +22,11 @@ TARGETS = (
     Target("unet", "point", "lora_unet_point", 16, 24, (1, 1)),
     Target("unet", "square", "lora_unet_square", 24, 32, (3, 3), extra=True),
 )
-OPTIONS = {"locon": {"use_tucker": True}, "lokr": {"factor": 4}, "oft": {"rescaled": True}}
+OPTIONS = {
+    "locon": {"use_tucker": True, "use_scalar": True, "dora_wd": True},
+    "lokr": {"factor": 4},
+    "oft": {"rescaled": True},
+}
 """What makes a kind's files its own, its matrices both whole and factored, its outputs other than turned."""
 NETWORK = Network(network_dim=4, network_alpha=2.0, conv_dim=3, conv_alpha=1.5)
 
@@ -94,6 +98,7 @@ def test_its_file_is_what_was_planned_is_recognised_and_goes_on(kind: str, tmp_p
     model, adapter = made(kind)
     learn(model, adapter, 5)
     spec = spec_of(kind)
+    assert {key: tuple(value.shape) for key, value in adapter.state().items()} == spec.state_shapes(TARGETS)
     tensors, path = adapter.tensors(), tmp_path / "file.safetensors"
     assert {key: tuple(value.shape) for key, value in tensors.items()} == spec.shapes(TARGETS)
     assert list(tensors) == list(spec.shapes(TARGETS))

@@ -152,7 +152,7 @@ def test_alpha_is_read_in_every_dtype_and_is_the_rank_where_missing(
         ("unet.down_blocks.0.attentions.0.proj_in.lora_A.weight", "PEFT's key names"),
         ("unet.down_blocks.0.attentions.0.proj_in.lora.down.weight", "diffusers' key names"),
         ("lora_unet_x.hada_w3_a", "LoHa"),
-        ("lora_unet_x.lokr_w1", "LoKr"),
+        ("lora_unet_x.lokr_w3", "LoKr"),
         ("model.diffusion_model.input_blocks.0.0.weight", "a checkpoint, not a LoRA"),
         ("emb_params", "textual inversion"),
         ("something.else", "it has something.else"),

@@ -61,7 +61,9 @@ def test_names_shapes_and_order_are_kohyas(family: str) -> None:
 def test_counts_are_kohyas(family: str) -> None:
     text, plain, conv, millions = COUNTS[family]
     for with_conv, expected in ((False, plain), (True, conv)):
-        targets = FAMILIES[family].targets(FAMILIES[family].configs, conv=with_conv)
+        listed = FAMILIES[family].targets(FAMILIES[family].configs, conv=with_conv)
+        targets = [target for target in listed if not target.rim]
+        assert len(listed) - len(targets) == (4 if with_conv and family != "sdxl" else 0)
         unet = [target for target in targets if target.component == "unet"]
         assert (len(targets) - len(unet), len(unet)) == (text, expected)
     parameters = 0

@@ -256,7 +256,9 @@ def test_a_loha_names_lycoris(home: Path) -> None:
     entries = entries_of(config_of(home, network_type="loha", conv_dim=4, conv_alpha=2.0))
     assert entries["ss_network_module"] == "lycoris.kohya"
     arguments = json.loads(entries["ss_network_args"])
-    assert arguments == {"algo": "loha", "conv_dim": "4", "conv_alpha": "2.0", "dropout": None}
+    assert arguments == {
+        "algo": "loha", "preset": "full", "conv_dim": "4", "conv_alpha": "2.0", "dropout": None
+    }  # fmt: skip
 
 
 def test_optimizer_name_is_the_class_with_the_arguments_given() -> None:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import toml
 
-from trainer.config import TrainingConfig, known_settings, load_config, load_layers, to_flat, to_kohya
+from trainer.config import (
+    TrainingConfig,
+    config_from_layers,
+    known_settings,
+    load_config,
+    load_layers,
+    to_flat,
+    to_kohya,
+)
 from trainer.ground.errors import ConfigError
 from trainer.settings.kohya import PROCESS_THERE
 from trainer.settings.sd_scripts import ARGUMENTS, NETWORK_ARGUMENTS, defaults, has_default
@@ -51,7 +60,8 @@ def arguments_of_settings() -> set[str]:
     for setting in known_settings().values():
         if setting.sd_scripts is not None and setting.belongs_to(PROCESS_THERE):
             there = setting.sd_scripts
-            found |= {setting.argument, there.inside, *there.once, *there.switches} - {""}
+            names = set() if there.inside else {*there.once}
+            found |= {setting.argument, there.inside, *names, *there.switches} - {""}
     return found
 
 
@@ -207,7 +217,7 @@ def test_harmless_and_neutral_keys_are_named_and_left_out(tmp_path: Path) -> Non
         ({"color_aug": True}, "color_aug"),
         ({"dataset_config": "d.toml"}, "dataset_config"),
         ({"network_args": ["rank_dropout=0.1"]}, "network_args"),
-        ({"network_module": "lycoris.kohya"}, "network_module"),
+        ({"network_module": "networks.oft"}, "network_module"),
     ],
 )
 def test_keys_that_would_change_the_result_are_problems_unless_told_to_go_on(
@@ -247,14 +257,12 @@ def test_what_is_not_known_is_ignored_in_a_recipe_and_never_called_needless(
     [
         {"num_repeats": 10},
         {"class_tokens": "sks dog"},
-        {"dora_wd": True},
         {"loraplus_lr_ratio": 16},
         {"train_inpainting": True},
         {"stop_text_encoder_training": 500},
         {"ema_decay": 0.99},
         {"network_args": ["loraplus_lr_ratio=16"]},
         {"network_args": ["block_dims=4,4"]},
-        {"network_args": ["dora_wd=True", "conv_dim=4"]},
     ],
 )
 @pytest.mark.parametrize("module", [{}, {"network_module": "networks.lora"}])
@@ -334,3 +342,66 @@ def test_prompts_that_are_text_go_into_a_file_named_by_the_caller() -> None:
     config = load_config(None, {"sample_prompts": "a sks dog --w 512"})
     assert "sample_prompts" not in to_kohya(config)
     assert to_kohya(config, "out/prompts.txt")["sample_prompts"] == "out/prompts.txt"
+
+
+def flat_of(folder: Path, **values: object) -> dict[str, object]:
+    return to_flat(load_config(written(folder, **values)))
+
+
+LOKR = {
+    "network_module": "lycoris.kohya",
+    "network_dim": 100000,
+    "network_alpha": 100000,
+    "network_args": ["algo=lokr", "preset=attn-mlp", "factor=8", "decompose_both=False", "dora_wd=False", "conv_dim=4"],
+}
+
+
+def test_a_recipe_of_lycoris_means_what_it_meant(tmp_path: Path) -> None:
+    found = flat_of(tmp_path, **LOKR)
+    wanted = {
+        "network_type": "lokr", "lycoris_preset": "attn-mlp", "factor": 8, "decompose_both": False, "dora_wd": False,
+        "full_matrix": True, "network_dim": 4096, "network_alpha": 4096, "conv_dim": 4, "conv_alpha": 4096,
+    }  # fmt: skip
+    assert {key: found[key] for key in wanted} == wanted
+
+
+def test_what_a_recipe_of_lycoris_leaves_out_is_as_lycoris_has_it(tmp_path: Path) -> None:
+    found = flat_of(
+        tmp_path, network_module="lycoris.kohya", network_dim=8, network_alpha=2, network_args=["dora_wd=True"]
+    )
+    wanted = {
+        "network_type": "locon", "lycoris_preset": "full", "conv_dim": 8, "conv_alpha": 2, "dora_wd": True,
+        "wd_on_output": True,
+    }  # fmt: skip
+    assert {key: found[key] for key in wanted} == wanted
+    off = flat_of(tmp_path, network_module="lycoris.kohya", network_args=["algo=loha", "conv_dim=0", "use_cp=True"])
+    assert (off["network_type"], off["conv_dim"], off["use_tucker"]) == ("loha", None, True)
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "words"),
+    [
+        ({"network_module": "lycoris.kohya", "network_args": ["algo=boft"]}, "network_args", "boft.* is not trained"),
+        ({"network_module": "networks.lora", "network_args": ["dora_wd=True"]}, "dora_wd", "set network_type to locon"),
+        ({"network_module": "lycoris.kohya", "network_args": ["preset=my.toml"]}, "lycoris_preset", "one of"),
+        ({"network_type": "loha", "factor": 4}, "factor", "set network_type to lokr"),
+    ],
+)
+def test_what_a_kind_does_not_have_is_refused_by_name(
+    given: dict[str, object], key: str, words: str, tmp_path: Path
+) -> None:
+    problems = load_layers(written(tmp_path, **given)).problems
+    assert [problem.key for problem in problems] == [key]
+    assert re.search(words, problems[0].message)
+
+
+def test_settings_of_lycoris_survive_the_way_to_a_recipe_and_back(tmp_path: Path) -> None:
+    ours = {"network_type": "lokr", "network_dim": 8, "factor": 4, "dora_wd": True, "lycoris_preset": "attn-only"}
+    config = config_from_layers([ours])
+    exported = to_kohya(config)
+    assert exported["network_module"] == "lycoris.kohya"
+    assert {"algo=lokr", "preset=attn-only", "factor=4", "dora_wd=True", "wd_on_output=False", "conv_dim=0"} == set(
+        exported["network_args"]
+    )
+    again = load_config(written(tmp_path, **exported))
+    assert (again.network, again.lycoris) == (config.network, config.lycoris)

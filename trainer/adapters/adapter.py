@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
+from trainer.adapters.coverage import adapts
 from trainer.adapters.files import ALPHA, AdapterHeader, Module, Shape
 from trainer.ground.errors import ModelError
 from trainer.targets import Target
@@ -29,6 +30,8 @@ PRECISIONS = {"fp16": ("F16", 2), "bf16": ("BF16", 2), "float": ("F32", 4)}
 
 DEFAULT_CONV_ALPHA = 1.0
 """sd-scripts' value where `conv_alpha` is left out."""
+
+_NO_AREA = (None, (1, 1))
 
 ALPHA_TOLERANCE = 0.01
 """Relative; a file may hold its alpha as bf16, which has three significant digits."""
@@ -98,7 +101,8 @@ class AdapterSpec(ABC):
     3x3 convolutions take `conv_dim` and `conv_alpha`, every other layer `network_dim` and `network_alpha`; an alpha
     of 0 means the rank, as in sd-scripts. With `rs_lora` alpha counts times the root of the rank (rsLoRA, Kalajdzievski
     2023), and that is what the file says, so that it is read right everywhere. Where `given` names modules (from a
-    file, `dim_from_weights`), exactly those are adapted, each with its own rank, alpha and shapes.
+    file, `dim_from_weights`), exactly those are adapted, each with its own rank, alpha and shapes; else those of
+    `lycoris_preset`, or without one those that sd-scripts' `networks.lora` adapts.
     """
 
     name: ClassVar[str]
@@ -117,6 +121,7 @@ class AdapterSpec(ABC):
     conv_dim: int | None = None
     conv_alpha: float | None = None
     rs_lora: bool = False
+    lycoris_preset: str = ""
     parts: tuple[str, ...] = ("text_encoder", "unet")
     given: Mapping[str, Module] | None = None
 
@@ -166,9 +171,14 @@ class AdapterSpec(ABC):
 
     def arguments(self) -> dict[str, str]:
         """Return sd-scripts' `network_args` for these settings; empty where it needs none."""
-        if self.conv_dim is None:
-            return {}
-        return {"conv_dim": str(self.conv_dim), "conv_alpha": str(1 if self.conv_alpha is None else self.conv_alpha)}
+        found: dict[str, str] = {}
+        if self.algorithm:
+            covered = "attn-mlp" if self.conv_dim is None else "full"
+            found = {"preset": self.lycoris_preset or covered, "conv_dim": "0"}
+        if self.conv_dim is not None:
+            alpha = 1 if self.conv_alpha is None else self.conv_alpha
+            found |= {"conv_dim": str(self.conv_dim), "conv_alpha": str(alpha)}
+        return found
 
     # --- what follows from it ---
 
@@ -229,7 +239,9 @@ class AdapterSpec(ABC):
 
     def _wants(self, target: Target) -> bool:
         """Say whether a layer is adapted where no file names the modules."""
-        return self.conv_dim is not None or not target.extra
+        if self.lycoris_preset:
+            return adapts(self.lycoris_preset, target) and (self.conv_dim is not None or target.kernel in _NO_AREA)
+        return (self.conv_dim is not None or not target.extra) and not target.rim
 
     def _given_name(self, target: Target) -> str:
         """Return the name that the file behind `given` has for a target."""
@@ -242,6 +254,10 @@ class AdapterSpec(ABC):
             for target in self.select(targets)
             for entry, shape in self.entries(target).items()
         }
+
+    def state_shapes(self, targets: Sequence[Target]) -> dict[str, Shape]:
+        """Return key -> shape of what `Adapter.state` returns."""
+        return self.shapes(targets)
 
     def file_bytes(self, targets: Sequence[Target], save_precision: str) -> int:
         """Return the size of the safetensors file without its metadata texts. `save_precision`: fp16, bf16, float."""

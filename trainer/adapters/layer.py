@@ -20,12 +20,9 @@ from torch.nn import functional as F
 from trainer.adapters.adapter import AdapterSpec
 from trainer.adapters.files import ALPHA
 from trainer.adapters.injection import AdaptedModule, InjectedAdapter, prepare, wrap
-from trainer.adapters.lycoris import DORA
+from trainer.adapters.lycoris import DORA, SCALAR
 from trainer.ground.randomness import stream
 from trainer.targets import Target
-
-SCALAR = "use_scalar"
-"""The setting, and in states the entry, of the number that D is multiplied by."""
 
 
 class AdaptedLayer(nn.Module):

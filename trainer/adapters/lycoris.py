@@ -6,14 +6,15 @@ Keys, shapes and arguments are those of lycoris-lora 4.1.3.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from trainer.adapters.adapter import AdapterSpec
 from trainer.adapters.files import ALPHA, Shape
 from trainer.targets import Target
 
-DORA = "dora_scale"
+DORA, SCALAR = "dora_scale", "use_scalar"
+"""The entry of DoRA's lengths; the setting, and in states the entry, of the number that D is multiplied by."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,16 @@ class LycorisSpec(AdapterSpec):
         """Say whether a layer has Tucker's form."""
         return self.use_tucker and target.kernel not in (None, (1, 1))
 
+    def state_shapes(self, targets: Sequence[Target]) -> dict[str, Shape]:
+        """Return key -> shape of a state, which has the learned number too."""
+        numbers = {f"{target.name}.{SCALAR}": () for target in self.select(targets) if self.use_scalar}
+        return {**self.shapes(targets), **numbers}
+
     def arguments(self) -> dict[str, str]:
         """Return `network_args` as LyCORIS takes them."""
-        found = {"conv_dim": str(self.conv_dim or 0), **super().arguments()}
-        flags = {"rs_lora": False, "use_tucker": False, "use_scalar": False, "dora_wd": False, "wd_on_output": True}
-        return found | {name: str(getattr(self, name)) for name, plain in flags.items() if getattr(self, name) != plain}
+        flags = [name for name in ("rs_lora", "use_tucker", "use_scalar", "dora_wd") if getattr(self, name)]
+        axis = {"wd_on_output": str(self.wd_on_output)} if self.dora_wd else {}
+        return {**super().arguments(), **dict.fromkeys(flags, "True"), **axis}
 
 
 def without_lengths(entries: Collection[str]) -> set[str]:

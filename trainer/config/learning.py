@@ -35,8 +35,11 @@ class NetworkSection(Section):
     )
     """The kind of adapter. "lora" is the standard one, which every program loads.
 
-    "loha" multiplies two low ranks element by element: more expression for the size, rank 4 to 16 is plenty. Files as
-    LyCORIS writes them, for ComfyUI and web UIs.
+    The others are LyCORIS', and their files are for ComfyUI and web UIs. "locon" is LoRA with its options (DoRA,
+    Tucker's form). "loha" multiplies two low ranks element by element: more expression for the size, rank 4 to 16 is
+    plenty.
+    "lokr" repeats a small pattern over a larger one: the smallest files. "ia3" only scales channels: tiny, weak, and
+    ComfyUI does not read it. "oft" turns a layer's outputs and keeps their size; the rank is the side of its blocks.
     """
 
     network_dim: int = setting(

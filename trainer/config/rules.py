@@ -6,10 +6,13 @@ merely unwise is said by `trainer.advice`.
 
 from __future__ import annotations
 
+import dataclasses
 import os.path
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from trainer.adapters import KINDS
+from trainer.config.lycoris import LycorisSection
 from trainer.config.training_config import TEXT_ENCODERS, TrainingConfig, rates, resolution_size
 from trainer.ground.errors import Problem
 from trainer.optimizers import OPTIMIZERS
@@ -216,6 +219,19 @@ def prediction_type_agrees(config: TrainingConfig) -> Iterator[Problem]:
     if loss.v_pred_like_loss is not None and velocity:
         message = f"{loss.v_pred_like_loss:g} is for models that predict noise; leave this out with v_parameterization."
         yield Problem("v_pred_like_loss", message, loss.v_pred_like_loss)
+
+
+@rule("network_type", *LycorisSection.model_fields)
+def options_fit_the_kind(config: TrainingConfig) -> Iterator[Problem]:
+    kind, chosen = config.network.network_type, config.lycoris
+    having = {name: {each.name for each in dataclasses.fields(spec)} for name, spec in KINDS.items()}
+    for key, field in LycorisSection.model_fields.items():
+        value = getattr(chosen, key)
+        if value == field.default or key in having[kind]:
+            continue
+        kinds = " or ".join(name for name in KINDS if key in having[name])
+        way_out = f"set network_type to {kinds}, or leave this out."
+        yield Problem(key, f"{shown(value)} has no effect with network_type {kind}; {way_out}", value)
 
 
 @rule("network_weights", "dim_from_weights")

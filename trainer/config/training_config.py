@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from trainer.config.learning import NetworkSection, OptimizerSection, TrainingSection
+from trainer.config.lycoris import LycorisSection
 from trainer.config.model import ModelSection
 from trainer.config.objective import FlowSection, LossSection, NoiseSection
 from trainer.config.pictures import CaptionsSection, DatasetSection, TextSection
@@ -25,6 +26,7 @@ class TrainingConfig:
     captions: CaptionsSection = CaptionsSection()
     text: TextSection = TextSection()
     network: NetworkSection = NetworkSection()
+    lycoris: LycorisSection = LycorisSection()
     optimizer: OptimizerSection = OptimizerSection()
     training: TrainingSection = TrainingSection()
     loss: LossSection = LossSection()

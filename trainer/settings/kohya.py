@@ -17,8 +17,16 @@ from trainer.settings.sd_scripts import NETWORK_ARGUMENTS, Argument, argument, d
 from trainer.settings.section import Follows
 from trainer.settings.walk import Setting
 
-NETWORK_MODULES = {"networks.lora": "lora"}
+NETWORK_MODULES = {"networks.lora": "lora", "networks.loha": "loha", "networks.lokr": "lokr"}
 """{sd-scripts' network_module: our network_type}."""
+
+LYCORIS = "lycoris.kohya"
+ALGORITHMS = {
+    "lora": "locon", "locon": "locon", "loha": "loha", "lokr": "lokr", "ia3": "ia3", "diag-oft": "oft",
+}  # fmt: skip
+"""{LyCORIS' algo: our network_type}. Written back is the last name of each."""
+
+_HIGHEST_RANK = 4096
 
 PROCESS_THERE = "ddpm"
 """The kind of process of the models that sd-scripts' trainers with these modules train."""
@@ -125,7 +133,7 @@ def _rename(given: dict[str, object], imported: Imported, known: Mapping[str, Se
     """Bring arguments that are another's former name, or true for one of its values, under that one's key."""
     for setting in known.values():
         there = setting.sd_scripts
-        for name in there.once if there else ():
+        for name in there.once if there and not there.inside else ():
             if name in given:
                 imported.said.append(Said(name, given[name], {setting.key: given[name]}))
                 given.setdefault(setting.key, given.pop(name))
@@ -147,13 +155,50 @@ def _rename(given: dict[str, object], imported: Imported, known: Mapping[str, Se
 def _unpack_network(given: dict[str, object], imported: Imported, known: Mapping[str, Setting]) -> None:
     """Replace network_module and network_args by network_type and the settings that are packed into network_args."""
     module = str(given.pop("network_module", "networks.lora"))
+    if module == LYCORIS:
+        _unpack_lycoris(given, imported, known)
+        return
     given["network_type"] = NETWORK_MODULES.get(module, "lora")
     if module not in NETWORK_MODULES:
+        having = ", ".join((*NETWORK_MODULES, LYCORIS))
         own = [argument_ for argument_ in _listed(given.get("network_args")) if not _is_packed(argument_, known)]
         with_it = f" Its network_args go with it: {', '.join(map(str, own))}." if own else ""
-        message = f"{shown(module)} is not a kind of LoRA that this version trains; it has networks.lora.{with_it}"
+        message = f"{shown(module)} is not a kind of LoRA that this version trains; it has {having}.{with_it}"
         imported.unsupported.append(Problem("network_module", message, module))
     _unpack_network_args(given, imported, known, of_this_kind=module in NETWORK_MODULES)
+
+
+def _unpack_lycoris(given: dict[str, object], imported: Imported, known: Mapping[str, Setting]) -> None:
+    """Replace LyCORIS' module and arguments by our settings; what it leaves out is as LyCORIS has it."""
+    algorithm = "lora"
+    arguments = given.get("network_args") or ()
+    if isinstance(arguments, list | tuple):
+        parted = [str(each).partition("=") for each in arguments]
+        algorithm = next((text.strip() for name, _, text in parted if name.strip() == "algo"), algorithm)
+        given["network_args"] = [each for each in arguments if str(each).partition("=")[0].strip() != "algo"]
+    if algorithm not in ALGORITHMS:
+        message = f"{shown(algorithm)} is not trained here; of LyCORIS' algorithms there are {', '.join(ALGORITHMS)}."
+        imported.unsupported.append(Problem("network_args", message, f"algo={algorithm}"))
+    _unpack_network_args(given, imported, known, of_this_kind=algorithm in ALGORITHMS)
+    given["network_type"] = kind = ALGORITHMS.get(algorithm, "locon")
+    given.setdefault("lycoris_preset", "full")
+    if given.get("dora_wd"):
+        given.setdefault("wd_on_output", True)
+    if kind == "lokr":
+        _take_whole_matrices(given)
+    given.setdefault("conv_dim", given.get("network_dim", 4))
+    if given["conv_dim"]:
+        given.setdefault("conv_alpha", given.get("network_alpha", 1))
+
+
+def _take_whole_matrices(given: dict[str, object]) -> None:
+    """Say in a setting what recipes say by a rank that no matrix has, such as 100000."""
+    for key in ("network_dim", "conv_dim", "network_alpha", "conv_alpha"):
+        value = _parsed(str(given.get(key)))
+        if isinstance(value, int | float) and value > _HIGHEST_RANK:
+            given[key] = _HIGHEST_RANK
+            if key.endswith("_dim"):
+                given["full_matrix"] = True
 
 
 def _unpack_network_args(
@@ -165,12 +210,14 @@ def _unpack_network_args(
         message = f'{shown(arguments)} cannot be used: it must be a list of texts, such as ["conv_dim=8"].'
         imported.problems.append(Problem("network_args", message, arguments))
         return
+    packed = _packed(known)
     for argument_ in arguments:
         name, _, text = (part.strip() for part in str(argument_).partition("="))
         lacking = NETWORK_ARGUMENTS.get(name)
-        if _is_packed(argument_, known):
-            given[name] = _parsed(text)
-            imported.said.append(Said(f"network_args {name}", text, {name: given[name]}))
+        if name in packed:
+            setting = packed[name]
+            given[setting.key] = text.lower() != "false" if setting.kind == "switch" else _parsed(text)
+            imported.said.append(Said(f"network_args {name}", text, {setting.key: given[setting.key]}))
         elif not of_this_kind:
             continue
         elif lacking is None:
@@ -187,8 +234,20 @@ def _listed(arguments: object) -> Iterable[object]:
 
 def _is_packed(argument_: object, known: Mapping[str, Setting]) -> bool:
     """Say whether one of network_args is a setting of its own here."""
-    setting = known.get(str(argument_).partition("=")[0].strip())
-    return setting is not None and setting.sd_scripts is not None and setting.sd_scripts.inside == "network_args"
+    return str(argument_).partition("=")[0].strip() in _packed(known)
+
+
+def _packed(known: Mapping[str, Setting]) -> dict[str, Setting]:
+    """Return {name: setting} of what stands inside network_args."""
+    inside = [setting for setting in known.values() if setting.sd_scripts and setting.sd_scripts.inside]
+    return {name: setting for setting in inside for name in _names_inside(setting)}
+
+
+def _names_inside(setting: Setting) -> tuple[str, ...]:
+    """Return the names that a setting has inside the argument that it is packed into."""
+    there = setting.sd_scripts
+    assert there is not None
+    return (there.name or setting.key, *there.once)
 
 
 def _translate_optimizer(given: dict[str, object], imported: Imported, optimizer_type: Setting) -> None:
@@ -294,7 +353,8 @@ def export_flat(flat: Mapping[str, object], known: Mapping[str, Setting], prompt
         if there is None or value in (None, "", []) or not setting.belongs_to(PROCESS_THERE):
             continue
         if there.inside:
-            packed.setdefault(there.inside, []).append(f"{key}={value}")
+            if value != there.default:
+                packed.setdefault(there.inside, []).append(f"{there.name or key}={value}")
         elif setting.argument:
             exported[setting.argument] = value
         else:
@@ -306,8 +366,7 @@ def export_flat(flat: Mapping[str, object], known: Mapping[str, Setting], prompt
 
 def _adapt(exported: dict[str, object], flat: Mapping[str, object], prompts_file: str) -> None:
     """Say otherwise what sd-scripts would refuse or take for something else."""
-    modules = {kind: module for module, kind in NETWORK_MODULES.items()}
-    exported["network_module"] = modules[str(flat["network_type"])]
+    _pack_lycoris(exported, flat)
     if flat["mixed_precision"] == "auto":
         exported["mixed_precision"] = "fp16"
     if flat["max_token_length"] == 75:  # sd-scripts calls this length None
@@ -322,6 +381,28 @@ def _adapt(exported: dict[str, object], flat: Mapping[str, object], prompts_file
         if flat["sample_prompts"] and prompts_file:
             exported["sample_prompts"] = prompts_file
     exported["save_model_as"] = "safetensors"
+
+
+def _pack_lycoris(exported: dict[str, object], flat: Mapping[str, object]) -> None:
+    """Write the module, and for LyCORIS' kinds the arguments that it would otherwise take otherwise."""
+    kind, arguments = str(flat["network_type"]), exported.pop("network_args", [])
+    assert isinstance(arguments, list)
+    if not flat["dora_wd"]:
+        arguments = [each for each in arguments if not each.startswith("wd_on_output=")]
+    exported["network_module"] = "networks.lora" if kind == "lora" else LYCORIS
+    if arguments:
+        exported["network_args"] = arguments
+    if kind == "lora":
+        return
+    algorithms = {ours: theirs for theirs, ours in ALGORITHMS.items()}
+    extra = [f"algo={algorithms[kind]}"]
+    if not flat["lycoris_preset"]:
+        extra.append("preset=attn-mlp" if flat["conv_dim"] is None else "preset=full")
+    if flat["conv_dim"] is None:
+        extra.append("conv_dim=0")
+    elif flat["conv_alpha"] is None:
+        extra.append("conv_alpha=1")
+    exported["network_args"] = [*extra, *arguments]
 
 
 _PATH = re.compile(

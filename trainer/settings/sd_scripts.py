@@ -153,20 +153,15 @@ ARGUMENTS: Mapping[str, Argument] = {**_TRAINER, **_DATASETS, **_FORM, **_OTHER_
 """{argument or key: what it does} of all that is no setting here."""
 
 NETWORK_ARGUMENTS: Mapping[str, Argument] = {
-    "algo": _changing("lora", "locon"),
+    "algo": _changing("lora", "locon", instead="give network_module as lycoris.kohya with it"),
     "block_alphas": _changing(instead=_OF_EACH_LAYER),
     "block_dims": _changing(instead=_OF_EACH_LAYER),
     "block_size": _changing(),
     "bypass_mode": _changing(),
-    "constraint": _changing(),
     "conv_block_alphas": _changing(instead=_OF_EACH_LAYER),
     "conv_block_dims": _changing(instead=_OF_EACH_LAYER),
-    "decompose_both": _changing(),
-    "dora_wd": _changing(),
     "down_lr_weight": _changing(),
     "dropout": _changing(),
-    "factor": _changing(),
-    "full_matrix": _changing(),
     "ggpo_beta": _changing(),
     "ggpo_sigma": _changing(),
     "loraplus_lr_ratio": _changing(1, 1.0),
@@ -174,20 +169,12 @@ NETWORK_ARGUMENTS: Mapping[str, Argument] = {
     "loraplus_unet_lr_ratio": _changing(1, 1.0),
     "mid_lr_weight": _changing(),
     "module_dropout": _changing(),
-    "preset": _changing(),
     "rank_dropout": _changing(),
-    "rescaled": _changing(),
-    "rs_lora": _changing(),
     "train_norm": _changing(),
-    "train_on_input": _changing(),
-    "unbalanced_factorization": _changing(),
     "unit": _changing(),
     "up_lr_weight": _changing(),
-    "use_cp": _changing(),
-    "use_scalar": _changing(),
-    "use_tucker": _changing(),
     "weight_decompose": _changing(),
-    **_harmless("block_lr_zero_threshold rank_dropout_scale verbose wd_on_output"),
+    **_harmless("block_lr_zero_threshold rank_dropout_scale verbose"),
 }
 """{name: what it does} of what stands in `network_args` of sd-scripts' networks and LyCORIS'.
 

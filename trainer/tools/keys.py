@@ -29,7 +29,7 @@ class Keys(OfSettings[KeysArguments]):
     def run(self, arguments: KeysArguments, desk: Desk) -> int:
         config = read_settings(arguments, desk, None)
         family = FAMILIES[arguments.family]
-        targets = family.targets(family.configs, conv=config.network.conv_dim is not None)
-        spec = make_spec(config.network, rates(config, family.trainable))
+        targets = family.targets(family.configs, conv=True)
+        spec = make_spec(config.network, rates(config, family.trainable), config.lycoris)
         desk.say(json.dumps(keys(targets, spec, config.saving.save_precision)))
         return COMPLETED

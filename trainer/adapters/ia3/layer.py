@@ -22,7 +22,8 @@ class Ia3Layer(AdaptedLayer):
         super().__init__(base, spec, target)
         channels = self.factors[WEIGHT].numel()
         given = getattr(spec, "train_on_input", False)
-        self.on_input = given if target.in_features == target.out_features else channels == target.in_features
+        self.square = target.in_features == target.out_features
+        self.on_input = given if self.square else channels == target.in_features
 
     def constants(self) -> dict[str, float]:
         """Return which channels the weight is for: 1 = the inputs."""
@@ -30,8 +31,7 @@ class Ia3Layer(AdaptedLayer):
 
     def take(self, constants: Mapping[str, float]) -> None:
         """Take over which channels the weight is for, where shapes don't say it."""
-        base = self.base_layer
-        if ON_INPUT in constants and len({base.weight.shape[0], base.weight.shape[1]}) == 1:
+        if ON_INPUT in constants and self.square:
             self.on_input = bool(constants[ON_INPUT])
 
     def forward(self, x: Tensor) -> Tensor:

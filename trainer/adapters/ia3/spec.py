@@ -36,7 +36,8 @@ class Ia3Spec(AdapterSpec):
 
     def arguments(self) -> dict[str, str]:
         """Return `network_args` as LyCORIS takes them."""
-        return {"conv_dim": str(self.conv_dim or 0)} | ({"train_on_input": "True"} if self.train_on_input else {})
+        own = {"train_on_input": "True"} if self.train_on_input else {}
+        return {**super().arguments(), **own}
 
     @classmethod
     def recognises(cls, entries: Collection[str]) -> bool:

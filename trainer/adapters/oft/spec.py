@@ -54,7 +54,7 @@ class OftSpec(AdapterSpec):
         """Return `network_args` as LyCORIS takes them."""
         own = {"constraint": f"{self.constraint:g}"} if self.constraint else {}
         own |= {"rescaled": "True"} if self.rescaled else {}
-        return {"conv_dim": str(self.conv_dim or 0), **own}
+        return {**super().arguments(), **own}
 
     @classmethod
     def recognises(cls, entries: Collection[str]) -> bool:

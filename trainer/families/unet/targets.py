@@ -28,7 +28,8 @@ def adapter_targets(facts: StableFacts, configs: ComponentConfigs, *, conv: bool
     """List the layers that an adapter attaches to, in kohya's creation order.
 
     First the attention and MLP of the text encoders, then of the UNet the projections, attention and feed-forward of
-    its transformers; with `conv` also the layers of residual blocks and of down- and upsamplers.
+    its transformers; with `conv` also the layers of residual blocks and of down- and upsamplers, and those
+    outside of all blocks, which are marked as the model's rim.
 
     Args:
         configs: each component's, as its class of diffusers or transformers takes it.
@@ -53,6 +54,7 @@ class _Layer:
     kernel: tuple[int, int] | None = None
     extra: bool = False
     shares: str = ""
+    rim: bool = False
 
     def target(self, component: str, path: str, name: str, alias: str = "") -> Target:
         """Return the layer as what an adapter attaches to; `name` and `alias` have dots still."""
@@ -66,6 +68,7 @@ class _Layer:
             self.extra,
             self.shares,
             alias.replace(".", "_"),
+            rim=self.rim,
         )
 
 
@@ -76,8 +79,17 @@ def _text_target(encoder: TextEncoderFacts, layer: _Layer) -> Target:
 
 
 def _diffusers_order(config: Mapping[str, Any]) -> Iterator[Target]:
-    for layer in _unet_layers(config):
+    for layer in (*_unet_layers(config), *_rim(config)):
         yield layer.target("unet", layer.path, UNET_ADAPTER_PREFIX + layer.path)
+
+
+def _rim(config: Mapping[str, Any]) -> Iterator[_Layer]:
+    """Yield the layers outside the blocks that LyCORIS finds by diffusers' names."""
+    first = config["block_out_channels"][0]
+    yield _Layer("conv_in", config["in_channels"], first, _SQUARE, extra=True, rim=True)
+    yield _Layer("conv_out", first, config["out_channels"], _SQUARE, extra=True, rim=True)
+    yield _Layer("time_embedding.linear_1", first, 4 * first, extra=True, rim=True)
+    yield _Layer("time_embedding.linear_2", 4 * first, 4 * first, extra=True, rim=True)
 
 
 def _original_order(config: Mapping[str, Any]) -> Iterator[Target]:
