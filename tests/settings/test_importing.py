@@ -236,6 +236,44 @@ def test_a_variable_that_the_file_does_not_set_is_that_arguments_problem(opened:
     assert values_of(found)["network_dim"] == 16
 
 
+SCRIPT_OF_LISTS = """ext=()
+if [[ $v2 == 1 ]]; then ext+=("--v2"); fi
+python -m accelerate.commands.launch ${launch[@]} "./sd-scripts/train_network.py" \\
+  --network_dim=16 --caption_extension=txt --shuffle_caption ${ext[@]}
+"""
+SCRIPT_OF_REMARKS = """rem train_network.py --network_dim=1
+REM python train_network.py --network_dim=2
+set "NAME=cat"
+set "PROJECT=%NAME%_2"
+venv\\Scripts\\python train_network.py ^
+\t--output_name="%PROJECT%" --network_args "conv_dim=4"^
+\t--network_dim=16 --caption_extension=txt
+"""
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.sh", SCRIPT_OF_LISTS), ("a.bat", SCRIPT_OF_REMARKS)])
+def test_scripts_as_people_write_them(opened: Open, name: str, text: str) -> None:
+    found = opened(name, text)
+    values = values_of(found)
+    assert (values["network_dim"], values["caption_extension"]) == (16, ".txt")
+    assert (found.report.wrong, found.report.unsupported) == ((), ())
+    if name == "a.bat":
+        assert (values["output_name"], values["conv_dim"]) == ("cat_2", 4)
+    else:
+        assert values["shuffle_caption"] is True
+        assert [remark.split()[0] for remark in found.report.remarks] == ["${launch[@]}", "${ext[@]}"]
+
+
+def test_a_trainer_for_other_models_is_named(opened: Open) -> None:
+    found = opened("a.sh", "python hunyuan_train_network.py --network_dim 8\n")
+    assert [problem.key for problem in found.report.wrong] == ["hunyuan_train_network.py"]
+
+
+def test_json_of_an_unknown_program_is_told_apart_from_broken_toml(opened: Open) -> None:
+    with pytest.raises(ConfigError, match="it is JSON, but of no program"):
+        opened("a.json", '{"lora_type": "standard", "lora_rank": 8}')
+
+
 def test_options() -> None:
     words = ["--a", "1", "--b=2", "--c", "--d", "x", "y", "--e=", "|", "--f"]
     assert options_of(words) == {"a": "1", "b": "2", "c": True, "d": ["x", "y"], "e": ""}

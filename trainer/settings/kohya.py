@@ -106,6 +106,10 @@ def _translate(imported: Imported, known: Mapping[str, Setting]) -> None:
     _unpack_network(given, imported, known)
     _translate_optimizer(given, imported, known["optimizer_type"])
     _translate_logging(given)
+    ending = given.get("caption_extension")
+    if isinstance(ending, str) and ending and not ending.startswith("."):
+        given["caption_extension"] = f".{ending}"
+        imported.said.append(Said("caption_extension", ending, {"caption_extension": f".{ending}"}))
     for key, value in given.items():
         if key in known:
             given[key] = _number(known[key], value)

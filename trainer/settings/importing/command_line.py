@@ -23,6 +23,7 @@ _CALL = re.compile(r"train_network(?:\.py)?\b")
 _UNSET = "\0"
 """Stands before a name in use that is not set."""
 
+_PLAIN = "train_network.py"
 _FAMILIES = {"sdxl_train_network.py": "sdxl"}
 """{script: our model_family} where the script decides it."""
 
@@ -46,6 +47,11 @@ class Shell:
     escapes_in_quotes: bool = True
     twice: str = ""
 
+    @property
+    def whole(self) -> re.Pattern[str]:
+        """A word that is a name in use and nothing else, be it a list's."""
+        return re.compile(rf"(?:{self.variable.pattern})(?:\[[@*]\]\}})?", self.variable.flags)
+
 
 _POSIX = Shell(
     "\\",
@@ -63,7 +69,7 @@ _BATCH = Shell(
     "",
     re.compile(r"^\s*set\s+\"?([A-Za-z_]\w*)=(.*?)\"?$", re.IGNORECASE),
     re.compile(r"%([A-Za-z_]\w*)%"),
-    "::",
+    r"::|rem\b",
     escapes_in_quotes=False,
     twice="%",
 )
@@ -97,7 +103,7 @@ class CommandLine(Reader):
         calls = [words for words in _commands(source.text, shell) if any(_SCRIPT.search(word) for word in words)]
         if not calls:
             raise ConfigError([Problem(str(source.path), "no call of train_network.py was found in it.")])
-        made = [word for word in calls[0] if word.startswith(_UNSET) and shell.variable.fullmatch(word[1:])]
+        made = [word for word in calls[0] if word.startswith(_UNSET) and shell.whole.fullmatch(word[1:])]
         recipe = arguments_of([word for word in calls[0] if word not in made])
         recipe.remarks += [f"{word[1:]} is put together in the file, and was not read." for word in made]
         if len(calls) > 1:
@@ -134,6 +140,9 @@ def arguments_of(words: Sequence[str]) -> Recipe:
     place = next(index for index, word in enumerate(words) if _SCRIPT.search(word))
     script = words[place].replace("\\", "/").rpartition("/")[2]
     recipe = Recipe({"network_module": "networks.lora", **options_of(words[place + 1 :])})
+    if script not in (_PLAIN, *_FAMILIES):
+        message = "it trains another kind of model than this program does."
+        recipe.problems.append(Problem(script, message))
     if script in _FAMILIES:
         recipe.flat["model_family"] = _FAMILIES[script]
         recipe.said.append(Said(script, "", {"model_family": _FAMILIES[script]}))
@@ -201,7 +210,7 @@ def _commands(text: str, shell: Shell) -> Iterator[list[str]]:
     """Yield the words of each line, with the variables that were set before it put in."""
     variables: dict[str, str] = {}
     for line in _joined(text, shell):
-        if line.lstrip().startswith(shell.comment):
+        if re.match(shell.comment, line.lstrip(), re.IGNORECASE):
             continue
         assigned = shell.assignment.match(line)
         if assigned and not _CALL.search(line) and not _MADE.match(assigned[2]):

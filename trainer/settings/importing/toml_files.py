@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from trainer.ground.errors import Problem
+from trainer.ground.errors import ConfigError, Problem
 from trainer.settings import toml
 from trainer.settings.importing import datasets
+from trainer.settings.importing.others import json_of
 from trainer.settings.importing.recipe import Reader, Recipe, Source
 from trainer.settings.kohya import Said
 from trainer.settings.walk import Setting
@@ -22,6 +23,9 @@ class Toml(Reader):
         return source.metadata is None
 
     def read(self, source: Source, known: Mapping[str, Setting]) -> Recipe:
+        if json_of(source) is not None:
+            message = "it is JSON, but of no program that is known here; known are kohya_ss and OneTrainer."
+            raise ConfigError([Problem(str(source.path), message)])
         document = toml.parse(source.text, str(source.path))
         listed = isinstance(document.get("datasets"), list)
         flat, problems = toml.flatten(
