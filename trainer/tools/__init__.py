@@ -12,7 +12,9 @@ from trainer.tools.export import Export
 from trainer.tools.import_settings import Import
 from trainer.tools.inspect import Inspect
 from trainer.tools.keys import Keys
+from trainer.tools.merge import Merge
 from trainer.tools.recode import Recode
+from trainer.tools.resize import Resize
 from trainer.tools.tool import Arguments, Desk, Tool
 from trainer.tools.train import Train
 
@@ -25,6 +27,8 @@ TOOLS: dict[str, Tool[Any]] = {
         Export(),
         Import(),
         Recode(),
+        Merge(),
+        Resize(),
     )
 }  # fmt: skip
 """Every tool by the name that means it."""
