@@ -262,7 +262,6 @@ def test_what_is_not_known_is_ignored_in_a_recipe_and_never_called_needless(
         {"stop_text_encoder_training": 500},
         {"ema_decay": 0.99},
         {"network_args": ["loraplus_lr_ratio=16"]},
-        {"network_args": ["block_dims=4,4"]},
     ],
 )
 @pytest.mark.parametrize("module", [{}, {"network_module": "networks.lora"}])

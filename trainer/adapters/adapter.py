@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
+from trainer.adapters.blocks import block_count, block_index
 from trainer.adapters.coverage import adapts
 from trainer.adapters.files import ALPHA, AdapterHeader, Module, Shape
 from trainer.ground.errors import ModelError
@@ -31,7 +33,7 @@ PRECISIONS = {"fp16": ("F16", 2), "bf16": ("BF16", 2), "float": ("F32", 4)}
 DEFAULT_CONV_ALPHA = 1.0
 """sd-scripts' value where `conv_alpha` is left out."""
 
-_NO_AREA = (None, (1, 1))
+_SQUARE = (3, 3)
 
 ALPHA_TOLERANCE = 0.01
 """Relative; a file may hold its alpha as bf16, which has three significant digits."""
@@ -122,6 +124,13 @@ class AdapterSpec(ABC):
     conv_alpha: float | None = None
     rs_lora: bool = False
     lycoris_preset: str = ""
+    block_dims: tuple[int, ...] = ()
+    block_alphas: tuple[float, ...] = ()
+    conv_block_dims: tuple[int, ...] = ()
+    conv_block_alphas: tuple[float, ...] = ()
+    include_patterns: tuple[str, ...] = ()
+    exclude_patterns: tuple[str, ...] = ()
+    network_reg_dims: tuple[str, ...] = ()
     parts: tuple[str, ...] = ("text_encoder", "unet")
     given: Mapping[str, Module] | None = None
 
@@ -178,7 +187,8 @@ class AdapterSpec(ABC):
         if self.conv_dim is not None:
             alpha = 1 if self.conv_alpha is None else self.conv_alpha
             found |= {"conv_dim": str(self.conv_dim), "conv_alpha": str(alpha)}
-        return found
+        by_block = ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas")
+        return found | {key: ",".join(map(str, getattr(self, key))) for key in by_block if getattr(self, key)}
 
     # --- what follows from it ---
 
@@ -201,18 +211,34 @@ class AdapterSpec(ABC):
 
     def rank(self, target: Target) -> int:
         """Return the rank r of the matrices on `target`."""
-        if self.given is not None:
-            return self.given[self._given_name(target)].rank
-        if target.kernel == (3, 3):
-            return self.network_dim if self.conv_dim is None else self.conv_dim
-        return self.network_dim
+        return self._dim(target) if self.given is None else self.given[self._given_name(target)].rank
+
+    def _dim(self, target: Target) -> int:
+        """Return the rank that settings give a layer: by its name, its block, or its kernel; 0 = it is left out."""
+        for each in self.network_reg_dims:
+            pattern, _, dim = each.rpartition("=")
+            if re.search(pattern, target.name):
+                return int(dim)
+        square, index = target.kernel == _SQUARE, self._block(target)
+        if index is not None and not square:
+            return self.block_dims[index]
+        if index is not None and self.conv_block_dims:
+            return self.conv_block_dims[index]
+        return self.conv_dim if square and self.conv_dim is not None else self.network_dim
+
+    def _block(self, target: Target) -> int | None:
+        """Return a layer's block where blocks have ranks of their own."""
+        return block_index(target.name) if self.block_dims else None
 
     def alpha(self, target: Target) -> float:
         """Return alpha as written to the file; what the matrices add is multiplied by alpha / rank."""
         rank = float(self.rank(target))
         if self.given is not None:
             return self.given[self._given_name(target)].alpha or rank
-        alpha = (self._conv_alpha if target.kernel == (3, 3) else self.network_alpha) or rank
+        square, index = target.kernel == _SQUARE, self._block(target)
+        alphas = self.conv_block_alphas if square else self.block_alphas
+        plain = self._conv_alpha if square else self.network_alpha
+        alpha = (alphas[index] if alphas and index is not None else plain) or rank
         return alpha * math.sqrt(rank) if self.rs_lora else alpha
 
     @property
@@ -229,6 +255,7 @@ class AdapterSpec(ABC):
         if self.given is not None:
             selected = tuple(target for target in trained if self._given_name(target) in self.given)
         else:
+            self._check_blocks(targets)
             selected = tuple(target for target in trained if self._wants(target))
         if not selected:
             raise ModelError(
@@ -239,9 +266,25 @@ class AdapterSpec(ABC):
 
     def _wants(self, target: Target) -> bool:
         """Say whether a layer is adapted where no file names the modules."""
+        if any(re.search(pattern, target.name) for pattern in self.include_patterns):
+            return True
+        if any(re.search(pattern, target.name) for pattern in self.exclude_patterns) or not self._dim(target):
+            return False
+        convolutions = self.conv_dim is not None or bool(self.block_dims and self.conv_block_dims)
         if self.lycoris_preset:
-            return adapts(self.lycoris_preset, target) and (self.conv_dim is not None or target.kernel in _NO_AREA)
-        return (self.conv_dim is not None or not target.extra) and not target.rim
+            return adapts(self.lycoris_preset, target) and (convolutions or target.kernel != _SQUARE)
+        return (convolutions or not target.extra) and not target.rim
+
+    def _check_blocks(self, targets: Sequence[Target]) -> None:
+        """Raise ModelError unless there is a number for each block of the model."""
+        count = block_count(target.name for target in targets)
+        for key in ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas"):
+            numbers = getattr(self, key)
+            if numbers and len(numbers) != count:
+                raise ModelError(
+                    f"{key} has {len(numbers)} numbers, and this model has {count or 'no'} blocks.",
+                    f"Give {count} numbers, or leave {key} out." if count else f"Leave {key} out.",
+                )
 
     def _given_name(self, target: Target) -> str:
         """Return the name that the file behind `given` has for a target."""

@@ -234,6 +234,15 @@ def options_fit_the_kind(config: TrainingConfig) -> Iterator[Problem]:
         yield Problem(key, f"{shown(value)} has no effect with network_type {kind}; {way_out}", value)
 
 
+@rule("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas")
+def alphas_of_blocks_have_ranks(config: TrainingConfig) -> Iterator[Problem]:
+    for key in ("block_alphas", "conv_block_dims", "conv_block_alphas"):
+        value = getattr(config.blocks, key)
+        if value and not config.blocks.block_dims:
+            message = f"{shown(list(value))} counts only with ranks by block; set block_dims too, or leave this out."
+            yield Problem(key, message, list(value))
+
+
 @rule("network_weights", "dim_from_weights")
 def weights_to_take_the_rank_from(config: TrainingConfig) -> Iterator[Problem]:
     if config.network.dim_from_weights and not config.network.network_weights:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from trainer.config.blocks import BlocksSection
 from trainer.config.learning import NetworkSection, OptimizerSection, TrainingSection
 from trainer.config.lycoris import LycorisSection
 from trainer.config.model import ModelSection
@@ -27,6 +28,7 @@ class TrainingConfig:
     text: TextSection = TextSection()
     network: NetworkSection = NetworkSection()
     lycoris: LycorisSection = LycorisSection()
+    blocks: BlocksSection = BlocksSection()
     optimizer: OptimizerSection = OptimizerSection()
     training: TrainingSection = TrainingSection()
     loss: LossSection = LossSection()

@@ -17,6 +17,7 @@ SMALLEST_SIDE = 64
 LARGEST_SIDE = 4096
 HIGHEST_RATE = 100
 MOST_TEXT_ENCODERS = 2
+_HIGHEST_RANK = 4096
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 _FORBIDDEN = set('<>:"/\\|?*')
@@ -66,6 +67,60 @@ def parse_rate(value: object) -> object:
         raise ValueError("")
     numbers = tuple(float(rate) for rate in rates)
     return numbers if isinstance(value, tuple) else numbers[0]
+
+
+def parse_numbers(value: object) -> object:
+    """Return a tuple of numbers from one text "0,4,8", or from a list of numbers or of texts."""
+    texts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or any(isinstance(each, bool) for each in texts):
+        raise ValueError("")
+    parts = [part.strip() for each in texts for part in str(each).split(",") if part.strip()]
+    if not all(re.fullmatch(r"[0-9]{1,6}(\.[0-9]{0,6})?", part) for part in parts):
+        raise ValueError("")
+    return tuple(float(part) if "." in part else int(part) for part in parts)
+
+
+def parse_alphas(value: object) -> object:
+    """Return a tuple of numbers with a fraction."""
+    numbers = parse_numbers(value)
+    assert isinstance(numbers, tuple)
+    return tuple(map(float, numbers))
+
+
+def parse_dims(value: object) -> object:
+    """Return a tuple of ranks, whole numbers from 0 on."""
+    numbers = parse_numbers(value)
+    assert isinstance(numbers, tuple)
+    if not all(number == int(number) and number <= _HIGHEST_RANK for number in numbers):
+        raise ValueError("")
+    return tuple(map(int, numbers))
+
+
+def parse_patterns(value: object) -> object:
+    """Return a tuple of regular expressions."""
+    patterns = (value,) if isinstance(value, str) else value
+    if not isinstance(patterns, tuple) or not all(isinstance(each, str) and _compiles(each) for each in patterns):
+        raise ValueError("")
+    return tuple(each for each in patterns if each)
+
+
+def parse_pattern_dims(value: object) -> object:
+    """Return a tuple of "pattern=rank" with a regular expression and a whole number each."""
+    given = (value,) if isinstance(value, str) else value
+    if not isinstance(given, tuple) or not all(isinstance(each, str) for each in given):
+        raise ValueError("")
+    for pattern, _, dim in (each.rpartition("=") for each in given if each):
+        if not pattern or not _compiles(pattern) or not re.fullmatch("[0-9]{1,4}", dim) or int(dim) > _HIGHEST_RANK:
+            raise ValueError("")
+    return tuple(each for each in given if each)
+
+
+def _compiles(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except re.error:
+        return False
+    return True
 
 
 def parse_extension(value: object) -> object:

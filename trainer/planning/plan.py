@@ -56,7 +56,7 @@ class Plan:
     @cached_property
     def spec(self) -> AdapterSpec:
         """The adapter's ranks and alphas."""
-        return make_spec(self.config.network, self.rates, self.config.lycoris)
+        return make_spec(self.config.network, self.rates, self.config.lycoris, self.config.blocks)
 
     @property
     def file_bytes(self) -> int:

@@ -358,7 +358,8 @@ def export_flat(flat: Mapping[str, object], known: Mapping[str, Setting], prompt
             continue
         if there.inside:
             if value != there.default:
-                packed.setdefault(there.inside, []).append(f"{there.name or key}={value}")
+                text = ",".join(map(str, value)) if isinstance(value, list | tuple) else value
+                packed.setdefault(there.inside, []).append(f"{there.name or key}={text}")
         elif setting.argument:
             exported[setting.argument] = value
         else:

@@ -57,7 +57,6 @@ def _harmless(names: str, entries: Mapping[str, object] | None = None) -> dict[s
 
 _FOLDERS = "name the folders with train_data_dir and reg_data_dir"
 _NUMBERED = "say it in the folder's name, such as 10_sks dog"
-_OF_EACH_LAYER = "one rank for all layers is network_dim, and conv_dim for 3x3 convolutions"
 
 _TRAINER: Mapping[str, Argument] = {
     "alpha_mask": _changing(),
@@ -154,12 +153,8 @@ ARGUMENTS: Mapping[str, Argument] = {**_TRAINER, **_DATASETS, **_FORM, **_OTHER_
 
 NETWORK_ARGUMENTS: Mapping[str, Argument] = {
     "algo": _changing("lora", "locon", instead="give network_module as lycoris.kohya with it"),
-    "block_alphas": _changing(instead=_OF_EACH_LAYER),
-    "block_dims": _changing(instead=_OF_EACH_LAYER),
     "block_size": _changing(),
     "bypass_mode": _changing(),
-    "conv_block_alphas": _changing(instead=_OF_EACH_LAYER),
-    "conv_block_dims": _changing(instead=_OF_EACH_LAYER),
     "down_lr_weight": _changing(),
     "dropout": _changing(),
     "ggpo_beta": _changing(),

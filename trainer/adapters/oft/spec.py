@@ -35,7 +35,7 @@ class OftSpec(AdapterSpec):
 
     def rank(self, target: Target) -> int:
         """Return the side of the blocks."""
-        return super().rank(target) if self.given else factorization(target.out_features, super().rank(target))[0]
+        return super().rank(target) if self.given else factorization(target.out_features, self._dim(target))[0]
 
     def alpha(self, target: Target) -> float:
         """Return the constraint."""
