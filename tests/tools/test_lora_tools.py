@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.helpers.checkpoints import tiny_sd15
-from trainer.__main__ import COMPLETED, REFUSED, main
+from trainer.__main__ import COMPLETED, FAILED, REFUSED, main
 from trainer.results.export import hashes
 from trainer.tools import low_rank, resize
 
@@ -213,3 +213,38 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(tmp_path: Path, cap
         assert said in printed and "Traceback" not in printed, printed
         assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert main(merge("a.safetensors", second.name, to="xl.safetensors", more=("--overwrite",))) == COMPLETED
+
+
+def test_verifying_shows_norms_by_block_and_finds_faults(tmp_path: Path, capsys: Capture) -> None:
+    """The norms of the planted values: each layer's is alpha / rank times the root of 4/3 (1 - 4^-rank)."""
+    source = write(tmp_path / "a.safetensors", names=(LINEAR, OTHER))
+    capsys.readouterr()
+    assert main(["verify", str(source)]) == COMPLETED
+    printed = capsys.readouterr().out
+    assert "a.safetensors: a LoRA for Stable Diffusion 1.x, 2 layers, rank 12" in printed
+    layer = ALPHA / RANK * math.sqrt(4 / 3 * (1 - 4.0**-RANK))
+    assert f"unet mid_block  {math.sqrt(2) * layer:10.4f}  {'#' * 30}" in printed
+    assert "No fault found." in printed
+
+    tensors = load_file(source)
+    tensors[f"{OTHER}.lora_up.weight"].zero_()
+    said = {"ss_base_model_version": "sd_v1"}
+    save_file(tensors, tmp_path / "still.safetensors", metadata=said)
+    assert main(["verify", str(tmp_path / "still.safetensors")]) == COMPLETED
+    printed = capsys.readouterr().out
+    assert f"unet mid_block  {layer:10.4f}" in printed
+    assert f"Layers that do nothing, as one of their matrices is 0: {OTHER}" in printed
+
+    tensors |= {key.replace("mid_block", "side_block"): value for key, value in module(LINEAR, 2, 1.0, 3).items()}
+    tensors[f"{OTHER}.lora_down.weight"][0, 0] = float("inf")
+    save_file(tensors, tmp_path / "bad.safetensors", metadata=said)
+    assert main(["verify", str(tmp_path / "bad.safetensors")]) == FAILED
+    printed = capsys.readouterr().out
+    assert f"Fault: numbers that are not finite: {OTHER}.lora_down.weight" in printed
+    assert f"layers that Stable Diffusion 1.x does not have: {LINEAR.replace('mid_block', 'side_block')}" in printed
+
+
+def test_verifying_refuses_what_is_no_lora(tmp_path: Path, capsys: Capture) -> None:
+    model = tiny_sd15(tmp_path)
+    assert main(["verify", str(model)]) == REFUSED
+    assert "a checkpoint, not a LoRA" in capsys.readouterr().err

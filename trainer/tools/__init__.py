@@ -17,6 +17,7 @@ from trainer.tools.recode import Recode
 from trainer.tools.resize import Resize
 from trainer.tools.tool import Arguments, Desk, Tool
 from trainer.tools.train import Train
+from trainer.tools.verify import Verify
 
 TOOLS: dict[str, Tool[Any]] = {
     tool.name: tool
@@ -29,6 +30,7 @@ TOOLS: dict[str, Tool[Any]] = {
         Recode(),
         Merge(),
         Resize(),
+        Verify(),
     )
 }  # fmt: skip
 """Every tool by the name that means it."""

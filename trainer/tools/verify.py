@@ -1,0 +1,106 @@
+"""Look whether a LoRA file is sound: numbers, strength by block, layers that its model does not have."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+
+from trainer.adapters import AdapterHeader, read_header
+from trainer.families import FAMILIES
+from trainer.planning.inspection import family_of_lora
+from trainer.settings.section import Show, argument
+from trainer.tools.lora_files import DOWN, UP
+from trainer.tools.tool import COMPLETED, FAILED, Arguments, Desk, Tool
+
+_BLOCK = re.compile(r"lora_([a-z0-9]+?)_(mid_block|.*?_\d+)(?:_|$)")
+"""The part of a model and its block in the name of a layer: unet, down_blocks_1."""
+
+_BAR, _NAMED = 30, 5
+
+
+class VerifyArguments(Arguments):
+    """The file."""
+
+    file: str = argument(..., Show("LoRA", widget="file"))
+    """The LoRA to look at."""
+
+
+class Verify(Tool[VerifyArguments]):
+    """Prints what it finds; the exit code is 1 where the file has a fault.
+
+    Norms are Frobenius norms of what a layer adds to its weight, alpha / rank * up @ down, for LoRAs of these two
+    matrices; a block's is the root of the sum of its layers' squares.
+    """
+
+    name = "verify"
+    help = "look whether a LoRA is sound: NaN, norms by block, layers that its model does not have"
+    arguments = VerifyArguments
+    positional = {"file": "FILE"}
+
+    def run(self, arguments: VerifyArguments, desk: Desk) -> int:
+        header = read_header(Path(arguments.file))
+        family = family_of_lora(header)
+        title = FAMILIES[family].title if family else "a model that is not known"
+        ranks = sorted(set(header.ranks.values()))
+        shown = f"ranks {ranks[0]} to {ranks[-1]}" if len(ranks) > 1 else f"rank {ranks[0]}"
+        desk.say(f"{header.path.name}: {header.title} for {title}, {len(header.modules)} layers, {shown}")
+        checked = self.load().look(header, desk.progress())
+        faults = [f"numbers that are not finite: {_listed(checked.not_finite)}"] if checked.not_finite else []
+        if strangers := layers_not_there(header, family):
+            faults.append(f"layers that {title} does not have: {_listed(strangers)}")
+        for line in chart(by_block(checked.norms)):
+            desk.say(line)
+        if checked.nothing:
+            desk.say(f"Layers that do nothing, as one of their matrices is 0: {_listed(checked.nothing)}")
+        for fault in faults:
+            desk.say(f"Fault: {fault}")
+        if not faults:
+            desk.say("No fault found.")
+        return FAILED if faults else COMPLETED
+
+    @staticmethod
+    def load() -> ModuleType:
+        """Import what needs torch."""
+        from trainer.tools import soundness
+
+        return soundness
+
+
+def layers_not_there(header: AdapterHeader, family: str) -> list[str]:
+    """Return the layers of the file that models of its family don't have, so that programs pass them over."""
+    if not family:
+        return []
+    targets = FAMILIES[family].targets(FAMILIES[family].configs, conv=True)
+    known = {name for target in targets for name in (target.name, target.alias)}
+    return [name for name in header.modules if name not in known]
+
+
+def is_plain(header: AdapterHeader, name: str) -> bool:
+    """Say whether a layer has the two matrices of a LoRA and nothing else."""
+    return set(header.modules[name].entries) == {UP, DOWN}
+
+
+def by_block(norms: Mapping[str, float]) -> dict[str, float]:
+    """Return the norm of each block: the root of the sum of the squares of its layers'."""
+    squares: dict[str, float] = {}
+    for name, norm in norms.items():
+        match = _BLOCK.match(name)
+        block = f"{match[1]} {match[2]}" if match else "other layers"
+        squares[block] = squares.get(block, 0.0) + norm**2
+    return {block: square**0.5 for block, square in squares.items()}
+
+
+def chart(norms: Mapping[str, float]) -> Iterator[str]:
+    """Yield a line for each block with a bar as long as its norm."""
+    largest = max(norms.values(), default=0.0)
+    width = max(map(len, norms), default=0)
+    for block, norm in norms.items():
+        bar = "#" * round(_BAR * norm / largest) if largest else ""
+        yield f"{block:<{width}}  {norm:10.4f}  {bar}".rstrip()
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
