@@ -14,11 +14,12 @@ from kohya_gui.form.presets import DEMO, Preset, Presets, laid_over
 from kohya_gui.form.survey import Survey, Surveyor
 from kohya_gui.parts.folders import Folders
 from kohya_gui.parts.served import Pictures
-from trainer.config import TrainingConfig, known_settings, load_config, to_flat
+from trainer.config import TrainingConfig, known_settings, to_flat
 from trainer.ground.commands import Command
 from trainer.ground.errors import ConfigError, StateError
 from trainer.ground.events import Event
 from trainer.ground.files import write_text
+from trainer.ground.paths import read_json
 from trainer.results import resumption
 from trainer.results.resumption import Resumption
 from trainer.results.run_folder import PastRun, RunFolder, next_free_name, past_runs
@@ -62,7 +63,7 @@ class Session:
 
     def _restored(self, store: Path) -> bool:
         try:
-            saved = json.loads(store.read_text(encoding="utf-8"))
+            saved = read_json(store)
             values, base, name = saved["values"], saved["base"], saved["name"]
         except (OSError, ValueError, KeyError, TypeError):
             return False
@@ -154,7 +155,7 @@ class Session:
         Raises:
             ConfigError: they cannot be read or used.
         """
-        config = self._checked_form() if with_form else load_config(folder.config)
+        config = self._checked_form() if with_form else folder.read_config()
         saving = config.saving.model_copy(
             update={"output_dir": str(folder.output_dir), "output_name": folder.output_name}
         )

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from trainer.ground.errors import StateError
 from trainer.ground.files import cache_folder, write_text
+from trainer.ground.paths import read_json
 
 FOLDER = "devices"
 """Name of the folder of locks in the cache folder."""
@@ -89,9 +90,9 @@ class Gate:
     def holder(self) -> Holder | None:
         """Return who said last that the device is theirs, None where nobody did."""
         try:
-            said = json.loads(self._told.read_text(encoding="utf-8"))
+            said = read_json(self._told)
             return Holder(str(said["what"]), str(said["by"]), int(said["pid"]), float(said["since"]))
-        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        except (OSError, ValueError, LookupError, TypeError):
             return None
 
     @property

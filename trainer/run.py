@@ -24,7 +24,7 @@ from trainer.ground.errors import StateError, Stopped, TrainerError
 from trainer.ground.events import Emit, Event
 from trainer.ground.files import write_text
 from trainer.planning.plan import Plan, plan
-from trainer.results import resumption, sinks
+from trainer.results import contents, resumption, sinks
 from trainer.results.event_log import JsonLines, cut_events, read_events, remove_log
 from trainer.results.run_folder import RunFolder
 from trainer.results.snapshot import Board, RunSnapshot
@@ -183,7 +183,11 @@ def _tell_changes(folder: RunFolder, start: Start, state: State, seen: Plan, emi
     """
     step, settings = state.position.step, state.position.settings
     own = goes_on(folder, start)
-    earlier = resumption.read_earlier(folder, step, settings) if own else resumption.Earlier(step, settings)
+    models = state.position.contents
+    if own:
+        earlier = resumption.read_earlier(folder, step, settings, models)
+    else:
+        earlier = resumption.Earlier(step, settings, models=models)
     found = resumption.compare(earlier, seen.config, seen.timetable, seen.report)
     found.check()
     saved = {name: tensor.shape for name, tensor in state.adapter.items()}
@@ -206,6 +210,7 @@ def run_folder(folder: RunFolder, seen: Plan, state: State | None, emit: Emit, *
     lock = folder.lock()
     board = Board()
     logs: list[JsonLines | sinks.TensorBoard] = []
+    recorder = contents.Recorder(folder.contents, seen.report)
     try:
         _open_books(folder, state if keep else None)
         save_config(seen.config, folder.config)
@@ -215,6 +220,7 @@ def run_folder(folder: RunFolder, seen: Plan, state: State | None, emit: Emit, *
             logs.append(sinks.TensorBoard(_tensorboard_folder(folder, seen.config)))
         tell = sinks.fan_out((board.post, logs[0], emit), logs[1:])
         tell(_started(folder, seen, state))
+        recorder.begin()
         yield tell
     except Exception as error:
         stopped = isinstance(error, Stopped)
@@ -224,6 +230,7 @@ def run_folder(folder: RunFolder, seen: Plan, state: State | None, emit: Emit, *
                 log(_early_end(board.snapshot) if stopped else failed(error, board.snapshot.step))
         raise
     finally:
+        recorder.end()
         for log in logs:
             with suppress(OSError):
                 log.close()

@@ -16,6 +16,7 @@ from trainer.config import TrainingConfig, known_settings, problems_of
 from trainer.ground.errors import Problem
 from trainer.optimizers import OPTIMIZERS
 from trainer.results.run_folder import RunFolder, next_free_name
+from trainer.settings.kohya import names_a_file
 from trainer.settings.section import PATHS, PROCESS
 from trainer.settings.walk import Setting, visible
 
@@ -188,7 +189,7 @@ def _place(key: str) -> int:
 
 def _may_be_path(setting: Setting, value: str) -> bool:
     """True for paths, and for texts that an engine may take for the path of a file."""
-    if setting.show.widget in PATHS:
+    if setting.show.widget in PATHS or (setting.key == "sample_prompts" and names_a_file(value)):
         return True
     path = PurePath(value.strip())
     rooted = path.is_absolute() or ".." in path.parts or value.startswith(("~", "\\", "/"))

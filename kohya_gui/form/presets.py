@@ -13,6 +13,7 @@ from kohya_gui.form.draft import defaults
 from trainer.config import TrainingConfig, config_from_layers, known_settings, load_layers, to_flat
 from trainer.config.values import parse_file_name
 from trainer.ground.errors import ConfigError, Problem
+from trainer.ground.paths import MOST_TEXT, read_text
 from trainer.settings import toml
 from trainer.settings.section import PATHS
 
@@ -37,7 +38,7 @@ class Preset:
     @cached_property
     def header(self) -> tuple[str, ...]:
         """The first paragraph of the comment at the top of the file, line by line."""
-        lines = [line.strip() for line in self.path.read_text(encoding="utf-8-sig").splitlines()]
+        lines = [line.strip() for line in read_text(self.path, MOST_TEXT).splitlines()]
         paragraph = itertools.takewhile(lambda line: line.startswith("#") and line.strip("# "), lines)
         return tuple(line.lstrip("# ") for line in paragraph)
 

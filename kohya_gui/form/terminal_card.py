@@ -13,6 +13,7 @@ from kohya_gui.form.presets import PROJECT, file_text
 from kohya_gui.parts.markup import button, copyable, esc
 from trainer.config import TrainingConfig
 from trainer.ground.errors import ConfigError, Problem
+from trainer.ground.paths import MOST_TEXT, read_text
 from trainer.settings import toml
 
 FIRST_LINE = file_text(TrainingConfig()).splitlines()[0]
@@ -27,7 +28,7 @@ def settings_file(config: TrainingConfig) -> Path:
 def is_written(config: TrainingConfig) -> bool:
     """Say whether the settings file holds these settings."""
     try:
-        return settings_file(config).read_text(encoding="utf-8") == file_text(config)
+        return read_text(settings_file(config), MOST_TEXT) == file_text(config)
     except (OSError, ValueError):
         return False
 
@@ -48,8 +49,8 @@ def write(config: TrainingConfig) -> None:
 def _is_anothers(path: Path) -> bool:
     """Say whether something is there that is not a settings file of this page's making."""
     try:
-        return path.is_symlink() or (path.exists() and not path.read_text("utf-8", "replace").startswith(FIRST_LINE))
-    except OSError:
+        return path.is_symlink() or (path.exists() and not read_text(path, MOST_TEXT).startswith(FIRST_LINE))
+    except (OSError, ValueError):
         return True
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer.ground.paths import normalised
+
 MODEL_ENDINGS = (".safetensors", ".ckpt", ".pt", ".bin")
 MOST_ENTRIES = 500
 
@@ -34,14 +36,15 @@ class Folders:
         self._real = tuple(root.resolve() for root in self.roots)
 
     def check(self, text: str | Path) -> Path:
-        """Return the absolute path that `text` means.
+        """Return the absolute path that `text` means, to the engine too.
 
         Raises:
             Refused: it leads out of the allowed folders or into a hidden one.
         """
-        if "\0" in str(text):
-            raise Refused("a path cannot hold a zero byte.")
-        path = Path(os.path.abspath(os.path.expanduser(str(text))))
+        try:
+            path = Path(os.path.abspath(normalised(str(text))))
+        except ValueError as error:
+            raise Refused(f"{error}.") from None
         # The words first: only to look at //server/share would already send this computer's login there.
         if not _below(path, (*self.roots, *self._real)) or not _below(path.resolve(), self._real):
             allowed = ", ".join(str(root) for root in self.roots)

@@ -13,6 +13,11 @@ from PIL import Image, ImageOps
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
+from trainer.ground.paths import open_regular, read_bytes
+
+MOST_PICTURE = 256 << 20
+"""Bytes of a picture that is shown."""
+
 MOST_NAMES = 50_000
 THUMBNAIL_SIDE = 256
 
@@ -59,7 +64,7 @@ class Pictures:
         if path is None or not (small or (kind and request.path_params["kind"] == "full")):
             return Response("There is no such picture.", 404)
         try:
-            body = _small(path, path.stat().st_mtime_ns) if small else path.read_bytes()
+            body = _small(path, path.stat().st_mtime_ns) if small else read_bytes(path, MOST_PICTURE)
         except (OSError, ValueError, Image.DecompressionBombError):
             return Response("The picture cannot be read.", 404)
         headers = {"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"}
@@ -69,7 +74,7 @@ class Pictures:
 @lru_cache(maxsize=1000)
 def _small(path: Path, changed: int) -> bytes:
     """Return a picture as WebP of at most THUMBNAIL_SIDE pixels. `changed` makes a rewritten file a new entry."""
-    with Image.open(path) as picture:
+    with open_regular(path, MOST_PICTURE) as file, Image.open(file) as picture:
         picture.draft("RGB", (THUMBNAIL_SIDE * 2, THUMBNAIL_SIDE * 2))
         turned = ImageOps.exif_transpose(picture).convert("RGBA")
     turned.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))

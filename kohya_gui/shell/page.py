@@ -21,7 +21,7 @@ from kohya_gui.parts.wiring import FORM, QUIET, Update, told
 from kohya_gui.session import Session
 from kohya_gui.watch import past_runs, resume_dialog, run_panel
 from kohya_gui.watch.news import News
-from trainer.config import known_settings, load_config, to_flat
+from trainer.config import known_settings, to_flat
 from trainer.ground.commands import Command
 from trainer.ground.errors import ConfigError, TrainerError
 from trainer.results.snapshot import RunSnapshot
@@ -289,7 +289,7 @@ class Page:
                 return self._resume(name, with_form=said.get("settings") == "form", asked=True)
             if act == "reuse":
                 run = self.session.past_named(name).folder
-                self.session.draft.lay(to_flat(load_config(run.config)), run.output_name)
+                self.session.draft.lay(to_flat(run.read_config()), run.output_name)
                 return {**self.form_update(), self.runs: self._runs(), self.tabs: gr.Tabs(selected="plan")}
         except TrainerError as error:
             told_runs = preset_panel.refused(str(error)) + self._runs()

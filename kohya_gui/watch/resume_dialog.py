@@ -11,6 +11,7 @@ from trainer.results.resumption import Change, Resumption
 HEADINGS = {
     "obstacle": "Not possible",
     "schedule": "Steps and learning rate",
+    "models": "Model files",
     "data": "Pictures and noise",
     "settings": "Other settings",
 }

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.helpers.checkpoints import tiny_sd15
 from tests.helpers.families import TINY
@@ -16,6 +19,7 @@ from trainer.config import TrainingConfig, known_settings, load_config, to_flat
 from trainer.ground import events
 from trainer.ground.errors import StateError
 from trainer.planning.plan import plan
+from trainer.results.contents import fingerprint
 from trainer.results.resumption import Earlier, Resumption, compare, look_ahead
 from trainer.results.run_folder import RunFolder
 from trainer.run import Start
@@ -177,14 +181,104 @@ def test_a_run_with_ranks_from_a_file_goes_on(ground: tuple[Path, Path], tmp_pat
     assert [event.step for event in told if isinstance(event, events.StepDone)] == [3]
 
 
+def resumed_notes(ground: tuple[Path, Path], output: Path, steps: int, **settings: object) -> list[str]:
+    told: list[events.Event] = []
+    more = {"max_train_epochs": None, "lr_scheduler": "constant", "max_train_steps": steps, **settings}
+    start = Start(resume="auto" if steps > 1 else "")
+    train(config_of(ground, output, **more), emit=told.append, start=start)
+    notes = [event.message for event in told if isinstance(event, events.Warned)]
+    return [text for text in notes if "is not the file that it was" in text or "not what they were" in text]
+
+
 def test_another_model_under_the_same_path_is_told(tmp_path: Path) -> None:
     ground = tiny_sd15(tmp_path), write_dataset(tmp_path)
-    settings: dict[str, object] = {"max_train_epochs": None, "lr_scheduler": "constant"}
-    train(config_of(ground, tmp_path, **settings, max_train_steps=1), emit=lambda event: None)
-    for seed, notes in ((0, 0), (1, 1)):
-        tiny_sd15(tmp_path, seed=seed)
-        told: list[events.Event] = []
-        config = config_of(ground, tmp_path, **settings, max_train_steps=2 + seed)
-        train(config, emit=told.append, start=Start(resume="auto"))
-        warnings = [event.message for event in told if isinstance(event, events.Warned)]
-        assert sum(text.startswith("Resuming with another model") for text in warnings) == notes
+    assert resumed_notes(ground, tmp_path, 1) == []
+    tiny_sd15(tmp_path)
+    assert resumed_notes(ground, tmp_path, 2) == []
+    tiny_sd15(tmp_path, seed=1)
+    (note,) = resumed_notes(ground, tmp_path, 3)
+    assert "pretrained_model_name_or_path tiny_sd15.safetensors is not the file that it was: up to step 2" in note
+    assert resumed_notes(ground, tmp_path, 4) == []
+
+
+@pytest.mark.parametrize("part", ["unet", "vae"])
+def test_another_file_in_a_models_folder_is_told(tmp_path: Path, part: str) -> None:
+    folder = TINY["sd15"].write_folder(tmp_path / "model")
+    ground = folder, write_dataset(tmp_path)
+    assert resumed_notes(ground, tmp_path, 1) == []
+    weights = next((folder / part).glob("*.safetensors"))
+    tensors = load_file(weights)
+    name = next(iter(tensors))
+    save_file({**tensors, name: tensors[name] + 1e-3}, weights)
+    assert len(resumed_notes(ground, tmp_path, 2)) == 1
+    assert resumed_notes(ground, tmp_path, 3) == []
+
+
+def test_another_vae_or_lora_to_begin_from_is_told(tmp_path: Path) -> None:
+    ground = tiny_sd15(tmp_path), write_dataset(tmp_path)
+    (tmp_path / "other").mkdir()
+    vae = tiny_sd15(tmp_path / "other")
+    assert resumed_notes(ground, tmp_path, 1, output_name="first") == []
+    lora = tmp_path / "first.safetensors"
+    settings = {"vae": str(vae), "network_weights": str(lora)}
+    assert resumed_notes(ground, tmp_path, 1, **settings) == []
+    tiny_sd15(tmp_path / "other", seed=1)
+    tensors = load_file(lora)
+    save_file({name: tensor * 2 if "lora_down" in name else tensor for name, tensor in tensors.items()}, lora)
+    notes = resumed_notes(ground, tmp_path, 2, **settings)
+    assert len(notes) == 2
+    assert any("vae" in text and "up to step 1" in text for text in notes)
+    assert any("network_weights" in text and "without effect" in text for text in notes)
+
+
+def test_pictures_and_captions_that_were_changed_are_told(tmp_path: Path) -> None:
+    ground = tiny_sd15(tmp_path), write_dataset(tmp_path)
+    pictures = ground[1] / "train" / "2_tok class"
+    assert resumed_notes(ground, tmp_path, 1) == []
+    for path in pictures.iterdir():
+        path.touch()
+    assert resumed_notes(ground, tmp_path, 2) == [], "what was only touched is the same"
+    bitmap = bytearray((pictures / "03.bmp").read_bytes())
+    bitmap[-1] ^= 1
+    (pictures / "03.bmp").write_bytes(bitmap)
+    (pictures / "04.txt").write_text("another caption")
+    notes = resumed_notes(ground, tmp_path, 3)
+    assert any("Pictures that are not what they were: 1 (03.bmp)" in text for text in notes)
+    assert any("Captions of pictures that are not what they were: 1 (04.png)" in text for text in notes)
+    assert len(notes) == 2
+    assert resumed_notes(ground, tmp_path, 4) == []
+
+
+def test_the_window_is_told_too_and_an_older_state_is_none_the_worse(tmp_path: Path) -> None:
+    ground = tiny_sd15(tmp_path), write_dataset(tmp_path)
+    assert resumed_notes(ground, tmp_path, 1) == []
+    tiny_sd15(tmp_path, seed=1)
+    config = config_of(ground, tmp_path, max_train_epochs=None, lr_scheduler="constant", max_train_steps=2)
+    seen, folder = plan(config), RunFolder(tmp_path, "tiny")
+    ahead = look_ahead(folder, config, seen.timetable, seen.report)
+    assert ahead is not None
+    assert [change.about for change in ahead.changes if "not the file" in change.text] == ["models"]
+    path = next(folder.state.glob("step-*/state.json"))
+    record = json.loads(path.read_text())
+    for key in ("contents", "learned", "sampled"):
+        del record[key]
+    path.write_text(json.dumps(record))
+    folder.contents.unlink()
+    assert resumed_notes(ground, tmp_path, 2) == []
+
+
+def test_a_large_file_is_told_by_samples_from_all_over_it(tmp_path: Path) -> None:
+    path = tmp_path / "large.safetensors"
+    size = 40 << 20
+    with open(path, "wb") as file:
+        file.truncate(size)
+    prints = {fingerprint(path)}
+    for at in (0, 1 << 19, size // 3, size - 1):
+        with open(path, "r+b") as file:
+            file.seek(at - at % (1 << 18))
+            file.write(os.urandom(1 << 20) if at < size - 1 else b"")
+            if at == size - 1:
+                file.seek(at)
+                file.write(b"x")
+        prints.add(fingerprint(path))
+    assert len(prints) == 5

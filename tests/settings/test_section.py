@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from tests.helpers.source import PROJECT
 from trainer.ground.errors import Problem
+from trainer.ground.paths import normalised
 from trainer.settings.problems import problems_of_section, rule, unknown
 from trainer.settings.section import (
     ANY,
@@ -22,7 +23,6 @@ from trainer.settings.section import (
     Section,
     Show,
     There,
-    clean_path,
 )
 from trainer.settings.section import setting as declared
 from trainer.settings.walk import Setting, sections_of, settings_of, visible
@@ -214,8 +214,8 @@ def test_lists_become_tuples_so_that_sections_stay_frozen() -> None:
 def test_a_path_is_taken_as_meant(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
     monkeypatch.setenv("USERPROFILE", "/home/someone")
-    assert clean_path(' "C:\\my pictures" ') == "C:\\my pictures"
-    assert clean_path("~/models/a.safetensors") == "/home/someone/models/a.safetensors"
+    assert normalised(' "C:\\my pictures" ') == "C:\\my pictures"
+    assert normalised("~/models/a.safetensors") == "/home/someone/models/a.safetensors"
     assert "single quotes" in problem("book", "C:\new").message
 
 

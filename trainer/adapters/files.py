@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from trainer.ground.errors import ModelError
+from trainer.ground.paths import open_regular
 from trainer.ground.safetensors_header import Entry, HeaderError, Table, read_table
 
 Shape = tuple[int, ...]
@@ -100,7 +101,7 @@ def read_header_as(path: Path, kinds: Collection[Kind]) -> AdapterHeader:
         ModelError: saying what the file is otherwise.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             table = _table(path, file)
             shapes = {key: entry.shape for key, entry in table.entries.items()}
             kind, modules = _modules(path, shapes, kinds)

@@ -31,7 +31,16 @@ if TYPE_CHECKING:
     from trainer.config import TrainingConfig
     from trainer.families.bundle import Bundle
 
-__all__ = ["FAMILIES", "Family", "Recognition", "load", "look_up", "recognise", "recognise_chosen"]
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "Recognition",
+    "cached_folder",
+    "load",
+    "look_up",
+    "recognise",
+    "recognise_chosen",
+]
 
 FAMILIES: Mapping[str, Family] = {
     family.name: family
@@ -137,6 +146,11 @@ def _look_for_vae(recognition: Recognition, chosen: str) -> None:
             f"vae: {chosen} is {name_file(header).title} and holds no VAE.",
             "Choose a VAE, or leave the setting empty for the one inside the model.",
         )
+
+
+def cached_folder(text: str) -> Path | None:
+    """Return the folder in the cache of a model that is named as on the hub; None where it is not, or not there yet."""
+    return cached_descriptions(text) if _is_hub_id(text) else None
 
 
 def _is_hub_id(text: str) -> bool:

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from trainer.ground.files import cache_folder, write_text
+from trainer.ground.paths import read_json
 
 WORTH = 500
 """Of fewer pictures everything is found out sooner than looked up."""
@@ -67,11 +68,11 @@ class HeaderCache:
     def _read(self) -> dict[str, str]:
         """Return what the file has, each picture's as one text: lists would take three times as long."""
         try:
-            told = json.loads(self._path.read_text(encoding="utf-8"))
+            told = read_json(self._path)
             if any(told[key] != value for key, value in self._head.items()):
                 return {}
             return {name: text for name, text in told["pictures"].items() if isinstance(text, str)}
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
             return {}
 
 

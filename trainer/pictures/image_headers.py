@@ -29,6 +29,8 @@ from PIL import (  # noqa: F401
     WebPImagePlugin,
 )
 
+from trainer.ground.paths import open_regular
+
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "JXL")
 """Pillow's names of the formats that are tried. A list, so that a file's contents cannot summon an obscure decoder."""
 
@@ -82,7 +84,7 @@ def read_size(path: Path) -> tuple[int, int]:
     Raises:
         UNREADABLE: the file is no picture, is damaged, is cut off, or is larger than Pillow thinks safe.
     """
-    with open(path, "rb") as file, open_header(file) as image:
+    with open_regular(path) as file, open_header(file) as image:
         width, height = size_as_seen(image, file)
         if not _is_whole(image, file):
             image.load()

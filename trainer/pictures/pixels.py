@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from trainer.ground.errors import DataError
+from trainer.ground.paths import open_regular
 from trainer.pictures.batches import Example
 from trainer.pictures.buckets import Placement, Size
 from trainer.pictures.image_headers import UNREADABLE, open_header, orientation, size_as_seen
@@ -50,7 +51,7 @@ def open_picture(path: Path, least: Size | None = None, expected: Size | None = 
         DataError: the file is gone, cannot be decoded, or is not the one that was scanned.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return _decode(file, path, least, expected)
     except FileNotFoundError as error:
         raise DataError(

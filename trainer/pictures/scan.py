@@ -22,6 +22,7 @@ from PIL import Image
 
 from trainer.config import TrainingConfig
 from trainer.ground.errors import ConfigError, DataError, Problem
+from trainer.ground.paths import TooLarge, read_bytes
 from trainer.pictures.encodings import fitting_encoding, utf8_text
 from trainer.pictures.findings import (
     Findings,
@@ -292,18 +293,17 @@ def _caption_lines(path: str, findings: Findings) -> list[str]:
         DataError: the file cannot be read, or is no caption for its size.
     """
     try:
-        with open(path, "rb") as file:
-            content = file.read(LARGEST_CAPTION + 1)
+        content = read_bytes(path, LARGEST_CAPTION)
+    except TooLarge as error:
+        raise DataError(
+            f"caption_extension: {path} has more than {LARGEST_CAPTION:,} bytes, which captions never have.",
+            remedy="Remove it, or move it elsewhere.",
+        ) from error
     except OSError as error:
         raise DataError(
             f"caption_extension: the caption {path} cannot be read: {error.strerror}.",
             remedy="Check its permissions or remove it.",
         ) from error
-    if len(content) > LARGEST_CAPTION:
-        raise DataError(
-            f"caption_extension: {path} has more than {LARGEST_CAPTION:,} bytes, which captions never have.",
-            remedy="Remove it, or move it elsewhere.",
-        )
     text = utf8_text(content)
     if text is None:
         findings.foreign.append(ForeignCaption(Path(path), fitting_encoding(content)))

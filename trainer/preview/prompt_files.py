@@ -16,14 +16,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from trainer.ground.errors import ConfigError, Problem
+from trainer.ground.paths import MOST_TEXT, TooLarge, normalised, read_bytes
 from trainer.settings import toml
 from trainer.settings.problems import shown
-from trainer.settings.section import clean_path
 
 Entry = str | Mapping[str, object]
 """One prompt: a line, or a table."""
 
-_LARGEST = 1_000_000
 _TOML_RULE = "it must hold [prompt] and in it a [[prompt.subset]] for each picture"
 _JSON_RULE = "it must be a list of prompts, each a text or a table with the key prompt"
 
@@ -43,12 +42,13 @@ def read_file(text: str) -> list[Entry]:
             text, f"there is no file {shown(str(path))}; check the path, or write the prompts themselves, one a line"
         )
     try:
-        with open(path, "rb") as file:
-            content = file.read(_LARGEST + 1)
+        content = read_bytes(path, MOST_TEXT)
+    except TooLarge as error:
+        raise refused(
+            text, f"{shown(str(path))} has more than {MOST_TEXT:,} bytes, which prompts never have"
+        ) from error
     except OSError as error:
         raise refused(text, f"{shown(str(path))} cannot be read: {error.strerror or error}") from error
-    if len(content) > _LARGEST:
-        raise refused(text, f"{shown(str(path))} has more than {_LARGEST:,} bytes, which prompts never have")
     try:
         return reader(content.decode("utf-8-sig"), path)
     except UnicodeDecodeError as error:
@@ -59,7 +59,7 @@ def read_file(text: str) -> list[Entry]:
 
 def _path(text: str) -> str:
     try:
-        return clean_path(text.strip().strip("'"))
+        return normalised(text)
     except ValueError as error:
         raise refused(text, str(error)) from error
 

@@ -17,8 +17,11 @@ from typing import BinaryIO
 from trainer.ground import events
 from trainer.ground.events import Event
 from trainer.ground.files import replacing
+from trainer.ground.paths import open_regular
 
 LOG_BYTES = 8 << 20
+MOST_BYTES = 32 * LOG_BYTES
+"""Bytes of a log that could not be put aside for long; no other is larger."""
 
 _OF_STEP = (events.StepDone, events.EpochDone, events.Saved, events.SampleReady, events.Validated)
 _UNLOGGED = (events.Stage,)
@@ -82,11 +85,11 @@ def read_lines(path: Path) -> Iterator[bytes]:
     # Opened first: should it be put aside meanwhile, it is still this one, and is told from the others by its identity.
     current: BinaryIO | None = None
     with suppress(FileNotFoundError):
-        current = open(path, "rb")  # noqa: SIM115  closed below
+        current = open_regular(path, MOST_BYTES)
     try:
         own = os.fstat(current.fileno()) if current else None
         for earlier in earlier_files(path):
-            with open(earlier, "rb") as file:
+            with open_regular(earlier, MOST_BYTES) as file:
                 if own is None or not os.path.samestat(own, os.fstat(file.fileno())):
                     yield from _whole_lines(file)
         if current:
@@ -119,7 +122,7 @@ def cut_events(path: Path, step: int) -> None:
     What is cut is always a tail, so that a cut which a power failure interrupts is completed by the next.
     """
     for file in reversed([*earlier_files(path), *([path] if path.exists() else [])]):
-        with open(file, "rb") as opened:
+        with open_regular(file, MOST_BYTES) as opened:
             lines = list(opened)
         kept = [line for line in lines if _stays(line, step)]
         if not kept:

@@ -196,11 +196,6 @@ def _hashes_of(path: str, size: int, modified: int) -> FileHashes:
     return FileHashes(_old_hash(Path(path)), sha256_of(Path(path)))
 
 
-def quick_hash(path: str | Path) -> str:
-    """Return the webui's old hash of a model file, which reads 64 KiB of it; empty where it is no file."""
-    return _old_hash(Path(path)) if Path(path).is_file() else ""
-
-
 def _old_hash(path: Path) -> str:
     with open(path, "rb") as file:
         file.seek(_OLD_HASH_OFFSET)

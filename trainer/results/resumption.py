@@ -6,17 +6,19 @@ only mean that the run is no longer the one that was begun; and some cannot be, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from trainer import schedules
 from trainer.config import TrainingConfig, config_from_layers, known_settings, rates, to_flat
 from trainer.ground.errors import ConfigError, StateError
 from trainer.ground.events import Started
+from trainer.ground.paths import read_json
 from trainer.pictures.report import DatasetReport
 from trainer.planning.timetable import Timetable
+from trainer.results import contents
+from trainer.results.contents import PictureContent
 from trainer.results.event_log import read_events
 from trainer.results.run_folder import RunFolder
 from trainer.settings.section import Resume
@@ -31,21 +33,29 @@ _MEANINGS: Mapping[Resume, tuple[str, str]] = {
 }
 """{what a setting declares: (what the change is about, what is said of it)}; "free" settings differ without a word."""
 
+_NAMED = 5
+"""Pictures that a change names."""
+
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """A run as it was when its state was saved, as far as its folder tells."""
+    """A run as it was when its state was saved, as far as its folder tells.
+
+    `models` has a fingerprint of each model file by its setting, `contents` what each picture held.
+    """
 
     step: int
     settings: Mapping[str, object]
     total_steps: int = 0
     steps_per_epoch: int = 0
     pictures: frozenset[str] | None = None
+    models: Mapping[str, str] = field(default_factory=dict)
+    contents: Mapping[str, PictureContent] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One difference. `about` is "settings", "schedule", "data" or "obstacle"; the last forbids resuming."""
+    """One difference. `about` is "settings", "schedule", "data", "models" or "obstacle"; the last forbids resuming."""
 
     about: str
     text: str
@@ -104,13 +114,21 @@ def check_layers(saved: Mapping[str, Sequence[int]], wanted: Mapping[str, Sequen
             )
 
 
-def read_earlier(folder: RunFolder, step: int, settings: Mapping[str, object]) -> Earlier:
-    """Return what the run's folder tells of the run whose state has this step and these settings."""
+def read_earlier(
+    folder: RunFolder, step: int, settings: Mapping[str, object], models: Mapping[str, str] | None = None
+) -> Earlier:
+    """Return what the run's folder tells of the run whose state has this step, these settings and these models."""
     begun = [event for event in read_events(folder.events) if isinstance(event, Started)]
-    pictures = _pictures_of(folder.dataset)
+    earlier = Earlier(
+        step,
+        settings,
+        pictures=_pictures_of(folder.dataset),
+        models=models or {},
+        contents=contents.read(folder.contents),
+    )
     if not begun:
-        return Earlier(step, settings, pictures=pictures)
-    return Earlier(step, settings, begun[-1].total_steps, begun[-1].steps_per_epoch, pictures)
+        return earlier
+    return replace(earlier, total_steps=begun[-1].total_steps, steps_per_epoch=begun[-1].steps_per_epoch)
 
 
 def look_ahead(
@@ -122,9 +140,10 @@ def look_ahead(
     """
     for path in sorted(folder.state.glob("step-*/state.json"), reverse=True):
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            earlier = read_earlier(folder, int(record["step"]), dict(record["settings"]))
-        except (OSError, ValueError, LookupError, TypeError):
+            record = read_json(path)
+            models = dict(record.get("contents") or {})
+            earlier = read_earlier(folder, int(record["step"]), dict(record["settings"]), models)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
             continue
         return compare(earlier, config, timetable, report)
     return None
@@ -133,7 +152,7 @@ def look_ahead(
 def _pictures_of(path: Path) -> frozenset[str] | None:
     """Return the paths of the pictures in a run's dataset report, or None where it cannot be read."""
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = read_json(path)
         return frozenset(
             f"{folder['path']}/{picture['name']}" for folder in report["folders"] for picture in folder["pictures"]
         )
@@ -156,7 +175,9 @@ def compare(earlier: Earlier, config: TrainingConfig, timetable: Timetable, repo
         *_obstacles(earlier, config, timetable),
         *_steps(earlier, timetable),
         *_rates(earlier, config, timetable),
+        *_models(earlier, config),
         *_pictures(earlier, report),
+        *_contents(earlier, report),
         *(change for change in said if change.about != "obstacle"),
     ]
     return Resumption(earlier.step, tuple(changes))
@@ -236,6 +257,28 @@ def _pictures(earlier: Earlier, report: DatasetReport) -> Iterator[Change]:
     new, gone = len(now - earlier.pictures), len(earlier.pictures - now)
     text = f"Pictures {len(earlier.pictures)} -> {len(now)} ({new} new, {gone} gone)"
     yield Change("data", f"{text}: from here on every epoch has another order.")
+
+
+def _models(earlier: Earlier, config: TrainingConfig) -> Iterator[Change]:
+    """Say which model files hold something else than they did, whatever they are called."""
+    settings = to_flat(config)
+    for key, now in contents.of_models(config).items():
+        if key in earlier.models and earlier.models[key] != now:
+            name = Path(str(settings[key])).name
+            if known_settings()[key].resume == "beginning":
+                what = "without effect, the state's matrices count"
+            else:
+                what = f"up to step {earlier.step} the LoRA was trained on what was there before"
+            yield Change("models", f"{key} {name} is not the file that it was: {what}.")
+
+
+def _contents(earlier: Earlier, report: DatasetReport) -> Iterator[Change]:
+    found = contents.changed(earlier.contents, report)
+    for what, names in (("Pictures", found.pictures), ("Captions of pictures", found.captions)):
+        if names:
+            listed = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+            text = f"{what} that are not what they were: {len(names)} ({listed}); they count as they are now"
+            yield Change("data", f"{text}, from step {earlier.step + 1} on.")
 
 
 def _settings(earlier: Earlier, settings: Mapping[str, object], differing: list[str]) -> Iterator[Change]:

@@ -3,6 +3,7 @@
     config.toml     the settings, complete
     events.jsonl    every event, one object a line; see `event_log`
     dataset.json    what the scan found
+    contents.json   what the pictures and captions held
     state/          what resuming needs
     samples/        sample pictures
     lock            held by the process that trains
@@ -22,6 +23,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from trainer.config import TrainingConfig, load_config
 from trainer.ground import events
 from trainer.ground.errors import StateError
 from trainer.planning.timetable import LORA_SUFFIX, final_name
@@ -60,6 +62,11 @@ class RunFolder:
         return self.path / "dataset.json"
 
     @property
+    def contents(self) -> Path:
+        """The record of what the pictures and captions held."""
+        return self.path / "contents.json"
+
+    @property
     def state(self) -> Path:
         """The folder of resume states."""
         return self.path / "state"
@@ -92,13 +99,24 @@ class RunFolder:
 
     def _refuse_links(self) -> None:
         """See that what a run writes and removes stays in its own folder, whoever made that folder."""
-        own = (self.config, self.events, self.dataset, self.state, self.samples, self.path / "lock", self.path / "logs")
-        for path in (self.path, *own, *earlier_files(self.events)):
+        own = (self.config, self.events, self.dataset, self.contents, self.state, self.samples)
+        more = (self.path / "lock", self.path / "logs")
+        for path in (self.path, *own, *more, *earlier_files(self.events)):
             if os.path.islink(path):
                 raise StateError(
                     f"output_dir: {str(path)!r} is a link, and a run does not write through links.",
                     "Remove the link, or choose another output_name.",
                 )
+
+    def read_config(self) -> TrainingConfig:
+        """Return the settings that the run was begun or last gone on with.
+
+        Raises:
+            StateError: what is there leads elsewhere.
+            ConfigError: they cannot be read or used.
+        """
+        self._refuse_links()
+        return load_config(self.config)
 
     def make(self) -> None:
         """Create the folder.

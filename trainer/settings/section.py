@@ -9,13 +9,14 @@ file's metadata and the resume dialog all read it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from trainer.ground.paths import normalised
 
 Tab = Literal["basic", "advanced"]
 Widget = Literal["auto", "file", "folder", "text", "multiline", "choice", "checkbox", "number", "slider", "list"]
@@ -27,9 +28,6 @@ PROCESS = "process"
 """In `Show.when`: not a setting but the kind of process that the model has, once the model is known."""
 
 PATHS = ("file", "folder")
-
-LONGEST_PATH = 4000
-"""Bytes of a path; no system opens longer ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,22 +198,9 @@ def prepared(value: object, declaration: Declaration) -> object:
     if declaration.zero_is_off and not isinstance(value, bool) and isinstance(value, int | float) and value == 0:
         return None
     if declaration.show.widget in PATHS and isinstance(value, str):
-        value = clean_path(value)
+        value = normalised(value)
     if declaration.parse is not None and value is not None:
         value = declaration.parse(value)
     if declaration.choices and value not in declaration.choices:
         raise ValueError("")
     return value
-
-
-def clean_path(text: str) -> str:
-    """Return a path as the user meant it: without the quotes of "copy as path", with ~ expanded."""
-    text = text.strip().strip('"')
-    if any(ord(character) < ord(" ") for character in text):
-        raise ValueError(
-            "the path holds a control character. In TOML a backslash inside double quotes is an escape: "
-            "write the path in single quotes, or with forward slashes"
-        )
-    if len(os.fsencode(text)) > LONGEST_PATH:
-        raise ValueError(f"a path must not be longer than {LONGEST_PATH} bytes")
-    return os.path.expanduser(text) if text.startswith("~") else text

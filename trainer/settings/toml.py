@@ -9,12 +9,11 @@ from pathlib import Path
 
 import toml
 
-from trainer.ground import files
+from trainer.ground import files, paths
 from trainer.ground.errors import ConfigError, Problem
 from trainer.settings.walk import Setting
 
 _WIDTH = 116
-_LARGEST_FILE = 1_000_000
 _DEEPEST_KEY = 500
 """Dots in a key; the time that tomllib takes grows with their square."""
 _ESCAPES = {"\\": "\\\\", "\b": "\\b", "\f": "\\f", "\t": "\\t", "\r": "\\r"}
@@ -28,20 +27,17 @@ def read(path: Path) -> dict[str, object]:
 def read_text(path: Path) -> str:
     """Return the text of a file of settings. Raises ConfigError naming the file."""
     try:
-        with open(path, "rb") as file:
-            content = file.read(_LARGEST_FILE + 1)
-        text = content.decode("utf-8-sig")
+        return paths.read_text(path, paths.MOST_TEXT)
     except FileNotFoundError:
         raise _unreadable(path, "there is no such file; check the path and the working folder.") from None
     except IsADirectoryError:
         raise _unreadable(path, "this is a folder; give the path of a .toml file.") from None
     except UnicodeDecodeError as error:
         raise _unreadable(path, f"byte {error.start} is not UTF-8; save the file as UTF-8.") from None
+    except paths.TooLarge:
+        raise _unreadable(path, f"it is larger than {paths.MOST_TEXT:,} bytes, which settings never are.") from None
     except (OSError, ValueError) as error:
         raise _unreadable(path, f"it cannot be read: {getattr(error, 'strerror', None) or error}.") from None
-    if len(content) > _LARGEST_FILE:
-        raise _unreadable(path, f"it is larger than {_LARGEST_FILE:,} bytes, which settings never are.")
-    return text
 
 
 def parse(text: str, name: str) -> dict[str, object]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from trainer.config.values import parse_extension
 from trainer.ground.errors import ConfigError, DataError, Problem
 from trainer.ground.files import replacing
+from trainer.ground.paths import TooLarge, read_bytes
 from trainer.pictures.encodings import as_utf8, fitting_encoding, utf8_text
 from trainer.pictures.listing import deeper, listing
 from trainer.pictures.scan import LARGEST_CAPTION
@@ -85,10 +86,7 @@ def recode(path: Path, encoding: str, *, write: bool) -> str:
         DataError: it cannot be read or written, is no caption for its size, or is not in the encoding that was named.
     """
     try:
-        with open(path, "rb") as file:
-            content = file.read(LARGEST_CAPTION + 1)
-        if len(content) > LARGEST_CAPTION:
-            raise DataError(f"{path} has more than {LARGEST_CAPTION:,} bytes, which captions never have.")
+        content = read_bytes(path, LARGEST_CAPTION)
         if utf8_text(content) is not None:
             return ""
         had = encoding or fitting_encoding(content)
@@ -101,6 +99,8 @@ def recode(path: Path, encoding: str, *, write: bool) -> str:
             f"{path} is not text in {error.encoding}: byte {error.start} cannot be read.",
             "Leave the encoding out, and each caption's own bytes say it.",
         ) from error
+    except TooLarge as error:
+        raise DataError(f"{path} has more than {LARGEST_CAPTION:,} bytes, which captions never have.") from error
     except OSError as error:
         raise DataError(f"{path} cannot be made UTF-8: {error.strerror or error}.", "See its permissions.") from error
     return had

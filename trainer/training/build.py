@@ -27,7 +27,7 @@ from trainer.pictures.latent_cache import LatentCache
 from trainer.pictures.loader import Batch, make_loader
 from trainer.planning.plan import Plan
 from trainer.preview.prompts import settle
-from trainer.results import export, metadata
+from trainer.results import contents, export
 from trainer.results.run_folder import RunFolder
 from trainer.training import attention, precision, ranks, text_cache
 from trainer.training.metrics import Metrics
@@ -99,7 +99,8 @@ def build(
             device=accelerator.device,
             scaled=accelerator.scaler is not None,
         ),
-        environment=environment(accelerator.device, plan.recognition.source) | attention_kernel(config, bundle, state),
+        environment=environment(accelerator.device) | attention_kernel(config, bundle, state),
+        contents=contents.of_models(config),
     )
     if state is not None:
         for change in changes(state.position, training.environment):
@@ -229,12 +230,11 @@ def make_batches(
     )
 
 
-def environment(device: torch.device, model: str) -> dict[str, object]:
+def environment(device: torch.device) -> dict[str, object]:
     """Return what equal bits depend on besides the settings."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
         "threads": torch.get_num_threads(),
-        "model": metadata.quick_hash(model),
         **{name: version(name) for name in ("torch", "diffusers", "transformers", "peft", "bitsandbytes")},
     }
 

@@ -16,7 +16,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from trainer.ground.errors import RunError, StateError
 from trainer.ground.files import FULL_DISK, sha256_of, sync_folder
+from trainer.ground.paths import read_json
 from trainer.training.micro_batches import MicroBatchSize
 
 FORMAT = 1
@@ -47,9 +48,10 @@ _LOADING_ERRORS = (
 class Position:
     """Where a run is: `step` optimizer steps are done; `losses` are the newest step losses, oldest first;
     `epoch_losses` are those of the epoch under way. `settings` is the flat config that the run was started with,
-    `environment` what exactness depends on besides it. `micro_batch_size` is set where memory ran out: how much is
-    computed at once since then. `learned` counts the steps that changed a weight (None in states of before: all of
-    them); `sampled` is set where the state was saved while the step's sample pictures were being drawn: how many were.
+    `environment` what exactness depends on besides it, `contents` has a fingerprint of each model file by its setting.
+    `micro_batch_size` is set where memory ran out: how much is computed at once since then. `learned` counts the steps
+    that changed a weight (None in states of before: all of them); `sampled` is set where the state was saved while the
+    step's sample pictures were being drawn: how many were.
     """
 
     step: int
@@ -59,6 +61,7 @@ class Position:
     environment: Mapping[str, object]
     seconds: float = 0.0
     micro_batch_size: MicroBatchSize | None = None
+    contents: Mapping[str, str] = field(default_factory=dict)
     learned: int | None = None
     sampled: int | None = None
 
@@ -165,6 +168,7 @@ def load_state(path: Path) -> State:
             environment=dict(record["environment"]),
             seconds=float(record["seconds"]),
             micro_batch_size=MicroBatchSize(**reduced) if reduced else None,
+            contents=dict(record.get("contents") or {}),
             learned=_count(record, "learned"),
             sampled=_count(record, "sampled"),
         )
@@ -198,9 +202,9 @@ def _record(path: Path) -> dict[str, Any]:
         for name in (_ADAPTER, _OPTIMIZER, _STATE):
             if (path / name).is_symlink():
                 raise ValueError(f"{name} is a link")
-        record = json.loads((path / _STATE).read_text(encoding="utf-8"))
+        record = read_json(path / _STATE)
         hashes = {name: sha256_of(path / name) for name in (_ADAPTER, _OPTIMIZER)}
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise StateError(f"resume: {str(path)!r} is not a whole resume state ({error}).", _REMEDY) from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise StateError(f"resume: {str(path)!r} has a format that this version does not read.", _REMEDY)

@@ -75,6 +75,7 @@ class Training:
     progress: Control
     metrics: Metrics
     environment: dict[str, object]
+    contents: dict[str, str] = field(default_factory=dict)
     prepare: Callable[[], None] = lambda: None
     step: int = 0
     resumed: bool = False
@@ -262,6 +263,7 @@ class Training:
             environment=self.environment,
             seconds=self.seconds,
             micro_batch_size=self.micro_batch_size,
+            contents=self.contents,
             learned=self.metrics.learned,
             sampled=self.sampled,
         )

@@ -6,11 +6,11 @@ are far beyond any model there is.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from trainer.ground import paths
 from trainer.ground.errors import ModelError
 
 _MOST_BYTES = 4 << 20
@@ -51,12 +51,10 @@ def read_json(path: Path) -> dict[str, Any]:
         ModelError: it cannot be read, or it is too long to be one.
     """
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ValueError(f"it has more than {_MOST_BYTES >> 20} MB")
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = paths.read_json(path, _MOST_BYTES)
         if not isinstance(found, dict):
             raise TypeError("it is no table")
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise ModelError(f"{path} cannot be read as JSON ({error}).", _REMEDY) from error
     return found
 

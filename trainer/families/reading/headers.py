@@ -26,6 +26,7 @@ from typing import Any, BinaryIO, NoReturn
 
 from trainer.families.reading.pickles import UNPICKLING_ERRORS, InertUnpickler, Tensor
 from trainer.ground.errors import ModelError
+from trainer.ground.paths import open_regular
 from trainer.ground.safetensors_header import HeaderError, read_table
 
 CONFIGS_ENTRY = "component_configs"
@@ -124,7 +125,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
     if not os.path.isfile(path):
         raise ModelError(f"There is no model file at {path}.", "Check the path; it is relative to the working folder.")
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             yield file
     except OSError as error:
         raise ModelError(f"The model file {path} cannot be read ({error.strerror}).") from error

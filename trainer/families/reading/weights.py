@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from trainer.families.reading.headers import SAFETENSORS, container_of
 from trainer.families.reading.pickles import Inert
 from trainer.ground.errors import ModelError
+from trainer.ground.paths import open_regular
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -94,7 +95,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
 
 
 def _is_zip(path: Path) -> bool:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return file.read(2) == b"PK"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from trainer.families.unet import weight_names
 from trainer.families.unet.facts import UNET_PREFIX, VAE_PREFIX, StableFacts, TextEncoderFacts
 from trainer.families.unet.slim_blocks import slimmed
 from trainer.ground.errors import ModelError
+from trainer.ground.paths import MOST_TEXT, read_json
 
 TextEncoder: TypeAlias = PreTrainedModel
 
@@ -160,7 +160,7 @@ class Checkpoint:
         if (folder / "vae").is_dir():
             folder = folder / "vae"
         try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            config = read_json(folder / "config.json", MOST_TEXT)
         except (OSError, ValueError) as error:
             raise ModelError(
                 f"The setting vae names {self.vae_source}, which has no readable config.json.",
