@@ -98,7 +98,7 @@ def test_settings_that_name_no_file(
     """`--check` refuses at once; of the huge ones only what may be a model is looked into, and only its header."""
     name = "x.txt" if key == "sample_prompts" else "x.safetensors"
     make(tmp_path / name)
-    settings = tiny_settings(*ground, tmp_path, **{key: str(tmp_path / name)})
+    settings = tiny_settings(*ground, tmp_path, sample_every_n_steps=1, **{key: str(tmp_path / name)})
     save_config(load_config(overrides=settings), tmp_path / "RUN.toml")
     with opened_below(tmp_path) as opened:
         code = main(["train", str(tmp_path / "RUN.toml"), "--check"])
