@@ -134,6 +134,14 @@ def test_a_form_without_a_length_has_the_one_of_the_form(opened: Open) -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "name"), [({}, "AdamW"), ({"use_8bit_adam": True}, "AdamW8bit"), ({"optimizer": "Lion"}, "Lion")]
+)
+def test_a_form_of_old_times_has_its_optimizer(opened: Open, given: dict[str, object], name: str) -> None:
+    old = {"LoRA_type": "Standard", "max_resolution": "512,512"}
+    assert values_of(opened("preset.json", json.dumps({**old, **given})))["optimizer_type"] == name
+
+
+@pytest.mark.parametrize(
     ("rates", "only"),
     [((0, 1e-4), "network_train_unet_only"), ((1e-4, 0), "network_train_text_encoder_only"), ((1e-4, 1e-4), "")],
 )
@@ -355,9 +363,13 @@ DATASETS = """
 [general]
 enable_bucket = true
 caption_extension = ".txt"
+resolution = 512
+shuffle_caption = false
 
 [[datasets]]
 resolution = 768
+shuffle_caption = false
+caption_prefix = "x"
 batch_size = 4
 
   [[datasets.subsets]]
@@ -365,12 +377,14 @@ batch_size = 4
   num_repeats = 10
   class_tokens = "sks dog"
   keep_tokens = 1
+  caption_prefix = "a"
 
   [[datasets.subsets]]
   image_dir = "/pictures/reg"
   is_reg = true
   keep_tokens = 2
   flip_aug = false
+  caption_prefix = "a"
 """
 
 
@@ -384,7 +398,7 @@ def test_datasets_are_read_with_what_they_inherit(tmp_path: Path, opened: Open, 
         "on the command line": ("a.sh", "train_network.py --network_dim 8 --resolution 512 --dataset_config d.toml\n"),
     }
     found = opened(*texts[way])
-    expected = {"network_dim": 8, "resolution": "768,768", "train_batch_size": 4, "caption_extension": ".txt"}
+    expected = {"network_dim": 8, "resolution": "768,768", "train_batch_size": 4, "caption_prefix": "a"}
     assert {key: values_of(found)[key] for key in expected} == expected
     assert {problem.key for problem in found.report.wrong} == {"keep_tokens", "flip_aug"}
     assert found.report.unsupported == ()
