@@ -11,6 +11,7 @@ from trainer.__main__ import COMPLETED, REFUSED, STOPPED, main
 from trainer.ground.errors import Stopped
 from trainer.settings.section import Show, argument
 from trainer.tools import TOOLS, Arguments, Desk, Tool
+from trainer.tools.docs import DOCUMENT, page
 
 Capture = pytest.CaptureFixture[str]
 
@@ -147,3 +148,7 @@ def test_the_habits_of_sd_scripts_command_line_are_told_the_way(
     printed = capsys.readouterr().err
     assert said in printed
     assert "Traceback" not in printed
+
+
+def test_the_page_about_tools_is_up_to_date(project: Path) -> None:
+    assert (project / DOCUMENT).read_text(encoding="utf-8") == page(TOOLS), "python -m trainer.tools writes it anew"

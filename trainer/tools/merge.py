@@ -34,7 +34,7 @@ class MergeArguments(Arguments):
     """The highest rank of a layer, by its singular values; left out, ranks add up and nothing is lost."""
 
     save_precision: str = argument("fp16", Show("Precision of the file"), choices=lora_files.PRECISIONS)
-    """Number format in the file."""
+    """Number format in the file: fp16, bf16 or float."""
 
     overwrite: bool = argument(False, Show("Overwrite"))
     """Replace the file to write where there is one."""

@@ -44,7 +44,7 @@ class ResizeArguments(Arguments):
     """2 and more for sv_ratio; a share from 0 to 1, such as 0.9, for the others."""
 
     save_precision: str = argument("fp16", Show("Precision of the file"), choices=lora_files.PRECISIONS)
-    """Number format in the file."""
+    """Number format in the file: fp16, bf16 or float."""
 
     overwrite: bool = argument(False, Show("Overwrite"))
     """Replace the file to write where there is one."""
