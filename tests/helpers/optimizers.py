@@ -1,7 +1,7 @@
 """A small problem to step optimizers on, and the recording of trajectories of the packages that ours are compared with.
 
 `tests/data/golden_optimizers.json` was written by `python -m tests.helpers.optimizers` with prodigyopt 1.1.2,
-dadaptation 3.2 and lion-pytorch 0.2.5 installed; the tests themselves need none of the three.
+dadaptation 3.2, lion-pytorch 0.2.5 and came-pytorch 0.1.3 installed; the tests themselves need none of them.
 """
 
 from __future__ import annotations
@@ -92,11 +92,14 @@ CASES: list[tuple[str, float, dict[str, Any]]] = [
     ("Prodigy", 0.5, {"decouple": False, "weight_decay": 0.05, "growth_rate": 1.5, "beta3": 0.9, "eps": 1e-6}),
     ("Lion", 1e-2, {}),
     ("Lion", 1e-2, {"weight_decay": 0.3, "betas": (0.95, 0.98)}),
+    ("CAME", 1e-2, {}),
+    ("CAME", 1e-2, {"weight_decay": 0.3, "betas": (0.95, 0.99, 0.995), "clip_threshold": 0.5, "eps": (1e-20, 1e-12)}),
 ]
 
 
 def record() -> None:
     """Write the trajectories of the original packages."""
+    from came_pytorch import CAME
     from dadaptation import DAdaptAdam
     from lion_pytorch import Lion
     from prodigyopt import Prodigy
@@ -105,17 +108,18 @@ def record() -> None:
         "DAdaptAdam": DAdaptAdam,
         "Prodigy": Prodigy,
         "Lion": Lion,
+        "CAME": CAME,
     }
     cases = [
         {
             "optimizer": name,
             "learning_rate": rate,
             "arguments": [f"{key}={value}" for key, value in options.items()],
-            "points": trajectory(originals[name](groups(rate, torch.float64), **options), rate),
+            "points": trajectory(originals[name](groups(rate, torch.float64), lr=rate, **options), rate),
         }
         for name, rate, options in CASES
     ]
-    note = "prodigyopt 1.1.2, dadaptation 3.2, lion-pytorch 0.2.5; torch 2.13.0 on a CPU, float64"
+    note = "prodigyopt 1.1.2, dadaptation 3.2, lion-pytorch 0.2.5, came-pytorch 0.1.3; torch 2.13.0 on a CPU, float64"
     lines = ",\n  ".join(
         "{"
         + ", ".join(f'"{key}": {json.dumps(value)}' for key, value in case.items() if key != "points")

@@ -10,6 +10,7 @@ from trainer.optimizers.adamw import AdamW, AdamW8bit
 from trainer.optimizers.adaptive import DAdaptAdam, Prodigy
 from trainer.optimizers.arguments import ArgumentSpec, Flag, Number, Numbers
 from trainer.optimizers.base import Group, OptimizerKind
+from trainer.optimizers.came import CAME
 from trainer.optimizers.lion import Lion
 
 OPTIMIZERS: dict[str, type[OptimizerKind]] = {
@@ -21,6 +22,7 @@ OPTIMIZERS: dict[str, type[OptimizerKind]] = {
         Prodigy,
         Adafactor,
         Lion,
+        CAME,
     )
 }  # fmt: skip
 
