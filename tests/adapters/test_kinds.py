@@ -159,3 +159,25 @@ def test_a_half_precision_base_computes_in_its_own_dtype(kind: str) -> None:
     theirs = torch.cat([each.grad.flatten() for each in adapter.parameters()])
     ours = torch.cat([each.grad.flatten() for each in other.parameters()])
     assert float(torch.cosine_similarity(ours, theirs, dim=0)) > 0.99
+
+
+READ_OTHERWISE = [
+    ("lora", {}, ""),
+    ("loha", {}, ""),
+    ("lokr", {}, ""),
+    ("locon", {"use_tucker": True}, ""),
+    ("locon", {"dora_wd": True, "wd_on_output": True}, "7 to 22 %"),
+    ("loha", {"dora_wd": True, "wd_on_output": False}, "ComfyUI reads it exactly"),
+    ("lokr", {"use_tucker": True}, "does not apply"),
+    ("ia3", {}, "neither ComfyUI nor diffusers"),
+    ("oft", {"constraint": 0.1}, "nearly all of the effect"),
+]
+"""Forms of files, and what is said of those that programs read otherwise than they were trained."""
+
+
+@pytest.mark.parametrize(("kind", "options", "words"), READ_OTHERWISE)
+def test_forms_that_are_read_otherwise_are_named(kind: str, options: dict[str, object], words: str) -> None:
+    spec = make_spec(replace(NETWORK, network_type=kind), ("unet",), SimpleNamespace(**options))
+    said = " ".join(spec.notices)
+    assert words in said
+    assert bool(words) == bool(said)

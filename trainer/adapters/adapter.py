@@ -178,6 +178,11 @@ class AdapterSpec(ABC):
         from its component or has another shape there.
         """
 
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Which programs read the file otherwise than it was trained; to be said before the start."""
+        return ()
+
     def arguments(self) -> dict[str, str]:
         """Return sd-scripts' `network_args` for these settings; empty where it needs none."""
         found: dict[str, str] = {}

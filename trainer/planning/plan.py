@@ -65,8 +65,9 @@ class Plan:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What the user should know about rates, pictures and steps."""
-        return (*self._unused_rates, *self.report.notices, *self.counts.notices, *self.prompt_notices)
+        """What the user should know about rates, the file, pictures and steps."""
+        said = (*self.report.notices, *self.counts.notices, *self.prompt_notices)
+        return (*self._unused_rates, *self.spec.notices, *said)
 
     @property
     def _unused_rates(self) -> tuple[str, ...]:

@@ -34,6 +34,11 @@ class Ia3Spec(AdapterSpec):
         channels = target.in_features if self.train_on_input else target.out_features
         return {WEIGHT: (channels,) if target.kernel is None else (1, channels, 1, 1), ON_INPUT: ()}
 
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Which programs read the file: hardly any."""
+        return ("network_type ia3: neither ComfyUI nor diffusers reads an (IA)^3; its file is for LyCORIS alone.",)
+
     def arguments(self) -> dict[str, str]:
         """Return `network_args` as LyCORIS takes them."""
         own = {"train_on_input": "True"} if self.train_on_input else {}

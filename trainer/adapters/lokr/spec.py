@@ -68,6 +68,16 @@ class LokrSpec(LycorisSpec):
         """Return alpha / rank; with both matrices of a file whole it is 1, whatever its alpha."""
         return 1.0 if self.given is not None and self.whole(target) else super().scale(target)
 
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Which programs read the file otherwise than it was trained."""
+        found = super().notices
+        if self.use_tucker and self.conv_dim is not None:
+            found += ("use_tucker: ComfyUI does not apply such convolutions of a LoKr, LyCORIS does not load them.",)
+        if self.unbalanced_factorization:
+            found += ("unbalanced_factorization: ComfyUI reads it exactly, LyCORIS' own loader does not read it.",)
+        return found
+
     def arguments(self) -> dict[str, str]:
         """Return `network_args` as LyCORIS takes them. It reads any text for decompose_both as yes."""
         flags = ("decompose_both", "full_matrix", "unbalanced_factorization")

@@ -50,6 +50,18 @@ class OftSpec(AdapterSpec):
         own = {RESCALE: (target.out_features, *ones)} if self.rescaled else {}
         return {ALPHA: (), BLOCKS: (target.out_features // side, side, side), **own}
 
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Which programs read the file otherwise than it was trained."""
+        found: tuple[str, ...] = (
+            "network_type oft: at half strength ComfyUI shows a quarter of an OFT; at full strength it is exact.",
+        )
+        if self.constraint:
+            found += ("constraint: ComfyUI takes it for another limit and loses nearly all of the effect; 0 is exact.",)
+        if self.rescaled:
+            found += ("rescaled: ComfyUI leaves the multipliers out, about an eighth of the effect.",)
+        return found
+
     def arguments(self) -> dict[str, str]:
         """Return `network_args` as LyCORIS takes them."""
         own = {"constraint": f"{self.constraint:g}"} if self.constraint else {}
