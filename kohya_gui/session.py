@@ -171,7 +171,7 @@ class Session:
         survey = self._surveyor.survey(config)
         if survey.plan is None:
             raise ConfigError(survey.problems)
-        return resumption.look_ahead(folder, config, survey.plan.timetable, survey.plan.report)
+        return resumption.look_ahead(folder, config, survey.plan.timetable, survey.plan.report, survey.plan.parts)
 
     def resume(self, folder: RunFolder, config: TrainingConfig) -> Run:
         """Go on with a run from its newest state, with these settings.

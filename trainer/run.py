@@ -188,7 +188,7 @@ def _tell_changes(folder: RunFolder, start: Start, state: State, seen: Plan, emi
         earlier = resumption.read_earlier(folder, step, settings, models)
     else:
         earlier = resumption.Earlier(step, settings, models=models)
-    found = resumption.compare(earlier, seen.config, seen.timetable, seen.report)
+    found = resumption.compare(earlier, seen.config, seen.timetable, seen.report, seen.parts)
     found.check()
     saved = {name: tensor.shape for name, tensor in state.adapter.items()}
     resumption.check_layers(saved, seen.spec.state_shapes(seen.targets))

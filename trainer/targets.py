@@ -1,8 +1,31 @@
-"""What an adapter may attach to. Model families list targets; adapters consume them."""
+"""What an adapter may attach to: parts of a model, and the layers in them. Families list them, adapters take them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+DENOISER, TEXT = "denoiser", "text"
+"""What a part of a model does: it finds the noise in latents, or it reads the caption."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a model that an adapter may attach to.
+
+    `name` is its component's and that of its group in an optimizer, `role` is `DENOISER` or `TEXT`, `title` what
+    people call it. The names of its layers in a LoRA file begin with `prefix`.
+    """
+
+    name: str
+    role: str
+    title: str
+    prefix: str = ""
+
+
+def names_of(parts: Iterable[Part], role: str) -> tuple[str, ...]:
+    """Return the names of the parts with a role, in their order."""
+    return tuple(part.name for part in parts if part.role == role)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ from trainer.planning.plan import model_in_words
 from trainer.schedules import multiplier, warmup_steps
 
 CURVE_POINTS = 120
-PART_NAMES = {"unet": "UNet", "text_encoder": "Text encoder", "text_encoder_2": "Text encoder 2"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +133,7 @@ def _exact(survey: Survey) -> str:
 
 
 def _verdict(survey: Survey, steps: int) -> str:
-    if survey.recognition and 0 < survey.recognition.side < TRIAL_SIDE:
+    if 0 < survey.side < TRIAL_SIDE:
         return '<span class="badge">a trial</span>'
     if steps < FEWEST_STEPS:
         return f'<span class="badge warn">below {number(FEWEST_STEPS)}</span>'
@@ -148,13 +147,15 @@ def rates_card(survey: Survey) -> str:
     config, found = survey.config, survey.rates
     strength = config.network.network_alpha / config.network.network_dim
     rows = "".join(
-        f"<tr><th>{esc(PART_NAMES.get(part, part))}</th><td>{number(rate)}</td><td>{number(rate * strength)}</td></tr>"
-        for part, rate in found.items()
+        f"<tr><th>{esc(part.title)}</th><td>{number(found[part.name])}</td>"
+        f"<td>{number(found[part.name] * strength)}</td></tr>"
+        for part in survey.parts
+        if part.name in found
     )
     missing = "".join(
-        f'<tr class="quiet"><th>{PART_NAMES.get(part, part)}</th><td colspan="2">not trained</td></tr>'
+        f'<tr class="quiet"><th>{esc(part.title)}</th><td colspan="2">not trained</td></tr>'
         for part in survey.parts
-        if part not in found
+        if part.name not in found
     )
     seen = survey.recognition
     model = f'<p id="model">Base model: <b>{esc(model_in_words(seen))}</b></p>' if seen else ""

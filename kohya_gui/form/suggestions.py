@@ -44,7 +44,7 @@ def notes(survey: Survey | None) -> dict[str, str]:
     if is_guess(seen):
         return {MODEL: f"{model_in_words(seen)}."}
     suit = suits(seen)
-    made = f", made for {seen.side} × {seen.side} pixels" if seen.side else ""
+    made = f", made for {survey.side} × {survey.side} pixels" if survey.side else ""
     return {**suit.remarks, MODEL: " ".join([f"{model_in_words(seen)}{made}.", *suit.questions])}
 
 
@@ -52,13 +52,14 @@ def offers(survey: Survey | None, presets: Mapping[str, Preset], base: str) -> l
     """Return what would suit the recognised model better than the settings; `base` is the preset in use."""
     if survey is None or survey.recognition is None or is_guess(survey.recognition):
         return []
-    suit, known, values = suits(survey.recognition), known_settings(), to_flat(survey.config)
+    seen, known, values = survey.recognition, known_settings(), to_flat(survey.config)
+    suit = suits(seen)
     found = [
         Offer(key, fields.assignment(known[key], value), {key: value})
         for key, value in suit.settings.items()
         if values[key] != value and key not in suit.remarks and (key, value) != NOT_SAID
     ]
-    if base in suit.presets or 0 < survey.recognition.side < TRIAL_SIDE:
+    if base in suit.presets or 0 < survey.side < TRIAL_SIDE:
         return found
     shown = [name for name in suit.presets if name in presets][:MOST_PRESETS]
     return found + [Offer(f"preset-{name}", f"Preset: {presets[name].title}", preset=name) for name in shown]

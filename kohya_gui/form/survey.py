@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from trainer.advice import Advice, Situation, advise
-from trainer.config import TrainingConfig, known_settings, rates
+from trainer.config import LATENT_STEP, TrainingConfig, assumed_parts, known_settings, rates
 from trainer.families import FAMILIES, Recognition, recognise
 from trainer.ground.errors import ConfigError, Problem, TrainerError
 from trainer.pictures.batches import examples
@@ -19,12 +19,10 @@ from trainer.pictures.report import DatasetReport
 from trainer.pictures.scan import scan
 from trainer.planning.plan import Plan, is_guess, plan
 from trainer.planning.timetable import Timetable, make_timetable
+from trainer.targets import Part
 
 MODEL = "pretrained_model_name_or_path"
 PICTURES = "train_data_dir"
-
-PARTS = ("unet", "text_encoder")
-"""The parts of a model that is not known yet."""
 
 Found = TypeVar("Found")
 
@@ -56,9 +54,14 @@ class Survey:
         return FAMILIES[self.recognition.family].process.name
 
     @property
-    def parts(self) -> tuple[str, ...]:
+    def parts(self) -> tuple[Part, ...]:
         """The parts of the model that can be trained."""
-        return FAMILIES[self.recognition.family].trainable if self.recognition else PARTS
+        return FAMILIES[self.recognition.family].parts if self.recognition else assumed_parts(self.config)
+
+    @property
+    def side(self) -> int:
+        """Pixels of the side of the square pictures that the model was made for; 0 where it isn't known."""
+        return FAMILIES[self.recognition.family].side(self.recognition.configs) if self.recognition else 0
 
     @property
     def rates(self) -> dict[str, float]:
@@ -67,8 +70,7 @@ class Survey:
 
     @property
     def _situation(self) -> Situation:
-        seen = self.recognition
-        return Situation(model_side=seen.side, model_family=seen.family) if seen else Situation()
+        return Situation(model_side=self.side, model_family=self.recognition.family if self.recognition else "")
 
     @property
     def advice(self) -> tuple[Advice, ...]:
@@ -97,7 +99,8 @@ class Surveyor:
         seen, problems = _attempt(lambda: plan(config, report=report), MODEL)
         if seen is not None:
             return Survey(config, report, seen.counts, seen.timetable, seen, model)
-        counted, more = _attempt(lambda: count(report, examples(report, config), config), PICTURES)
+        step = FAMILIES[model.family].latents.step if model else LATENT_STEP
+        counted, more = _attempt(lambda: count(report, examples(report, config, step), config), PICTURES)
         if counted is None:
             return Survey(config, report, recognition=model, problems=more)
         timetable = make_timetable(config, micro_batches=counted.batches, formula_samples=counted.formula_samples)

@@ -27,10 +27,12 @@ from trainer.config import (
     save_config,
     to_flat,
 )
+from trainer.families import FAMILIES
 from trainer.ground.errors import ConfigError
 from trainer.process import PROCESSES
 from trainer.settings.section import PROCESS
 from trainer.settings.walk import sections_of
+from trainer.targets import DENOISER, TEXT, Part
 
 UNHURRIED = settings(deadline=None)
 """A busy machine is no failure."""
@@ -159,12 +161,12 @@ def test_warmup_that_is_neither(value: object) -> None:
     assert "share of all steps" in refused(lr_warmup_steps=value)["lr_warmup_steps"]
 
 
-@pytest.mark.parametrize("value", [5e-5, 0, 0.0, [1e-5], [1e-5, 2e-5]])
+@pytest.mark.parametrize("value", [5e-5, 0, 0.0, [1e-5], [1e-5, 2e-5], [1e-5, 2e-5, 3e-5]])
 def test_text_encoder_rate_is_a_number_or_one_for_each(value: object) -> None:
     assert to_flat(load_config(None, {"text_encoder_lr": value}))["text_encoder_lr"] == value
 
 
-@pytest.mark.parametrize("value", [[], "5e-5", -1, [1e-5, -1.0], [1e-5] * 3, [True], True, None, [[1.0]], float("nan")])
+@pytest.mark.parametrize("value", [[], "5e-5", -1, [1e-5, -1.0], [True], True, None, [[1.0]], float("nan")])
 def test_text_encoder_rate_that_is_none(value: object) -> None:
     assert "text_encoder_lr" in refused(text_encoder_lr=value)
 
@@ -231,7 +233,20 @@ def test_zero_is_a_value_elsewhere() -> None:
     ],
 )
 def test_rates(values: dict[str, object], expected: dict[str, float]) -> None:
-    assert rates(load_config(None, values)) == expected
+    assert rates(load_config(None, values), FAMILIES["sd15"].parts) == expected
+
+
+def test_as_many_rates_as_the_model_has_text_encoders() -> None:
+    parts = [Part("transformer", DENOISER, "Transformer"), *(Part(name, TEXT, name) for name in ("clip", "t5", "qwen"))]
+    for rate, expected in (
+        ([1e-5, 2e-5, 3e-5], {"clip": 1e-5, "t5": 2e-5, "qwen": 3e-5}),
+        ([1e-5, 0, 3e-5, 4e-5], {"clip": 1e-5, "qwen": 3e-5}),
+        ([1e-5, 2e-5], {"clip": 1e-5, "t5": 2e-5, "qwen": 2e-5}),
+        (1e-5, {"clip": 1e-5, "t5": 1e-5, "qwen": 1e-5}),
+        ([0, 0, 0], {}),
+    ):
+        config = load_config(None, {"text_encoder_lr": rate})
+        assert rates(config, parts) == {"transformer": 1e-4, **expected}
 
 
 def test_one_rate_optimizers_refuse_another_rate() -> None:
@@ -252,12 +267,12 @@ def test_one_rate_optimizers_refuse_another_rate() -> None:
 )
 def test_several_rates_with_a_one_rate_optimizer_have_a_way_out(given: dict[str, object]) -> None:
     form = {**to_flat(TrainingConfig()), "optimizer_type": "Prodigy", **given}
-    trained = rates(load_config(None, given), ("unet", "text_encoder", "text_encoder_2"))
+    trained = rates(load_config(None, given), FAMILIES["sdxl"].parts)
     remedy = problems_of(form)[1][0].remedy
     assert remedy is not None
     config, problems = problems_of({**form, **remedy})
     assert config is not None, problems
-    assert rates(config, ("unet", "text_encoder", "text_encoder_2")) == dict.fromkeys(trained, 1.0)
+    assert rates(config, FAMILIES["sdxl"].parts) == dict.fromkeys(trained, 1.0)
 
 
 def test_one_rate_follows_in_a_form_that_shows_every_default() -> None:
@@ -265,7 +280,7 @@ def test_one_rate_follows_in_a_form_that_shows_every_default() -> None:
     config, problems = problems_of(form)
     assert problems == ()
     assert config is not None
-    assert rates(config) == {"unet": 1.0, "text_encoder": 1.0}
+    assert rates(config, FAMILIES["sd15"].parts) == {"unet": 1.0, "text_encoder": 1.0}
 
 
 # --- rules that cross settings --------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tests.helpers.families import TINY, Tiny
 from tests.helpers.runs import tiny_config, tiny_settings, write_dataset
+from tests.helpers.texts import tokens_of
 from trainer import families
 from trainer.adapters import make_spec
 from trainer.adapters.lora.adapter import LoraAdapter
@@ -180,12 +181,12 @@ def test_tokens_are_those_of_sd_scripts(ground: Ground) -> None:
         bundle = bundles[case["max_token_length"]]
         expected = [[chunk + chunk[-1:] * (77 - len(chunk)) for chunk in encoder] for encoder in case["ids"]]
         made = bundle.tokenize(case["caption"])
-        assert (made if made.ndim == 3 else made[None]).tolist() == expected
+        assert [made[encoder]["ids"].tolist() for encoder in ground.tiny.text_encoders] == expected
 
 
 def test_text_and_prediction_are_those_of_diffusers(ground: Ground) -> None:
     bundle, pipeline = ground.bundle(), ground.pipeline()
-    text = bundle.encode_text(torch.stack([bundle.tokenize("a red cat, on a bed"), bundle.tokenize("")]))
+    text = bundle.encode_text(tokens_of(bundle, "a red cat, on a bed", ""))
     encoded = pipeline.encode_prompt(
         prompt=["a red cat, on a bed", ""], device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
     )
@@ -197,13 +198,13 @@ def test_text_and_prediction_are_those_of_diffusers(ground: Ground) -> None:
         torch.testing.assert_close(text["pooled"], encoded[2], rtol=1e-5, atol=1e-5)
         beside = {"text_embeds": encoded[2], "time_ids": sizes}
     expected = pipeline.unet(noisy, steps, encoded[0], added_cond_kwargs=beside).sample
-    torch.testing.assert_close(bundle.predict(noisy, steps, text, sizes), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(bundle.predict(noisy, steps, text, {"sizes": sizes}), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_chunks_of_long_prompts_are_encoded_alone_and_joined(ground: Ground) -> None:
     bundle, short = ground.bundle(max_token_length=150), ground.bundle()
-    text = bundle.encode_text(bundle.tokenize("cat " * 60 + "dog " * 60)[None])
-    parts = [short.encode_text(short.tokenize(part)[None]) for part in ("cat " * 60 + "dog " * 15, "dog " * 45)]
+    text = bundle.encode_text(tokens_of(bundle, "cat " * 60 + "dog " * 60))
+    parts = [short.encode_text(tokens_of(short, part)) for part in ("cat " * 60 + "dog " * 15, "dog " * 45)]
     first, second = (part["context"] for part in parts)
     expected = torch.cat([first[:, :76], second[:, 1:]], dim=1)
     torch.testing.assert_close(text["context"], expected, rtol=1e-5, atol=1e-5)
@@ -213,7 +214,7 @@ def test_chunks_of_long_prompts_are_encoded_alone_and_joined(ground: Ground) -> 
 
 def test_released_text_encoders_come_back(ground: Ground) -> None:
     bundle = ground.bundle()
-    ids = bundle.tokenize("a cat")[None]
+    ids = tokens_of(bundle, "a cat")
     before = bundle.encode_text(ids)
     bundle.release_text_encoders()
     assert bundle.components.keys() == {"unet"}
@@ -246,7 +247,7 @@ def test_every_form_trains_like_the_file(ground: Ground, trained: tuple[list[flo
 def test_the_file_has_kohyas_keys_and_names_the_family(ground: Ground, trained: tuple[list[float], Path]) -> None:
     config = load_config(overrides=ground.settings("file"))
     family, seen = families.FAMILIES[ground.family], families.recognise(ground.file)
-    spec = make_spec(config.network, rates(config, family.trainable))
+    spec = make_spec(config.network, rates(config, family.parts))
     with safe_open(trained[1], "pt") as file:
         names = family.file_names(EPSILON)
         assert file.metadata()["ss_base_model_version"] == names.base_model_version
@@ -254,14 +255,14 @@ def test_the_file_has_kohyas_keys_and_names_the_family(ground: Ground, trained: 
         assert file.metadata()["ss_v2"] == str(names.v2)
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     assert shapes == spec.shapes(family.targets(seen.configs, conv=True))
-    assert len({name.split("_")[1] for name in shapes}) == len(family.trainable)
+    assert len({name.split("_")[1] for name in shapes}) == len(family.parts)
 
 
 def strong_lora(ground: Ground, path: Path, conv_dim: int | None) -> tuple[StableBundle, LoraAdapter]:
     """Write a LoRA with weights as after a long training, so that it matters, and load it into the model."""
     config = load_config(overrides=ground.settings("file", conv_dim=conv_dim))
     bundle = ground.bundle()
-    spec = make_spec(config.network, rates(config, tuple(bundle.components)))
+    spec = make_spec(config.network, rates(config, families.FAMILIES[ground.family].parts))
     adapter = spec.build(bundle.components, bundle.targets(conv=True), seed=1)
     generator = torch.Generator().manual_seed(3)
     tensors = {
@@ -275,10 +276,10 @@ def strong_lora(ground: Ground, path: Path, conv_dim: int | None) -> tuple[Stabl
 
 def one_pass(bundle: StableBundle) -> list[Tensor]:
     """Return what the text encoders and the UNet give, differentiably."""
-    text = bundle.encode_text(bundle.tokenize("tok class, red")[None])
+    text = bundle.encode_text(tokens_of(bundle, "tok class, red"))
     noisy = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(2))
     sizes = torch.tensor([[64, 64, 0, 0, 64, 64]])
-    return [*text.values(), bundle.predict(noisy, torch.tensor([500]), text, sizes)]
+    return [*text.values(), bundle.predict(noisy, torch.tensor([500]), text, {"sizes": sizes})]
 
 
 def outputs(bundle: StableBundle) -> list[Tensor]:
@@ -425,9 +426,9 @@ def test_a_part_with_a_rate_of_zero_has_no_adapter(ground: Ground) -> None:
     config = tiny_config(ground.file, ground.dataset, ground.output, text_encoder_lr=[0.0, 1e-5][:encoders])
     family = families.FAMILIES[ground.family]
     targets = family.targets(families.recognise(ground.file).configs, conv=False)
-    spec = make_spec(config.network, rates(config, family.trainable))
+    spec = make_spec(config.network, rates(config, family.parts))
     selected = {target.component for target in spec.select(targets)}
-    assert selected == set(family.trainable) - {"text_encoder"}
+    assert selected == {part.name for part in family.parts} - {"text_encoder"}
 
 
 def test_the_vae_that_overflows_in_half_precision_goes_over_to_float32(ground: Ground, tmp_path: Path) -> None:

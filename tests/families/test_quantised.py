@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tests.helpers.families import TINY
 from tests.helpers.runs import tiny_config, write_dataset
+from tests.helpers.texts import tokens_of
 from trainer import families
 from trainer.adapters import make_spec
 from trainer.config import load_config, rates
@@ -39,15 +40,15 @@ def gradients(model: Path, kind: str) -> Tensor:
     """Return the gradient of every matrix of a LoRA on UNet and text encoders, as one vector."""
     config = load_config(overrides={"network_dim": 4})
     bundle = loaded(model, kind)
-    spec = make_spec(config.network, rates(config, tuple(bundle.components)))
+    spec = make_spec(config.network, rates(config, families.FAMILIES[bundle.family].parts))
     adapter = spec.build(bundle.components, bundle.targets(conv=False), seed=1)
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in adapter.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
     noisy, target = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(2))
-    text = bundle.encode_text(torch.stack([bundle.tokenize("a cat"), bundle.tokenize("red")]))
-    made = bundle.predict(noisy, torch.tensor([100, 600]), text, torch.tensor([[64, 64, 0, 0, 64, 64]] * 2))
+    text = bundle.encode_text(tokens_of(bundle, "a cat", "red"))
+    made = bundle.predict(noisy, torch.tensor([100, 600]), text, {"sizes": torch.tensor([[64, 64, 0, 0, 64, 64]] * 2)})
     nn.functional.mse_loss(made, target).backward()
     return torch.cat([each.grad.flatten() for each in adapter.parameters() if each.grad is not None])
 
@@ -80,8 +81,10 @@ def test_the_unets_linear_layers_are_small_and_half_precision_works(model: Path)
     kinds = [type(part) for part in bundle.unet.modules() if isinstance(part, nn.Linear)]
     assert sum(issubclass(kind, QuantisedLinear) for kind in kinds) > 100
     with torch.autocast("cpu", torch.bfloat16):
-        text = bundle.encode_text(bundle.tokenize("a cat")[None])
-        made = bundle.predict(torch.randn(1, 4, 8, 8), torch.tensor([3]), text, torch.tensor([[64, 64, 0, 0, 64, 64]]))
+        text = bundle.encode_text(tokens_of(bundle, "a cat"))
+        made = bundle.predict(
+            torch.randn(1, 4, 8, 8), torch.tensor([3]), text, {"sizes": torch.tensor([[64, 64, 0, 0, 64, 64]])}
+        )
     assert made.dtype == torch.bfloat16
     assert bool(made.isfinite().all())
 

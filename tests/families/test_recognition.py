@@ -143,7 +143,7 @@ def test_other_files_are_refused_by_name(
 )
 def test_markers_say_how_a_model_was_trained(tmp_path: Path, names: list[str], variant: str) -> None:
     recognition = recognise(fake(tmp_path / "noob.safetensors", *SDXL, *names, **SD))
-    assert (recognition.family, recognition.variant) == ("sdxl", variant)
+    assert (recognition.family, FAMILIES["sdxl"].variant(recognition.configs)) == ("sdxl", variant)
 
 
 def test_a_lora_is_told_where_it_belongs(tmp_path: Path) -> None:

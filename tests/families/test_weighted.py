@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from tests.helpers.families import TINY
+from tests.helpers.texts import tokens_of
 from trainer import families
 from trainer.config import load_config
 from trainer.families.text.clip import PromptTokenizer, clip_tokenizer
-from trainer.families.text.weighted import WeightedTokenizer, parse_weights, split_weights
+from trainer.families.text.weighted import WeightedTokenizer, parse_weights
 from trainer.families.unet.bundle import StableBundle
 
 CASES = json.loads((Path(__file__).parents[1] / "data" / "weighted_captions.json").read_text())
@@ -21,10 +22,10 @@ CASES = json.loads((Path(__file__).parents[1] / "data" / "weighted_captions.json
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["caption"])
 def test_ids_and_weights_are_those_of_sd_scripts(case: dict) -> None:
     """The recorded rows end with their first end token; what follows is padding of weight 1."""
-    ids, weights = split_weights(WeightedTokenizer(PromptTokenizer(clip_tokenizer(), 1))(case["caption"])[None])
+    tokens = WeightedTokenizer(PromptTokenizer(clip_tokenizer(), 1))(case["caption"])
     rest = 77 - len(case["ids"])
-    assert ids.tolist() == [[case["ids"] + [49407] * rest]]
-    assert weights[0, 0].tolist() == pytest.approx(case["weights"] + [1.0] * rest, abs=1e-6)
+    assert tokens["ids"].tolist() == [case["ids"] + [49407] * rest]
+    assert tokens["weights"][0].tolist() == pytest.approx(case["weights"] + [1.0] * rest, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -47,11 +48,10 @@ def test_runs(text: str, runs: list[tuple[str, float]]) -> None:
 
 def test_long_prompts_keep_every_weight_with_its_token() -> None:
     tokens = WeightedTokenizer(PromptTokenizer(clip_tokenizer(), 2, 0))("cat " * 70 + "(dog:1.5) " * 10)
-    ids, weights = split_weights(tokens[None])
     plain = PromptTokenizer(clip_tokenizer(), 2, 0)("cat " * 70 + "dog " * 10)
-    assert torch.equal(ids[0], plain)
+    assert torch.equal(tokens["ids"], plain["ids"])
     dog = clip_tokenizer()("dog", add_special_tokens=False)["input_ids"][0]
-    assert torch.equal(weights == 1.5, ids == dog)
+    assert torch.equal(tokens["weights"] == 1.5, tokens["ids"] == dog)
 
 
 @pytest.mark.parametrize("family", sorted(TINY))
@@ -68,7 +68,7 @@ def test_states_are_multiplied_and_the_pooled_prompt_is_not(family: str, tmp_pat
         )
         bundle = families.load(config, device=torch.device("cpu"), dtype=torch.float32)
         assert isinstance(bundle, StableBundle)
-        made.append(bundle.encode_text(bundle.tokenize(text)[None]))
+        made.append(bundle.encode_text(tokens_of(bundle, text)))
     plain, weighted_text, unweighted = made
     factor = torch.ones(1, 152, 1)
     factor[:, 2] = 1.5

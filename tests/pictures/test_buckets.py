@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers.pictures import GOLDEN
+from trainer.families.sdxl.sizes import crop, size_numbers
 from trainer.ground.errors import ConfigError
 from trainer.pictures.buckets import Buckets, bucket_resolutions, covering
 
@@ -31,7 +32,7 @@ def test_choice_is_that_of_sd_scripts(case: dict) -> None:
         assert placement.bucket == tuple(expected["bucket"])
         assert placement.resized == tuple(expected["resized"])
         assert placement.ar_error == pytest.approx(expected["ar_error"], abs=1e-6)
-        assert placement.conditioning_crop() == pytest.approx(expected["crop_ltrb"], rel=1e-9)
+        assert crop(placement.original, placement.bucket) == pytest.approx(expected["crop_ltrb"], rel=1e-9)
 
 
 @pytest.mark.parametrize("case", GOLDEN["no_upscale_at_512"], ids=lambda case: str(case["image"]))
@@ -94,11 +95,11 @@ def test_without_buckets_every_picture_goes_to_the_resolution() -> None:
 
 def test_conditioning_of_a_mirrored_picture_mirrors_the_cut() -> None:
     placement = Buckets((768, 768), no_upscale=False).choose((640, 480))
-    assert placement.conditioning(flipped=False) == (480, 640, 0, 21, 640, 896)
-    assert placement.conditioning(flipped=True) == (480, 640, 0, 21, 640, 896)
+    assert size_numbers(placement, flipped=False) == (480, 640, 0, 21, 640, 896)
+    assert size_numbers(placement, flipped=True) == (480, 640, 0, 21, 640, 896)
     uneven = Buckets((512, 512), no_upscale=False).choose((600, 601))
-    assert uneven.conditioning(flipped=False)[3] == 0
-    assert uneven.conditioning(flipped=True)[3] == int(512 - 511.14808652246256)
+    assert size_numbers(uneven, flipped=False)[3] == 0
+    assert size_numbers(uneven, flipped=True)[3] == int(512 - 511.14808652246256)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +112,8 @@ def test_conditioning_of_a_mirrored_picture_mirrors_the_cut() -> None:
         ({"resolution": (500, 500), "enable": False}, ["resolution"]),
         ({"resolution": (512, 512), "steps": 60}, ["bucket_reso_steps"]),
         ({"resolution": (512, 512), "steps": 0}, ["bucket_reso_steps"]),
+        ({"resolution": (512, 512), "steps": 40, "latent_step": 32}, ["bucket_reso_steps"]),
+        ({"resolution": (520, 512), "enable": False, "latent_step": 16}, ["resolution"]),
     ],
 )
 def test_contradictory_sizes_are_refused_by_key(options, keys) -> None:

@@ -14,9 +14,11 @@ import torch
 
 from tests.helpers.pictures import data_config, write_picture
 from trainer.config import TrainingConfig
+from trainer.families import FAMILIES
 from trainer.ground.errors import DataError, RunError
 from trainer.ground.randomness import stream
 from trainer.pictures.batches import examples
+from trainer.pictures.buckets import Placement
 from trainer.pictures.latent_cache import LatentCache
 from trainer.pictures.loader import Batch, BatchLoader, make_loader, map_tensors
 from trainer.pictures.scan import scan
@@ -47,8 +49,16 @@ def draw(shape: tuple[int, int, int, int], step: int, slots: tuple[int, ...]) ->
     return Drawn(torch.stack(parts), slots)
 
 
-def tokenize(text: str) -> torch.Tensor:
-    return torch.tensor([[len(text)] * 77])
+def tokenize(text: str) -> dict[str, dict[str, torch.Tensor]]:
+    """For two encoders of different lengths, one of which has a mask."""
+    return {
+        "clip": {"ids": torch.tensor([[len(text)] * 77])},
+        "t5": {"ids": torch.tensor([len(text)] * 9), "mask": torch.ones(9, dtype=torch.bool)},
+    }
+
+
+def conditions(placement: Placement, flipped: bool) -> dict[str, torch.Tensor]:
+    return {"size": torch.tensor(placement.bucket[::-1]), "flipped": torch.tensor(flipped)}
 
 
 def encode(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -79,7 +89,7 @@ def loader(root: Path, *, cached: bool = True, start_step: int = 0, rank: int = 
         cache.fill(found, encode, "vae", 2)
     return make_loader(
         found, cache, config, total_steps=TOTAL_STEPS, start_step=start_step, rank=rank, ranks=ranks, draw=draw,
-        tokenize=tokenize,
+        latent_shape=FAMILIES["sd15"].latents.shape, conditions=conditions, tokenize=tokenize,
     )  # fmt: skip
 
 
@@ -89,6 +99,8 @@ def flat(value: object) -> object:
         return (str(value.dtype), value.tolist())
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: flat(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {name: flat(part) for name, part in value.items()}
     return value
 
 
@@ -107,11 +119,15 @@ def test_batches_carry_what_a_step_needs(root: Path, reference: list[Batch]) -> 
     for batch in reference:
         size = len(batch.slots)
         assert batch.mean is not None and batch.std is not None and batch.pixels is None
-        height, width = batch.sizes[0, 4:].tolist()
+        height, width = batch.conditions["size"][0].tolist()
         assert batch.mean.shape == batch.std.shape == (size, 4, height // 8, width // 8)
         assert batch.draws.noise.shape == batch.mean.shape and batch.draws.slots == batch.slots
-        assert batch.token_ids is not None and batch.token_ids.shape == (size, 1, 77)
-        assert batch.token_ids[:, 0, 0].tolist() == [len(caption) for caption in batch.captions]
+        assert batch.tokens is not None and batch.tokens["clip"]["ids"].shape == (size, 1, 77)
+        assert {name: value.shape for name, value in batch.tokens["t5"].items()} == {
+            "ids": (size, 9),
+            "mask": (size, 9),
+        }
+        assert batch.tokens["t5"]["ids"][:, 8].tolist() == [len(caption) for caption in batch.captions]
         assert batch.loss_weights.tolist() == [0.5 if "class" in name else 1.0 for name in batch.names]
         assert batch.slots == tuple(batch.micro_index * 2 + place for place in range(size))
         assert 1 <= batch.micro_count <= 2 and batch.group_size == batch.micro_count and not batch.padding

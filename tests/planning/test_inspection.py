@@ -80,7 +80,7 @@ def test_a_folder_that_says_what_it_predicts_leaves_no_question(tmp_path: Path) 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_loras(family: str, told: bool, tmp_path: Path) -> None:
     """The family comes from the metadata, or from names and widths: those of SD 1.x and 2.x have the same names."""
-    spec = LoraSpec(4, 2.0, parts=FAMILIES[family].trainable)
+    spec = LoraSpec(4, 2.0, parts=tuple(part.name for part in FAMILIES[family].parts))
     shapes = spec.shapes(FAMILIES[family].targets(FAMILIES[family].configs, conv=False))
     tensors = {name: torch.full(shape, 2.0, dtype=torch.bfloat16) for name, shape in shapes.items()}
     version = FAMILIES[family].file_names("v_prediction").base_model_version

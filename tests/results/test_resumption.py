@@ -42,7 +42,7 @@ def compared(
     old, new = (plan(config_of(ground, tmp_path, **settings)) for settings in (before, after))
     pictures = frozenset(str(picture.path) for folder in old.report.folders for picture in folder.pictures)
     earlier = Earlier(60, to_flat(old.config), old.timetable.total_steps, old.timetable.steps_per_epoch, pictures)
-    return compare(earlier, new.config, new.timetable, new.report)
+    return compare(earlier, new.config, new.timetable, new.report, new.parts)
 
 
 def test_every_setting_that_another_value_means_something_to_is_said(ground: tuple[Path, Path], tmp_path: Path) -> None:
@@ -99,11 +99,29 @@ def test_what_a_change_does_is_said(
         assert "another run than was begun" in found.lines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("after", "about", "said"),
+    [
+        ([5e-5, 5e-5], "obstacle", "Trained parts unet, text_encoder -> unet, text_encoder, text_encoder_2"),
+        ([0, 0], "obstacle", "Trained parts unet, text_encoder -> unet:"),
+    ],
+)
+def test_a_second_text_encoder_that_joins_is_an_obstacle(
+    tmp_path: Path, after: list[float], about: str, said: str
+) -> None:
+    two = TINY["sdxl"].write_file(tmp_path / "sdxl.safetensors"), write_dataset(tmp_path)
+    found = compared(two, tmp_path, {"text_encoder_lr": [5e-5, 0]}, {"text_encoder_lr": after})
+    assert any(said in change.text for change in found.changes if change.about == about), found.lines()
+    changed = compared(two, tmp_path, {"text_encoder_lr": [5e-5, 2e-5]}, {"text_encoder_lr": [5e-5, 1e-5]})
+    assert any(change.text.startswith("The rate of text_encoder_2 at step 61") for change in changed.changes)
+    assert not any(change.text.startswith("The rate of text_encoder at") for change in changed.changes)
+
+
 def test_more_pictures_are_said(ground: tuple[Path, Path], tmp_path: Path) -> None:
     seen = plan(config_of(ground, tmp_path))
     pictures = frozenset([str(ground[1] / "train" / "2_tok class" / "00.png"), "gone.png"])
     earlier = Earlier(6, to_flat(seen.config), seen.timetable.total_steps, seen.timetable.steps_per_epoch, pictures)
-    found = compare(earlier, seen.config, seen.timetable, seen.report)
+    found = compare(earlier, seen.config, seen.timetable, seen.report, seen.parts)
     assert [change.text for change in found.changes] == [
         "Pictures 2 -> 12 (11 new, 1 gone): from here on every epoch has another order."
     ]
@@ -114,7 +132,7 @@ def test_another_lora_to_begin_from_says_nothing_to_a_run_that_goes_on(
 ) -> None:
     seen = plan(config_of(ground, tmp_path))
     earlier = Earlier(6, {**to_flat(seen.config), "network_weights": "a"}, seen.timetable.total_steps)
-    changes = compare(earlier, seen.config, seen.timetable, seen.report).changes
+    changes = compare(earlier, seen.config, seen.timetable, seen.report, seen.parts).changes
     assert [change.text for change in changes] == [
         "network_weights a -> not set: without effect, the state's matrices count."
     ]
@@ -132,7 +150,7 @@ def test_a_run_goes_on_with_changes_as_was_said(tmp_path: Path) -> None:
         ground, tmp_path / "out", max_train_steps=4, learning_rate=1e-3, optimizer_args=["weight_decay=0.5"], **constant
     )
     seen = plan(second)
-    asked = look_ahead(folder, second, seen.timetable, seen.report)
+    asked = look_ahead(folder, second, seen.timetable, seen.report, seen.parts)
     assert asked is not None
     told: list[events.Event] = []
     train(second, emit=told.append, start=Start(resume="auto"))

@@ -125,7 +125,7 @@ def plain_loss(
     noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
     from trainer.families.text.clip import PromptTokenizer, clip_tokenizer
 
-    ids = torch.cat([PromptTokenizer(clip_tokenizer(), 1)(caption) for caption in batch.captions])
+    ids = torch.cat([PromptTokenizer(clip_tokenizer(), 1)(caption)["ids"] for caption in batch.captions])
     states = text_encoder(ids, output_hidden_states=True).hidden_states[-2]
     context = text_encoder.final_layer_norm(states)
     predicted = unet(noisy, timesteps, context).sample

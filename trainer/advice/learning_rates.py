@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trainer.advice.length import formula_steps
+from trainer.advice.parts import denoiser_rate, denoiser_title, text_rates
 from trainer.advice.rule import Advice, Rule, Situation
-from trainer.config import TrainingConfig, rates
+from trainer.config import TrainingConfig
 from trainer.config.rules import rate_of_one
 from trainer.optimizers import OPTIMIZERS
 
@@ -33,7 +34,7 @@ class LearningRate(Rule):
     def look(self, config: TrainingConfig, known: Situation) -> Iterator[Advice]:
         optimizer = config.optimizer
         name, key = optimizer.optimizer_type, "learning_rate" if optimizer.unet_lr is None else "unet_lr"
-        kind, rate = OPTIMIZERS[name], rates(config).get("unet")
+        kind, rate = OPTIMIZERS[name], denoiser_rate(config, known.model_family)
         acts = None if rate is None else acting_rate(config, rate)
         if rate is None or acts is None or kind.usual_rates is None:
             return
@@ -72,11 +73,12 @@ class Untrained(Rule):
     key = "learning_rate"
 
     def look(self, config: TrainingConfig, known: Situation) -> Iterator[Advice]:
-        found = rates(config)
-        if found and "unet" not in found and not config.network.network_train_text_encoder_only:
+        family, only = known.model_family, config.network.network_train_text_encoder_only
+        if text_rates(config, family) and denoiser_rate(config, family) is None and not only:
+            title = denoiser_title(config, family)
             yield self.advice(
-                "the UNet's rate is 0, so only the text encoder is trained.",
-                "A LoRA without the UNet changes what words mean, and hardly what pictures look like.",
+                f"the {title}'s rate is 0, so only the text encoder is trained.",
+                f"A LoRA without the {title} changes what words mean, and hardly what pictures look like.",
                 {"learning_rate": 1e-4, "unet_lr": None},
                 key="learning_rate" if config.optimizer.unet_lr is None else "unet_lr",
                 serious=True,
@@ -104,15 +106,17 @@ class TextEncoderRate(Rule):
     key = "text_encoder_lr"
 
     def look(self, config: TrainingConfig, known: Situation) -> Iterator[Advice]:
-        found = rates(config)
-        if len(found) < 2 or OPTIMIZERS[config.optimizer.optimizer_type].one_rate or known.trial:
+        family = known.model_family
+        other, highest = denoiser_rate(config, family), max(text_rates(config, family), default=0.0)
+        if other is None or OPTIMIZERS[config.optimizer.optimizer_type].one_rate or known.trial:
             return
-        if found.get("text_encoder", 0.0) > max(TEXT_ENCODER_RATE, found["unet"] / 2):
+        if highest > max(TEXT_ENCODER_RATE, other / 2):
+            title = denoiser_title(config, family)
             yield self.advice(
-                f"{found['text_encoder']:g} is high beside the UNet's {found['unet']:g}.",
-                "The text encoder overfits first, and then words lose their meaning; half of the UNet's rate or less "
-                "is usual.",
-                {"text_encoder_lr": min(TEXT_ENCODER_RATE, found["unet"] / 2)},
+                f"{highest:g} is high beside the {title}'s {other:g}.",
+                f"The text encoder overfits first, and then words lose their meaning; half of the {title}'s rate or "
+                "less is usual.",
+                {"text_encoder_lr": min(TEXT_ENCODER_RATE, other / 2)},
             )
 
 
@@ -121,7 +125,7 @@ class Strength(Rule):
     key = "network_alpha"
 
     def look(self, config: TrainingConfig, known: Situation) -> Iterator[Advice]:
-        factor, rate = strength(config), rates(config).get("unet")
+        factor, rate = strength(config), denoiser_rate(config, known.model_family)
         if factor == 1 or rate is None or config.network.dim_from_weights:
             return
         acting = acting_rate(config, rate)

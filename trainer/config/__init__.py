@@ -2,14 +2,25 @@
 
 from trainer.config.assembly import Assembled, config_from_layers, problems_of
 from trainer.config.files import load_config, load_layers, parse_set, read_layer, save_config, to_kohya
+from trainer.config.pictures import LATENT_STEP
 from trainer.config.recipes import Opened, Report, open_recipe
-from trainer.config.training_config import TrainingConfig, in_labels, known_settings, rates, resolution_size, to_flat
+from trainer.config.training_config import (
+    TrainingConfig,
+    assumed_parts,
+    in_labels,
+    known_settings,
+    rates,
+    resolution_size,
+    to_flat,
+)
 
 __all__ = [
+    "LATENT_STEP",
     "Assembled",
     "Opened",
     "Report",
     "TrainingConfig",
+    "assumed_parts",
     "config_from_layers",
     "in_labels",
     "known_settings",

@@ -200,7 +200,7 @@ class OptimizerSection(Section):
         metadata=OWN_NAME,
         sd_scripts=There(Follows("learning_rate")),
         parse=parse_rate,
-        rule="a number from 0 to 100, or a list of one for each text encoder, two at most",
+        rule="a number from 0 to 100, or a list of one for each text encoder",
     )
     """The text encoder's own learning rate, lower than the UNet's; 0 = it is not trained and not in the file.
 

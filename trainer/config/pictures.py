@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from trainer.config.values import parse_extension, parse_resolution, parse_steps_or_share, size_of
+from trainer.families import FAMILIES
 from trainer.settings.section import NO_ENTRY, NOT_THERE, OWN_NAME, Absence, Entry, Section, Show, There, setting
+
+LATENT_STEP = math.gcd(*(family.latents.step for family in FAMILIES.values()))
+"""Pixels that sides of pictures are multiples of, whatever the model; some families ask for more."""
 
 
 class DatasetSection(Section):
@@ -125,9 +131,9 @@ class DatasetSection(Section):
         resume="data",
         metadata=NO_ENTRY,
         sd_scripts=There(64),
-        ge=8,
+        ge=LATENT_STEP,
         le=1024,
-        multiple_of=8,
+        multiple_of=LATENT_STEP,
     )
     """Sides of buckets are multiples of this; 64 suits Stable Diffusion.
 

@@ -13,18 +13,14 @@ from dataclasses import dataclass
 
 from trainer.adapters import KINDS
 from trainer.config.lycoris import LycorisSection
-from trainer.config.training_config import TEXT_ENCODERS, TrainingConfig, rates, resolution_size
+from trainer.config.pictures import LATENT_STEP
+from trainer.config.training_config import TrainingConfig, assumed_parts, rates, resolution_size
 from trainer.ground.errors import Problem
 from trainer.optimizers import OPTIMIZERS
 from trainer.settings.problems import shown
+from trainer.targets import DENOISER, TEXT, names_of
 
 Check = Callable[[TrainingConfig], Iterator[Problem]]
-
-EVERY_PART = ("unet", *TEXT_ENCODERS)
-"""Rules look before it is known how many text encoders the model has."""
-
-LATENT_STEP = 8
-"""The VAE turns 8x8 pixels into one latent pixel, so sides that it encodes are multiples of 8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +42,13 @@ def rule(*keys: str) -> Callable[[Check], Check]:
         return check
 
     return register
+
+
+def _rates(config: TrainingConfig) -> dict[str, list[float]]:
+    """Return the rates above 0 by the role of the part; rules look before it is known what the model has."""
+    parts = assumed_parts(config)
+    found = rates(config, parts)
+    return {role: [found[name] for name in names_of(parts, role) if name in found] for role in (DENOISER, TEXT)}
 
 
 def one_rate(optimizer_type: str) -> bool:
@@ -84,7 +87,7 @@ def bucket_step_fits(config: TrainingConfig) -> Iterator[Problem]:
     step = config.dataset.bucket_reso_steps
     if config.dataset.enable_bucket and step * step > width * height:
         message = f"{step} is too large for a resolution of {config.dataset.resolution}: no bucket would be left."
-        yield Problem("bucket_reso_steps", f"{message} Choose 64, or 8 at the least.", step)
+        yield Problem("bucket_reso_steps", f"{message} Choose 64, or {LATENT_STEP} at the least.", step)
 
 
 @rule("resolution", "enable_bucket", "bucket_no_upscale", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps")
@@ -118,7 +121,7 @@ def only_one_only(config: TrainingConfig) -> Iterator[Problem]:
 @rule("learning_rate", "unet_lr", "text_encoder_lr", "network_train_unet_only", "network_train_text_encoder_only")
 def something_is_trained(config: TrainingConfig) -> Iterator[Problem]:
     network = config.network
-    if rates(config, EVERY_PART) or (network.network_train_unet_only and network.network_train_text_encoder_only):
+    if any(_rates(config).values()) or (network.network_train_unet_only and network.network_train_text_encoder_only):
         return
     message = "no part is trained, since every part in use has a rate of 0; set learning_rate above 0, such as 1e-4."
     yield Problem("learning_rate", message, config.optimizer.learning_rate)
@@ -134,13 +137,13 @@ def something_is_trained(config: TrainingConfig) -> Iterator[Problem]:
 )
 def one_rate_for_all(config: TrainingConfig) -> Iterator[Problem]:
     name = config.optimizer.optimizer_type
-    found = rates(config, EVERY_PART)
-    if not one_rate(name) or len(set(found.values())) <= 1:
+    found = _rates(config)
+    if not one_rate(name) or len({*found[DENOISER], *found[TEXT]}) <= 1:
         return
-    encoders = {rate for part, rate in found.items() if part in TEXT_ENCODERS}
+    encoders = set(found[TEXT])
     key = "text_encoder_lr" if encoders != {config.optimizer.learning_rate} else "unet_lr"
     value = getattr(config.optimizer, key)
-    other = found.get("unet", max(encoders)) if key == "text_encoder_lr" else max(encoders)
+    other = max(found[DENOISER] or encoders) if key == "text_encoder_lr" else max(encoders)
     message = (
         f"{shown(value)} is another rate than the {other:g} of the other part, but {name} has one rate for all; "
         f"leave {key} out, or set it to 0 to not train that part."
@@ -258,7 +261,7 @@ def weights_to_take_the_rank_from(config: TrainingConfig) -> Iterator[Problem]:
     "network_train_text_encoder_only",
 )
 def encoded_ahead_means_not_trained(config: TrainingConfig) -> Iterator[Problem]:
-    trained = [part for part in rates(config, EVERY_PART) if part in TEXT_ENCODERS]
+    trained = _rates(config)[TEXT]
     for key in ("cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk"):
         if trained and getattr(config.text, key):
             message = (

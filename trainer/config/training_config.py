@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trainer.config.blocks import BlocksSection
@@ -16,6 +16,7 @@ from trainer.config.values import size_of
 from trainer.settings import wording
 from trainer.settings.section import Section
 from trainer.settings.walk import Setting, settings_of
+from trainer.targets import DENOISER, TEXT, Part, names_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,24 +66,31 @@ def resolution_size(config: TrainingConfig) -> tuple[int, int]:
     return size_of(config.dataset.resolution)
 
 
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
-"""The components that `text_encoder_lr` is about, in the order of its list. Many models have the first only."""
+def assumed_parts(config: TrainingConfig) -> tuple[Part, ...]:
+    """Return the parts of a model that is not known yet: a denoiser, and a text encoder for each rate that is given."""
+    given = config.optimizer.text_encoder_lr
+    encoders = len(given) if isinstance(given, tuple) else 1
+    titles = ["Text encoder", *(f"Text encoder {number}" for number in range(2, encoders + 1))]
+    texts = (Part(title.lower().replace(" ", "_"), TEXT, title) for title in titles)
+    return (Part("denoiser", DENOISER, "UNet or transformer"), *texts)
 
 
-def rates(config: TrainingConfig, components: Collection[str] = ("unet", "text_encoder")) -> dict[str, float]:
-    """Return the learning rate of each component that is trained.
+def rates(config: TrainingConfig, parts: Sequence[Part]) -> dict[str, float]:
+    """Return the learning rate of each part that is trained, by name.
 
-    A component that is not trained, by its rate of 0 or by a switch, is not in the dict and gets no adapter. The last
-    of the text encoders' rates holds for all further ones, so a single number is one for all.
+    A part that is not trained, by its rate of 0 or by a switch, is not in the dict and gets no adapter. The last of
+    the text encoders' rates holds for all further ones, so a single number is one for all.
 
     Args:
-        components: those that the model has: "unet" and some of `TEXT_ENCODERS`.
+        parts: those that the model has; `assumed_parts` where it is not known.
     """
     optimizer, network = config.optimizer, config.network
     given = optimizer.text_encoder_lr if isinstance(optimizer.text_encoder_lr, tuple) else (optimizer.text_encoder_lr,)
     found: dict[str, float] = {}
     if not network.network_train_text_encoder_only:
-        found["unet"] = optimizer.learning_rate if optimizer.unet_lr is None else optimizer.unet_lr
+        rate = optimizer.learning_rate if optimizer.unet_lr is None else optimizer.unet_lr
+        found |= dict.fromkeys(names_of(parts, DENOISER), rate)
     if not network.network_train_unet_only:
-        found |= {name: given[min(place, len(given) - 1)] for place, name in enumerate(TEXT_ENCODERS)}
-    return {component: rate for component, rate in found.items() if rate > 0 and component in components}
+        encoders = enumerate(names_of(parts, TEXT))
+        found |= {name: given[min(place, len(given) - 1)] for place, name in encoders}
+    return {part: rate for part, rate in found.items() if rate > 0}

@@ -16,7 +16,6 @@ DDPM_ONLY, FLOW_ONLY = {PROCESS: (DDPM.name,)}, {PROCESS: (FLOW.name,)}
 SMALLEST_SIDE = 64
 LARGEST_SIDE = 4096
 HIGHEST_RATE = 100
-MOST_TEXT_ENCODERS = 2
 _HIGHEST_RANK = 4096
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
@@ -63,7 +62,7 @@ def parse_rate(value: object) -> object:
     for rate in rates:
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= HIGHEST_RATE:
             raise ValueError("")
-    if not 1 <= len(rates) <= MOST_TEXT_ENCODERS:
+    if not rates:
         raise ValueError("")
     numbers = tuple(float(rate) for rate in rates)
     return numbers if isinstance(value, tuple) else numbers[0]

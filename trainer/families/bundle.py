@@ -11,14 +11,16 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from trainer.families.family import ComponentConfigs
+    from trainer.families.conditions import Conditions
+    from trainer.families.family import ComponentConfigs, Latents
+    from trainer.families.text.tokens import Tokens
     from trainer.process.process import Process
 
 
 class Bundle(Protocol):
     """The loaded models of one base model: frozen, in eval mode, in the compute dtype, on one device.
 
-    Shapes: b pictures, H x W pixels, h x w latents, c chunks of a long prompt. Nothing here decides about
+    Shapes: b pictures, H x W pixels, h x w latents with c channels. Nothing here decides about
     autocast or gradients; the caller does.
     """
 
@@ -43,8 +45,8 @@ class Bundle(Protocol):
         """What noise is and what is asked of the model, by the model's word and the settings'; on the CPU."""
 
     @property
-    def vae_scale(self) -> float:
-        """Factor from the VAE's latents to those the UNet sees."""
+    def latents(self) -> Latents:
+        """What the VAE makes of pictures, and how the model takes it."""
 
     @property
     def vae_key(self) -> str:
@@ -67,26 +69,32 @@ class Bundle(Protocol):
         """The modules that adapters attach to, by component name."""
 
     @property
-    def tokenize(self) -> Callable[[str], Tensor]:
-        """A picklable callable, independent of the models: text -> token ids, long [c, 77], or [encoders, c, 77]."""
+    def tokenize(self) -> Callable[[str], Tokens]:
+        """A picklable callable, independent of the models: text -> {encoder: {"ids": ..., "mask": ...}}, unbatched."""
 
     def targets(self, conv: bool) -> tuple[Target, ...]:
         """List the layers that an adapter attaches to."""
 
-    def encode_text(self, token_ids: Tensor) -> dict[str, Tensor]:
-        """Token ids as `tokenize` gives them, stacked to [b, ...] -> what `predict` takes; differentiable."""
+    @property
+    def conditions(self) -> Conditions:
+        """What the model is told of a picture beside its latents and text."""
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, text: Mapping[str, Tensor], sizes: Tensor | None) -> Tensor:
-        """[b, 4, h, w], [b], text, long [b, 6] -> [b, 4, h, w] in the compute dtype.
+    def encode_text(self, tokens: Tokens) -> dict[str, Tensor]:
+        """What `tokenize` gives, stacked to [b, ...] -> what `predict` takes, each [b, ...]; differentiable."""
+
+    def predict(
+        self, noisy: Tensor, timesteps: Tensor, text: Mapping[str, Tensor], conditions: Mapping[str, Tensor]
+    ) -> Tensor:
+        """[b, c, h, w], [b], text, conditions stacked to [b, ...] -> [b, c, h, w] in the compute dtype.
 
         `timesteps` is what the process tells the model: int64 from 0 to 999, or a float32 sigma from 0 to 1.
         """
 
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """[b, 3, H, W] in [-1, 1] -> mean and standard deviation of the posterior, float32 [b, 4, h, w], unscaled."""
+        """[b, 3, H, W] in [-1, 1] -> mean and standard deviation of the posterior, float32 [b, c, h, w], unscaled."""
 
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """Scaled latents [b, 4, h, w] -> float32 pixels [b, 3, H, W] in [-1, 1]."""
+        """Latents as the model takes them, [b, c, h, w] -> float32 pixels [b, 3, H, W] in [-1, 1]."""
 
     def enable_gradient_checkpointing(self) -> None:
         """Trade a second forward pass for memory, in the UNet and the text encoders."""

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from trainer.families.reading.headers import Header
 from trainer.ground.control import Progress
 from trainer.process import DDPM, ProcessKind
-from trainer.targets import Target
+from trainer.targets import Part, Target
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from trainer.config import TrainingConfig
     from trainer.families.bundle import Bundle
@@ -25,7 +26,39 @@ FILE = "file"
 FOLDER = "folder"
 HUB = "hub"
 
-_PIXELS_PER_LATENT = 8
+
+@dataclass(frozen=True, slots=True)
+class Latents:
+    """What a family's VAE makes of pictures, and how the model takes it.
+
+    A latent pixel stands for `factor` x `factor` pixels, and the model takes latents in patches of `patch` x `patch`.
+    It sees (latent - shift) * scale.
+    """
+
+    channels: int
+    factor: int
+    patch: int = 1
+    scale: float = 1.0
+    shift: float = 0.0
+
+    @property
+    def step(self) -> int:
+        """Pixels that sides of pictures must be multiples of."""
+        return self.factor * self.patch
+
+    def shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """Return (channels, height, width) of the latents of a picture of (width, height) pixels."""
+        width, height = size
+        return self.channels, height // self.factor, width // self.factor
+
+    def to_model(self, latents: Tensor) -> Tensor:
+        """Return the VAE's latents as the model takes them."""
+        return (latents - self.shift if self.shift else latents) * self.scale
+
+    def from_model(self, latents: Tensor) -> Tensor:
+        """Return the model's latents as the VAE decodes them. The reverse of `to_model`."""
+        latents = latents / self.scale
+        return latents + self.shift if self.shift else latents
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,23 +76,6 @@ class Recognition:
     configs: ComponentConfigs
     precision: str = ""
     has_vae: bool = True
-
-    @property
-    def side(self) -> int:
-        """Pixels of the side of the square pictures that the model was made for; 0 where it doesn't say."""
-        size = self.configs.get("unet", {}).get("sample_size") or 0
-        return int(max(size) if isinstance(size, list | tuple) else size) * _PIXELS_PER_LATENT
-
-    @property
-    def variant(self) -> str:
-        """What sets the model apart in its family, in words; empty for the usual kind."""
-        scheduler = self.configs.get("scheduler", {})
-        words = []
-        if scheduler.get("prediction_type") == "v_prediction":
-            words.append("v-prediction")
-        if scheduler.get("rescale_betas_zero_snr"):
-            words.append("zero terminal SNR")
-        return ", ".join(words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +103,14 @@ class Family(ABC):
     """How the published model's components are built; a checkpoint may describe itself otherwise."""
     process: ClassVar[ProcessKind] = DDPM
     """What noise is and what is asked of the model; its bundle builds it."""
+    parts: ClassVar[tuple[Part, ...]]
+    """What adapters attach to: the denoiser, then the text encoders in the order of the rates in `text_encoder_lr`."""
+    latents: ClassVar[Latents]
+    """What the model draws."""
     remarks: ClassVar[Mapping[str, str]] = {}
     """{key of a setting: what it means for this family}, where its own help does not say it."""
-
-    @property
-    def trainable(self) -> tuple[str, ...]:
-        """The components that adapters attach to: "unet" and the text encoders."""
-        return tuple(name for name in self.configs if name == "unet" or name.startswith("text_encoder"))
+    unused: ClassVar[frozenset[str]] = frozenset()
+    """The keys of settings that mean nothing for this family."""
 
     @property
     def weighty(self) -> tuple[str, ...]:
@@ -123,6 +140,14 @@ class Family(ABC):
             shape = (target.out_features, target.in_features, *(target.kernel or ()))
             found.setdefault(target.component, {})[f"{target.path}.weight"] = shape
         return found
+
+    def side(self, configs: ComponentConfigs) -> int:
+        """Return the side, in pixels, of the square pictures that such a model was made for; 0 where it isn't known."""
+        return 0
+
+    def variant(self, configs: ComponentConfigs) -> str:
+        """Return what sets such a model apart in its family, in words; empty for the usual kind."""
+        return ""
 
     def questions(self, configs: ComponentConfigs) -> tuple[str, ...]:
         """Return what the user must decide about a model with these configurations, since it doesn't say it."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from trainer.config import TrainingConfig
+from trainer.config import LATENT_STEP, TrainingConfig
 from trainer.ground.randomness import python_random
 from trainer.pictures.buckets import Buckets, Placement, Size
 from trainer.pictures.report import DatasetReport, Picture
@@ -67,13 +67,15 @@ class RankBatch:
     padding: bool
 
 
-def examples(report: DatasetReport, config: TrainingConfig) -> tuple[Example, ...]:
+def examples(report: DatasetReport, config: TrainingConfig, latent_step: int = LATENT_STEP) -> tuple[Example, ...]:
     """Return the pictures that take part in training, each in its bucket, regularisation pictures balanced.
+
+    Sides of buckets are multiples of `latent_step` pixels.
 
     Raises:
         ConfigError: the bucket settings contradict each other.
     """
-    place = cache(Buckets.from_config(config).choose)
+    place = cache(Buckets.from_config(config, latent_step).choose)
     training = [(picture, folder.repeats) for folder in report.train_folders for picture in folder.pictures]
     offered = [(picture, folder.repeats) for folder in report.reg_folders for picture in folder.pictures]
     wanted = sum(repeats for _, repeats in training)

@@ -10,13 +10,10 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from trainer.config import TrainingConfig, resolution_size
+from trainer.config import LATENT_STEP, TrainingConfig, resolution_size
 from trainer.ground.errors import ConfigError, Problem
 
 Size = tuple[int, int]
-
-PIXELS_PER_LATENT = 8
-"""A bucket's sides must be multiples of this; every Stable Diffusion VAE shrinks pictures eightfold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,25 +35,6 @@ class Placement:
         """True when the picture is smaller than what it is trained at."""
         return self.resized[0] > self.original[0] or self.resized[1] > self.original[1]
 
-    def conditioning_crop(self) -> tuple[float, float, float, float]:
-        """Return (left, top, right, bottom) as SDXL's size conditioning wants it.
-
-        sd-scripts takes it from the unrounded size that fits INSIDE the bucket (`BucketManager.get_crop_ltrb`), so
-        it is not the cut made in pixels; kept as it is because models were tuned with these numbers.
-        """
-        width, height = self.bucket
-        ratio = self.original[0] / self.original[1]
-        inner_width, inner_height = (height * ratio, height) if width / height > ratio else (width, width / ratio)
-        left, top = (width - inner_width) // 2, (height - inner_height) // 2
-        return left, top, left + inner_width, top + inner_height
-
-    def conditioning(self, flipped: bool) -> tuple[int, int, int, int, int, int]:
-        """Return SDXL's six numbers: original height, width; crop top, left; bucket height, width."""
-        left, top, right, _ = self.conditioning_crop()
-        if flipped:
-            left = self.bucket[0] - right
-        return (self.original[1], self.original[0], int(top), int(left), self.bucket[1], self.bucket[0])
-
 
 @dataclass(frozen=True)
 class Buckets:
@@ -64,6 +42,7 @@ class Buckets:
 
     `minimum`, `maximum` and `steps` are sides in pixels. With `no_upscale` a picture is only ever shrunk, buckets
     are made to measure and minimum and maximum do not count; without `enable` there is one bucket, the resolution.
+    Sides of buckets must be multiples of `latent_step` pixels, which the model says.
 
     Raises:
         ConfigError: the sides contradict each other.
@@ -75,6 +54,7 @@ class Buckets:
     steps: int = 64
     no_upscale: bool = True
     enable: bool = True
+    latent_step: int = LATENT_STEP
 
     def __post_init__(self) -> None:
         problems = [*self._step_problems()] or [*self._range_problems()]
@@ -82,8 +62,8 @@ class Buckets:
             raise ConfigError(problems)
 
     @classmethod
-    def from_config(cls, config: TrainingConfig) -> Buckets:
-        """Return the buckets that the dataset settings describe."""
+    def from_config(cls, config: TrainingConfig, latent_step: int = LATENT_STEP) -> Buckets:
+        """Return the buckets that the dataset settings describe, for a model with this step."""
         dataset = config.dataset
         return cls(
             resolution=resolution_size(config),
@@ -92,6 +72,7 @@ class Buckets:
             steps=dataset.bucket_reso_steps,
             no_upscale=dataset.bucket_no_upscale,
             enable=dataset.enable_bucket,
+            latent_step=latent_step,
         )
 
     @cached_property
@@ -162,15 +143,20 @@ class Buckets:
         """Minimum rounded down, maximum up to the step, as sd-scripts does; a side of 0 is no bucket."""
         return max(self.steps, floor_to(self.minimum, self.steps)), -floor_to(-self.maximum, self.steps)
 
+    @property
+    def _example(self) -> int:
+        """A step that fits, and suits most models."""
+        return math.lcm(64, self.latent_step)
+
     def _step_problems(self) -> list[Problem]:
         problems = []
-        if self.enable and (self.steps <= 0 or self.steps % PIXELS_PER_LATENT):
-            rule = f"is {self.steps}; it must be a positive multiple of {PIXELS_PER_LATENT}: use 64."
+        if self.enable and (self.steps <= 0 or self.steps % self.latent_step):
+            rule = f"is {self.steps}; it must be a positive multiple of {self.latent_step}: use {self._example}."
             problems.append(Problem("bucket_reso_steps", rule, self.steps))
-        if not self.enable and any(side <= 0 or side % PIXELS_PER_LATENT for side in self.resolution):
+        if not self.enable and any(side <= 0 or side % self.latent_step for side in self.resolution):
             rule = (
                 f"is {self.resolution[0]},{self.resolution[1]}; without buckets both sides must be multiples of "
-                f"{PIXELS_PER_LATENT}: use multiples of 64, or set enable_bucket = true."
+                f"{self.latent_step}: use multiples of {self._example}, or set enable_bucket = true."
             )
             problems.append(Problem("resolution", rule, self.resolution))
         return problems

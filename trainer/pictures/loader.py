@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -18,7 +18,7 @@ from trainer.config import TrainingConfig
 from trainer.ground.errors import DataError, RunError
 from trainer.ground.randomness import python_random
 from trainer.pictures.batches import BatchPlan, Example, RankBatch
-from trainer.pictures.buckets import PIXELS_PER_LATENT
+from trainer.pictures.buckets import Placement, Size
 from trainer.pictures.captions import CaptionRules, choose, render
 from trainer.pictures.latent_cache import Latent, LatentCache
 from trainer.pictures.pixels import load_pixels
@@ -26,13 +26,20 @@ from trainer.pictures.pixels import load_pixels
 Draw = Callable[[tuple[int, int, int, int], int, tuple[int, ...]], object]
 """(shape of the latents, step, slots) -> the objective's random numbers."""
 
-Tokenize = Callable[[str], torch.Tensor]
-"""caption -> token ids, int64 [chunks, 77]."""
+LatentShape = Callable[[Size], tuple[int, int, int]]
+"""(width, height) of a bucket in pixels -> (channels, height, width) of its latents."""
+
+Tokens = Mapping[str, Mapping[str, torch.Tensor]]
+"""{text encoder: {"ids": ..., "mask": ...}}, each encoder with its own length."""
+
+Tokenize = Callable[[str], Tokens]
+"""caption -> tokens, without a batch dimension."""
+
+Conditions = Callable[[Placement, bool], Mapping[str, torch.Tensor]]
+"""(how a picture was placed, whether it is mirrored) -> the model's further inputs, without a batch dimension."""
 
 Text = Mapping[str, torch.Tensor]
 """What a text encoder makes of one caption, without a batch dimension."""
-
-_LATENT_CHANNELS = 4
 
 _T = TypeVar("_T")
 
@@ -43,11 +50,12 @@ _TEXTS = ("slots", "names", "captions")
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one forward and backward needs; b samples of one bucket, H x W pixels, h x w latents.
+    """What one forward and backward needs; b samples of one bucket, H x W pixels, h x w latents with c channels.
 
     `step` counts optimizer steps from 0, `epoch` from 1. This is batch `micro_index` of the `micro_count` that this
     rank computes in the step; `group_size` counts the step's batches over all ranks. Either `mean` and `std`
-    (posterior, float32, unscaled) or `pixels` (float32 in [-1, 1]) are there. `sizes` are SDXL's six numbers. A
+    (posterior, float32, unscaled) or `pixels` (float32 in [-1, 1]) are there. `conditions` are the model's own
+    further inputs. A
     `padding` batch has loss weights of 0 and only keeps the ranks in step.
     """
 
@@ -61,13 +69,13 @@ class Batch:
     names: tuple[str, ...]
     captions: tuple[str, ...]
     loss_weights: torch.Tensor  # [b] float32
-    sizes: torch.Tensor  # [b, 6] int64
-    mean: torch.Tensor | None = None  # [b, 4, h, w]
-    std: torch.Tensor | None = None  # [b, 4, h, w]
+    mean: torch.Tensor | None = None  # [b, c, h, w]
+    std: torch.Tensor | None = None  # [b, c, h, w]
     pixels: torch.Tensor | None = None  # [b, 3, H, W]
     draws: Any = None
     text: dict[str, torch.Tensor] | None = None  # each [b, ...]
-    token_ids: torch.Tensor | None = None  # [b, chunks, 77] int64
+    tokens: Tokens | None = None  # each [b, ...]
+    conditions: Mapping[str, torch.Tensor] = field(default_factory=dict)  # each [b, ...]
 
     def split(self, most: int) -> tuple[Batch, ...]:
         """Return the samples in batches of at most `most`, in order, with their random numbers."""
@@ -120,8 +128,9 @@ def map_tensors(value: _T, function: Callable[[torch.Tensor], torch.Tensor]) -> 
 class Source:
     """Makes the batches of one rank. Must be picklable for workers on Windows and macOS.
 
-    `cache` None decodes pictures each time. `tokenize` and `text_cache` are given where the loop wants token ids or
-    ready-made text; `prepared` are then the texts of each example, of which a step sees one.
+    `cache` None decodes pictures each time. `draw` and `latent_shape` come together. `tokenize` and `text_cache` are
+    given where the loop wants token ids or ready-made text; `prepared` are then the texts of each example, of which a
+    step sees one.
     """
 
     plan: BatchPlan
@@ -132,6 +141,8 @@ class Source:
     flip_aug: bool = False
     cache: LatentCache | None = None
     draw: Draw | None = None
+    latent_shape: LatentShape | None = None
+    conditions: Conditions | None = None
     tokenize: Tokenize | None = None
     text_cache: Mapping[str, Text] | None = None
     prepared: Sequence[Sequence[str]] | None = None
@@ -149,7 +160,6 @@ class Source:
         captions = tuple(self._caption(index, planned, slot) for slot, index in planned.samples)
         mean, std, pixels = self._pictures(planned, examples, flips)
         weights = [0.0 if planned.padding else example.loss_weight for example in examples]
-        conditioning = [e.placement.conditioning(flipped) for e, flipped in zip(examples, flips, strict=True)]
         return Batch(
             step=planned.step,
             epoch=planned.epoch,
@@ -161,13 +171,13 @@ class Source:
             names=tuple(example.picture.name for example in examples),
             captions=captions,
             loss_weights=torch.tensor(weights, dtype=torch.float32),
-            sizes=torch.tensor(conditioning, dtype=torch.int64),
             mean=mean,
             std=std,
             pixels=pixels,
-            draws=self.draw(_latent_shape(mean, examples), planned.step, slots) if self.draw else None,
+            draws=self._draws(examples, planned.step, slots),
             text=self._text(captions),
-            token_ids=torch.stack([self.tokenize(caption) for caption in captions]) if self.tokenize else None,
+            conditions=self._conditions(examples, flips),
+            tokens=_stacked([self.tokenize(caption) for caption in captions]) if self.tokenize else None,
         )
 
     def _flipped(self, step: int, slot: int) -> bool:
@@ -196,6 +206,17 @@ class Source:
         indices = (index for _, index in planned.samples)
         latents: list[Latent] = [self.cache.get(index, flipped) for index, flipped in zip(indices, flips, strict=True)]
         return torch.stack([mean for mean, _ in latents]), torch.stack([std for _, std in latents]), None
+
+    def _conditions(self, examples: Sequence[Example], flips: Sequence[bool]) -> dict[str, torch.Tensor]:
+        if self.conditions is None:
+            return {}
+        each = [self.conditions(example.placement, flipped) for example, flipped in zip(examples, flips, strict=True)]
+        return {name: torch.stack([one[name] for one in each]) for name in each[0]}
+
+    def _draws(self, examples: Sequence[Example], step: int, slots: Sequence[int]) -> object:
+        if self.draw is None or self.latent_shape is None:
+            return None
+        return self.draw((len(examples), *self.latent_shape(examples[0].bucket)), step, tuple(slots))
 
     def _text(self, captions: Sequence[str]) -> dict[str, torch.Tensor] | None:
         if self.text_cache is None:
@@ -270,6 +291,8 @@ def make_loader(
     ranks: int = 1,
     rank: int = 0,
     draw: Draw | None = None,
+    latent_shape: LatentShape | None = None,
+    conditions: Conditions | None = None,
     tokenize: Tokenize | None = None,
     text_cache: Mapping[str, Text] | None = None,
     prepared: Sequence[Sequence[str]] | None = None,
@@ -303,6 +326,8 @@ def make_loader(
         flip_aug=config.dataset.flip_aug,
         cache=cache,
         draw=draw,
+        latent_shape=latent_shape,
+        conditions=conditions,
         tokenize=tokenize,
         text_cache=text_cache,
         prepared=prepared,
@@ -311,12 +336,11 @@ def make_loader(
     return BatchLoader(source, start_step=start_step, workers=workers, pin_memory=pin_memory)
 
 
-def _latent_shape(mean: torch.Tensor | None, examples: Sequence[Example]) -> tuple[int, int, int, int]:
-    if mean is not None:
-        samples, channels, height, width = mean.shape
-        return samples, channels, height, width
-    width, height = examples[0].bucket
-    return len(examples), _LATENT_CHANNELS, height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT
+def _stacked(texts: Sequence[Tokens]) -> Tokens:
+    return {
+        encoder: {name: torch.stack([text[encoder][name] for text in texts]) for name in taken}
+        for encoder, taken in texts[0].items()
+    }
 
 
 def _as_it_is(item: _T) -> _T:

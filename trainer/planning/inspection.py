@@ -29,9 +29,10 @@ _ANIME_CLIP_SKIP = 2
 class Suits:
     """What suits a base model. Torch-free, in microseconds.
 
-    `settings` are values by key: "resolution" (where the model says at which side it was made) and "clip_skip".
-    `presets` are the names of the shipped presets for its family, those for its kind first. `questions` say what the
-    user must decide, since the model doesn't say it; `remarks` what settings, by key, mean for its family.
+    `settings` are values by key: "resolution", where the model says at which side it was made, and "clip_skip", where
+    the family has a use for it. `presets` are the names of the shipped presets for its family, those for its kind
+    first. `questions` say what the user must decide, since the model doesn't say it; `remarks` what settings, by key,
+    mean for its family.
     """
 
     settings: Mapping[str, object]
@@ -45,12 +46,13 @@ def suits(seen: Recognition) -> Suits:
 
     The names of presets begin with that of their family, as in presets/sdxl-style.toml.
     """
-    anime = is_anime(seen.source)
-    settings: dict[str, object] = {"resolution": f"{seen.side},{seen.side}"} if seen.side else {}
-    settings["clip_skip"] = _ANIME_CLIP_SKIP if anime else 1
+    anime, family = is_anime(seen.source), FAMILIES[seen.family]
+    side = family.side(seen.configs)
+    settings: dict[str, object] = {"resolution": f"{side},{side}"} if side else {}
+    if "clip_skip" not in family.unused:
+        settings["clip_skip"] = _ANIME_CLIP_SKIP if anime else 1
     names = sorted(path.stem for path in PRESETS.glob(f"{seen.family}-*.toml"))
     presets = tuple(sorted(names, key=lambda name: is_anime(name) != anime))
-    family = FAMILIES[seen.family]
     return Suits(settings, presets, family.questions(seen.configs), family.remarks)
 
 
@@ -77,11 +79,12 @@ def inspect(path: Path) -> dict[str, Any]:
 def _checkpoint(path: Path, header: Header | None) -> dict[str, Any]:
     seen = recognise(path)
     family, suit = FAMILIES[seen.family], suits(seen)
+    variant = family.variant(seen.configs)
     found: dict[str, Any] = {
         "kind": "checkpoint",
-        "what": f"a {family.title} model" + (f", {seen.variant}" if seen.variant else ""),
+        "what": f"a {family.title} model" + (f", {variant}" if variant else ""),
         "family": seen.family,
-        "variant": seen.variant,
+        "variant": variant,
         "dtype": seen.precision,
         "prediction": seen.configs["scheduler"].get("prediction_type", _UNKNOWN),
         "form": seen.form,

@@ -22,7 +22,7 @@ from trainer.planning.fitting import check_process
 from trainer.planning.inspection import check_family_of_lora
 from trainer.planning.timetable import Timetable, make_timetable
 from trainer.preview.prompts import SamplePrompt, wanted_prompts
-from trainer.targets import Target
+from trainer.targets import TEXT, Part, Target, names_of
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,19 @@ class Plan:
         return FAMILIES[self.recognition.family].targets(self.recognition.configs, conv=True)
 
     @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts of the model that an adapter may attach to."""
+        return FAMILIES[self.recognition.family].parts
+
+    @property
     def model(self) -> str:
         """What kind of model it is, in words, such as "Stable Diffusion XL (v-prediction, fp16)"."""
         return model_in_words(self.recognition)
 
     @property
     def rates(self) -> dict[str, float]:
-        """The learning rate of each component that is trained."""
-        return rates(self.config, FAMILIES[self.recognition.family].trainable)
+        """The learning rate of each part that is trained."""
+        return rates(self.config, self.parts)
 
     @cached_property
     def spec(self) -> AdapterSpec:
@@ -72,12 +77,11 @@ class Plan:
     @property
     def _unused_rates(self) -> tuple[str, ...]:
         given = self.config.optimizer.text_encoder_lr
-        encoders = sum(part != "unet" for part in FAMILIES[self.recognition.family].trainable)
+        encoders = len(names_of(self.parts, TEXT))
         if not isinstance(given, tuple) or len(given) <= encoders:
             return ()
-        return (
-            f"text_encoder_lr has {len(given)} rates and this model {encoders} text encoder: the rest is not used.",
-        )
+        have = f"{encoders} text encoder" if encoders == 1 else f"{encoders} text encoders"
+        return (f"text_encoder_lr has {len(given)} rates and this model {have}: the rest is not used.",)
 
     @cached_property
     def advice(self) -> tuple[Advice, ...]:
@@ -89,7 +93,7 @@ class Plan:
             reg_samples=self.report.reg_count,
             most_repeats=max(folder.repeats for folder in self.report.train_folders),
             exact_steps=self.timetable.total_steps,
-            model_side=self.recognition.side,
+            model_side=FAMILIES[self.recognition.family].side(self.recognition.configs),
             model_family=self.recognition.family,
         )
         return recipe.advise(self.config, counted)
@@ -125,9 +129,9 @@ def model_in_words(seen: Recognition) -> str:
     """Return what kind of model it is."""
     if is_guess(seen):
         return f"{seen.source} on Hugging Face, looked at when the run begins"
-    said = ", ".join(word for word in (seen.variant, seen.precision) if word)
-    title = FAMILIES[seen.family].title
-    return f"{title} ({said})" if said else title
+    family = FAMILIES[seen.family]
+    said = ", ".join(word for word in (family.variant(seen.configs), seen.precision) if word)
+    return f"{family.title} ({said})" if said else family.title
 
 
 def plan(
@@ -151,7 +155,7 @@ def plan(
     check_process(config, process)
     prompts, said = wanted_prompts(config, process)
     report = report or scan(config, progress)
-    chosen = examples(report, config)
+    chosen = examples(report, config, FAMILIES[recognition.family].latents.step)
     counts = count(report, chosen, config)
     timetable = make_timetable(
         config, micro_batches=counts.batches, formula_samples=counts.formula_samples, ranks=ranks

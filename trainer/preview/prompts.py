@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from trainer.config import TrainingConfig, resolution_size
+from trainer.config import LATENT_STEP, TrainingConfig, resolution_size
 from trainer.ground.errors import ConfigError, Problem
 from trainer.ground.randomness import stream
 from trainer.preview.prompt_files import read_file, refused
@@ -23,7 +23,7 @@ STEPS = 30
 SCALE = 7.5
 """sd-scripts' defaults for steps and guidance scale."""
 
-_SIDE, _SMALLEST_SIDE, _LARGEST_SIDE = 8, 64, 4096
+_SMALLEST_SIDE, _LARGEST_SIDE = 64, 4096
 _HIGHEST_SCALE = 1000.0
 _SEEDS = 2**32
 """Seeds that other programs accept too."""
@@ -223,20 +223,20 @@ def prompt_notices(prompts: Iterable[SamplePrompt]) -> tuple[str, ...]:
     )
 
 
-def settle(prompt: SamplePrompt, config: TrainingConfig, index: int) -> SampleRequest:
+def settle(prompt: SamplePrompt, config: TrainingConfig, index: int, latent_step: int = LATENT_STEP) -> SampleRequest:
     """Decide what a prompt leaves open.
 
     The size is the training's, the sampler the settings', the seed a function of the training's seed and the prompt's
-    place, so that the pictures of one prompt can be compared over a run. Sides are lowered to a multiple of 8,
-    and values out of all proportion to the nearest that can be drawn.
+    place, so that the pictures of one prompt can be compared over a run. Sides are lowered to a multiple of
+    `latent_step`, and values out of all proportion to the nearest that can be drawn.
     """
     width, height = resolution_size(config)
     seed = prompt.seed if prompt.seed is not None else stream(config.training.seed, 0, index, "sample") % _SEEDS
     return SampleRequest(
         prompt=prompt.prompt,
         negative_prompt=prompt.negative_prompt,
-        width=_side(prompt.width or width),
-        height=_side(prompt.height or height),
+        width=_side(prompt.width or width, latent_step),
+        height=_side(prompt.height or height, latent_step),
         steps=min(max(STEPS if prompt.sample_steps is None else prompt.sample_steps, 1), MOST_STEPS),
         scale=SCALE if prompt.scale is None else min(prompt.scale, _HIGHEST_SCALE),
         sampler=prompt.sample_sampler or config.sampling.sample_sampler,
@@ -254,5 +254,5 @@ def picture_name(output_name: str, request: SampleRequest, *, step: int, epoch: 
     return f"{output_name}_{when}_{request.index:02d}_{moment:%Y%m%d%H%M%S}_{request.seed}.png"
 
 
-def _side(pixels: int) -> int:
-    return min(max(pixels // _SIDE * _SIDE, _SMALLEST_SIDE), _LARGEST_SIDE)
+def _side(pixels: int, step: int) -> int:
+    return min(max(pixels, _SMALLEST_SIDE), _LARGEST_SIDE) // step * step

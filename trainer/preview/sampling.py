@@ -17,15 +17,13 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from trainer.families.bundle import Bundle
+from trainer.families.text.tokens import as_batch
 from trainer.ground.control import Progress
 from trainer.ground.files import replacing
 from trainer.preview.prompts import SampleRequest
 from trainer.preview.schedulers import make_scheduler
 
 _PHASE = "sample"
-_LATENT_SIDE = 8
-"""Pixels per latent, each way."""
-_LATENT_CHANNELS = 4
 
 _Predict = Callable[[Tensor, Tensor], Tensor]
 """Latents and timestep -> the model's prediction, guided."""
@@ -75,9 +73,9 @@ def to_picture(pixels: Tensor) -> Image.Image:
 
 
 def _denoise(bundle: Bundle, request: SampleRequest, predict: _Predict, report: Progress) -> Tensor:
-    """Go from noise to latents; returns [1, 4, h, w] float32."""
+    """Go from noise to latents; returns [1, c, h, w] float32."""
     process = bundle.process
-    shape = (_LATENT_CHANNELS, request.height // _LATENT_SIDE, request.width // _LATENT_SIDE)
+    shape = bundle.latents.shape((request.width, request.height))
     scheduler = make_scheduler(request.sampler, process)
     scheduler.set_timesteps(**process.sampling_steps(request.steps, shape), device=bundle.device)
     generator = torch.Generator("cpu").manual_seed(request.seed)
@@ -99,12 +97,12 @@ def _guided(bundle: Bundle, request: SampleRequest, texts: Mapping[str, Mapping[
     guides = request.scale > 1
     prompts = [request.negative_prompt, request.prompt] if guides else [request.prompt]
     text = _text(bundle, prompts, texts)
-    size = (request.height, request.width, 0, 0, request.height, request.width)
-    sizes = torch.tensor([size] * len(prompts), device=bundle.device)
+    told = bundle.conditions.of_sample((request.width, request.height))
+    conditions = {name: value.expand(len(prompts), *value.shape).to(bundle.device) for name, value in told.items()}
 
     def predict(latents: Tensor, timestep: Tensor) -> Tensor:
         inputs, steps = latents.expand(len(prompts), *latents.shape[1:]), timestep.expand(len(prompts))
-        predictions = bundle.predict(inputs, steps, text, sizes).float()
+        predictions = bundle.predict(inputs, steps, text, conditions).float()
         if not guides:
             return predictions
         away, towards = predictions.chunk(2)
@@ -118,7 +116,7 @@ def _text(bundle: Bundle, prompts: Sequence[str], texts: Mapping[str, Mapping[st
         found = [texts[prompt] for prompt in prompts]
         return {name: torch.stack([text[name] for text in found]).to(bundle.device) for name in found[0]}
     # Each alone, as captions are, so that a prompt's states do not depend on its company.
-    rows = [bundle.encode_text(bundle.tokenize(prompt).unsqueeze(0).to(bundle.device)) for prompt in prompts]
+    rows = [bundle.encode_text(as_batch(bundle.tokenize(prompt))) for prompt in prompts]
     return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
 

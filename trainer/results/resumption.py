@@ -22,6 +22,7 @@ from trainer.results.contents import PictureContent
 from trainer.results.event_log import read_events
 from trainer.results.run_folder import RunFolder
 from trainer.settings.section import Resume
+from trainer.targets import Part
 
 _MEANINGS: Mapping[Resume, tuple[str, str]] = {
     "rounding": ("settings", ": the same from step {next} on but for rounding."),
@@ -132,7 +133,7 @@ def read_earlier(
 
 
 def look_ahead(
-    folder: RunFolder, config: TrainingConfig, timetable: Timetable, report: DatasetReport
+    folder: RunFolder, config: TrainingConfig, timetable: Timetable, report: DatasetReport, parts: Sequence[Part]
 ) -> Resumption | None:
     """Return what resuming a run's newest state would be, for a window that asks first; None without a state.
 
@@ -145,7 +146,7 @@ def look_ahead(
             earlier = read_earlier(folder, int(record["step"]), dict(record["settings"]), models)
         except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
             continue
-        return compare(earlier, config, timetable, report)
+        return compare(earlier, config, timetable, report, parts)
     return None
 
 
@@ -165,16 +166,21 @@ def names_of(report: DatasetReport) -> frozenset[str]:
     return frozenset(str(picture.path) for folder in report.folders for picture in folder.pictures)
 
 
-def compare(earlier: Earlier, config: TrainingConfig, timetable: Timetable, report: DatasetReport) -> Resumption:
-    """Say what differs between the run that was begun and the one that the settings and pictures make now."""
+def compare(
+    earlier: Earlier, config: TrainingConfig, timetable: Timetable, report: DatasetReport, parts: Sequence[Part]
+) -> Resumption:
+    """Say what differs between the run that was begun and the one that the settings and pictures make now.
+
+    `parts` are those of the model.
+    """
     settings = to_flat(config)
     differing = [key for key, value in settings.items() if earlier.settings.get(key, value) != value]
     said = [*_settings(earlier, settings, differing)]
     changes = [
         *(change for change in said if change.about == "obstacle"),
-        *_obstacles(earlier, config, timetable),
+        *_obstacles(earlier, config, timetable, parts),
         *_steps(earlier, timetable),
-        *_rates(earlier, config, timetable),
+        *_rates(earlier, config, timetable, parts),
         *_models(earlier, config),
         *_pictures(earlier, report),
         *_contents(earlier, report),
@@ -191,11 +197,14 @@ def _shown(value: object) -> str:
     return "not set" if value is None or value == "" else str(value)
 
 
-def _obstacles(earlier: Earlier, config: TrainingConfig, timetable: Timetable) -> Iterator[Change]:
+def _obstacles(
+    earlier: Earlier, config: TrainingConfig, timetable: Timetable, parts: Sequence[Part]
+) -> Iterator[Change]:
     before = _config_of(earlier)
-    if before and rates(before).keys() != rates(config).keys():
-        parts = f"{', '.join(rates(before))} -> {', '.join(rates(config))}"
-        yield Change("obstacle", f"Trained parts {parts}: the saved state does not fit that.")
+    was, would_be = rates(before, parts) if before else {}, rates(config, parts)
+    if before and was.keys() != would_be.keys():
+        text = f"Trained parts {', '.join(was)} -> {', '.join(would_be)}"
+        yield Change("obstacle", f"{text}: the saved state does not fit that.")
     if timetable.total_steps < earlier.step:
         text = f"{timetable.total_steps} steps are planned, but the state is from after step {earlier.step}."
         yield Change("obstacle", text)
@@ -220,20 +229,20 @@ def _steps(earlier: Earlier, timetable: Timetable) -> Iterator[Change]:
         yield Change("data", f"{text}: step {earlier.step} was at epoch {old:.1f} and counts as epoch {new:.1f}.")
 
 
-def _rates(earlier: Earlier, config: TrainingConfig, timetable: Timetable) -> Iterator[Change]:
+def _rates(earlier: Earlier, config: TrainingConfig, timetable: Timetable, parts: Sequence[Part]) -> Iterator[Change]:
     """Say which rate the next step has and would have had."""
     before = _config_of(earlier)
     if before is None:
         return
     total = earlier.total_steps or timetable.total_steps
-    old = _rates_at(before, earlier.step, total)
-    for part, rate in _rates_at(config, earlier.step, timetable.total_steps).items():
+    old = _rates_at(before, parts, earlier.step, total)
+    for part, rate in _rates_at(config, parts, earlier.step, timetable.total_steps).items():
         if part in old and old[part] != rate:
             text = f"The rate of {part} at step {earlier.step + 1} is {rate:.4g} instead of {old[part]:.4g}"
             yield Change("schedule", f"{text} ({config.optimizer.lr_scheduler} over {timetable.total_steps} steps).")
 
 
-def _rates_at(config: TrainingConfig, step: int, total_steps: int) -> dict[str, float]:
+def _rates_at(config: TrainingConfig, parts: Sequence[Part], step: int, total_steps: int) -> dict[str, float]:
     settings = config.optimizer
     return {
         part: rate
@@ -246,7 +255,7 @@ def _rates_at(config: TrainingConfig, step: int, total_steps: int) -> dict[str, 
             power=settings.lr_scheduler_power,
             learning_rate=rate,
         )
-        for part, rate in rates(config).items()
+        for part, rate in rates(config, parts).items()
     }
 
 

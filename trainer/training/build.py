@@ -14,7 +14,7 @@ import torch
 
 from trainer import families, memory, schedules
 from trainer.adapters import Adapter
-from trainer.config import TrainingConfig, rates, resolution_size
+from trainer.config import TrainingConfig, resolution_size
 from trainer.families import Recognition
 from trainer.families.bundle import Bundle
 from trainer.gate import Gate
@@ -29,6 +29,7 @@ from trainer.planning.plan import Plan
 from trainer.preview.prompts import settle
 from trainer.results import contents, export
 from trainer.results.run_folder import RunFolder
+from trainer.targets import TEXT, names_of
 from trainer.training import attention, precision, ranks, text_cache
 from trainer.training.metrics import Metrics
 from trainer.training.precision import Precision
@@ -79,7 +80,7 @@ def build(
         tell(Warned(message=notice))
     accelerator = precision.make_accelerator(models.precision, config)
     adapter = make_adapter(plan, bundle, models.precision.adapter_dtype, tell)
-    optimizer = make_optimizer(config, adapter)
+    optimizer = make_optimizer(config, adapter, plan.rates)
     training = Training(
         plan=plan,
         folder=folder,
@@ -140,9 +141,10 @@ def make_adapter(plan: Plan, bundle: Bundle, dtype: torch.dtype, tell: Emit) -> 
     return adapter
 
 
-def make_optimizer(config: TrainingConfig, adapter: Adapter) -> torch.optim.Optimizer:
+def make_optimizer(
+    config: TrainingConfig, adapter: Adapter, learning_rates: Mapping[str, float]
+) -> torch.optim.Optimizer:
     """Return the optimizer with one group for each trained component."""
-    learning_rates = rates(config, adapter.parts)
     kind = OPTIMIZERS[config.optimizer.optimizer_type]
     # A compiler joins operations by itself, and better with the matrices where their layers are.
     if kind.elementwise and not config.training.torch_compile:
@@ -194,7 +196,7 @@ def fill_text_cache(training: Training) -> Sequence[Sequence[str]] | None:
         prepared(example.picture.caption, rules, count=count, seed=seed, index=index)
         for index, example in enumerate(plan.examples)
     ]
-    requests = [settle(prompt, config, index) for index, prompt in enumerate(plan.prompts)]
+    requests = [settle(prompt, config, index, bundle.latents.step) for index, prompt in enumerate(plan.prompts)]
     prompts = [text for request in requests for text in (request.prompt, request.negative_prompt)]
     folder = Path(config.saving.output_dir) / text_cache.FOLDER if on_disk else None
     training.text_cache = TextCache(folder)
@@ -211,7 +213,7 @@ def make_batches(
     """Return this rank's batches from the training's position on, with all their random numbers."""
     config, accelerator = training.config, training.accelerator
     draw = functools.partial(training.process.drawing, seed=config.training.seed)
-    text_learns = any(part != "unet" for part in training.adapter.parts)
+    text_learns = not set(names_of(training.plan.parts, TEXT)).isdisjoint(training.adapter.parts)
     return make_loader(
         training.plan.examples,
         cache,
@@ -223,6 +225,8 @@ def make_batches(
         ranks=accelerator.num_processes,
         rank=accelerator.process_index,
         draw=draw,
+        latent_shape=training.bundle.latents.shape,
+        conditions=training.bundle.conditions.of_picture,
         tokenize=training.bundle.tokenize if text_learns else None,
         text_cache=training.text_cache,
         prepared=texts,

@@ -137,7 +137,7 @@ class Hooks:
             with suppress(Stopped):
                 for index, prompt in list(enumerate(training.plan.prompts))[first:]:
                     training.sampled = index
-                    self._sample_one(settle(prompt, training.config, index))
+                    self._sample_one(settle(prompt, training.config, index, training.bundle.latents.step))
             self._keeper.finish_samples()
         training.inbox.sampled()
 

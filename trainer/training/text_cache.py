@@ -1,6 +1,6 @@
 """What frozen text encoders make of every caption, encoded ahead, in memory or on disk, so that they need not stay.
 
-An entry is found by what it was made from (the token ids, the encoders' weights, how they are used), so it is never
+An entry is found by what it was made from (the tokens, the encoders' weights, how they are used), so it is never
 stale and the folder may be deleted between runs. Files that are torn or not ours are made anew.
 """
 
@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from trainer.families.text.tokens import Tokens, as_batch
 from trainer.ground.control import Progress
 from trainer.ground.errors import DataError
 from trainer.ground.files import replacing
@@ -37,15 +38,15 @@ class TextCache(Mapping[str, Text]):
     def fill(
         self,
         captions: Iterable[str],
-        tokenize: Callable[[str], Tensor],
-        encode: Callable[[Tensor], Text],
+        tokenize: Callable[[str], Tokens],
+        encode: Callable[[Tokens], Text],
         key: str,
         progress: Progress,
     ) -> None:
         """Encode the captions that are not there yet, each alone: its states don't depend on its company.
 
         Args:
-            encode: token ids [1, ...] -> states [1, ...].
+            encode: tokens, each [1, ...] -> states, each [1, ...].
             key: fingerprint of the text encoders and of how they are used.
             progress: called with (phase, done, total); what it raises, such as Stopped, passes through.
 
@@ -55,13 +56,13 @@ class TextCache(Mapping[str, Text]):
         wanted = list(dict.fromkeys(captions))
         progress(ENCODING, 0, len(wanted))
         for done, caption in enumerate(wanted, 1):
-            ids = tokenize(caption)
+            tokens = tokenize(caption)
             if self._folder is None:
-                self._memory[caption] = _encoded(encode, ids)
+                self._memory[caption] = _encoded(encode, tokens)
             else:
-                path = self._folder / f"{_name(ids, key)}.safetensors"
+                path = self._folder / f"{_name(tokens, key)}.safetensors"
                 if _read(path) is None:
-                    _write(path, _encoded(encode, ids))
+                    _write(path, _encoded(encode, tokens))
                 self._paths[caption] = path
             progress(ENCODING, done, len(wanted))
 
@@ -87,12 +88,17 @@ class TextCache(Mapping[str, Text]):
 
 
 @torch.no_grad()
-def _encoded(encode: Callable[[Tensor], Text], ids: Tensor) -> Text:
-    return {name: value[0].cpu().contiguous() for name, value in encode(ids.unsqueeze(0)).items()}
+def _encoded(encode: Callable[[Tokens], Text], tokens: Tokens) -> Text:
+    return {name: value[0].cpu().contiguous() for name, value in encode(as_batch(tokens)).items()}
 
 
-def _name(ids: Tensor, key: str) -> str:
-    return hashlib.blake2b(key.encode() + ids.numpy().tobytes(), digest_size=16).hexdigest()
+def _name(tokens: Tokens, key: str) -> str:
+    digest = hashlib.blake2b(key.encode(), digest_size=16)
+    for encoder, taken in tokens.items():
+        for name, value in taken.items():
+            digest.update(f"{encoder} {name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _read(path: Path) -> Text | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from trainer.families.text.tokens import as_batch
 from trainer.pictures.loader import Batch
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ MEMORY_BYTES = 1 << 30
 
 
 class TextStates:
-    """Callable: batch -> {"context": [b, tokens, features], ...} on the bundle's device.
+    """Callable: batch -> {"context": [b, length, features], ...} on the bundle's device.
 
     A frozen encoder sees each caption alone, in a batch of one, so that a caption's states do not depend on which
     captions shared its batch or on what a resumed run still remembers.
@@ -37,8 +38,8 @@ class TextStates:
         """Return the states of the batch's captions, with gradient where the encoder learns."""
         if batch.text is not None:
             return batch.text
-        if batch.token_ids is not None:
-            return self._bundle.encode_text(batch.token_ids)
+        if batch.tokens is not None:
+            return self._bundle.encode_text(batch.tokens)
         rows = [self._recall(caption) for caption in batch.captions]
         return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
@@ -51,9 +52,8 @@ class TextStates:
         if caption in self._remembered:
             self._remembered.move_to_end(caption)
             return self._remembered[caption]
-        ids = self._bundle.tokenize(caption).unsqueeze(0).to(self._bundle.device)
         with torch.no_grad():
-            states = self._bundle.encode_text(ids)
+            states = self._bundle.encode_text(as_batch(self._bundle.tokenize(caption)))
         self._remembered[caption] = states
         self._bytes += _size(states)
         while self._bytes > MEMORY_BYTES:

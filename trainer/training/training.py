@@ -183,12 +183,12 @@ class Training:
         self.micro_batch_size = micro_batch_size
 
     def latents(self, batch: Batch) -> Tensor:
-        """Return a batch's scaled latents, [b, 4, h, w] float32, one draw of the VAE's posterior each."""
+        """Return latents as the model takes them, [b, c, h, w] float32, one draw of the VAE's posterior each."""
         mean, std = batch.mean, batch.std
         if mean is None or std is None:
             assert batch.pixels is not None, "a batch has latents or pixels"
             mean, std = self.bundle.encode_images(batch.pixels)
-        return posterior_sample(mean, std, batch.draws.posterior) * self.bundle.vae_scale
+        return self.bundle.latents.to_model(posterior_sample(mean, std, batch.draws.posterior))
 
     def sum_over_ranks(self, value: Tensor) -> Tensor:
         """Return the sum of a tensor over all ranks."""

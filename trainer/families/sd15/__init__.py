@@ -5,7 +5,7 @@ from __future__ import annotations
 from trainer.families.family import ComponentConfigs, FileNames
 from trainer.families.reading.headers import Header
 from trainer.families.sd15.facts import FACTS
-from trainer.families.unet.facts import LATENT_CHANNELS
+from trainer.families.unet.facts import LATENT_CHANNELS, latents_of, parts_of
 from trainer.families.unet.family import StableFamily, input_channels
 
 
@@ -16,6 +16,8 @@ class StableDiffusion15(StableFamily):
     title = "Stable Diffusion 1.x"
     facts = FACTS
     configs = FACTS.configs
+    parts = parts_of(FACTS)
+    latents = latents_of(FACTS)
 
     def matches_file(self, header: Header) -> bool:
         return header.has(FACTS.text_encoders[0].original) and input_channels(header) == LATENT_CHANNELS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from trainer.families.family import ComponentConfigs, FileNames
 from trainer.families.reading.headers import Header
 from trainer.families.sdxl.facts import FACTS
-from trainer.families.unet.facts import LATENT_CHANNELS
+from trainer.families.unet.facts import LATENT_CHANNELS, latents_of, parts_of
 from trainer.families.unet.family import StableFamily, input_channels
 
 
@@ -16,6 +16,8 @@ class StableDiffusionXL(StableFamily):
     title = "Stable Diffusion XL"
     facts = FACTS
     configs = FACTS.configs
+    parts = parts_of(FACTS)
+    latents = latents_of(FACTS)
     remarks = {
         "clip_skip": "SDXL was trained on the last layer but one of both text encoders: 1 and 2 both mean that one.",
         "text_encoder_lr": "SDXL has two text encoders: one number for both, or one for each, such as 5e-5, 1e-5.",

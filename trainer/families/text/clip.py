@@ -39,12 +39,12 @@ class PromptTokenizer:
     chunks: int
     pad: int = END
 
-    def __call__(self, text: str) -> Tensor:
-        """Return long [chunks, 77]; what does not fit is cut off."""
+    def __call__(self, text: str) -> dict[str, Tensor]:
+        """Return {"ids": long [chunks, 77]}; what does not fit is cut off."""
         # verbose=False: without it transformers warns of every text that is longer than one chunk.
         ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         parts = (ids[start : start + LENGTH] for start in range(0, self.chunks * LENGTH, LENGTH))
-        return torch.tensor([[BEGIN, *part, END, *[self.pad] * (LENGTH - len(part))] for part in parts])
+        return {"ids": torch.tensor([[BEGIN, *part, END, *[self.pad] * (LENGTH - len(part))] for part in parts])}
 
 
 def load_tokenizer(folder: Path | None, *, exclamation_is_padding: bool = False) -> CLIPTokenizer:

@@ -28,8 +28,8 @@ class WeightedTokenizer:
 
     plain: PromptTokenizer
 
-    def __call__(self, text: str) -> Tensor:
-        """Return long [2, chunks, 77]: the token ids, and the weights in millionths."""
+    def __call__(self, text: str) -> dict[str, Tensor]:
+        """Return {"ids": long [chunks, 77], "weights": float32 [chunks, 77]}; weights are rounded to millionths."""
         ids: list[int] = []
         weights: list[int] = []
         for part, weight in parse_weights(text):
@@ -39,16 +39,11 @@ class WeightedTokenizer:
         starts = range(0, self.plain.chunks * LENGTH, LENGTH)
         framed_ids = [_framed(ids[at : at + LENGTH], BEGIN, END, self.plain.pad) for at in starts]
         framed_weights = [_framed(weights[at : at + LENGTH], _UNIT, _UNIT, _UNIT) for at in starts]
-        return torch.tensor([framed_ids, framed_weights])
+        return {"ids": torch.tensor(framed_ids), "weights": torch.tensor(framed_weights).to(torch.float32) / _UNIT}
 
 
 def _framed(part: list[int], begin: int, end: int, pad: int) -> list[int]:
     return [begin, *part, end, *[pad] * (LENGTH - len(part))]
-
-
-def split_weights(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Return token ids, long [b, c, 77], and weights, float32 [b, c, 77], of what `WeightedTokenizer` gave, stacked."""
-    return tokens[:, 0], tokens[:, 1].to(torch.float32) / _UNIT
 
 
 def weigh(states: Tensor, weights: Tensor | None) -> Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -17,14 +18,16 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 
-from trainer.families.family import ComponentConfigs, Recognition
+from trainer.families.conditions import Conditions
+from trainer.families.family import ComponentConfigs, Latents, Recognition
 from trainer.families.reading.quantised import quantised
 from trainer.families.reading.weights import fingerprint, keep_whole
 from trainer.families.text.clip import LENGTH, PromptTokenizer
-from trainer.families.text.weighted import WeightedTokenizer, split_weights, weigh
+from trainer.families.text.tokens import EncoderTokens, Tokenizers, Tokens
+from trainer.families.text.weighted import WeightedTokenizer, weigh
 from trainer.families.unet import tiled_vae
 from trainer.families.unet.checkpoint import Checkpoint, TextEncoder
-from trainer.families.unet.facts import EITHER_QUESTION, EPSILON, VELOCITY, StableFacts, TextEncoderFacts
+from trainer.families.unet.facts import EITHER_QUESTION, EPSILON, VELOCITY, StableFacts, TextEncoderFacts, latents_of
 from trainer.families.unet.targets import adapter_targets, text_layer
 from trainer.ground.control import Progress
 from trainer.ground.errors import ConfigError, ModelError, Problem
@@ -36,9 +39,6 @@ if TYPE_CHECKING:
 from trainer.memory import free_memory
 
 _PHASE = "load model"
-_LATENT_PIXELS = 8
-"""Pixels on the side of what one latent pixel stands for."""
-
 _FLOAT32_NOTICE = (
     "The VAE gave numbers that are not finite in half precision and goes on in float32. "
     "no_half_vae = true avoids the detour."
@@ -67,7 +67,9 @@ class StableBundle(ABC):
         self.vae_key = fingerprint(vae)
         self.tokenizer = checkpoint.tokenizer()
         self._weighted = config.text.weighted_captions
-        self.tokenize = self.make_tokenize(config.model.max_token_length // LENGTH)
+        chunks = config.model.max_token_length // LENGTH
+        encoders = {each.component: self._tokenizer_for(each, chunks) for each in self.facts.text_encoders}
+        self.tokenize = Tokenizers(encoders)
         prediction_type, self.notices = _prediction(checkpoint, config)
         self.process = DDPM.build(checkpoint.configs["scheduler"], config, prediction_type=prediction_type)
         self._checkpoint = checkpoint
@@ -80,9 +82,9 @@ class StableBundle(ABC):
         return self.facts.name
 
     @property
-    def vae_scale(self) -> float:
-        """Factor from the VAE's latents to those the UNet sees."""
-        return self.facts.vae_scale
+    def latents(self) -> Latents:
+        """What the VAE makes of pictures, and how the UNet takes it."""
+        return latents_of(self.facts)
 
     @property
     def name(self) -> str:
@@ -131,32 +133,34 @@ class StableBundle(ABC):
         """Return how many of a text encoder's last layers nothing is taken from."""
         return self._clip_skip - 1
 
-    def make_tokenize(self, chunks: int) -> Callable[[str], Tensor]:
-        """Return a picklable callable: text -> tokens as `encode_text` takes them stacked.
+    def _tokenizer_for(self, encoder: TextEncoderFacts, chunks: int) -> Callable[[str], EncoderTokens]:
+        """Return the tokenizer of one text encoder.
 
-        They are ids, long [chunks, 77], or with weighted captions ids and weights, long [2, chunks, 77].
+        SDXL's second encoder has a tokenizer that takes "!" for its padding; sd-scripts' reads it as a word, and so
+        does this.
         """
-        return self.tokenizer_for(self.facts.text_encoders[0], chunks)
-
-    def tokenizer_for(self, encoder: TextEncoderFacts, chunks: int) -> Callable[[str], Tensor]:
-        """Return the tokenizer of one text encoder."""
         plain = PromptTokenizer(self.tokenizer, chunks, encoder.pad)
         return WeightedTokenizer(plain) if self._weighted else plain
 
-    def split_tokens(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return ids, long [b, c, 77], and weights [b, c, 77] where captions are weighted, of one text encoder."""
-        return split_weights(tokens) if self._weighted else (tokens, None)
-
     @abstractmethod
-    def encode_text(self, token_ids: Tensor) -> dict[str, Tensor]:
+    def encode_text(self, tokens: Tokens) -> dict[str, Tensor]:
         """Encode prompts; differentiable. Takes what `tokenize` gives, stacked; returns what `predict` takes."""
 
-    def conditions(self, text: Mapping[str, Tensor], sizes: Tensor | None) -> dict[str, Any] | None:
+    @property
+    def conditions(self) -> Conditions:
+        """What the model is told of a picture beside latents and text: nothing, where a family doesn't say more."""
+        return Conditions()
+
+    def added(self, text: Mapping[str, Tensor], conditions: Mapping[str, Tensor]) -> dict[str, Any] | None:
         """Return what the UNet takes beside the prompts' states: nothing, where a family doesn't say otherwise."""
         return None
 
     def predict(
-        self, noisy: Tensor, timesteps: Tensor, text: Mapping[str, Tensor], sizes: Tensor | None = None
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        text: Mapping[str, Tensor],
+        conditions: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> Tensor:
         """Predict the noise, or the velocity, in noisy latents; differentiable.
 
@@ -164,14 +168,14 @@ class StableBundle(ABC):
             noisy: [b, 4, h, w], any float dtype.
             timesteps: long [b].
             text: what `encode_text` returned for the b prompts.
-            sizes: long [b, 6]: height and width of the original, top and left of the crop, height and width trained.
+            conditions: what `conditions` gives for each picture, stacked.
 
         Returns:
             [b, 4, h, w] in the compute dtype.
         """
         context = text["context"].to(self.device, self.dtype)
         noisy = noisy.to(self.device, self.dtype)
-        beside = self.conditions(text, sizes)
+        beside = self.added(text, conditions)
         return self.unet(noisy, timesteps.to(self.device), context, added_cond_kwargs=beside, return_dict=False)[0]
 
     @torch.no_grad()
@@ -182,7 +186,7 @@ class StableBundle(ABC):
             pixels: [b, 3, H, W] in [-1, 1], sides divisible by 8.
 
         Returns:
-            Two float32 tensors [b, 4, H/8, W/8], not scaled by `vae_scale`, on the bundle's device.
+            Two float32 tensors [b, 4, H/8, W/8], not scaled, on the bundle's device.
 
         Raises:
             ModelError: the VAE gives numbers that are not finite, in float32 too.
@@ -198,7 +202,7 @@ class StableBundle(ABC):
 
         Latents that are not finite, as a training gone wrong makes them, come out black.
         """
-        (pixels,) = self._in_range(_decode, latents / self.vae_scale)
+        (pixels,) = self._in_range(_decode, self.latents.from_model(latents))
         return pixels.nan_to_num(nan=-1).clamp(-1, 1)
 
     def enable_gradient_checkpointing(self) -> None:
@@ -216,7 +220,7 @@ class StableBundle(ABC):
         """Return heads, tokens and features of a head where the UNet attends to most pixels of such a picture."""
         level = [kind.startswith("CrossAttn") for kind in self.unet.config.down_block_types].index(True)
         layer = self.unet.down_blocks[level].attentions[0].transformer_blocks[0].attn1
-        side = _LATENT_PIXELS * 2**level
+        side = self.latents.factor * 2**level
         return layer.heads, (width // side) * (height // side), layer.inner_dim // layer.heads
 
     def compile_blocks(self, backend: str | Callable[..., Any] | None) -> None:
@@ -296,24 +300,24 @@ class StableBundle(ABC):
 class NormedTextBundle(StableBundle):
     """A bundle with one text encoder, whose states go through its final layer norm."""
 
-    def encode_text(self, token_ids: Tensor) -> dict[str, Tensor]:
+    def encode_text(self, tokens: Tokens) -> dict[str, Tensor]:
         """Encode prompts; differentiable.
 
         Every chunk is encoded alone. Of a prompt of several chunks the first begin token, the texts and the last token
         remain. clip_skip n > 1 takes the output of the n-th layer from the end and applies the final layer norm to it.
 
         Args:
-            token_ids: long [b, c, 77], with weighted captions [b, 2, c, 77].
+            tokens: ids, long [b, c, 77], and with weighted captions their weights.
 
         Returns:
             {"context": [b, 75 c + 2, width]}
         """
         component = self.facts.text_encoders[0].component
-        ids, weights = self.split_tokens(token_ids)
-        states, last = self.hidden_states(component, ids, self._clip_skip)
+        taken = tokens[component]
+        states, last = self.hidden_states(component, taken["ids"], self._clip_skip)
         if self._clip_skip > 1:
             last = self.text_encoder(component).get_submodule("final_layer_norm")(states)
-        return {"context": join_chunks(weigh(last, weights))}
+        return {"context": join_chunks(weigh(last, taken.get("weights")))}
 
 
 _Work = Callable[[AutoencoderKL, Tensor], tuple[Tensor, ...]]

@@ -10,10 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from trainer.families.family import Latents
+from trainer.targets import DENOISER, TEXT, Part
+
 LATENT_CHANNELS = 4
 INPAINTING_CHANNELS = 9
 VAE_FACTOR = 8
-"""Pixels per latent, each way."""
+"""Pixels per latent pixel, each way."""
 VOCABULARY = 49408
 CHUNK = 77
 """Token ids that a text encoder takes at once: begin, 75 of text, end."""
@@ -21,6 +24,7 @@ CHUNK = 77
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 """Where UNet and VAE are in a single file of the original layout."""
+UNET_ADAPTER_PREFIX = "lora_unet_"
 FIRST_CONV = f"{UNET_PREFIX}input_blocks.0.0.weight"
 
 EPSILON, VELOCITY = "epsilon", "v_prediction"
@@ -65,6 +69,20 @@ class StableFacts:
     original_names: bool = False
     exclamation_is_padding: bool = False
     predicts_either: bool = False
+
+
+def latents_of(facts: StableFacts) -> Latents:
+    """Return what the VAE makes of pictures."""
+    return Latents(LATENT_CHANNELS, VAE_FACTOR, scale=facts.vae_scale)
+
+
+def parts_of(facts: StableFacts) -> tuple[Part, ...]:
+    """Return the UNet and the text encoders, as what adapters attach to."""
+    encoders = (
+        Part(each.component, TEXT, f"Text encoder {number}" if number > 1 else "Text encoder", each.adapter)
+        for number, each in enumerate(facts.text_encoders, 1)
+    )
+    return (Part("unet", DENOISER, "UNet", UNET_ADAPTER_PREFIX), *encoders)
 
 
 SCHEDULER_CONFIG: Mapping[str, Any] = {

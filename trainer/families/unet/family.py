@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from trainer.families.family import ComponentConfigs, Family, Recognition
 from trainer.families.reading.headers import Header
-from trainer.families.unet.facts import EITHER_QUESTION, FIRST_CONV, StableFacts
+from trainer.families.unet.facts import EITHER_QUESTION, FIRST_CONV, VELOCITY, StableFacts
 from trainer.families.unet.targets import adapter_targets
 from trainer.ground.control import Progress
 from trainer.targets import Target
@@ -45,6 +45,19 @@ class StableFamily(Family):
             words = (config["vocab_size"], config["hidden_size"])
             own[encoder.component] = {"embeddings.token_embedding.weight": words}
         return {component: {**layers.get(component, {}), **shapes} for component, shapes in own.items()}
+
+    def side(self, configs: ComponentConfigs) -> int:
+        size = configs.get("unet", {}).get("sample_size") or 0
+        return int(max(size) if isinstance(size, list | tuple) else size) * self.latents.factor
+
+    def variant(self, configs: ComponentConfigs) -> str:
+        scheduler = configs.get("scheduler", {})
+        words = []
+        if scheduler.get("prediction_type") == VELOCITY:
+            words.append("v-prediction")
+        if scheduler.get("rescale_betas_zero_snr"):
+            words.append("zero terminal SNR")
+        return ", ".join(words)
 
     def questions(self, configs: ComponentConfigs) -> tuple[str, ...]:
         unsaid = self.facts.predicts_either and "prediction_type" not in configs["scheduler"]

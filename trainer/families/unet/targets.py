@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.families.family import ComponentConfigs
-from trainer.families.unet.facts import StableFacts, TextEncoderFacts
+from trainer.families.unet.facts import UNET_ADAPTER_PREFIX, StableFacts, TextEncoderFacts
 from trainer.families.unet.weight_names import unet_name
 from trainer.targets import Target
-
-UNET_ADAPTER_PREFIX = "lora_unet_"
 
 _POINT = (1, 1)
 _SQUARE = (3, 3)
