@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,8 +88,12 @@ class Kill:
     how: signal.Signals = signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM
 
 
-def run_and_die(settings: Mapping[str, object], resume: str, kill: Kill | None) -> None:
-    """Train in this process, which is meant to be a child of its own, and obey `kill`."""
+def run_and_die(
+    settings: Mapping[str, object], resume: str, kill: Kill | None, prepare: Callable[[], None] | None = None
+) -> None:
+    """Train in this process, which is meant to be a child of its own, and obey `kill`. `prepare` is called before."""
+    if prepare:
+        prepare()
     from trainer.__main__ import listen
     from trainer.run import Start, train
 
@@ -169,9 +173,15 @@ class RunServer:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(list(PRELOADED))
 
-    def run(self, settings: Mapping[str, object], resume: str = "", kill: Kill | None = None) -> int:
+    def run(
+        self,
+        settings: Mapping[str, object],
+        resume: str = "",
+        kill: Kill | None = None,
+        prepare: Callable[[], None] | None = None,
+    ) -> int:
         """Run to the end or to the kill; return the exit code (-9 where it was killed)."""
-        process = self.context.Process(target=run_and_die, args=(dict(settings), resume, kill))
+        process = self.context.Process(target=run_and_die, args=(dict(settings), resume, kill, prepare))
         process.start()
         process.join(timeout=300)
         if process.is_alive():

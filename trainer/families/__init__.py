@@ -9,21 +9,23 @@ import os.path
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.families.family import FILE, FOLDER, HUB, ComponentConfigs, Family, Recognition
 from trainer.families.reading.configs import check_config, read_config, read_json
 from trainer.families.reading.folders import check_component
-from trainer.families.reading.headers import CONFIGS_ENTRY, Header, described, read_header
+from trainer.families.reading.headers import CONFIGS_ENTRY, described, read_header
 from trainer.families.reading.hub import cached_descriptions, descriptions, download
-from trainer.families.reading.unsupported import UNSUPPORTED_PIPELINES, holds_vae, name_file
+from trainer.families.reading.unsupported import UNSUPPORTED_PIPELINES, name_file
 from trainer.families.sd2 import StableDiffusion2
 from trainer.families.sd15 import StableDiffusion15
 from trainer.families.sdxl import StableDiffusionXL
-from trainer.families.unet.facts import EPSILON, INPAINTING_CHANNELS, VELOCITY
+from trainer.families.unet.facts import INPAINTING_CHANNELS
 from trainer.ground.control import Progress
 from trainer.ground.errors import ConfigError, ModelError, Problem
+from trainer.targets import DENOISER, names_of
 
 if TYPE_CHECKING:
     import torch
@@ -53,8 +55,6 @@ FAMILIES: Mapping[str, Family] = {
 """Every family by the value of `model_family` that means it."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_COMPONENTS = ("unet", "vae", "text_encoder", "scheduler")
-"""What every family's folders have."""
 _FILE_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 _TRAINED = "This version trains " + " and ".join(family.title for family in FAMILIES.values()) + "."
 
@@ -71,7 +71,9 @@ def recognise(source: str | Path, assumed: str = "") -> Recognition:
             says what it is.
     """
     found = _recognise(source, assumed)
-    return replace(found, precision=_folder_precision(Path(found.source))) if found.form == FOLDER else found
+    if found.form != FOLDER:
+        return found
+    return replace(found, precision=_folder_precision(FAMILIES[found.family], Path(found.source)))
 
 
 def _recognise(source: str | Path, assumed: str) -> Recognition:
@@ -129,7 +131,7 @@ def _looked_through(recognition: Recognition, vae: str) -> Recognition:
     shapes = family.shapes(recognition.configs)
     wanted = [component for component in family.weighty if component != "vae" or not vae]
     precisions = {component: check_component(folder / component, shapes.get(component, {})) for component in wanted}
-    return replace(recognition, precision=precisions["unet"])
+    return replace(recognition, precision=precisions[names_of(family.parts, DENOISER)[0]])
 
 
 def _look_for_vae(recognition: Recognition, chosen: str) -> None:
@@ -141,7 +143,7 @@ def _look_for_vae(recognition: Recognition, chosen: str) -> None:
     if not chosen or os.path.isdir(chosen) or _is_hub_id(chosen):
         return
     header = read_header(Path(chosen))
-    if not holds_vae(header):
+    if not FAMILIES[recognition.family].has_vae(header):
         raise ModelError(
             f"vae: {chosen} is {name_file(header).title} and holds no VAE.",
             "Choose a VAE, or leave the setting empty for the one inside the model.",
@@ -194,9 +196,9 @@ def _recognise_file(path: Path) -> Recognition:
             for name, config in own.items():
                 check_config(config, f"{CONFIGS_ENTRY} of {path}, {name}")
             configs = {**family.configs, **own}
-            configs["scheduler"] = {**configs["scheduler"], **_marked(header)}
+            configs |= {name: {**configs[name], **said} for name, said in family.marks(header).items()}
             _check_layers(family, configs, str(path))
-            return Recognition(family.name, FILE, str(path), configs, header.precision, holds_vae(header))
+            return Recognition(family.name, FILE, str(path), configs, header.precision, family.has_vae(header))
     foreign = name_file(header)
     raise ModelError(f"{path} is {foreign.title}.", foreign.remedy or _TRAINED)
 
@@ -216,22 +218,6 @@ def _check_layers(family: Family, configs: ComponentConfigs, source: str) -> Non
         ) from error
 
 
-def _marked(header: Header) -> dict[str, Any]:
-    """Return what a file's marker entries and metadata say of the noise schedule.
-
-    NoobAI's makers began the custom of empty tensors named v_pred and ztsnr, which ComfyUI and web UIs read.
-    """
-    said = {header.metadata.get(f"modelspec.{key}", "") for key in ("prediction_type", "predict_key")}
-    marks: dict[str, Any] = {}
-    if "v_pred" in header.shapes or said & {"v", VELOCITY}:
-        marks["prediction_type"] = VELOCITY
-    elif EPSILON in said:
-        marks["prediction_type"] = EPSILON
-    if "ztsnr" in header.shapes:
-        marks["rescale_betas_zero_snr"] = True
-    return marks
-
-
 def _recognise_folder(path: Path) -> Recognition:
     index = path / "model_index.json"
     if not index.is_file():
@@ -240,8 +226,9 @@ def _recognise_folder(path: Path) -> Recognition:
             "Choose the checkpoint file inside it, or the folder that holds unet, vae and text_encoder.",
         )
     pipeline = str(read_json(index).get("_class_name", ""))
-    folders = [folder.name for folder in path.iterdir() if folder.is_dir()]
-    configs = {name: _component_config(path / name) for name in (*_COMPONENTS, *folders)}
+    folders = {folder.name for folder in path.iterdir() if folder.is_dir()}
+    described_by = (name for family in FAMILIES.values() for name in family.configs)
+    configs = {name: _component_config(path / name) for name in dict.fromkeys((*described_by, *sorted(folders)))}
     for family in FAMILIES.values():
         if family.matches_folder(pipeline, configs):
             known = {name: config for name, config in configs.items() if config}
@@ -250,14 +237,15 @@ def _recognise_folder(path: Path) -> Recognition:
     raise ModelError(f"{path} is {_name_folder(pipeline, configs)}.", _TRAINED)
 
 
-def _folder_precision(path: Path) -> str:
-    """Return the dtype of a folder's UNet, where it lies in safetensors files."""
-    first = next(iter(sorted((path / "unet").glob("*.safetensors"))), None)
+def _folder_precision(family: Family, path: Path) -> str:
+    """Return the dtype of a folder's denoiser, where it lies in safetensors files."""
+    found = (sorted((path / name).glob("*.safetensors")) for name in names_of(family.parts, DENOISER))
+    first = next(chain.from_iterable(found), None)
     return read_header(first).precision if first else ""
 
 
 def _name_folder(pipeline: str, configs: ComponentConfigs) -> str:
-    if configs["unet"].get("in_channels") == INPAINTING_CHANNELS:
+    if configs.get("unet", {}).get("in_channels") == INPAINTING_CHANNELS:
         return "an inpainting model"
     return UNSUPPORTED_PIPELINES.get(pipeline, f"a model for diffusers' {pipeline or 'unnamed pipeline'}")
 

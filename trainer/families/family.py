@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from trainer.families.reading.headers import Header
+from trainer.families.reading.unsupported import holds_vae
 from trainer.ground.control import Progress
 from trainer.process import DDPM, ProcessKind
 from trainer.targets import Part, Target
@@ -124,6 +125,14 @@ class Family(ABC):
     @abstractmethod
     def matches_folder(self, pipeline: str, configs: ComponentConfigs) -> bool:
         """True when a diffusers folder with this pipeline class and these configurations is of this family."""
+
+    def has_vae(self, header: Header) -> bool:
+        """True when a file, a checkpoint or a VAE alone, holds a VAE that this family can use."""
+        return holds_vae(header)
+
+    def marks(self, header: Header) -> ComponentConfigs:
+        """Return what a file's metadata and marker entries say of components' configurations."""
+        return {}
 
     @abstractmethod
     def file_names(self, prediction_type: str) -> FileNames:

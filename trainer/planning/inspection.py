@@ -86,7 +86,7 @@ def _checkpoint(path: Path, header: Header | None) -> dict[str, Any]:
         "family": seen.family,
         "variant": variant,
         "dtype": seen.precision,
-        "prediction": seen.configs["scheduler"].get("prediction_type", _UNKNOWN),
+        "prediction": seen.configs.get("scheduler", {}).get("prediction_type", _UNKNOWN),
         "form": seen.form,
         "suits": {**suit.settings, "presets": list(suit.presets)},
         "questions": list(suit.questions),

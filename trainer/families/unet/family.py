@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from trainer.families.family import ComponentConfigs, Family, Recognition
 from trainer.families.reading.headers import Header
-from trainer.families.unet.facts import EITHER_QUESTION, FIRST_CONV, VELOCITY, StableFacts
+from trainer.families.unet.facts import EITHER_QUESTION, EPSILON, FIRST_CONV, VELOCITY, StableFacts
 from trainer.families.unet.targets import adapter_targets
 from trainer.ground.control import Progress
 from trainer.targets import Target
@@ -58,6 +58,18 @@ class StableFamily(Family):
         if scheduler.get("rescale_betas_zero_snr"):
             words.append("zero terminal SNR")
         return ", ".join(words)
+
+    def marks(self, header: Header) -> ComponentConfigs:
+        # NoobAI's makers began the custom of empty tensors named v_pred and ztsnr, which ComfyUI and web UIs read.
+        said = {header.metadata.get(f"modelspec.{key}", "") for key in ("prediction_type", "predict_key")}
+        marks: dict[str, Any] = {}
+        if "v_pred" in header.shapes or said & {"v", VELOCITY}:
+            marks["prediction_type"] = VELOCITY
+        elif EPSILON in said:
+            marks["prediction_type"] = EPSILON
+        if "ztsnr" in header.shapes:
+            marks["rescale_betas_zero_snr"] = True
+        return {"scheduler": marks}
 
     def questions(self, configs: ComponentConfigs) -> tuple[str, ...]:
         unsaid = self.facts.predicts_either and "prediction_type" not in configs["scheduler"]
