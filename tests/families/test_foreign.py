@@ -98,7 +98,7 @@ def assert_equal(one: tuple[list[float], dict[str, torch.Tensor]], other: tuple[
 
 def test_it_is_recognised_and_says_what_suits_it(ground: Ground) -> None:
     seen = families.recognise(ground.model)
-    assert (seen.family, seen.has_vae) == (f"patchy{ground.encoders}", True)
+    assert (seen.family, seen.missing) == (f"patchy{ground.encoders}", ())
     assert "clip_skip" not in suits(seen).settings
     told = inspect(ground.model)
     assert (told["kind"], told["prediction"]) == ("checkpoint", "unknown")

@@ -200,7 +200,7 @@ def said(answer: dict[str, object]) -> str:
 
 
 def test_a_field_with_a_path_outside_is_refused_and_not_looked_at(client: httpx.Client, outside: Path) -> None:
-    for key in ("train_data_dir", "reg_data_dir", "pretrained_model_name_or_path", "output_dir", "vae"):
+    for key in ("train_data_dir", "reg_data_dir", "pretrained_model_name_or_path", "output_dir", "vae", "clip_l"):
         told = said(trigger(client, "edit", "basic-fields", {"key": key, "value": str(outside)}))
         assert "outside the folders" in told
         assert "hidden from you" not in told

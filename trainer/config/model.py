@@ -6,6 +6,7 @@ from typing import Literal
 
 from trainer.config.values import DDPM_ONLY
 from trainer.families import FAMILIES
+from trainer.process import FLOW
 from trainer.settings.section import NO_ENTRY, OWN_NAME, Absence, Entry, Section, Show, There, setting
 
 
@@ -96,6 +97,30 @@ class ModelSection(Section):
     """Another VAE in place of the one inside the base model: a file or a folder. Empty: the model's own.
 
     The VAE turns pictures into latents before training; it is not trained.
+    """
+
+    clip_l: str = setting(
+        "",
+        Show("CLIP-L text encoder", group="Model", widget="file"),
+        resume="learning",
+        metadata=NO_ENTRY,
+        sd_scripts=There("", process=FLOW.name),
+    )
+    """A text encoder from a file of its own, for a model whose file has none inside: CLIP ViT-L.
+
+    Stable Diffusion 1.x and XL have one. Empty: the model's own.
+    """
+
+    clip_g: str = setting(
+        "",
+        Show("CLIP-G text encoder", group="Model", widget="file"),
+        resume="learning",
+        metadata=NO_ENTRY,
+        sd_scripts=There("", process=FLOW.name),
+    )
+    """The second text encoder of Stable Diffusion XL, OpenCLIP ViT-bigG, from a file of its own.
+
+    Empty: the model's own.
     """
 
     no_half_vae: bool = setting(

@@ -54,6 +54,9 @@ FAMILIES: Mapping[str, Family] = {
 }  # fmt: skip
 """Every family by the value of `model_family` that means it."""
 
+COMPONENT_SETTINGS = tuple(dict.fromkeys(key for family in FAMILIES.values() for key in family.files))
+"""The settings that name files of single components, of any family."""
+
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILE_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 _TRAINED = "This version trains " + " and ".join(family.title for family in FAMILIES.values()) + "."
@@ -107,9 +110,9 @@ def recognise_chosen(config: TrainingConfig) -> Recognition:
     """Recognise the model that the settings name, and see that they don't contradict it.
 
     Raises:
-        ModelError: as `recognise`; or there is no VAE in the model or in the file that the setting `vae` names; or
+        ModelError: as `recognise`; or a component is neither in the model nor in the file that its setting names; or
             a folder lacks weights, or has others than its configurations say.
-        ConfigError: `model_family` is another family than the model's.
+        ConfigError: `model_family` is another family than the model's, or a setting names a file of no component of it.
     """
     wanted = config.model.model_family
     recognition = _recognise(config.model.pretrained_model_name_or_path, wanted)
@@ -117,37 +120,52 @@ def recognise_chosen(config: TrainingConfig) -> Recognition:
         title = FAMILIES[recognition.family].title
         message = f'{wanted!r} is not what {recognition.source} is: a {title} model. Set model_family to "auto".'
         raise ConfigError([Problem("model_family", message, wanted, {"model_family": "auto"})])
-    _look_for_vae(recognition, config.model.vae)
-    return _looked_through(recognition, config.model.vae) if recognition.form == FOLDER else recognition
+    chosen = chosen_files(config)
+    _look_for_files(recognition, chosen)
+    return _looked_through(recognition, chosen) if recognition.form == FOLDER else recognition
 
 
-def _looked_through(recognition: Recognition, vae: str) -> Recognition:
-    """See that a folder holds what will be loaded of it, all but the VAE where another is chosen; add its precision.
+def chosen_files(config: TrainingConfig) -> dict[str, str]:
+    """Return {setting: path} of every component, "" where it is the model's own."""
+    return {key: str(getattr(config.model, key)) for key in COMPONENT_SETTINGS}
+
+
+def _looked_through(recognition: Recognition, chosen: Mapping[str, str]) -> Recognition:
+    """See that a folder holds what will be loaded of it, all but what is chosen apart; add its precision.
 
     Raises:
         ModelError: a file or a weight is missing, damaged or of another shape than its configuration says.
     """
     family, folder = FAMILIES[recognition.family], Path(recognition.source)
     shapes = family.shapes(recognition.configs)
-    wanted = [component for component in family.weighty if component != "vae" or not vae]
+    apart = {component for key, component in family.files.items() if chosen[key]}
+    wanted = [component for component in family.weighty if component not in apart]
     precisions = {component: check_component(folder / component, shapes.get(component, {})) for component in wanted}
     return replace(recognition, precision=precisions[names_of(family.parts, DENOISER)[0]])
 
 
-def _look_for_vae(recognition: Recognition, chosen: str) -> None:
-    if not chosen and not recognition.has_vae:
-        raise ModelError(
-            f"vae: {recognition.source} has no VAE inside.",
-            "Choose the VAE that belongs to this kind of model.",
-        )
-    if not chosen or os.path.isdir(chosen) or _is_hub_id(chosen):
-        return
-    header = read_header(Path(chosen))
-    if not FAMILIES[recognition.family].has_vae(header):
-        raise ModelError(
-            f"vae: {chosen} is {name_file(header).title} and holds no VAE.",
-            "Choose a VAE, or leave the setting empty for the one inside the model.",
-        )
+def _look_for_files(recognition: Recognition, chosen: Mapping[str, str]) -> None:
+    """See that every component lies in the model or in the file that its setting names."""
+    family = FAMILIES[recognition.family]
+    titles = {part.name: part.title.lower() for part in family.parts} | {"vae": "VAE"}
+    for key, path in chosen.items():
+        component = family.files.get(key, "")
+        if path and not component:
+            message = f"{path!r} is not used: a {family.title} model has no such part. Leave it empty."
+            raise ConfigError([Problem(key, message, path, {key: ""})])
+        if not path and component in recognition.missing:
+            raise ModelError(
+                f"{key}: {recognition.source} has no {titles[component]} inside.",
+                f"Choose the {titles[component]} that belongs to this kind of model.",
+            )
+        if not path or os.path.isdir(path) or _is_hub_id(path):
+            continue
+        header = read_header(Path(path))
+        if not family.fits(component, header):
+            raise ModelError(
+                f"{key}: {path} is {name_file(header).title} and holds no {titles[component]} of this kind.",
+                f"Choose a {titles[component]}, or leave the setting empty for the one inside the model.",
+            )
 
 
 def cached_folder(text: str) -> Path | None:
@@ -184,7 +202,7 @@ def load(
     if recognition.form == HUB:
         components = FAMILIES[recognition.family].weighty
         folder = _recognise_folder(download(recognition.source, components, progress))
-        recognition = _looked_through(folder, config.model.vae)
+        recognition = _looked_through(folder, chosen_files(config))
     return FAMILIES[recognition.family].load(recognition, config, device=device, dtype=dtype, progress=progress)
 
 
@@ -198,7 +216,7 @@ def _recognise_file(path: Path) -> Recognition:
             configs = {**family.configs, **own}
             configs |= {name: {**configs[name], **said} for name, said in family.marks(header).items()}
             _check_layers(family, configs, str(path))
-            return Recognition(family.name, FILE, str(path), configs, header.precision, family.has_vae(header))
+            return Recognition(family.name, FILE, str(path), configs, header.precision, family.missing(header))
     foreign = name_file(header)
     raise ModelError(f"{path} is {foreign.title}.", foreign.remedy or _TRAINED)
 

@@ -68,7 +68,8 @@ class Recognition:
 
     `form` is "file" (one file in the original layout), "folder" (diffusers layout) or "hub" (an id such as
     "user/name"; nothing is looked up, so `configs` are the family's own). `precision` is the dtype of most weights
-    ("fp16", "bf16", "fp32", ...), where the file's header says it. `has_vae` is False for a file without a VAE inside.
+    ("fp16", "bf16", "fp32", ...), where the file's header says it. `missing` are the components that a file lacks; each
+    then comes from a file of its own.
     """
 
     family: str
@@ -76,7 +77,7 @@ class Recognition:
     source: str
     configs: ComponentConfigs
     precision: str = ""
-    has_vae: bool = True
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,8 @@ class Family(ABC):
     """What adapters attach to: the denoiser, then the text encoders in the order of the rates in `text_encoder_lr`."""
     latents: ClassVar[Latents]
     """What the model draws."""
+    files: ClassVar[Mapping[str, str]] = {"vae": "vae"}
+    """{setting: the component whose file it names}, for components that people have apart from the model."""
     remarks: ClassVar[Mapping[str, str]] = {}
     """{key of a setting: what it means for this family}, where its own help does not say it."""
     unused: ClassVar[frozenset[str]] = frozenset()
@@ -126,8 +129,12 @@ class Family(ABC):
     def matches_folder(self, pipeline: str, configs: ComponentConfigs) -> bool:
         """True when a diffusers folder with this pipeline class and these configurations is of this family."""
 
-    def has_vae(self, header: Header) -> bool:
-        """True when a file, a checkpoint or a VAE alone, holds a VAE that this family can use."""
+    def missing(self, header: Header) -> tuple[str, ...]:
+        """Return the components that a single file of this family lacks."""
+        return () if holds_vae(header) else ("vae",)
+
+    def fits(self, component: str, header: Header) -> bool:
+        """True when a file holds this component, be it alone or in a checkpoint."""
         return holds_vae(header)
 
     def marks(self, header: Header) -> ComponentConfigs:

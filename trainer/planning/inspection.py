@@ -93,7 +93,7 @@ def _checkpoint(path: Path, header: Header | None) -> dict[str, Any]:
     }
     if header is None:
         return found
-    return {**found, "vae": seen.has_vae, **_file(path, header)}
+    return {**found, "vae": "vae" not in seen.missing, "missing": list(seen.missing), **_file(path, header)}
 
 
 def _lora(path: Path, header: Header) -> dict[str, Any]:

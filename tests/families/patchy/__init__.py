@@ -69,8 +69,8 @@ class Patchy(Family):
     def matches_folder(self, pipeline: str, configs: ComponentConfigs) -> bool:
         return False
 
-    def has_vae(self, header: Header) -> bool:
-        return header.has("vae.")
+    def missing(self, header: Header) -> tuple[str, ...]:
+        return () if header.has("vae.") else ("vae",)
 
     def side(self, configs: ComponentConfigs) -> int:
         return 64

@@ -5,8 +5,8 @@ from __future__ import annotations
 from trainer.families.family import ComponentConfigs, FileNames
 from trainer.families.reading.headers import Header
 from trainer.families.sd15.facts import FACTS
-from trainer.families.unet.facts import LATENT_CHANNELS, latents_of, parts_of
-from trainer.families.unet.family import StableFamily, input_channels
+from trainer.families.unet.facts import LATENT_CHANNELS, files_of, latents_of, parts_of
+from trainer.families.unet.family import CONVOLVED, StableFamily, input_channels, unet_alone
 
 
 class StableDiffusion15(StableFamily):
@@ -18,9 +18,11 @@ class StableDiffusion15(StableFamily):
     configs = FACTS.configs
     parts = parts_of(FACTS)
     latents = latents_of(FACTS)
+    files = files_of(FACTS)
 
     def matches_file(self, header: Header) -> bool:
-        return header.has(FACTS.text_encoders[0].original) and input_channels(header) == LATENT_CHANNELS
+        whole = header.has(FACTS.text_encoders[0].original) and input_channels(header) == LATENT_CHANNELS
+        return whole or unet_alone(header) == CONVOLVED
 
     def matches_folder(self, pipeline: str, configs: ComponentConfigs) -> bool:
         # Stable Diffusion 2 has the same pipeline class; its projections are linear layers.

@@ -25,7 +25,9 @@ VAE_CONFIG: Mapping[str, Any] = {**stable.VAE_CONFIG, "sample_size": 512, "scali
 FACTS = StableFacts(
     name="sd15",
     vae_scale=VAE_SCALE,
-    text_encoders=(TextEncoderFacts("text_encoder", "cond_stage_model.transformer.", "lora_te_text_model_"),),
+    text_encoders=(
+        TextEncoderFacts("text_encoder", "cond_stage_model.transformer.", "lora_te_text_model_", setting="clip_l"),
+    ),
     configs={
         "unet": UNET_CONFIG,
         "vae": VAE_CONFIG,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from trainer.families.family import ComponentConfigs, FileNames
 from trainer.families.reading.headers import Header
 from trainer.families.sd2.facts import FACTS
-from trainer.families.unet.facts import LATENT_CHANNELS, UNET_PREFIX, VELOCITY, latents_of, parts_of
+from trainer.families.unet.facts import LATENT_CHANNELS, UNET_PREFIX, VELOCITY, files_of, latents_of, parts_of
 from trainer.families.unet.family import StableFamily, input_channels
 
 
@@ -18,6 +18,7 @@ class StableDiffusion2(StableFamily):
     configs = FACTS.configs
     parts = parts_of(FACTS)
     latents = latents_of(FACTS)
+    files = files_of(FACTS)
     remarks = {"clip_skip": "1 is the layer that Stable Diffusion 2 was trained on; leave it."}
 
     def matches_file(self, header: Header) -> bool:

@@ -36,9 +36,7 @@ OPEN_CLIP_H_CONFIG: Mapping[str, Any] = {
 FACTS = StableFacts(
     name="sd2",
     vae_scale=VAE_SCALE,
-    text_encoders=(
-        TextEncoderFacts("text_encoder", "cond_stage_model.model.", "lora_te_text_model_", open_clip=True, pad=0),
-    ),
+    text_encoders=(TextEncoderFacts("text_encoder", "cond_stage_model.model.", "lora_te_text_model_", pad=0),),
     configs={
         "unet": UNET_CONFIG,
         "vae": VAE_CONFIG,

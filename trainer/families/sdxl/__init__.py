@@ -5,8 +5,8 @@ from __future__ import annotations
 from trainer.families.family import ComponentConfigs, FileNames
 from trainer.families.reading.headers import Header
 from trainer.families.sdxl.facts import FACTS
-from trainer.families.unet.facts import LATENT_CHANNELS, latents_of, parts_of
-from trainer.families.unet.family import StableFamily, input_channels
+from trainer.families.unet.facts import LATENT_CHANNELS, files_of, latents_of, parts_of
+from trainer.families.unet.family import SIZED, StableFamily, input_channels, unet_alone
 
 
 class StableDiffusionXL(StableFamily):
@@ -18,6 +18,7 @@ class StableDiffusionXL(StableFamily):
     configs = FACTS.configs
     parts = parts_of(FACTS)
     latents = latents_of(FACTS)
+    files = files_of(FACTS)
     remarks = {
         "clip_skip": "SDXL was trained on the last layer but one of both text encoders: 1 and 2 both mean that one.",
         "text_encoder_lr": "SDXL has two text encoders: one number for both, or one for each, such as 5e-5, 1e-5.",
@@ -27,7 +28,8 @@ class StableDiffusionXL(StableFamily):
     def matches_file(self, header: Header) -> bool:
         encoders = all(header.has(encoder.original) for encoder in FACTS.text_encoders)
         # Playground 2.5 and CosXL have the same structure and another noise schedule.
-        return encoders and input_channels(header) == LATENT_CHANNELS and not header.has("edm_")
+        whole = encoders and input_channels(header) == LATENT_CHANNELS and not header.has("edm_")
+        return whole or unet_alone(header) == SIZED
 
     def matches_folder(self, pipeline: str, configs: ComponentConfigs) -> bool:
         # The refiner has the second text encoder only.

@@ -46,14 +46,19 @@ FACTS = StableFacts(
     name="sdxl",
     vae_scale=VAE_SCALE,
     text_encoders=(
-        TextEncoderFacts("text_encoder", "conditioner.embedders.0.transformer.", "lora_te1_text_model_"),
+        TextEncoderFacts(
+            "text_encoder",
+            "conditioner.embedders.0.transformer.",
+            "lora_te1_text_model_",
+            setting="clip_l",
+        ),
         TextEncoderFacts(
             "text_encoder_2",
             "conditioner.embedders.1.model.",
             "lora_te2_text_model_",
-            open_clip=True,
             projected=True,
             pad=0,
+            setting="clip_g",
         ),
     ),
     configs={

@@ -350,7 +350,8 @@ def load_bundle(
         message = f"{config.model.clip_skip} is more than the {layers} layers of this model's text encoder; lower it."
         raise ConfigError([Problem("clip_skip", message, config.model.clip_skip)])
     vae_dtype = torch.float32 if config.model.no_half_vae else dtype
-    checkpoint = Checkpoint(made.facts, recognition, config.model.vae, device, dtype, vae_dtype)
+    own = {each.component: getattr(config.model, each.setting) for each in encoders if each.setting}
+    checkpoint = Checkpoint(made.facts, recognition, config.model.vae, device, dtype, vae_dtype, own)
     report = progress or (lambda _phase, _done, _total: None)
     total = len(encoders) + 2
     report(_PHASE, 0, total)

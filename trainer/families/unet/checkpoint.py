@@ -37,6 +37,7 @@ class Checkpoint:
     """One model's files. Every method reads anew, so a component that was released can be had again.
 
     `recognition.form` is "file" or "folder". `vae_source` is a file, a folder or a hub id with another VAE, or "".
+    `apart` are the files of components that have one of their own, by component.
     """
 
     facts: StableFacts
@@ -45,6 +46,7 @@ class Checkpoint:
     device: torch.device
     dtype: torch.dtype
     vae_dtype: torch.dtype
+    apart: Mapping[str, str]
 
     @property
     def configs(self) -> ComponentConfigs:
@@ -63,8 +65,14 @@ class Checkpoint:
         config = self.configs["unet"]
         module = build_empty(UNet2DConditionModel.from_config, dict(config))
         prefix, paths = self._place("unet", UNET_PREFIX)
-        namings: list[_Naming] = [lambda name: prefix + weight_names.unet_name(name, config), lambda name: name]
+        namings: list[_Naming] = [
+            lambda name: UNET_PREFIX + weight_names.unet_name(name, config),
+            lambda name: weight_names.unet_name(name, config),
+            lambda name: name,
+        ]
         with open_weights(*paths) as weights:
+            # A UNet alone is found with and without the prefix that it has in a checkpoint.
+            prefix = prefix if any(name.startswith(prefix) for name in weights) else ""
             return slimmed(self._filled(module, weights, prefix, namings, smaller))
 
     def text_encoder(self, which: TextEncoderFacts) -> TextEncoder:
@@ -82,7 +90,7 @@ class Checkpoint:
         embeddings.register_buffer("position_ids", positions[None], persistent=False)
         prefix, paths = self._place(which.component, which.original)
         with open_weights(*paths) as weights:
-            if which.open_clip and self.recognition.form == FILE:
+            if any(name.startswith(f"{prefix}transformer.resblocks.") for name in weights):
                 read = OpenClipWeights(weights, prefix, config.num_hidden_layers)
                 # transformers 5 dropped the level "text_model" from the module without projection.
                 level = "" if which.projected else "text_model."
@@ -124,6 +132,8 @@ class Checkpoint:
     def _place(self, component: str, prefix: str) -> tuple[str, list[Path]]:
         """Return the prefix that a component's weights have, and the files they lie in."""
         source = Path(self.recognition.source)
+        if own := self.apart.get(component, ""):
+            return "", [Path(own)] if Path(own).is_file() else weight_files(Path(own))
         if self.recognition.form == FILE:
             return prefix, [source]
         return "", weight_files(source / component)

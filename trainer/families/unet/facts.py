@@ -40,16 +40,16 @@ class TextEncoderFacts:
     """One text encoder of a family.
 
     `component` is its name here and its folder in diffusers' layout, `original` its prefix in a single file,
-    `adapter` that of a LoRA's keys. `open_clip` marks encoders that single files have under OpenCLIP's names,
-    `projected` those whose pooled and projected output is used. `pad` is the token id that fills up a chunk.
+    `adapter` that of a LoRA's keys, `setting` the setting that names a file of its own, where there is one.
+    `projected` marks encoders whose pooled and projected output is used. `pad` is the token id that fills up a chunk.
     """
 
     component: str
     original: str
     adapter: str
-    open_clip: bool = False
     projected: bool = False
     pad: int = 49407
+    setting: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,11 @@ class StableFacts:
 def latents_of(facts: StableFacts) -> Latents:
     """Return what the VAE makes of pictures."""
     return Latents(LATENT_CHANNELS, VAE_FACTOR, scale=facts.vae_scale)
+
+
+def files_of(facts: StableFacts) -> Mapping[str, str]:
+    """Return {setting: component} of what may lie in a file of its own."""
+    return {"vae": "vae", **{each.setting: each.component for each in facts.text_encoders if each.setting}}
 
 
 def parts_of(facts: StableFacts) -> tuple[Part, ...]:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from trainer.families.family import ComponentConfigs, Family, Recognition
 from trainer.families.reading.headers import Header
-from trainer.families.unet.facts import EITHER_QUESTION, EPSILON, FIRST_CONV, VELOCITY, StableFacts
+from trainer.families.unet.facts import (
+    EITHER_QUESTION,
+    EPSILON,
+    FIRST_CONV,
+    LATENT_CHANNELS,
+    UNET_PREFIX,
+    VELOCITY,
+    StableFacts,
+)
 from trainer.families.unet.targets import adapter_targets
 from trainer.ground.control import Progress
 from trainer.targets import Target
@@ -18,6 +26,16 @@ if TYPE_CHECKING:
 
     from trainer.config import TrainingConfig
     from trainer.families.bundle import Bundle
+
+
+SIZED, CONVOLVED = "sized", "convolved"
+"""Structures of UNets: told sizes, as SDXL's; or with convolutions around its attention, as that of SD 1.x."""
+
+_BARE_FIRST_CONV = FIRST_CONV.removeprefix(UNET_PREFIX)
+_OTHERS = ("cond_stage_model.", "conditioner.", "control", "edm_")
+_UPWARD = (f"{UNET_PREFIX}output_blocks.", "output_blocks.", "up_blocks.")
+_TOLD = (f"{UNET_PREFIX}label_emb.", "label_emb.", "add_embedding.", "class_embedding.")
+_FIRST_ATTENTION = (f"{UNET_PREFIX}input_blocks.1.1.", "input_blocks.1.1.", "down_blocks.0.attentions.")
 
 
 class StableFamily(Family):
@@ -59,6 +77,15 @@ class StableFamily(Family):
             words.append("zero terminal SNR")
         return ", ".join(words)
 
+    def missing(self, header: Header) -> tuple[str, ...]:
+        encoders = [each.component for each in self.facts.text_encoders if not header.has(each.original)]
+        return (*super().missing(header), *encoders)
+
+    def fits(self, component: str, header: Header) -> bool:
+        if component not in {each.component for each in self.facts.text_encoders}:
+            return super().fits(component, header)
+        return header.has("text_model.embeddings.", "embeddings.token_embedding.", "token_embedding.")
+
     def marks(self, header: Header) -> ComponentConfigs:
         # NoobAI's makers began the custom of empty tensors named v_pred and ztsnr, which ComfyUI and web UIs read.
         said = {header.metadata.get(f"modelspec.{key}", "") for key in ("prediction_type", "predict_key")}
@@ -88,6 +115,22 @@ class StableFamily(Family):
 
         made = import_module(f"{type(self).__module__}.bundle").Bundle
         return load_bundle(made, recognition, config, device=device, dtype=dtype, progress=progress)
+
+
+def unet_alone(header: Header) -> str:
+    """Return of which structure the UNet is that a file consists of, in either layout; "" for other files.
+
+    A ControlNet has the half of it that goes down; an unCLIP model is told something too, and attends at every level.
+    """
+    names = header.shapes
+    first = next((names[name] for name in (FIRST_CONV, _BARE_FIRST_CONV, "conv_in.weight") if name in names), ())
+    other = header.has(*_OTHERS) or any(".motion_modules." in name for name in names)
+    if first[1:2] != (LATENT_CHANNELS,) or other or not header.has(*_UPWARD):
+        return ""
+    if header.has(*_TOLD):
+        return "" if header.has(*_FIRST_ATTENTION) else SIZED
+    inward = next((shape for name, shape in names.items() if name.endswith(".proj_in.weight")), ())
+    return CONVOLVED if len(inward) == 4 else ""
 
 
 def input_channels(header: Header) -> int:
