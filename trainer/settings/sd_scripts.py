@@ -137,7 +137,7 @@ _FORM: Mapping[str, Argument] = _harmless(
 """What kohya_ss' form writes and sd-scripts' trainer does not read, or what is about starting it."""
 
 _OTHER_MODELS: Mapping[str, Argument] = _harmless(
-    "ae apply_lg_attn_mask apply_t5_attn_mask attn_mode byt5 clip_g clip_g_dropout_rate clip_l clip_l_dropout_rate "
+    "ae apply_lg_attn_mask apply_t5_attn_mask attn_mode byt5 clip_g_dropout_rate clip_l_dropout_rate "
     "double_blocks_to_swap enable_scaled_pos_embed fp8_scaled fp8_vl gemma2 "
     "gemma2_max_token_length guidance_scale llm_adapter_path "
     "model_type pos_emb_random_crop_rate qwen3 qwen3_max_token_length qwen_image_vae_2d save_clip save_t5xxl "
