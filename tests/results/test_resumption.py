@@ -50,7 +50,7 @@ def test_every_setting_that_another_value_means_something_to_is_said(ground: tup
     seen = plan(config_of(ground, tmp_path))
     for setting in known_settings().values():
         earlier = Earlier(6, {**to_flat(seen.config), setting.key: "another"}, seen.timetable.total_steps)
-        changes = compare(earlier, seen.config, seen.timetable, seen.report).changes
+        changes = compare(earlier, seen.config, seen.timetable, seen.report, seen.parts).changes
         said = [change.text for change in changes if change.text.startswith(f"{setting.key} another -> ")]
         assert len(said) == (setting.resume != "free"), setting.key
         assert any(change.about == "obstacle" for change in changes) == (setting.resume == "fixed"), setting.key
