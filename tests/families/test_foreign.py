@@ -1,7 +1,11 @@
-"""A family that is like none of the program's, in a folder of its own, goes all the way of a run. See `patchy`."""
+"""Families that are like none of the program's, each in a folder of its own, go all the way of a run.
+
+`patchy` is made for this, with one and with three text encoders; `fluxlike` is built as FLUX.1 is.
+"""
 
 from __future__ import annotations
 
+import copy
 import signal
 import subprocess
 import sys
@@ -20,6 +24,10 @@ from kohya_gui.form.draft import Checked
 from kohya_gui.form.plan_panel import plan_panel
 from kohya_gui.form.survey import Surveyor
 from tests.families import patchy
+from tests.families.fluxlike import FluxLike
+from tests.families.fluxlike.bundle import flux, transformer, with_fused_layers
+from tests.families.fluxlike.bundle import write_file as write_flux
+from tests.families.patchy import Patchy
 from tests.families.patchy.bundle import write_file
 from tests.families.patchy.models import modules
 from tests.helpers.runs import Kill, RunServer, logged, tiny_settings, write_dataset
@@ -28,9 +36,11 @@ from tests.training.test_loop import wired
 from trainer import families, train
 from trainer.adapters import make_spec
 from trainer.config import TrainingConfig, load_config, rates, save_config
+from trainer.families import FAMILIES
 from trainer.ground.errors import ConfigError
 from trainer.planning.inspection import inspect, suits
 from trainer.planning.plan import plan
+from trainer.targets import TEXT, names_of
 from trainer.training.loop import loss_of
 
 STEPS = 6
@@ -38,19 +48,35 @@ STEPS = 6
 
 @pytest.fixture(scope="module", autouse=True)
 def registered() -> Iterator[None]:
-    patchy.register()
+    register()
     yield
-    patchy.unregister()
+    assert isinstance(FAMILIES, dict)
+    for family in FOREIGN:
+        FAMILIES.pop(family.name)
+
+
+FOREIGN = (Patchy(1), Patchy(3), FluxLike(2))
+
+
+def register() -> None:
+    """Add the families to the list, as a line each in `FAMILIES` would."""
+    assert isinstance(FAMILIES, dict)
+    FAMILIES.update({family.name: family for family in FOREIGN})
 
 
 @dataclass(frozen=True)
 class Ground:
-    """The family with so many text encoders: its model, pictures, and where its runs go."""
+    """A family, its model, pictures, and where its runs go."""
 
-    encoders: int
+    family: Patchy
     model: Path
     dataset: Path
     output: Path
+
+    @property
+    def encoders(self) -> int:
+        """How many text encoders it has."""
+        return len(names_of(self.family.parts, TEXT))
 
     def settings(self, name: str, **more: object) -> dict[str, object]:
         """Return the settings of a run of the whole model: every part learns, at a rate of its own."""
@@ -77,12 +103,13 @@ class Ground:
         return losses, load_file(self.output / name / "tiny.safetensors")
 
 
-@pytest.fixture(scope="module", params=[1, 3], ids=["one encoder", "three encoders"])
+@pytest.fixture(scope="module", params=["one encoder", "three encoders", "like FLUX.1"])
 def ground(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ground:
-    folder = tmp_path_factory.mktemp("patchy")
-    return Ground(
-        request.param, write_file(folder / "model.safetensors", request.param), write_dataset(folder), folder / "out"
-    )
+    folder, number = tmp_path_factory.mktemp("foreign"), {"one encoder": 1, "three encoders": 3}.get(request.param)
+    path = folder / "model.safetensors"
+    if number is None:
+        return Ground(FluxLike(2), write_flux(path), write_dataset(folder), folder / "out")
+    return Ground(Patchy(number), write_file(path, number), write_dataset(folder), folder / "out")
 
 
 @pytest.fixture(scope="module")
@@ -98,11 +125,11 @@ def assert_equal(one: tuple[list[float], dict[str, torch.Tensor]], other: tuple[
 
 def test_it_is_recognised_and_says_what_suits_it(ground: Ground) -> None:
     seen = families.recognise(ground.model)
-    assert (seen.family, seen.missing) == (f"patchy{ground.encoders}", ())
+    assert (seen.family, seen.missing) == (ground.family.name, ())
     assert "clip_skip" not in suits(seen).settings
     told = inspect(ground.model)
     assert (told["kind"], told["prediction"]) == ("checkpoint", "unknown")
-    assert told["what"] == f"a Patchy with {ground.encoders} model"
+    assert told["what"] == f"a {ground.family.title} model"
 
 
 def test_its_plan_and_the_pages_name_its_parts(ground: Ground) -> None:
@@ -110,7 +137,8 @@ def test_its_plan_and_the_pages_name_its_parts(ground: Ground) -> None:
     seen = plan(config)
     assert list(seen.rates) == [part.name for part in seen.parts]
     assert len(seen.parts) == 1 + ground.encoders
-    assert f"LoRA: {8 + ground.encoders} modules" in "\n".join(seen.lines())
+    modules_of_all = len(ground.family.targets(ground.family.configs, conv=True))
+    assert f"LoRA: {modules_of_all} modules" in "\n".join(seen.lines())
     survey = Surveyor().survey(config)
     shown = plan_panel(Checked(config, config, (), {}), survey)
     assert all(f"<th>{part.title}</th>" in shown for part in seen.parts)
@@ -122,15 +150,17 @@ def test_its_plan_and_the_pages_name_its_parts(ground: Ground) -> None:
 
 
 def test_sizes_that_its_patches_do_not_fit_are_refused(ground: Ground) -> None:
-    with pytest.raises(ConfigError, match="multiple of 32"):
-        plan(ground.config("step", bucket_reso_steps=16))
-    with pytest.raises(ConfigError, match="multiples of 32"):
-        plan(ground.config("sides", enable_bucket=False, resolution="80,80"))
+    step = ground.family.latents.step
+    assert step == (16 if ground.family.name == "fluxlike" else 32)
+    with pytest.raises(ConfigError, match=f"multiple of {step}"):
+        plan(ground.config("step", bucket_reso_steps=step // 2))
+    with pytest.raises(ConfigError, match=f"multiples of {step}"):
+        plan(ground.config("sides", enable_bucket=False, resolution="72,72"))
 
 
 def test_it_trains_every_part_and_its_file_is_read_back(ground: Ground, trained: tuple[list[float], Any]) -> None:
     losses, tensors = trained
-    config, family = ground.config("straight"), families.FAMILIES[f"patchy{ground.encoders}"]
+    config, family = ground.config("straight"), ground.family
     spec = make_spec(config.network, rates(config, family.parts))
     assert {name: tuple(value.shape) for name, value in tensors.items()} == spec.shapes(
         family.targets(family.configs, conv=True)
@@ -138,13 +168,15 @@ def test_it_trains_every_part_and_its_file_is_read_back(ground: Ground, trained:
     assert len(losses) == STEPS
     assert all(value.abs().max() > 0 for name, value in tensors.items() if name.endswith("lora_up.weight"))
     with safe_open(ground.output / "straight" / "tiny.safetensors", "pt") as file:
-        assert file.metadata()["ss_base_model_version"] == family.name
+        assert file.metadata()["ss_base_model_version"] == family.file_names("").base_model_version
     told = inspect(ground.output / "straight" / "tiny.safetensors")
     assert (told["kind"], told["family"]) == ("lora", family.name)
 
 
 def test_the_loss_is_that_of_the_models_own_arithmetic(ground: Ground) -> None:
     """One step at batch 1, computed with nothing of the program but its random numbers."""
+    if ground.family.name == "fluxlike":
+        pytest.skip("its arithmetic is diffusers'")
     training = wired(ground.config("one", train_batch_size=1, shuffle_caption=False, flip_aug=False), [])
     batch = next(iter(training.batches))
     models, tokens = modules(ground.encoders), batch.tokens
@@ -197,18 +229,19 @@ def test_it_goes_on_from_its_own_file(ground: Ground, trained: tuple[list[float]
 @pytest.mark.skipif(sys.platform == "win32", reason="a kill is a signal")
 def test_killed_runs_resume_bit_for_bit(ground: Ground, trained: tuple[list[float], dict[str, Any]]) -> None:
     server, settings = RunServer(), ground.settings("killed", save_state_minutes=0.00001)
-    for kill in (Kill("caching", 2), Kill("step", 2), Kill("state", 1), Kill("lora", 1)):
-        code = server.run(settings, resume="auto", kill=kill, prepare=patchy.register)
+    kills = (Kill("step", 2), Kill("caching", 2), Kill("state", 1), Kill("lora", 1))
+    for kill in kills if ground.encoders == 3 else kills[:1]:
+        code = server.run(settings, resume="auto", kill=kill, prepare=register)
         assert code == -signal.SIGKILL, f"at {kill.moment}"
-    assert server.run(settings, resume="auto", prepare=patchy.register) == 0
+    assert server.run(settings, resume="auto", prepare=register) == 0
     assert_equal(ground.made("killed"), trained)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo between processes is tested on POSIX")
 def test_two_ranks_train_as_one_with_twice_the_accumulation(ground: Ground, tmp_path: Path) -> None:
-    if ground.encoders == 1:
-        pytest.skip("the ranks share what three encoders do; one is no other case")
+    if ground.encoders != 3:
+        pytest.skip("three encoders are the widest case")
     alone = ground.run("alone", gradient_accumulation_steps=2, optimizer_args=["eps=1e-4"])
     run = tmp_path / "RUN.toml"
     save_config(ground.config("together", optimizer_args=["eps=1e-4"]), run)
@@ -219,3 +252,24 @@ def test_two_ranks_train_as_one_with_twice_the_accumulation(ground: Ground, tmp_
     together = ground.made("together")
     assert together[0] == pytest.approx(alone[0], rel=1e-5)
     assert all(torch.allclose(value, alone[1][name], rtol=1e-4, atol=1e-5) for name, value in together[1].items())
+
+
+def test_fused_layers_give_what_the_layers_gave() -> None:
+    """Of the same weights; each whole is computed once in a pass, with and without an adapter on it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        plain = transformer().eval()
+    whole = with_fused_layers(copy.deepcopy(plain))
+    generator = torch.Generator().manual_seed(2)
+    noisy = torch.randn(2, 16, 8, 4, generator=generator)
+    context, pooled = torch.randn(2, 5, 16, generator=generator), torch.randn(2, 16, generator=generator)
+    text, sigmas, guidance = {"context": context, "pooled": pooled}, torch.tensor([0.2, 0.9]), torch.full((2,), 3.5)
+    with torch.no_grad():
+        expected = flux(plain, noisy, sigmas, text, guidance)
+        counted: list[str] = []
+        for name, layer in whole.named_modules():
+            if name.endswith(("qkv", "linear1")):
+                layer.register_forward_hook(lambda *_, name=name: counted.append(name))
+        torch.testing.assert_close(flux(whole, noisy, sigmas, text, guidance), expected, rtol=1e-5, atol=1e-6)
+        assert sorted(counted) == sorted(set(counted))
+        assert len(counted) == 4

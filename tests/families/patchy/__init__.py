@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from trainer.families import FAMILIES
 from trainer.families.family import ComponentConfigs, Family, FileNames, Latents, Recognition
 from trainer.families.reading.headers import Header
 from trainer.ground.control import Progress
@@ -101,16 +100,3 @@ class Patchy(Family):
     ) -> Bundle:
         made: Bundle = import_module("tests.families.patchy.bundle").load(self, recognition, config, device, dtype)
         return made
-
-
-def register() -> None:
-    """Add the families to the list, as a line each in `FAMILIES` would."""
-    assert isinstance(FAMILIES, dict)
-    FAMILIES.update({family.name: family for family in (Patchy(1), Patchy(3))})
-
-
-def unregister() -> None:
-    """Take them from the list again."""
-    assert isinstance(FAMILIES, dict)
-    for family in (Patchy(1), Patchy(3)):
-        FAMILIES.pop(family.name, None)

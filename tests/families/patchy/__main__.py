@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from tests.families.patchy import register
+from tests.families.patchy import Patchy
 from trainer.__main__ import main
+from trainer.families import FAMILIES
 
-register()
+assert isinstance(FAMILIES, dict)
+FAMILIES.update({family.name: family for family in (Patchy(1), Patchy(3))})
 sys.exit(main(sys.argv[1:]))

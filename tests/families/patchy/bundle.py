@@ -64,8 +64,12 @@ class Bundle:
         for name in ("transformer", "vae", *self.encoders):
             self.module(name)
         self.vae_key = fingerprint(self.loaded["vae"])
-        self.tokenize = Tokenizers({name: Words(length_of(name), name == MASKED) for name in self.encoders})
+        self.tokenize = self.tokenizers()
         self.process = FLOW.build({"shift": 3.0}, config, patch=LATENTS.patch)
+
+    def tokenizers(self) -> Tokenizers:
+        """Return what turns a text into what each encoder takes."""
+        return Tokenizers({name: Words(length_of(name), name == MASKED) for name in self.encoders})
 
     @property
     def family(self) -> str:
