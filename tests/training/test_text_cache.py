@@ -12,6 +12,7 @@ import torch
 from tests.helpers.families import TINY
 from tests.helpers.runs import tiny_settings, write_dataset
 from trainer.config import load_config
+from trainer.families.text.tokens import Tokens
 from trainer.ground.commands import Inbox
 from trainer.ground.control import progress_of
 from trainer.ground.errors import ConfigError, DataError
@@ -110,13 +111,16 @@ def test_captions_that_chance_leaves_alone_are_one_text() -> None:
 def test_a_torn_file_is_made_anew_before_and_an_error_after(tmp_path: Path) -> None:
     calls = []
 
-    def encode(ids: torch.Tensor) -> dict[str, torch.Tensor]:
-        calls.append(ids)
-        return {"context": ids.float() * 2}
+    def tokenize(text: str) -> dict[str, dict[str, torch.Tensor]]:
+        return {"clip": {"ids": torch.tensor([len(text), ord(text[0])])}}
+
+    def encode(tokens: Tokens) -> dict[str, torch.Tensor]:
+        calls.append(tokens)
+        return {"context": tokens["clip"]["ids"].float() * 2}
 
     def filled() -> TextCache:
         cache = TextCache(tmp_path)
-        cache.fill(["one", "two"], lambda text: torch.tensor([len(text), ord(text[0])]), encode, "key", lambda *_: None)
+        cache.fill(["one", "two"], tokenize, encode, "key", lambda *_: None)
         return cache
 
     assert torch.equal(filled()["two"]["context"], torch.tensor([6.0, 232.0]))

@@ -63,8 +63,8 @@ def fuse(module: nn.Module, paths: Sequence[str], name: str) -> nn.Linear:
         paths: of the layers, in the order that their rows have in the whole.
         name: what the whole is called in `module`; its state has the weights, and the layers' own are gone.
     """
-    layers = [module.get_submodule(path) for path in paths]
-    assert all(isinstance(layer, nn.Linear) for layer in layers), "only linear layers are fused"
+    layers = [layer for path in paths if isinstance(layer := module.get_submodule(path), nn.Linear)]
+    assert len(layers) == len(paths), "only linear layers are fused"
     first = layers[0]
     widths = [layer.out_features for layer in layers]
     device = first.weight.device
