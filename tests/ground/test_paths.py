@@ -150,7 +150,7 @@ def test_a_runs_folder_with_something_else_in_it(
     with opened_below(tmp_path) as opened:
         past_runs(tmp_path)
         for look in (
-            lambda: look_ahead(folder, config, seen.timetable, seen.report),
+            lambda: look_ahead(folder, config, seen.timetable, seen.report, seen.parts),
             lambda: folder.read_config(),
             lambda: list(read_events(folder.events)),
             lambda: load_newest(folder.state, lambda text: None),
@@ -169,7 +169,7 @@ def test_a_state_that_nobody_wrote_is_passed_over(ground: tuple[Path, Path], tmp
     (folder.state / "step-00000001" / "state.json").write_text(content)
     config = load_config(overrides=tiny_settings(*ground, tmp_path))
     seen = plan(config)
-    assert look_ahead(folder, config, seen.timetable, seen.report) is None
+    assert look_ahead(folder, config, seen.timetable, seen.report, seen.parts) is None
     with pytest.raises(TrainerError, match="none of the 1 states"):
         load_newest(folder.state, lambda text: None)
 

@@ -273,7 +273,7 @@ def test_the_window_is_told_too_and_an_older_state_is_none_the_worse(tmp_path: P
     tiny_sd15(tmp_path, seed=1)
     config = config_of(ground, tmp_path, max_train_epochs=None, lr_scheduler="constant", max_train_steps=2)
     seen, folder = plan(config), RunFolder(tmp_path, "tiny")
-    ahead = look_ahead(folder, config, seen.timetable, seen.report)
+    ahead = look_ahead(folder, config, seen.timetable, seen.report, seen.parts)
     assert ahead is not None
     assert [change.about for change in ahead.changes if "not the file" in change.text] == ["models"]
     path = next(folder.state.glob("step-*/state.json"))
