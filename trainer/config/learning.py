@@ -367,10 +367,10 @@ class TrainingSection(Section):
     full_bf16: bool = setting(
         False, Show("LoRA in bf16", group="Precision"), resume="fixed", metadata=NO_ENTRY, sd_scripts=There(False)
     )
-    """Keep the LoRA, its gradients and most of the optimizer's state in bf16 too: half of their memory.
+    """Keep the LoRA and its gradients in bf16 too: half of their memory. It learns nearly as in float32.
 
-    Changes below a 250th of a weight are lost, so it learns less finely, above all at low rates. Needs the precision
-    bf16, which "auto" then becomes.
+    Each step is computed in float32 and rounded up or down by chance, so that changes too small for bf16 are not lost;
+    the optimizer's state stays as it is in float32. Needs the precision bf16, which "auto" then becomes.
     """
 
     full_fp16: bool = setting(

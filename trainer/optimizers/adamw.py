@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from trainer.ground.errors import RunError
 from trainer.optimizers.arguments import Flag, Number, Numbers
 from trainer.optimizers.base import Group, OptimizerKind
+from trainer.optimizers.exact import restore_exactly
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +43,8 @@ class AdamW(OptimizerKind):
 
         # The fused kernel is one pass over all state, on the CPU as well; elsewhere torch chooses.
         devices = {parameter.device.type for group in groups for parameter in group["params"]}
-        return torch.optim.AdamW(list(groups), **options, fused=True if devices <= {"cpu", "cuda"} else None)
+        fused = True if devices <= {"cpu", "cuda"} else None
+        return restore_exactly(torch.optim.AdamW(list(groups), **options, fused=fused))
 
     @classmethod
     def step(cls, optimizer: torch.optim.Optimizer, finite: torch.Tensor) -> None:

@@ -34,7 +34,7 @@ from trainer.process.inputs import posterior_sample
 from trainer.process.process import Process
 from trainer.results.metadata import ModelFacts, RunFacts, model_hashes, model_name, optimizer_name
 from trainer.results.run_folder import RunFolder
-from trainer.training import ranks, states
+from trainer.training import ranks, rounding, states
 from trainer.training.metrics import Metrics
 from trainer.training.micro_batches import MicroBatchSize
 from trainer.training.states import Position, State
@@ -220,7 +220,8 @@ class Training:
         """
         if self.accelerator.scaler is not None:
             self.optimizer.step()
-        else:
+            return
+        with rounding.in_float32(self.parameters, seed=self.config.training.seed, step=self.step):
             self.optimizer_kind.step(self.optimizer.optimizer, finite)
 
     def count(self, loss: Tensor, grad_norm: Tensor, seconds: float) -> None:
@@ -286,6 +287,7 @@ class Training:
         try:
             self.optimizer.load_state_dict(self.adapter.state_by_parameter(state.trained["optimizer"]))
             self.schedule.load_state_dict(state.trained["schedule"])
+            rounding.widen(self.optimizer.state.values())
             _check_moments(self.optimizer.state)
         except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
             raise states.unfit(error) from error
