@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import TextIO
 
+from trainer.faststart import libraries
 from trainer.ground.commands import Command, Inbox
 from trainer.ground.errors import ConfigError, Stopped, TrainerError
 from trainer.results import sinks
@@ -25,8 +26,7 @@ __all__ = ["COMPLETED", "FAILED", "REFUSED", "STOPPED", "listen", "main"]
 def main(words: Sequence[str] | None = None) -> int:
     """Run the tool that the words ask for and return the exit code."""
     start_logging()
-    # It warns at every import that a kernel nobody here uses is missing.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    libraries.quieten()
     console = sinks.Console(sys.stderr)
 
     def complain(error: TrainerError) -> None:

@@ -207,3 +207,11 @@ def test_damaged_files_are_pictures_or_one_kind_of_error(tmp_path: Path, extensi
     except DataError:
         return
     assert image.mode == "RGB"
+
+
+def test_the_transparent_grey_of_a_16_bit_png_goes_on_white(tmp_path: Path) -> None:
+    """Its neighbour, which is the same grey in eight bits, stays."""
+    values = numpy.array([[0x0101, 0x0102], [0x8080, 0xFFFF]], numpy.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png", transparency=0x0101)
+    seen = numpy.asarray(open_picture(tmp_path / "a.png"))[..., 0]
+    assert seen.tolist() == [[255, 1], [128, 255]]

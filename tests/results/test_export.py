@@ -242,3 +242,15 @@ def test_lora_files_of_no_use_are_refused(tmp_path: Path) -> None:
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
     with pytest.raises(ModelError, match=r"some\.safetensors"):
         export.read_adapter(path)
+
+
+@pytest.mark.parametrize("alpha", [1e-8, 1e-6, 70000.0, 0.5, 0.0])
+def test_an_alpha_that_half_precision_cannot_hold_is_saved_as_it_is(tmp_path: Path, alpha: float) -> None:
+    """As 0 it would be read as the rank, and the LoRA be a hundred million times too strong."""
+    tensors = {f"{NAME}.alpha": torch.tensor(alpha)}
+    tensors |= {f"{NAME}.lora_down.weight": torch.ones(4, 8), f"{NAME}.lora_up.weight": torch.ones(8, 4)}
+    export.save(tmp_path / "x.safetensors", tensors, {}, "fp16")
+    found = safetensors.torch.load_file(tmp_path / "x.safetensors")
+    assert float(found[f"{NAME}.alpha"]) == pytest.approx(alpha, rel=1e-3)
+    assert found[f"{NAME}.lora_up.weight"].dtype == torch.float16
+    assert (found[f"{NAME}.alpha"].dtype == torch.float16) == (alpha in (0.0, 0.5))

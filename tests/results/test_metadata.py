@@ -8,6 +8,7 @@ import json
 import os
 import threading
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -333,3 +334,8 @@ def test_names_outside_unicode_and_long_lists_fit_into_json(home: Path) -> None:
     Image.new("RGB", (64, 64)).save(home / "train" / "1_\udce9t\udce9" / "a.png")
     entries = entries_of(config_of(home))
     assert entries["ss_dataset_dirs"].encode("utf-8")
+
+
+def test_the_programs_version_is_that_of_this_code() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert metadata._program_version() == project["version"]

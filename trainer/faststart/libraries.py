@@ -8,6 +8,7 @@ version, is left to who needs it.
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -41,11 +42,17 @@ def load() -> None:
     with _LOADING:
         if _LOADED.is_set():
             return
+        quieten()
         with garbage_left_alone():
             for name in NEEDED:
                 with suppress(ImportError), _nothing_compiled(name):
                     import_module(name)
         _LOADED.set()
+
+
+def quieten() -> None:
+    """Let bitsandbytes keep to itself that a kernel for CPUs, which nobody here uses, is missing."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 @contextmanager

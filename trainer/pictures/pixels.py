@@ -117,7 +117,7 @@ def _decode(file: BinaryIO, path: Path, least: Size | None, expected: Size | Non
 def to_rgb(image: Image.Image) -> Image.Image:
     """Return a decoded picture in mode RGB with transparency on white and deeper pixels scaled to 8 bits."""
     if image.mode.startswith("I") or image.mode == "F":
-        image = _to_eight_bits(image)
+        image = _to_eight_bits(image, image.info.get("transparency"))
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
@@ -125,10 +125,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _to_eight_bits(image: Image.Image) -> Image.Image:
+def _to_eight_bits(image: Image.Image, transparent: object = None) -> Image.Image:
     """Return a picture of one deep channel in mode L; Pillow's own conversion would cut values off at 255.
 
-    Integers are taken as 16 bits, floats as 0 to 1 unless they exceed it.
+    Integers are taken as 16 bits, floats as 0 to 1 unless they exceed it. With a value that means transparency, as
+    PNG's tRNS names one, the mode is LA: in eight bits others would be equal to it.
     """
     values = numpy.asarray(image).astype(numpy.float64)
     if image.mode == "F":
@@ -136,4 +137,7 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
     else:
         scale = 1.0 / 257.0
     scaled = numpy.nan_to_num(values * scale).round().clip(0, 255)
-    return Image.fromarray(scaled.astype(numpy.uint8))
+    grey = Image.fromarray(scaled.astype(numpy.uint8))
+    if isinstance(transparent, int):
+        grey.putalpha(Image.fromarray(numpy.where(values == transparent, 0, 255).astype(numpy.uint8)))
+    return grey

@@ -58,13 +58,13 @@ def read_adapter(path: Path) -> AdapterFile:
 def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], save_precision: str) -> int:
     """Write a LoRA file and return its size in bytes.
 
-    All tensors are cast to `save_precision` (fp16, bf16, float). The `sshs_*` hashes are added to the metadata. The
-    file is written beside `path`, read back, compared and only then renamed, so that `path` is never half a file.
-    Equal input gives equal bytes: safetensors itself orders the metadata at random.
+    All tensors are cast to `save_precision` (fp16, bf16, float), but for an alpha that it cannot hold. The `sshs_*`
+    hashes are added to the metadata. The file is written beside `path`, read back, compared and only then renamed, so
+    that `path` is never half a file. Equal input gives equal bytes: safetensors itself orders the metadata at random.
 
     Raises RunError if a tensor is not finite, or if the file can't be written.
     """
-    cast = {key: tensor.detach().to("cpu", DTYPES[save_precision]) for key, tensor in tensors.items()}
+    cast = {key: tensor.detach().to("cpu", _dtype(key, tensor, save_precision)) for key, tensor in tensors.items()}
     _refuse_not_finite(path, tensors, cast, save_precision)
     plain = safetensors.torch.save(cast)
     start = 8 + int.from_bytes(plain[:8], "little")
@@ -73,6 +73,15 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str],
     content = _head(written, entries) + data
     _replace(path, content, cast)
     return len(content)
+
+
+def _dtype(key: str, tensor: Tensor, save_precision: str) -> torch.dtype:
+    """Return the dtype that a tensor is saved in: an alpha that would become 0 would be read as the rank."""
+    dtype = DTYPES[save_precision]
+    if not key.endswith(f".{ALPHA}"):
+        return dtype
+    limits, alpha = torch.finfo(dtype), abs(float(tensor))
+    return dtype if alpha == 0 or limits.tiny <= alpha <= limits.max else torch.float32
 
 
 def hashes(metadata: Mapping[str, str], entries: Mapping[str, object], data: memoryview) -> dict[str, str]:

@@ -12,16 +12,17 @@ import json
 import os
 import re
 import threading
+import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
+from functools import cache, lru_cache
 from pathlib import Path
 
 from trainer.adapters import AdapterSpec
 from trainer.config import TrainingConfig, known_settings, resolution_size, to_flat
+from trainer.config.files import PROJECT
 from trainer.ground.files import sha256_of
 from trainer.pictures.counts import Counts, bucket_info
 from trainer.pictures.report import DatasetReport, Folder, dataset_dirs, tag_frequency
@@ -322,8 +323,8 @@ def _modelspec(facts: RunFacts, finished: float) -> dict[str, str]:
     return {f"modelspec.{key}": value for key, value in entries.items() if value}
 
 
+@cache
 def _program_version() -> str:
-    try:
-        return version(PROGRAM)
-    except PackageNotFoundError:
-        return "unknown"
+    """Return the version that this code says it is; it is started from its folder and installed nowhere."""
+    with open(PROJECT / "pyproject.toml", "rb") as file:
+        return str(tomllib.load(file)["project"]["version"])
