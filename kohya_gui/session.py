@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
-import time
 from pathlib import Path
 
-from kohya_gui.form import suggestions
-from kohya_gui.form.draft import Checked, Draft, defaults, payload, refused_paths
+from kohya_gui.form import leaving_demo, suggestions
+from kohya_gui.form.draft import Checked, Draft, defaults, is_form, payload, refused_paths
 from kohya_gui.form.presets import DEMO, Preset, Presets, laid_over
 from kohya_gui.form.survey import Survey, Surveyor
 from kohya_gui.parts.folders import Folders
@@ -41,6 +40,7 @@ class Session:
         self.draft = Draft(folders)
         self.run: Run | None = None
         self.runs_started = 0
+        self.trouble = ""
         self._surveyor = Surveyor()
         self._store = store
         self._lock = threading.Lock()
@@ -65,30 +65,50 @@ class Session:
         try:
             saved = read_json(store)
             values, base, name = saved["values"], saved["base"], saved["name"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return False
-        known = defaults()
-        if not (isinstance(values, dict) and isinstance(base, dict) and set(values) == set(base) == set(known)):
+        known = set(defaults())
+        if not (is_form(values, known) and is_form(base, known) and isinstance(name, str)):
             return False
-        self.draft.restore(values, base, str(name))
+        self.draft.restore(values, base, name)
         return True
 
     def keep_form(self) -> None:
         """Write the form to the disk where it changed, so that a restarted program shows it."""
         if self._store is None or self._kept == self.draft.revision:
             return
-        self._kept = self.draft.revision
+        self._kept, self.trouble = self.draft.revision, ""
         saved = {"values": self.draft.values, "base": self.draft.base, "name": self.draft.base_name}
-        self._store.parent.mkdir(parents=True, exist_ok=True)
-        write_text(self._store, json.dumps(saved))
+        try:
+            self._store.parent.mkdir(parents=True, exist_ok=True)
+            write_text(self._store, json.dumps(saved))
+        except OSError as error:
+            why = error.strerror or str(error)
+            self.trouble = (
+                f"The form is not kept for the next start: {str(self._store.parent)!r} cannot be written ({why}). "
+                "Name another folder with --presets when you start the program."
+            )
 
-    def apply(self, preset: Preset) -> None:
-        """Lay a preset under the form.
+    def apply(self, preset: Preset, act: str = "") -> None:
+        """Lay a preset under the form; `act` is what it is called where it is to be taken back.
 
         Raises:
             ConfigError: the preset cannot be used.
         """
-        self.draft.lay(laid_over(self.draft.values, preset.values()), preset.name)
+        self.draft.lay(laid_over(self.draft.values, preset.values()), preset.name, act)
+
+    def edit(self, key: object, raw: object) -> None:
+        """Take what was typed into a field, or picked for it.
+
+        Who chooses a model or pictures of their own leaves the demo, which can be taken back.
+        """
+        self.draft.edit(key, raw)
+        values, base = self.draft.values, self.draft.base
+        name = str(key)
+        allowed = not self.folders.problem(str(values.get(name) or ""))
+        if allowed and leaving_demo.is_own(name, values, base, self._demo):
+            words = f"{leaving_demo.OWN[name]}: what only the demo can use was dropped"
+            self.draft.lay(leaving_demo.without_demo(name, values, base), "", words, base=defaults())
 
     def survey(self, checked: Checked) -> Survey | None:
         """Return what the values come to, as far as they can be used."""
@@ -249,8 +269,3 @@ class Session:
 def _is_routine(event: Event) -> bool:
     """True for events that are shown as numbers, not as lines of the log."""
     return type(event).__name__ in ("StepDone", "Stage") or getattr(event, "kind", "") == "state"
-
-
-def clock(seconds: float) -> str:
-    """Return a time of day."""
-    return time.strftime("%H:%M:%S", time.localtime(seconds))

@@ -132,6 +132,7 @@ function showOffers(line, offers) {
 function show() {
   if (!props.value || !props.value.values) return;
   state = props.value;
+  window.FORM = state.revision;
   for (const place of element.querySelectorAll('[data-field]')) showField(place);
   for (const group of element.querySelectorAll('.group')) {
     const own = group.querySelectorAll('.field.own:not(.idle)').length;

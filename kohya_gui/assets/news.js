@@ -3,7 +3,7 @@
 const NEWS = {
   RUNNING: 1000, IDLE: 3000, HIDDEN: 15000, // milliseconds from one answer to the next question
   PATIENCE: 20000, // milliseconds to wait for an answer
-  number: 0, parts: {}, controls: null, busy: false, timer: 0, asking: null,
+  number: 0, parts: {}, controls: null, busy: false, form: null, fetched: null, timer: 0, asking: null,
 
   // One question after another: who asks after something was done gets an answer from after it.
   ask() {
@@ -18,6 +18,7 @@ const NEWS = {
       if (!answer.ok) throw new Error(answer.statusText);
       if (answer.status === 200) Object.assign(NEWS, NEWS.merged(await answer.json()));
       NEWS.show();
+      NEWS.follow();
     } catch (error) {
       NEWS.lost(error);
     }
@@ -38,12 +39,23 @@ const NEWS = {
       alikeInside(place, wanted);
     }
     if (!NEWS.controls) return;
+    const share = NEWS.controls.share;
+    if (document.body.style.getPropertyValue('--share') !== share) document.body.style.setProperty('--share', share);
+    if (NEWS.controls.there && document.querySelector('#sides button') && !document.querySelector('#main').dataset.side) showSide('watch');
     for (const [name, usable] of Object.entries(NEWS.controls.usable)) {
       const button = document.getElementById(name);
       if (button && button.disabled === usable) button.disabled = !usable;
     }
     const pause = document.getElementById('pause');
     if (pause && pause.textContent.trim() !== NEWS.controls.pause) pause.textContent = NEWS.controls.pause;
+  },
+
+  // What was changed in another tab is shown here too. window.FORM is the revision of the form that the fields show.
+  follow() {
+    const fresh = document.querySelector('#fresh');
+    if (!fresh || window.FORM === undefined || NEWS.form === window.FORM || NEWS.form === NEWS.fetched) return;
+    NEWS.fetched = NEWS.form;
+    fresh.click();
   },
 
   // Old numbers would look like a run that goes on.

@@ -7,13 +7,28 @@ document.addEventListener('click', (event) => {
 // A preset that suits the model is shown at the top of the form, where it can be applied.
 document.addEventListener('click', (event) => {
   if (!event.target.closest('[data-offer^=preset-]')) return;
+  showSide('form');
   document.getElementById('presets').scrollIntoView({block: 'center', behavior: 'smooth'});
 });
 
-// On a phone the training stands below the form; Start leads there.
+// On a phone one side of the page is seen at a time. Start leads to the run, a problem to its field.
+function showSide(side) {
+  const main = document.getElementById('main');
+  if (main.dataset.side === side) return;
+  main.dataset.side = side;
+  for (const button of document.querySelectorAll('button[data-side]')) {
+    button.setAttribute('aria-pressed', String(button.dataset.side === side));
+  }
+  window.scrollTo({top: 0});
+}
 document.addEventListener('click', (event) => {
-  if (!event.target.closest('#start') || window.innerWidth > 900) return;
-  setTimeout(() => document.getElementById('watch-tabs').scrollIntoView({behavior: 'smooth'}), 300);
+  const side = event.target.closest('button[data-side]');
+  if (side) showSide(side.dataset.side);
+  if (event.target.closest('#start')) showSide('watch');
+  const controls = document.getElementById('controls');
+  const more = event.target.closest('#more-orders');
+  const open = more ? controls.classList.toggle('open') : Boolean(controls?.classList.remove('open'));
+  document.getElementById('more-orders')?.setAttribute('aria-expanded', String(open));
 });
 
 document.addEventListener('keydown', (event) => {
@@ -23,6 +38,7 @@ document.addEventListener('keydown', (event) => {
 });
 
 function goTo(key, tab) {
+  showSide('form');
   const name = tab === 'basic' ? 'Basic' : 'Advanced';
   for (const button of document.querySelectorAll('#form-tabs [role=tab]')) {
     if (button.textContent.trim() === name && button.getAttribute('aria-selected') !== 'true') button.click();

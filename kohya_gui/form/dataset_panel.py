@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from kohya_gui.form.survey import Survey
 from kohya_gui.parts.markup import button, esc, number
 from kohya_gui.parts.served import Pictures
+from trainer.config import in_labels
 from trainer.pictures.counts import BucketCount
 from trainer.pictures.report import Folder, Picture
 
@@ -46,7 +47,7 @@ def dataset_panel(survey: Survey | None, pictures: Pictures) -> str:
 def _notices(notices: Sequence[str]) -> str:
     if not notices:
         return ""
-    rows = "".join(f"<li>{esc(notice)}</li>" for notice in notices[:NOTICES])
+    rows = "".join(f"<li>{esc(in_labels(notice))}</li>" for notice in notices[:NOTICES])
     more = f"<li>and {len(notices) - NOTICES} more</li>" if len(notices) > NOTICES else ""
     return f'<ul class="notices">{rows}{more}</ul>'
 

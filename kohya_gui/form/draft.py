@@ -12,13 +12,15 @@ from pathlib import Path, PurePath
 
 from kohya_gui.form import fields
 from kohya_gui.parts.folders import Folders
-from trainer.config import TrainingConfig, known_settings, problems_of
+from trainer.config import TrainingConfig, in_labels, known_settings, problems_of
 from trainer.ground.errors import Problem
 from trainer.optimizers import OPTIMIZERS
 from trainer.results.run_folder import RunFolder, next_free_name
 from trainer.settings.kohya import names_a_file
 from trainer.settings.section import PATHS, PROCESS
 from trainer.settings.walk import Setting, visible
+
+NOTHING: Mapping[str, object] = {}
 
 ALTERNATIVES = {"max_train_epochs": "max_train_steps", "max_train_steps": "max_train_epochs"}
 """Settings of which the one that was set last counts."""
@@ -40,8 +42,25 @@ class Checked:
     notes: Mapping[str, str]
 
 
+MOST_KEPT = 30
+"""Acts that can be taken back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The form as it was before an act, and the act in words: "Applied Demo"."""
+
+    act: str
+    values: Mapping[str, object]
+    base: Mapping[str, object]
+    base_name: str
+
+
 class Draft:
-    """The form's values. Safe to use from several threads."""
+    """The form's values. Safe to use from several threads.
+
+    What replaces much of the form at once is named, and can be taken back; `said` names the last such act.
+    """
 
     def __init__(self, folders: Folders) -> None:
         self._folders = folders
@@ -49,7 +68,10 @@ class Draft:
         self._values = defaults()
         self._base = defaults()
         self.base_name = ""
+        self.said = ""
         self.revision = 0
+        self._before: list[Kept] = []
+        self._after: list[Kept] = []
 
     @property
     def values(self) -> dict[str, object]:
@@ -70,9 +92,11 @@ class Draft:
             return
         self.change({setting.key: fields.read(setting, raw)})
 
-    def change(self, values: Mapping[str, object]) -> None:
-        """Set some values."""
+    def change(self, values: Mapping[str, object], act: str = "") -> None:
+        """Set some values; `act` names what can be taken back as one."""
         with self._lock:
+            if act:
+                self._keep(act)
             for key, value in values.items():
                 self._values[key] = value
                 other = ALTERNATIVES.get(key)
@@ -85,11 +109,60 @@ class Draft:
         if isinstance(key, str) and key in self._base:
             self.change({key: self._base[key]})
 
-    def lay(self, values: Mapping[str, object], name: str) -> None:
-        """Replace everything; `values` is also what changes are counted from."""
+    def lay(self, values: Mapping[str, object], name: str, act: str = "", base: Mapping[str, object] = NOTHING) -> None:
+        """Replace everything; `base` is what changes are counted from, `values` themselves where it is left out."""
         with self._lock:
-            self._values, self._base = dict(values), dict(values)
+            if act:
+                self._keep(act)
+            self._values, self._base = dict(values), dict(base or values)
             self.base_name = name
+            self.revision += 1
+
+    def name_base(self, base: Mapping[str, object], name: str) -> None:
+        """Count changes from something else from now on."""
+        with self._lock:
+            self._base, self.base_name = dict(base), name
+            self.revision += 1
+
+    # --- taking back ------------------------------------------------------------------------------------------------
+
+    @property
+    def can_undo(self) -> bool:
+        """True where an act can be taken back."""
+        return bool(self._before)
+
+    @property
+    def can_redo(self) -> bool:
+        """True where an act that was taken back can be done again."""
+        return bool(self._after)
+
+    def take_back(self) -> None:
+        """Bring the form back to before the last act; what was typed since then comes again with `bring_again`."""
+        self._swap(self._before, self._after, "Taken back: ")
+
+    def bring_again(self) -> None:
+        """Do again what was taken back."""
+        self._swap(self._after, self._before, "")
+
+    def hide(self) -> None:
+        """Say no more of the last act. It can still be taken back after the next."""
+        with self._lock:
+            self.said = ""
+            self.revision += 1
+
+    def _keep(self, act: str) -> None:
+        self._before = [*self._before[1 - MOST_KEPT :], Kept(act, dict(self._values), dict(self._base), self.base_name)]
+        self._after = []
+        self.said = f"{act}."
+
+    def _swap(self, source: list[Kept], target: list[Kept], words: str) -> None:
+        with self._lock:
+            if not source:
+                return
+            found = source.pop()
+            target.append(Kept(found.act, self._values, self._base, self.base_name))
+            self._values, self._base = dict(found.values), dict(found.base)
+            self.base_name, self.said = found.base_name, f"{words}{found.act}."
             self.revision += 1
 
     def restore(self, values: Mapping[str, object], base: Mapping[str, object], name: str) -> None:
@@ -141,6 +214,17 @@ def defaults() -> dict[str, object]:
     return {key: _plain(setting.default) for key, setting in known_settings().items()}
 
 
+def is_form(found: object, keys: set[str]) -> bool:
+    """Say whether something read from a file has a plain value, or a list of plain ones, for each of these keys."""
+    return isinstance(found, dict) and set(found) == keys and all(map(_is_value, found.values()))
+
+
+def _is_value(value: object) -> bool:
+    if isinstance(value, list):
+        return all(not isinstance(each, list) and _is_value(each) for each in value)
+    return value is None or isinstance(value, bool | int | float | str)
+
+
 def payload(
     draft: Draft,
     checked: Checked,
@@ -155,7 +239,7 @@ def payload(
     values, base, settings = draft.values, draft.base, known_settings()
     problems: dict[str, str] = {}
     for problem in (*checked.problems, *extra):
-        problems.setdefault(problem.key, problem.message)
+        problems.setdefault(problem.key, in_labels(problem.message, problem.key))
     known = {**values, PROCESS: process} if process else values
     undo = {}
     for key, setting in settings.items():
@@ -163,6 +247,7 @@ def payload(
             whose = f"{draft.base_name}: " if draft.base_name else "Default: "
             undo[key] = f"Back to {whose}{fields.named(setting, base[key])}"
     return {
+        "revision": draft.revision,
         "values": {key: fields.write(setting, values[key]) for key, setting in settings.items()},
         "problems": problems,
         "notes": {key: note for key, note in {**(notes or {}), **checked.notes}.items() if key not in problems},

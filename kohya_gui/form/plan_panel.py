@@ -12,8 +12,9 @@ from kohya_gui.form.terminal_card import terminal_card
 from kohya_gui.parts.charts import Line, chart
 from kohya_gui.parts.markup import button, esc, number, size
 from trainer.advice import AIM_STEPS, FEWEST_STEPS, MOST_STEPS, TRIAL_SIDE, Advice
-from trainer.config import TrainingConfig, known_settings
+from trainer.config import TrainingConfig, in_labels, known_settings
 from trainer.ground.errors import Problem
+from trainer.planning.arithmetic import sum_of_steps
 from trainer.planning.plan import model_in_words
 from trainer.schedules import multiplier, warmup_steps
 
@@ -28,6 +29,12 @@ class Remedy:
     place: int
     name: str
     values: Mapping[str, object]
+
+    @property
+    def words(self) -> str:
+        """What the click does, in words: "Set Rank to 32, clear UNet learning rate"."""
+        found = [fields.assignment(known_settings()[key], value) for key, value in self.values.items()]
+        return ", ".join([*found[:1], *(word[0].lower() + word[1:] for word in found[1:])])
 
 
 def remedies(checked: Checked, survey: Survey | None) -> tuple[Remedy, ...]:
@@ -58,9 +65,7 @@ def plan_panel(checked: Checked, survey: Survey | None, refusal: str = "") -> st
 
 
 def _button(remedy: Remedy) -> str:
-    words = [fields.assignment(known_settings()[key], value) for key, value in remedy.values.items()]
-    text = ", ".join([*words[:1], *(word[0].lower() + word[1:] for word in words[1:])])
-    return button("remedy", text, of=remedy.of, place=remedy.place, name=remedy.name)
+    return button("remedy", remedy.words, of=remedy.of, place=remedy.place, name=remedy.name)
 
 
 def problem_list(problems: Sequence[Problem], ways_out: Mapping[tuple[str, int], str]) -> str:
@@ -69,7 +74,7 @@ def problem_list(problems: Sequence[Problem], ways_out: Mapping[tuple[str, int],
         return ""
     count = "1 setting needs" if len(problems) == 1 else f"{len(problems)} settings need"
     rows = "".join(
-        f'<li>{_to_field(problem.key)}<span class="why">{esc(problem.message)}</span>'
+        f'<li>{_to_field(problem.key)}<span class="why">{esc(in_labels(problem.message, problem.key))}</span>'
         f"{ways_out.get(('problem', place), '')}</li>"
         for place, problem in enumerate(problems)
     )
@@ -85,7 +90,7 @@ def _to_field(key: str) -> str:
 
 
 def steps_card(survey: Survey) -> str:
-    """Return the arithmetic that people know by heart, the exact number, and whether it is near the aim."""
+    """Return the number of steps, whether it is near the aim, and the sum that leads to it."""
     if survey.timetable is None or survey.counts is None or survey.report is None:
         return (
             '<section class="card"><h3>Steps</h3><p class="quiet">Choose a folder of pictures, and the number of '
@@ -96,40 +101,8 @@ def steps_card(survey: Survey) -> str:
         '<section class="card steps"><h3>Steps</h3>'
         f'<p class="big"><b id="total-steps">{number(timetable.total_steps)}</b> steps'
         f"{_verdict(survey, timetable.total_steps)}</p>"
-        f'<p class="sum">{_formula(survey)}</p>{_exact(survey)}</section>'
+        f'<p class="sum">{esc(sum_of_steps(survey.report, survey.counts, timetable))}</p></section>'
     )
-
-
-def _formula(survey: Survey) -> str:
-    """Return images x repeats + regularisation images x repeats, times epochs, over batch size."""
-    assert survey.report is not None and survey.timetable is not None
-    report, training = survey.report, survey.config.training
-    terms = [f"{len(folder.pictures)} × {folder.repeats}" for folder in report.train_folders]
-    words = _sum_words(terms, "images × repeats", report.train_count)
-    if report.reg_folders:
-        regular = [f"{len(folder.pictures)} × {folder.repeats}" for folder in report.reg_folders]
-        words += f" + {_sum_words(regular, 'regularisation', report.reg_count)}"
-    batch = training.train_batch_size * training.gradient_accumulation_steps
-    words = f"({words})" if "+" in words else words
-    over = f" ÷ {batch} per step" if batch > 1 else ""
-    epochs = survey.timetable.total_epochs
-    times = f"{epochs} {'epoch' if epochs == 1 else 'epochs'}"
-    return f"{words} × {times}{over} = <b>{number(round(survey.timetable.formula_steps))}</b>"
-
-
-def _sum_words(terms: Sequence[str], what: str, total: int) -> str:
-    if len(terms) <= 2:
-        return f'{" + ".join(terms)} <span class="quiet">{what}</span>'
-    return f'{number(total)} <span class="quiet">{what} in {len(terms)} folders</span>'
-
-
-def _exact(survey: Survey) -> str:
-    assert survey.timetable is not None
-    timetable, words = survey.timetable, ""
-    if timetable.difference():
-        words = f" The rule of thumb above differs, because {timetable.difference()}."
-    each = f"{number(timetable.steps_per_epoch)} an epoch"
-    return f'<p class="quiet">Exactly: {each}, {number(timetable.total_steps)} in all.{esc(words)}</p>'
 
 
 def _verdict(survey: Survey, steps: int) -> str:
@@ -208,8 +181,8 @@ def advice_list(advice: Sequence[Advice], ways_out: Mapping[tuple[str, int], str
         )
     rows = "".join(
         f'<li class="{"serious" if each.serious else "remark"}">'
-        f"<p>{_to_field(each.key)} <span>{esc(each.message)}</span></p>"
-        f'<p class="quiet">{esc(each.reason)}</p>{ways_out.get(("advice", place), "")}</li>'
+        f"<p>{_to_field(each.key)} <span>{esc(in_labels(each.message, each.key))}</span></p>"
+        f'<p class="quiet">{esc(in_labels(each.reason, each.key))}</p>{ways_out.get(("advice", place), "")}</li>'
         for place, each in enumerate(advice)
     )
     return f'<section class="card" id="advice"><h3>Advice</h3><ul class="advice">{rows}</ul></section>'

@@ -95,14 +95,19 @@ class Presets:
         Raises:
             ConfigError: the name cannot be a file's name, is a shipped preset's, or the file cannot be written.
         """
-        path = self._path(name)
-        if (self._shipped / path.name).exists():
-            raise ConfigError([Problem("preset", f"{name!r} comes with the program; choose another name.", name)])
+        path = self.check_name(name)
         chosen = {key: value for key, value in values.items() if not is_kept(key) and value != defaults()[key]}
         settings = [setting for setting in known_settings().values() if setting.key in chosen]
         text = toml.document(settings, chosen, f"{name}\nSaved from the page.")
         toml.write(path, text)
         return Preset(path, own=True)
+
+    def check_name(self, name: str) -> Path:
+        """Return the file of a preset that is to be saved. Raises ConfigError where the name is not for own ones."""
+        path = self._path(name)
+        if (self._shipped / path.name).exists():
+            raise ConfigError([Problem("", f"The preset {name!r} comes with the program; choose another name.", name)])
+        return path
 
     def delete(self, name: str) -> None:
         """Delete an own preset.
@@ -112,14 +117,18 @@ class Presets:
         """
         path = self._path(name)
         if not path.is_file():
-            raise ConfigError([Problem("preset", f"{name!r} is not one of your own presets.", name)])
-        path.unlink()
+            raise ConfigError([Problem("", f"{name!r} is not one of your own presets.", name)])
+        try:
+            path.unlink()
+        except OSError as error:
+            words = f"The preset {name!r} cannot be deleted: {error.strerror or error}."
+            raise ConfigError([Problem("", words, name)]) from None
 
     def _path(self, name: str) -> Path:
         try:
             return self._own / f"{parse_file_name(name.strip())}{ENDING}"
         except ValueError as error:
-            raise ConfigError([Problem("preset", f"the name {name!r} cannot be used: {error}.", name)]) from None
+            raise ConfigError([Problem("", f"A preset cannot be named {name!r}: {error}.", name)]) from None
 
 
 @dataclass(frozen=True, slots=True)

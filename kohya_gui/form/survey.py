@@ -103,7 +103,7 @@ class Surveyor:
         counted, more = _attempt(lambda: count(report, examples(report, config, step), config), PICTURES)
         if counted is None:
             return Survey(config, report, recognition=model, problems=more)
-        timetable = make_timetable(config, micro_batches=counted.batches, formula_samples=counted.formula_samples)
+        timetable = make_timetable(config, micro_batches=counted.batches)
         return Survey(config, report, counted, timetable, recognition=model, problems=problems)
 
     def _report(self, config: TrainingConfig) -> DatasetReport:

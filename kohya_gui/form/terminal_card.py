@@ -9,15 +9,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from kohya_gui.form import own_files
 from kohya_gui.form.presets import PROJECT, file_text
 from kohya_gui.parts.markup import button, copyable, esc
-from trainer.config import TrainingConfig
-from trainer.ground.errors import ConfigError, Problem
+from trainer.config import TrainingConfig, in_labels
 from trainer.ground.paths import MOST_TEXT, read_text
-from trainer.settings import toml
-
-FIRST_LINE = file_text(TrainingConfig()).splitlines()[0]
-"""By which a settings file of this page's making is known; any other file is left alone."""
 
 
 def settings_file(config: TrainingConfig) -> Path:
@@ -33,31 +29,20 @@ def is_written(config: TrainingConfig) -> bool:
         return False
 
 
+def question_before(config: TrainingConfig) -> str:
+    """Return what to ask before the settings file is written, or "". Raises ConfigError where it may not be."""
+    return own_files.question_before(settings_file(config), file_text(config), keeps_own=False)
+
+
 def write(config: TrainingConfig) -> None:
-    """Write the settings file.
-
-    Raises:
-        ConfigError: another file is in its place, or it cannot be written.
-    """
-    path = settings_file(config)
-    if _is_anothers(path):
-        message = f"{str(path)!r} is there already and is not of this page's making; choose another output name."
-        raise ConfigError([Problem("output_name", message, config.saving.output_name)])
-    toml.write(path, file_text(config))
-
-
-def _is_anothers(path: Path) -> bool:
-    """Say whether something is there that is not a settings file of this page's making."""
-    try:
-        return path.is_symlink() or (path.exists() and not read_text(path, MOST_TEXT).startswith(FIRST_LINE))
-    except (OSError, ValueError):
-        return True
+    """Write the settings file. Raises ConfigError where it cannot be written."""
+    own_files.write(settings_file(config), file_text(config))
 
 
 def terminal_card(config: TrainingConfig, refusal: str = "") -> str:
     """Return the card with the commands, and a button where their settings file is not written yet."""
     path = str(settings_file(config))
-    told = f'<p class="problem" role="alert">{esc(refusal)}</p>' if refusal else ""
+    told = f'<p class="problem" role="alert">{esc(in_labels(refusal))}</p>' if refusal else ""
     if is_written(config):
         file = f'<p class="quiet" role="status">The settings are in <code>{esc(path)}</code>.</p>'
     else:

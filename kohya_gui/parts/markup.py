@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import html
 import math
+import time
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+
+from trainer.config import in_labels
 
 ASSETS = Path(__file__).parents[1] / "assets"
 
@@ -15,15 +18,23 @@ ASSETS = Path(__file__).parents[1] / "assets"
 _TEMPLATE_SIGNS = {ord("{"): "&#123;", ord("}"): "&#125;", ord("$"): "&#36;", ord("`"): "&#96;"}
 
 _SPARK = """
+function report(chosen) {
+  const typed = [...element.querySelectorAll('[name]')].map((input) => [input.name, input.value]);
+  trigger('act', {...chosen.closest('[data-of]')?.dataset, ...Object.fromEntries(typed), ...chosen.dataset});
+}
 element.addEventListener('click', (event) => {
-  const chosen = event.target.closest('[data-act]');
-  if (chosen && element.contains(chosen)) trigger('act', {...chosen.dataset});
+  const chosen = event.target.closest('button[data-act]');
+  if (chosen && element.contains(chosen)) report(chosen);
 });
+element.addEventListener('change', (event) => event.target.matches('select[data-act]') && report(event.target));
 """
 
 
 def panel(value: str = "", **options: Any) -> gr.HTML:
-    """Return HTML whose elements marked `data-act` report a click as the event `act` with all their data attributes.
+    """Return HTML whose buttons and lists marked `data-act` report a click or a choice as the event `act`.
+
+    It says all their data attributes, those of the nearest element around them that is marked `data-of`, and what
+    stands in the fields of the same HTML, by their names.
 
     Not a subclass: for each of those Gradio writes a .pyi file beside the module.
     """
@@ -72,10 +83,27 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def button(act: str, label: str, *, style: str = "", **data: object) -> str:
+def clock(seconds: float) -> str:
+    """Return a time of day."""
+    return time.strftime("%H:%M:%S", time.localtime(seconds))
+
+
+def button(act: str, label: str, *, style: str = "", id_: str = "", **data: object) -> str:
     """Return a button that reports the event `act` with `data`. No key may be "path": Gradio takes that for a file."""
     extra = "".join(f' data-{name}="{esc(value)}"' for name, value in data.items())
-    return f'<button type="button" class="small {style}" data-act="{esc(act)}"{extra}>{esc(label)}</button>'
+    known = f' id="{esc(id_)}"' if id_ else ""
+    return f'<button type="button"{known} class="small {style}" data-act="{esc(act)}"{extra}>{esc(label)}</button>'
+
+
+def refused(text: str) -> str:
+    """Return a refusal, a line each, with labels in place of keys."""
+    lines = "".join(f"<p>{esc(in_labels(line))}</p>" for line in text.splitlines())
+    return f'<div class="problem-box" role="alert">{lines}</div>'
+
+
+def confirmed(text: str) -> str:
+    """Return a short confirmation."""
+    return f'<p class="told" role="status">{esc(text)}</p>'
 
 
 def copyable(text: object) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kohya_gui.parts.markup import button, esc, number
+from trainer.config import in_labels
 from trainer.ground.errors import StateError
 from trainer.results.resumption import Change, Resumption
 
@@ -24,7 +25,7 @@ def dialog(name: str, ahead: Resumption, *, with_form: bool) -> str:
     return (
         f'<div class="dialog" role="dialog" aria-modal="true" aria-label="{esc(heading)}" id="resume-dialog">'
         f"<h3>{esc(heading)}</h3><p>{_opening(ahead, with_form=with_form)}</p>"
-        f'<div class="changes">{groups}</div><p class="quiet">{esc(_meaning(ahead))}</p>'
+        f'<div class="changes">{groups}</div><p class="quiet">{esc(in_labels(_meaning(ahead)))}</p>'
         f"{_closing(name, ahead, with_form=with_form)}</div>"
     )
 
@@ -38,7 +39,7 @@ def _opening(ahead: Resumption, *, with_form: bool) -> str:
 def _group(about: str, changes: Sequence[Change]) -> str:
     if not changes:
         return ""
-    rows = "".join(f"<li>{esc(change.text.replace(' -> ', ' → '))}</li>" for change in changes)
+    rows = "".join(f"<li>{esc(in_labels(change.text).replace(' -> ', ' → '))}</li>" for change in changes)
     return f'<h4 class="{about}">{HEADINGS[about]}</h4><ul class="{about}">{rows}</ul>'
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from kohya_gui.parts.charts import Line, chart
-from kohya_gui.parts.markup import button, copyable, duration, esc, number, size
+from kohya_gui.parts.markup import button, clock, copyable, duration, esc, number, size
 from kohya_gui.parts.served import Pictures
-from kohya_gui.session import clock
+from trainer.config import in_labels
 from trainer.ground import events
 from trainer.ground.events import Event, SampleReady
 from trainer.results.sinks import pause_in_words
@@ -53,10 +53,15 @@ def controls(snapshot: RunSnapshot, *, busy: bool) -> dict[str, bool]:
 # --- the bar ----------------------------------------------------------------------------------------------------------
 
 
-def bar(snapshot: RunSnapshot, *, busy: bool, asked: str = "") -> str:
-    """Return the line that is always in sight. `asked` is a command that the run has not obeyed yet."""
+def bar(snapshot: RunSnapshot, *, busy: bool, asked: str = "", refused: bool = False) -> str:
+    """Return the line that is always in sight.
+
+    `asked` is what was asked for and is not so yet, or, where it was `refused`, why: then it is not of the last run.
+    """
     status = snapshot.status if busy or snapshot.status not in ("preparing", "training") else "stopping"
     words, phase = (asked, "") if asked else (STATUS_WORDS[status], _phase(snapshot))
+    if asked and not busy:
+        status, snapshot = "refused" if refused else "asked", RunSnapshot()
     name = Path(snapshot.folder).stem if snapshot.folder else ""
     title = f'<span class="run-name" title="{esc(snapshot.folder)}">{esc(name)}</span>' if name else ""
     return (
@@ -84,17 +89,23 @@ def _phase(snapshot: RunSnapshot) -> str:
     return f"{phase} ..."
 
 
+def share(snapshot: RunSnapshot) -> float:
+    """Return how much of the steps, or of the phase before them, is done: 0 to 1."""
+    done, total = _done_of(snapshot)
+    return min(1.0, done / total) if total else (1.0 if snapshot.status == "finished" else 0.0)
+
+
+def _done_of(snapshot: RunSnapshot) -> tuple[int, int]:
+    preparing = snapshot.phase not in ("", TRAINING) and snapshot.status in ("preparing", "training")
+    return (snapshot.phase_done, snapshot.phase_total) if preparing else (snapshot.step, snapshot.total_steps)
+
+
 def _progress(snapshot: RunSnapshot) -> str:
-    preparing = snapshot.phase not in ("", TRAINING)
-    done, total = snapshot.step, snapshot.total_steps
-    if preparing and snapshot.status in ("preparing", "training"):
-        done, total = snapshot.phase_done, snapshot.phase_total
-    share = done / total if total else (1.0 if snapshot.status == "finished" else 0.0)
-    waiting = " waiting" if snapshot.status == "preparing" and not total else ""
+    waiting = " waiting" if snapshot.status == "preparing" and not _done_of(snapshot)[1] else ""
     return (
         f'<div class="progress{waiting}" role="progressbar" aria-label="Progress" aria-valuemin="0" '
-        f'aria-valuemax="100" aria-valuenow="{100 * share:.0f}">'
-        f'<i style="width:{100 * min(1.0, share):.2f}%"></i></div>'
+        f'aria-valuemax="100" aria-valuenow="{100 * share(snapshot):.0f}">'
+        f'<i style="width:{100 * share(snapshot):.2f}%"></i></div>'
     )
 
 
@@ -150,14 +161,14 @@ def message(snapshot: RunSnapshot) -> str:
 def _warnings(texts: Sequence[str]) -> str:
     """Return the newest warnings; a single one is a sentence, several are a list."""
     if len(texts) == 1:
-        return f'<section class="card warn-card"><p>{esc(texts[0])}</p></section>'
-    rows = "".join(f"<li>{esc(text)}</li>" for text in reversed(texts))
+        return f'<section class="card warn-card"><p>{esc(in_labels(texts[0]))}</p></section>'
+    rows = "".join(f"<li>{esc(in_labels(text))}</li>" for text in reversed(texts))
     return f'<section class="card warn-card"><h3>Notes, the newest first</h3><ul>{rows}</ul></section>'
 
 
 def _failure(snapshot: RunSnapshot, error: events.Failed) -> str:
-    lines = "".join(f"<p>{esc(line)}</p>" for line in error.message.splitlines())
-    remedy = f'<p class="remedy"><b>What to do:</b> {esc(error.remedy)}</p>' if error.remedy else ""
+    lines = "".join(f"<p>{esc(in_labels(line))}</p>" for line in error.message.splitlines())
+    remedy = f'<p class="remedy"><b>What to do:</b> {esc(in_labels(error.remedy))}</p>' if error.remedy else ""
     heading = "The run failed" if snapshot.folder else "Not started"
     again = ""
     if snapshot.folder and snapshot.step:
@@ -310,7 +321,7 @@ def line(event: Event) -> str:
         case events.Validated():
             return f"Validation loss after step {number(event.step)}: {event.loss:.4f}"
         case events.Warned():
-            return f"Note: {event.message}"
+            return f"Note: {in_labels(event.message)}"
         case events.Paused():
             return pause_in_words(event)
         case events.Resumed():
@@ -318,5 +329,5 @@ def line(event: Event) -> str:
         case events.Finished():
             return f"{'Stopped' if event.stopped else 'Finished'} after {duration(event.seconds)}"
         case events.Failed():
-            return f"Failed: {event.message}"
+            return f"Failed: {in_labels(event.message)}"
     return ""

@@ -94,9 +94,10 @@ def free_port() -> int:
 def begin_anew(app: App) -> None:
     """End the run under way, if there is one, and give the form the demo's values as at the first start."""
     with httpx.Client(base_url=app.url, timeout=30) as client:
-        trigger(client, "click", "abort")
-        trigger(client, "click", "reset-defaults")
-        trigger(client, "click", "preset-apply", data=["demo"])
+        trigger(client, "act", "dialog", {"of": "controls", "act": "abort"})
+        trigger(client, "act", "preset-more", {"act": "defaults"})
+        trigger(client, "act", "preset-card", {"act": "apply", "preset": "demo"})
+        trigger(client, "act", "undo", {"act": "hide"})
 
 
 def event_of(config: dict[str, object], name: str, target: str) -> int:

@@ -17,6 +17,7 @@ from trainer.config import known_settings
 
 PASSWORD = "correct horse"
 SECRET = "a secret that the page may not tell"
+LOOK = {"of": "basic", "act": "look", "key": "train_data_dir"}
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +219,7 @@ def test_a_prompt_file_outside_is_refused(client: httpx.Client, outside: Path) -
 @pytest.mark.parametrize("way", ["{path}", "~/../..{path}", "/proc/self/root{path}"])
 def test_the_folder_dialog_lists_only_what_is_allowed(client: httpx.Client, outside: Path, act: str, way: str) -> None:
     at = way.format(path=outside)
-    told = trigger(client, "act", "dialog", {"act": act, "key": "train_data_dir", "at": at})
+    told = trigger(client, "act", "dialog", {"of": "basic", "act": act, "key": "train_data_dir", "at": at})
     assert "hidden from you" not in said(told)
     told = trigger(client, "act", "basic-fields", {"act": "browse", "key": at})
     assert "hidden from you" not in said(told)
@@ -227,25 +228,29 @@ def test_the_folder_dialog_lists_only_what_is_allowed(client: httpx.Client, outs
 def test_the_folder_dialog_lists_what_is_allowed(client: httpx.Client, apps: tuple[App, App]) -> None:
     (apps[0].folder / "in plain sight").mkdir()
     (apps[0].folder / ".hidden").mkdir()
-    told = said(trigger(client, "act", "dialog", {"act": "look", "key": "train_data_dir", "at": str(apps[0].folder)}))
+    told = said(
+        trigger(
+            client, "act", "dialog", {"of": "basic", "act": "look", "key": "train_data_dir", "at": str(apps[0].folder)}
+        )
+    )
     assert "in plain sight" in told
     assert ".hidden" not in told
 
 
 def test_settings_files_are_read_and_written_only_where_allowed(client: httpx.Client, outside: Path) -> None:
-    told = said(trigger(client, "click", "toml-open", data=[str(outside / "secret.toml")]))
+    told = said(trigger(client, "act", "preset-more", {"act": "open-file", "path_typed": str(outside / "secret.toml")}))
     assert "outside the folders" in told
     assert SECRET not in told
-    trigger(client, "click", "toml-save", data=[str(outside / "new.toml")])
+    trigger(client, "act", "preset-more", {"act": "save-file", "path_typed": str(outside / "new.toml")})
     assert not (outside / "new.toml").exists()
 
 
 def test_a_link_that_leads_out_is_followed_nowhere(client: httpx.Client, apps: tuple[App, App], outside: Path) -> None:
     link = apps[0].folder / "link"
     link.symlink_to(outside, target_is_directory=True)
-    told = said(trigger(client, "act", "dialog", {"act": "look", "key": "train_data_dir", "at": str(link)}))
+    told = said(trigger(client, "act", "dialog", {**LOOK, "at": str(link)}))
     assert "hidden from you" not in told
-    told = said(trigger(client, "click", "toml-open", data=[str(link / "secret.toml")]))
+    told = said(trigger(client, "act", "preset-more", {"act": "open-file", "path_typed": str(link / "secret.toml")}))
     assert SECRET not in told
 
 
@@ -255,9 +260,9 @@ def test_only_listed_runs_can_be_resumed_or_read(client: httpx.Client, outside: 
     (outside / "x.run" / "config.toml").write_text(f'output_name = "{SECRET}"\n')
     for target in ("dialog", "runs-panel", "message"):
         name = f"../{outside.name}/x"
-        words = said(trigger(client, "act", target, {"act": act, "name": name, "settings": "run"}))
+        words = said(trigger(client, "act", target, {"of": "runs", "act": act, "name": name, "settings": "run"}))
         assert SECRET not in words
-        assert "no run named" in words or target == "dialog"
+        assert "no run named" in words
 
 
 def test_nonsense_does_no_harm(client: httpx.Client) -> None:

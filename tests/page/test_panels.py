@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import time
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import gradio as gr
 import pytest
@@ -18,13 +19,17 @@ from starlette.testclient import TestClient
 from kohya_gui.form.draft import Draft
 from kohya_gui.form.plan_panel import plan_panel
 from kohya_gui.form.presets import PROJECT, Preset, Presets
+from kohya_gui.panels.desk import Panel
+from kohya_gui.panels.fields import BasicFields
+from kohya_gui.panels.news import News
+from kohya_gui.panels.plan import PlanPanel
+from kohya_gui.panels.presets import PresetPanel
 from kohya_gui.parts.charts import Line, chart
 from kohya_gui.parts.folders import Folders
 from kohya_gui.parts.served import Pictures
 from kohya_gui.session import Session
 from kohya_gui.shell.page import Page
 from kohya_gui.watch import run_panel
-from kohya_gui.watch.news import News
 from tests.helpers.families import TINY
 from trainer.config import load_config, save_config
 from trainer.ground import events
@@ -40,6 +45,14 @@ DEMO = Preset(PROJECT / "presets" / "demo.toml", own=False)
 def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
     monkeypatch.chdir(tmp_path)
     return Session(Folders([PROJECT, tmp_path]), Presets(PROJECT / "presets", tmp_path / "own"), tmp_path / "form.json")
+
+
+Kind = TypeVar("Kind", bound=Panel)
+
+
+def panel_of(page: Page, kind: type[Kind]) -> Kind:
+    """The panel of this kind."""
+    return next(each for each in page.panels if isinstance(each, kind))
 
 
 def told(**data: str) -> gr.EventData:
@@ -123,9 +136,9 @@ def step_done(step: int) -> events.StepDone:
 
 
 def test_a_page_is_told_only_what_is_newer_than_what_it_has(session: Session, watched: Watched) -> None:
-    news = News(session)
+    news = Page(session).news
     number, parts = parts_since(news, 0)
-    assert set(parts) == {"bar", "message", "curves", "samples", "rates", "files", "log"}
+    assert set(parts) == {"bar", "message", "curves", "samples", "rates", "files", "log", "form-note"}
     assert news.since(number) is None
     watched.board.post(events.Warned(message="Look out"))
     newer, parts = parts_since(news, number)
@@ -136,14 +149,14 @@ def test_a_page_is_told_only_what_is_newer_than_what_it_has(session: Session, wa
 
 
 def test_numbers_of_a_restarted_program_are_higher(session: Session) -> None:
-    number, _ = parts_since(News(session), 0)
+    number, _ = parts_since(Page(session).news, 0)
     time.sleep(0.02)
-    assert set(parts_since(News(session), number)[1])
-    assert set(parts_since(News(session), number + 10**9)[1]), "the clock was set back"
+    assert set(parts_since(Page(session).news, number)[1])
+    assert set(parts_since(Page(session).news, number + 10**9)[1]), "the clock was set back"
 
 
 def test_a_growing_curve_is_drawn_now_and_then_and_at_the_end(session: Session, watched: Watched) -> None:
-    news = News(session)
+    news = Page(session).news
     number, _ = parts_since(news, 0)
     watched.board.post(step_done(1))
     number, parts = parts_since(news, number)
@@ -155,7 +168,7 @@ def test_a_growing_curve_is_drawn_now_and_then_and_at_the_end(session: Session, 
 
 def test_what_was_asked_for_stands_in_the_bar_until_the_run_answers(session: Session, watched: Watched) -> None:
     watched.board.post(step_done(1))
-    news = News(session)
+    news = Page(session).news
     news.say("Stopping")
     number, parts = parts_since(news, 0)
     assert ">Stopping<" in parts["bar"]
@@ -304,13 +317,14 @@ def test_the_form_follows_the_recognised_model_and_changes_nothing_by_itself(ses
 def test_an_offer_is_taken_with_a_click_and_a_preset_is_only_shown(session: Session, sdxl: Path) -> None:
     page = Page(session)
     session.draft.edit("pretrained_model_name_or_path", str(sdxl))
-    page.on_field_act(told(act="offer", name="resolution"))
+    basic = panel_of(page, BasicFields)
+    basic.on_act(told(act="offer", name="resolution"))
     assert session.draft.values["resolution"] == "1024,1024"
-    update = page.on_field_act(told(act="offer", name="preset-sdxl-style"))
-    assert "Apply changes" in update[page.presets.preview]
+    update = basic.on_act(told(act="offer", name="preset-sdxl-style"))
+    assert "Apply changes" in update[panel_of(page, PresetPanel).choice]
     assert session.draft.base_name == "demo"
     before = session.draft.values
-    page.on_field_act(told(act="offer", name="preset-no-such"))
+    basic.on_act(told(act="offer", name="preset-no-such"))
     assert session.draft.values == before
 
 
@@ -339,7 +353,7 @@ def test_what_the_demo_left_behind_is_told_and_cleared_with_a_click(session: Ses
     assert "toy model" in notes["pretrained_model_name_or_path"]
     assert set(offers) == {"reg_data_dir", "sample_prompts"}
     for key in offers:
-        page.on_field_act(told(act="offer", name=f"clear-{key}"))
+        panel_of(page, BasicFields).on_act(told(act="offer", name=f"clear-{key}"))
         assert session.draft.values[key] == ""
     assert session.shown(session.draft.check(), None)["offers"] == {}
 
@@ -383,24 +397,41 @@ def test_a_scan_is_not_repeated_until_the_folder_changes(session: Session, tmp_p
     assert third.report.train_images == 2
 
 
-def test_the_settings_for_the_terminal_are_written_once_and_replace_no_other_file(
+def test_the_settings_for_the_terminal_are_written_and_replace_no_other_file_unasked(
     session: Session, tmp_path: Path
 ) -> None:
     page, path = Page(session), tmp_path / "outputs" / "demo.toml"
-    shown = page.on_plan_act(told(act="write-settings"))[page.plan]
+    plan = panel_of(page, PlanPanel)
+
+    def write(*, sure: bool = False) -> str:
+        """Click, or say yes to what was asked; return what is shown."""
+        said = {"act": "write-settings", "of": "plan"}
+        update = page.on_dialog(told(**said)) if sure else plan.on_act(told(**said))
+        return html.unescape(str(update.get(plan.component) or update[page.dialog]))
+
+    assert "'outputs' is not there yet" in write()
+    assert not path.parent.exists()
+    shown = write(sure=True)
     assert "The settings are in <code>outputs/demo.toml</code>" in shown
     assert "--standalone --nproc_per_node 2 -m trainer train outputs/demo.toml" in shown
     assert load_config(path) == session.draft.check().config
     session.draft.edit("network_dim", "6")
-    assert "Write outputs/demo.toml" in page.form_update()[page.plan]
-    page.on_plan_act(told(act="write-settings"))
+    assert "Write outputs/demo.toml" in page.form_update()[plan.component]
+    write()
     assert load_config(path).network.network_dim == 6
     path.write_text("# mine\n")
-    assert "not of this page" in page.on_plan_act(told(act="write-settings"))[page.plan]
+    assert "not of this page" in write()
     assert path.read_text() == "# mine\n"
+    write(sure=True)
+    assert load_config(path).network.network_dim == 6
+    path.unlink()
+    path.symlink_to(tmp_path / "elsewhere.toml")
+    for sure in (False, True):
+        assert "what is there is a link" in write(sure=sure)
+    assert not (tmp_path / "elsewhere.toml").exists()
     path.unlink()
     path.mkdir()
-    assert "not of this page" in page.on_plan_act(told(act="write-settings"))[page.plan]
+    assert "what is there is no file" in write()
 
 
 # --- session, pictures, past runs -----------------------------------------------------------------------------------

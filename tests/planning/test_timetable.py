@@ -8,21 +8,19 @@ from trainer.config import config_from_layers
 from trainer.planning.timetable import Timetable, make_timetable
 
 
-def plan_of(micro_batches: int = 8, samples: int = 8, **settings: object) -> Timetable:
-    return make_timetable(config_from_layers([settings]), micro_batches=micro_batches, formula_samples=samples)
+def plan_of(micro_batches: int = 8, **settings: object) -> Timetable:
+    return make_timetable(config_from_layers([settings]), micro_batches=micro_batches)
 
 
 def test_epochs_times_batches() -> None:
     timetable = plan_of(max_train_epochs=10, train_batch_size=1)
     assert (timetable.steps_per_epoch, timetable.total_steps, timetable.total_epochs) == (8, 80, 10)
-    assert timetable.difference() == ""
 
 
 def test_accumulation_rounds_each_epoch_up() -> None:
     """8 batches, accumulation 3 -> 3 updates per epoch, as measured with sd-scripts."""
     timetable = plan_of(max_train_epochs=2, gradient_accumulation_steps=3)
     assert (timetable.steps_per_epoch, timetable.total_steps) == (3, 6)
-    assert "3 batches" in timetable.difference()
 
 
 def test_steps_give_epochs_and_may_cut_the_last() -> None:
@@ -55,7 +53,7 @@ def test_keeping_the_last_steps_counts_steps() -> None:
 
 
 def test_keeping_the_last_epochs_counts_files() -> None:
-    timetable = plan_of(micro_batches=1, samples=1, max_train_epochs=9, save_every_n_epochs=1, save_last_n_epochs=2)
+    timetable = plan_of(micro_batches=1, max_train_epochs=9, save_every_n_epochs=1, save_last_n_epochs=2)
     kept: set[str] = set()
     for step in range(1, 10):
         kept |= set(timetable.lora_names(step))

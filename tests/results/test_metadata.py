@@ -100,7 +100,7 @@ def facts_of(config: TrainingConfig, **changes: object) -> RunFacts:
     facts = RunFacts(
         config=config,
         adapter=make_spec(config.network, ("unet", "text_encoder")),
-        timetable=make_timetable(config, micro_batches=counts.batches, formula_samples=counts.formula_samples),
+        timetable=make_timetable(config, micro_batches=counts.batches),
         report=report,
         counts=counts,
         model=ModelFacts(

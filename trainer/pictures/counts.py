@@ -29,8 +29,7 @@ class Counts:
     """The numbers of a dataset.
 
     `train_images` and `reg_images` count the pictures that take part. `train_samples` and `reg_samples` count them
-    with their repeats, as trained in an epoch. `formula_samples` is what the folders' names say: images x repeats +
-    regularisation images x repeats. `unused_reg_images` were left out as surplus.
+    with their repeats, as trained in an epoch. `unused_reg_images` were left out as surplus.
     `mean_ar_error` is the mean |bucket width/height - picture width/height| over pictures.
     """
 
@@ -39,7 +38,6 @@ class Counts:
     unused_reg_images: int
     train_samples: int
     reg_samples: int
-    formula_samples: int
     batches: int
     buckets: tuple[BucketCount, ...]
     mean_ar_error: float
@@ -62,7 +60,6 @@ def count(report: DatasetReport, examples: Sequence[Example], config: TrainingCo
         unused_reg_images=report.reg_images - len(regularising),
         train_samples=sum(example.repeats for example in training),
         reg_samples=sum(example.repeats for example in regularising),
-        formula_samples=report.train_count + report.reg_count,
         batches=sum(bucket.batches for bucket in buckets),
         buckets=buckets,
         mean_ar_error=sum(abs(example.placement.ar_error) for example in examples) / max(1, len(examples)),

@@ -18,6 +18,7 @@ from trainer.pictures.batches import Example, examples
 from trainer.pictures.counts import Counts, count
 from trainer.pictures.report import DatasetReport
 from trainer.pictures.scan import scan
+from trainer.planning.arithmetic import sum_of_steps
 from trainer.planning.fitting import check_process
 from trainer.planning.inspection import check_family_of_lora
 from trainer.planning.timetable import Timetable, make_timetable
@@ -100,19 +101,15 @@ class Plan:
 
     def lines(self) -> list[str]:
         """Return the plan as a person reads it, a line each."""
-        counts, timetable, training = self.counts, self.timetable, self.config.training
+        counts, timetable = self.counts, self.timetable
         reg = f" + {counts.reg_images} regularisation pictures" if counts.reg_images else ""
         lines = [
             f"Model: {self.model}, {self.recognition.source}",
             f"Pictures: {counts.train_images}{reg}; {counts.samples} samples an epoch",
             "Buckets: " + ", ".join(f"{b.resolution[0]}x{b.resolution[1]} ({b.images})" for b in counts.buckets),
-            f"Rule of thumb: {counts.formula_samples} x {timetable.total_epochs} epochs / batch size "
-            f"{training.train_batch_size * training.gradient_accumulation_steps} = {timetable.formula_steps:.0f} steps",
-            f"Steps: {timetable.steps_per_epoch} an epoch x {timetable.total_epochs} epochs = "
-            f"{timetable.total_steps} in all",
+            f"Steps: {timetable.total_steps:,}",
+            f"  {sum_of_steps(self.report, counts, timetable)}",
         ]
-        if timetable.difference():
-            lines.append(f"  The two differ: {timetable.difference()}.")
         modules = len(self.spec.select(self.targets))
         lines.append(f"{self.spec.title.split()[-1]}: {modules} modules, about {self.file_bytes / 1e6:.1f} MB")
         lines += [f"Note: {notice}" for notice in self.notices]
@@ -157,9 +154,7 @@ def plan(
     report = report or scan(config, progress)
     chosen = examples(report, config, FAMILIES[recognition.family].latents.step)
     counts = count(report, chosen, config)
-    timetable = make_timetable(
-        config, micro_batches=counts.batches, formula_samples=counts.formula_samples, ranks=ranks
-    )
+    timetable = make_timetable(config, micro_batches=counts.batches, ranks=ranks)
     seen = Plan(config, report, chosen, counts, timetable, recognition, prompts, said)
     if config.network.network_weights:
         begun_from = read_header(Path(config.network.network_weights))

@@ -18,8 +18,7 @@ LORA_SUFFIX = ".safetensors"
 class Timetable:
     """How long a run is and what is due after which step.
 
-    `micro_batches` is the number of batches in one epoch over all ranks; `formula_steps` is the rule of thumb
-    (images x repeats + regularisation images x repeats) x epochs / batch size that people know by heart.
+    `micro_batches` is the number of batches in one epoch over all ranks.
     """
 
     micro_batches: int
@@ -28,7 +27,6 @@ class Timetable:
     steps_per_epoch: int
     total_steps: int
     total_epochs: int
-    formula_steps: float
     config: TrainingConfig
 
     def epoch(self, step: int) -> int:
@@ -83,17 +81,6 @@ class Timetable:
         every = self.config.sampling.sample_every_n_epochs
         return bool(every) and step > 0 and self.ends_epoch(step) and self.epoch(step) % (every or 1) == 0
 
-    def difference(self) -> str:
-        """Return why `total_steps` is not the rule of thumb's number, or an empty text where it is."""
-        if self.config.training.max_train_steps is not None or self.total_steps == round(self.formula_steps):
-            return ""
-        reasons = ["a bucket's last batch may be short, and regularisation pictures are balanced with the others"]
-        if self.accumulation > 1:
-            reasons.append(f"each step gathers {self.accumulation} batches")
-        if self.ranks > 1:
-            reasons.append(f"{self.ranks} devices share the batches")
-        return "; ".join(reasons)
-
 
 def step_name(output_name: str, step: int) -> str:
     """Return kohya's file name for a LoRA saved after `step`."""
@@ -110,10 +97,9 @@ def final_name(output_name: str) -> str:
     return f"{output_name}{LORA_SUFFIX}"
 
 
-def make_timetable(config: TrainingConfig, *, micro_batches: int, formula_samples: int, ranks: int = 1) -> Timetable:
+def make_timetable(config: TrainingConfig, *, micro_batches: int, ranks: int = 1) -> Timetable:
     """Return the plan for `micro_batches` batches an epoch.
 
-    `formula_samples` is images x repeats + regularisation images x repeats as the folders' names say.
     `max_train_epochs` wins over `max_train_steps`; the last epoch may be cut by `max_train_steps`.
     """
     training = config.training
@@ -132,6 +118,5 @@ def make_timetable(config: TrainingConfig, *, micro_batches: int, formula_sample
         steps_per_epoch=steps_per_epoch,
         total_steps=steps,
         total_epochs=epochs,
-        formula_steps=formula_samples * epochs / (training.train_batch_size * per_step),
         config=config,
     )

@@ -50,6 +50,7 @@ class Said:
     words: str = ""
     state: object = None
     until: float = 0.0
+    refused: bool = False
 
 
 class News:
@@ -62,31 +63,28 @@ class News:
         # Numbers begin with the clock, so that a page that outlived the program gets everything anew.
         self._number = time.time_ns() // 1_000_000
         self._controls: object = None
-        self._parts = self._all_parts()
-        self._drawn = {name: Drawn() for name in self._parts}
+        self._form = 0
+        self._parts: dict[str, Part] = {}
+        self._drawn: dict[str, Drawn] = {}
 
-    def _all_parts(self) -> dict[str, Part]:
-        session = self._session
-        return {
-            "bar": Part(
-                lambda run: (run.revision, session.busy, self._words()),
-                lambda run: run_panel.bar(run, busy=session.busy, asked=self._words()),
-            ),
-            "message": Part(lambda run: (run.status, run.warnings, run.error, run.finished), run_panel.message),
-            "curves": Part(lambda run: run.losses.steps, run_panel.curves, CURVE_SECONDS),
-            "samples": Part(lambda run: run.samples, lambda run: run_panel.samples(run, session.pictures)),
-            "rates": Part(lambda run: run.rates.steps, run_panel.rates, CURVE_SECONDS),
-            "files": Part(lambda run: run.saved, lambda run: run_panel.files(run, session.pictures)),
-            "log": Part(lambda run: session.log(), lambda run: run_panel.log(session.log())),
-        }
+    def add(self, name: str, part: Part) -> None:
+        """Take up a part of the page, which it has under `data-part`."""
+        self._parts[name], self._drawn[name] = part, Drawn()
 
     # --- what was asked for -----------------------------------------------------------------------------------------
 
-    def say(self, words: str, seconds: float = math.inf) -> None:
+    def say(self, words: str, seconds: float = math.inf, *, refused: bool = False) -> None:
         """Show what was asked for or refused, until the run does something about it, or for some seconds."""
-        self._said = Said(words, self._state(), time.monotonic() + seconds)
+        self._said = Said(words, self._state(), time.monotonic() + seconds, refused)
 
-    def _words(self) -> str:
+    @property
+    def refused(self) -> bool:
+        """True while what stands there is a refusal."""
+        return self._said.refused and bool(self.words)
+
+    @property
+    def words(self) -> str:
+        """What was said last, while it stands."""
         said = self._said
         return said.words if said.state == self._state() and time.monotonic() < said.until else ""
 
@@ -105,7 +103,8 @@ class News:
             if number > self._number:  # of a program whose clock was ahead
                 number = 0
             newer = {name: drawn.html for name, drawn in self._drawn.items() if drawn.number > number}
-            return {"number": self._number, "parts": newer, "controls": self._controls, "busy": self._session.busy}
+            about = {"controls": self._controls, "busy": self._session.busy, "form": self._form}
+            return {"number": self._number, "parts": newer, **about}
 
     def _draw(self) -> None:
         run, busy, now = self._session.snapshot, self._session.busy, time.monotonic()
@@ -119,9 +118,16 @@ class News:
                 drawn.number = self._number
             drawn.html, drawn.of, drawn.at = html, of, now
         usable = run_panel.controls(run, busy=busy)
-        controls = {"usable": usable, "pause": "Continue" if run.status == "paused" else "Pause"}
-        if controls != self._controls:
-            self._controls = controls
+        share = f"{100 * run_panel.share(run):.1f}%"
+        controls = {
+            "usable": usable,
+            "pause": "Continue" if run.status == "paused" else "Pause",
+            "there": self._session.run is not None,
+            "share": share if busy else "0%",
+        }
+        form = self._session.draft.revision
+        if (controls, form) != (self._controls, self._form):
+            self._controls, self._form = controls, form
             self._number += 1
 
     def answer(self, request: Request) -> Response:

@@ -1,0 +1,73 @@
+"""The card of presets as HTML: the list, what a preset would change, and the fields to save and open with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from kohya_gui.form.presets import Change, Preset
+from kohya_gui.parts.markup import button, esc
+
+LONGEST_UNBROKEN = 12
+"""Signs of a value that stays on one line in the table of what a preset changes."""
+
+
+def choice(presets: Mapping[str, Preset], chosen: str, shown: str = "") -> str:
+    """Return the list of presets with one of them chosen, and what is shown of it."""
+    none = "" if chosen in presets else '<option value="" selected>Choose a preset</option>'
+    options = "".join(
+        f'<option value="{esc(name)}"{" selected" if name == chosen else ""}>'
+        f"{esc(f'{preset.name} (own)' if preset.own else preset.title)}</option>"
+        for name, preset in presets.items()
+    )
+    return (
+        f'<div class="line"><label for="preset">Preset</label>'
+        f'<select id="preset" name="preset" data-act="choose">{none}{options}</select>'
+        f'{button("apply", "Apply", id_="preset-apply")}</div><div id="preset-preview">{shown}</div>'
+    )
+
+
+def more(path: str = "") -> str:
+    """Return what is seldom used: saving, opening, resetting."""
+    return (
+        '<details data-keep="preset-more"><summary>Save, open, reset</summary>'
+        '<div class="line"><label for="preset-name">Save the form as a preset named</label>'
+        f'<input type="text" id="preset-name" name="preset_name" autocomplete="off" spellcheck="false">'
+        f"{button('save-preset', 'Save', id_='preset-save')}</div>"
+        '<div class="line"><label for="toml-path">Settings file (.toml)</label>'
+        f'<input type="text" id="toml-path" name="path_typed" value="{esc(path)}" autocomplete="off" '
+        f'spellcheck="false">{button("browse", "Browse", id_="toml-browse")}'
+        f"{button('open-file', 'Open', id_='toml-open')}{button('save-file', 'Save', id_='toml-save')}</div>"
+        f'<div class="line">{button("as-preset", "Undo all changes", id_="reset-preset")}'
+        f"{button('defaults', 'All defaults', id_='reset-defaults')}</div></details>"
+    )
+
+
+def preview(preset: Preset, changed: Sequence[Change]) -> str:
+    """Return for whom the preset is and what it changes."""
+    words = f'<p class="quiet">{esc(preset.description)}</p>' if preset.description else ""
+    if preset.own:
+        words += f"<p>{button('delete-preset', 'Delete this preset', id_='preset-delete')}</p>"
+    if not changed:
+        return f'{words}<p class="quiet" id="preset-same">The form already is as this preset has it.</p>'
+    rows = "".join(
+        f"<tr><th>{esc(each.label)}</th>{_cell(each.before)}<td>→</td>{_cell(each.after, 'b')}</tr>" for each in changed
+    )
+    return (
+        f'{words}<details class="diff" open><summary>Apply changes {_count(changed)}</summary>'
+        f'<div class="scroll"><table><tbody>{rows}</tbody></table></div></details>'
+    )
+
+
+def applied(preset: Preset) -> str:
+    """Return what is said once a preset lies under the form."""
+    return f"Applied {preset.name if preset.own else preset.title}"
+
+
+def _count(changed: Sequence[Change]) -> str:
+    return "1 setting" if len(changed) == 1 else f"{len(changed)} settings"
+
+
+def _cell(text: str, tag: str = "span") -> str:
+    """Return a cell of the table; only long values may be broken."""
+    style = ' class="short"' if len(text) <= LONGEST_UNBROKEN else ""
+    return f"<td{style}><{tag}>{esc(text)}</{tag}></td>"

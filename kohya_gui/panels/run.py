@@ -1,0 +1,207 @@
+"""The run: its buttons, always in sight, what is told of it, and the runs before it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+
+from kohya_gui.panels.desk import Panel
+from kohya_gui.panels.news import CURVE_SECONDS, Part
+from kohya_gui.panels.wiring import QUIET, Update, told
+from kohya_gui.parts.dialogs import overlay, question
+from kohya_gui.parts.markup import news_panel, panel, refused
+from kohya_gui.watch import past_runs, resume_dialog, run_panel
+from trainer.config import in_labels, to_flat
+from trainer.ground.commands import Command
+from trainer.ground.errors import ConfigError, TrainerError
+from trainer.results.snapshot import RunSnapshot
+
+ORDERS = {"pause": "Pause", "stop": "Stop", "save-now": "Save now", "sample-now": "Sample now", "abort": "Abort"}
+"""The buttons of a run under way, by their ids."""
+
+SIDES = (
+    '<div class="sides"><button type="button" class="small" data-side="form" aria-pressed="true">Settings</button>'
+    '<button type="button" class="small" data-side="watch" aria-pressed="false">Run</button>'
+    '<button type="button" class="small" id="more-orders" aria-expanded="false" aria-label="More">⋯</button></div>'
+)
+"""On a phone: which side of the page is seen, and the rest of the buttons."""
+
+SAID_SECONDS = 6.0
+"""How long words stand that no change of the run's status answers."""
+
+
+class Controls(Panel):
+    """The bar that is always in sight: how the run stands, and what it can be told."""
+
+    name = "controls"
+
+    def build(self) -> Sequence[Any]:
+        """Make the bar and the buttons."""
+        session, news = self.session, self.desk.news
+        with gr.Row(elem_id="top"):
+            gr.HTML('<h1 class="brand">LoRA trainer</h1>', elem_id="brand")
+            news_panel("bar", "bar", run_panel.bar(RunSnapshot(), busy=False, asked="…"))
+            with gr.Row(elem_id="controls"):
+                gr.HTML(SIDES, elem_id="sides")
+                self.start = gr.Button("Start", variant="primary", elem_id="start")
+                self.orders = {
+                    name: gr.Button(words, interactive=False, elem_id=name) for name, words in ORDERS.items()
+                }
+        news.add(
+            "bar",
+            Part(
+                lambda run: (run.revision, session.busy, news.words),
+                lambda run: run_panel.bar(run, busy=session.busy, asked=news.words, refused=news.refused),
+            ),
+        )
+        return []
+
+    def wire(self) -> None:
+        """Take clicks; the news are asked for after each, since what is done shows there."""
+        acts = {"pause": self.on_pause, "stop": self.on_stop, "abort": self.on_abort}
+        acts |= {"save-now": self.on_save_now, "sample-now": self.on_sample_now}
+        self.desk.on(self.start.click, self.on_start, news=True)
+        for name, act in acts.items():
+            self.desk.on(self.orders[name].click, act, news=True, queue=False)
+
+    def opened(self) -> Update:
+        """The run is in front where there is one."""
+        return self.desk.show("training") if self.session.run else {}
+
+    def on_start(self) -> Update:
+        """Train what the form says."""
+        try:
+            self.session.start()
+        except ConfigError as error:
+            count = len(error.problems)
+            words = "Not started: 1 setting needs attention" if count == 1 else f"Not started: {count} settings to mend"
+            self.desk.news.say(words, SAID_SECONDS, refused=True)
+            return {**self.desk.form_update(), **self.desk.show("plan")}
+        except TrainerError as error:
+            self.desk.news.say(in_labels(str(error)), SAID_SECONDS, refused=True)
+            return {self.desk.dialog: gr.skip()}
+        return {**self.desk.form_update(), **self.desk.show("training")}
+
+    def _send(self, command: Command, words: str, seconds: float = math.inf) -> Update:
+        if self.session.busy:
+            self.session.send(command)
+            self.desk.news.say(words, seconds)
+        return {self.desk.dialog: gr.skip()}
+
+    def on_pause(self) -> Update:
+        """Pause, or go on."""
+        if self.session.snapshot.status == "paused":
+            return self._send(Command.RESUME, "Going on")
+        return self._send(Command.PAUSE, "Pausing")
+
+    def on_stop(self) -> Update:
+        """Save and finish."""
+        return self._send(Command.STOP, "Stopping")
+
+    def on_abort(self) -> Update:
+        """End without a final file, once that was said twice."""
+        if not self.session.busy:
+            return {self.desk.dialog: gr.skip()}
+        text = "No LoRA is written for what was trained since the last save.\nStop ends the run too, and saves first."
+        return self.desk.ask(question(self.name, "Abort the run?", text, "Abort", "abort"))
+
+    def answered(self, said: Mapping[str, object]) -> Update:
+        """Abort was meant."""
+        return self._send(Command.ABORT, "Aborting") if said.get("act") == "abort" else {}
+
+    def on_save_now(self) -> Update:
+        """Save a LoRA after this step."""
+        return self._send(Command.SAVE_NOW, "Saving", SAID_SECONDS)
+
+    def on_sample_now(self) -> Update:
+        """Draw the samples after this step."""
+        return self._send(Command.SAMPLE_NOW, "Sampling", SAID_SECONDS)
+
+
+class RunPanel(Panel):
+    """What is told of the run: an error or what to do with the result, the curve, samples, files, the log."""
+
+    name = "run"
+
+    def build(self) -> Sequence[Any]:
+        """Make the places that the news fill."""
+        session, news = self.session, self.desk.news
+        self.message = news_panel("message", "message")
+        for elem_id, part in {
+            "curves": "curves",
+            "samples-panel": "samples",
+            "rates": "rates",
+            "files-panel": "files",
+            "log": "log",
+        }.items():
+            news_panel(elem_id, part)
+        about = (lambda run: (run.status, run.warnings, run.error, run.finished)), run_panel.message
+        news.add("message", Part(*about))
+        news.add("curves", Part(lambda run: run.losses.steps, run_panel.curves, CURVE_SECONDS))
+        news.add("samples", Part(lambda run: run.samples, lambda run: run_panel.samples(run, session.pictures)))
+        news.add("rates", Part(lambda run: run.rates.steps, run_panel.rates, CURVE_SECONDS))
+        news.add("files", Part(lambda run: run.saved, lambda run: run_panel.files(run, session.pictures)))
+        news.add("log", Part(lambda run: session.log(), lambda run: run_panel.log(session.log())))
+        return []
+
+    def wire(self) -> None:
+        """Take clicks, which the list of runs understands."""
+        runs = next(panel for panel in self.desk.panels if isinstance(panel, RunsPanel))
+        self.desk.on(self.message.act, runs.on_act, news=True)
+
+
+class RunsPanel(Panel):
+    """The runs in the output folder, to resume or to take settings from."""
+
+    name = "runs"
+
+    def build(self) -> Sequence[Any]:
+        """Make the component."""
+        self.component = panel(elem_id="runs-panel")
+        return [self.component]
+
+    def wire(self) -> None:
+        """Take clicks; the list is made when its tab comes to the front."""
+        self.desk.on(self.component.act, self.on_act, news=True)
+        if self.tab:
+            self.tab.select(self.listed, None, self.component, **QUIET)
+
+    def listed(self) -> str:
+        """Return the list."""
+        return past_runs.runs_panel(self.session.past(), self.session.output_dir())
+
+    def on_act(self, event: gr.EventData) -> Update:
+        """Resume a run, ask whether to, take its settings, or look again."""
+        return self.answered(told(event))
+
+    def answered(self, said: Mapping[str, object]) -> Update:
+        """Do what a button of the list, of the run's message or of the dialog says."""
+        act, name = said.get("act"), said.get("name")
+        try:
+            if act in ("resume", "resume-form"):
+                return self._resume(name, with_form=act == "resume-form", asked=False)
+            if act == "go-on":
+                return self._resume(name, with_form=said.get("settings") == "form", asked=True)
+            if act == "reuse":
+                run = self.session.past_named(name).folder
+                words = f"The settings of {run.output_name} were taken"
+                self.session.draft.lay(to_flat(run.read_config()), run.output_name, words)
+                return {**self.desk.opened(), self.component: self.listed(), **self.desk.show("plan")}
+        except TrainerError as error:
+            self.desk.news.say("Refused", SAID_SECONDS, refused=True)
+            return {self.component: refused(str(error)) + self.listed(), **self.desk.show("runs")}
+        return {self.component: self.listed()}
+
+    def _resume(self, name: object, *, with_form: bool, asked: bool) -> Update:
+        """Go on with a run; where that would be another run than was begun, ask first."""
+        run = self.session.past_named(name)
+        config = self.session.settings_to_resume(run.folder, with_form=with_form)
+        ahead = None if asked else self.session.look_ahead(run.folder, config)
+        if ahead is not None and not (ahead.exact and ahead.step < run.total_steps):
+            words = resume_dialog.dialog(run.folder.output_name, ahead, with_form=with_form)
+            return self.desk.ask(overlay(self.name, words))
+        self.session.resume(run.folder, config)
+        return {self.component: self.listed(), **self.desk.show("training")}
