@@ -78,14 +78,25 @@ class Desk:
 
     @property
     def outputs(self) -> list[Any]:
-        """Every component that the answer to an event may change."""
-        sides = dict.fromkeys(tabs for _, tabs in self.tabs.values())
-        return [self.dialog, *sides, *(part for panel in self.panels for part in panel.parts)]
+        """Every component that the answer to an event may change, but for the tabs."""
+        return [self.dialog, *(part for panel in self.panels for part in panel.parts)]
 
-    def on(self, event: Callable[..., Any], act: Callable[..., Update], *, news: bool = False, **options: Any) -> None:
-        """Answer an event with what `act` returns, whatever that changes; the `news` are asked for after it."""
-        answered = event(act, None, self.outputs, **{**FORM, **options})
-        if news:
+    @property
+    def sides(self) -> list[Any]:
+        """The tabs of both sides."""
+        return list(dict.fromkeys(tabs for _, tabs in self.tabs.values()))
+
+    def on(
+        self, event: Callable[..., Any], act: Callable[..., Update], *, of_run: bool = False, **options: Any
+    ) -> None:
+        """Answer an event with what `act` returns, whatever part of the page that changes.
+
+        What is done `of_run` may bring a tab to the front, and is followed by asking for the news. For all else the
+        tabs are no outputs: Gradio would bring the one to the front again that the server named last.
+        """
+        outputs = [*self.outputs, *self.sides] if of_run else self.outputs
+        answered = event(act, None, outputs, **{**FORM, **options})
+        if of_run:
             answered.then(None, js=ASK_NEWS, **{**FORM, "queue": False})
 
     # --- what answers are made of -----------------------------------------------------------------------------------

@@ -63,9 +63,9 @@ class Controls(Panel):
         """Take clicks; the news are asked for after each, since what is done shows there."""
         acts = {"pause": self.on_pause, "stop": self.on_stop, "abort": self.on_abort}
         acts |= {"save-now": self.on_save_now, "sample-now": self.on_sample_now}
-        self.desk.on(self.start.click, self.on_start, news=True)
+        self.desk.on(self.start.click, self.on_start, of_run=True)
         for name, act in acts.items():
-            self.desk.on(self.orders[name].click, act, news=True, queue=False)
+            self.desk.on(self.orders[name].click, act, of_run=True, queue=False)
 
     def opened(self) -> Update:
         """The run is in front where there is one."""
@@ -150,7 +150,7 @@ class RunPanel(Panel):
     def wire(self) -> None:
         """Take clicks, which the list of runs understands."""
         runs = next(panel for panel in self.desk.panels if isinstance(panel, RunsPanel))
-        self.desk.on(self.message.act, runs.on_act, news=True)
+        self.desk.on(self.message.act, runs.on_act, of_run=True)
 
 
 class RunsPanel(Panel):
@@ -165,7 +165,7 @@ class RunsPanel(Panel):
 
     def wire(self) -> None:
         """Take clicks; the list is made when its tab comes to the front."""
-        self.desk.on(self.component.act, self.on_act, news=True)
+        self.desk.on(self.component.act, self.on_act, of_run=True)
         if self.tab:
             self.tab.select(self.listed, None, self.component, **QUIET)
 

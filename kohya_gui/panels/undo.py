@@ -44,7 +44,8 @@ class UndoPanel(Panel):
         act = acts.get(str(told(event).get("act")))
         if act:
             act()
-        return self.desk.opened()
+        sides = self.desk.sides
+        return {part: value for part, value in self.desk.opened().items() if part not in sides}
 
 
 class FormNote(Panel):

@@ -58,9 +58,9 @@ class Page(Desk):
             self.fresh = gr.Button("", elem_id="fresh")
             for each in self.panels:
                 each.wire()
-            self.on(self.dialog.act, self.on_dialog, news=True)
+            self.on(self.dialog.act, self.on_dialog, of_run=True)
             self.on(self.fresh.click, self.form_update)
-            self.blocks.load(self.opened, None, self.outputs, **QUIET)
+            self.blocks.load(self.opened, None, [*self.outputs, *self.sides], **QUIET)
 
     def _side(self, side: str, tabs: Sequence[Tab]) -> None:
         for kind in ABOVE[side]:
