@@ -208,6 +208,24 @@ def resumed_notes(ground: tuple[Path, Path], output: Path, steps: int, **setting
     return [text for text in notes if "is not the file that it was" in text or "not what they were" in text]
 
 
+def test_the_order_of_a_files_metadata_makes_it_no_other_file(tmp_path: Path) -> None:
+    tensors, texts = {"a": torch.arange(4.0)}, {f"ss_{number}": "x" for number in range(12)}
+    prints, contents = set(), set()
+    for number in range(8):
+        path = tmp_path / f"{number}.safetensors"
+        save_file(tensors, path, metadata=texts)
+        prints.add(fingerprint(path))
+        contents.add(path.read_bytes())
+    assert len(contents) > 1, "written in one order now"
+    assert len(prints) == 1
+    save_file({"a": torch.arange(4.0) + 1}, path, metadata=texts)
+    os.utime(path, ns=(1, 1))
+    assert fingerprint(path) not in prints
+    save_file(tensors, path, metadata={**texts, "ss_0": "y"})
+    os.utime(path, ns=(2, 2))
+    assert fingerprint(path) not in prints
+
+
 def test_another_model_under_the_same_path_is_told(tmp_path: Path) -> None:
     ground = tiny_sd15(tmp_path), write_dataset(tmp_path)
     assert resumed_notes(ground, tmp_path, 1) == []

@@ -16,17 +16,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 from trainer.config import TrainingConfig, known_settings, to_flat
 from trainer.families import cached_folder
 from trainer.ground.files import sha256_of, write_text
 from trainer.ground.paths import open_regular, read_json
+from trainer.ground.safetensors_header import HeaderError, read_table
 from trainer.pictures.report import DatasetReport, Picture
 
 _WHOLE = 16 << 20
 """Bytes up to which a file is taken whole."""
 _HEAD, _SAMPLE, _SAMPLES = 1 << 20, 1 << 16, 128
-"""Bytes from a larger file's beginning, where its header is; bytes and number of the samples after it."""
+"""Bytes from behind a larger file's header; bytes and number of the samples after them."""
 _ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".json")
 """Files that a model's folder is made of."""
 
@@ -55,6 +57,7 @@ def _of_file(path: Path, size: int, changed: int) -> str:
     """Return the fingerprint of a file; its length and time make what is remembered of it true."""
     digest = hashlib.blake2b(str(size).encode(), digest_size=16)
     with open_regular(path) as file:
+        digest.update(_header(path, file, size))
         if size <= _WHOLE:
             digest.update(file.read(_WHOLE))
             return digest.hexdigest()
@@ -63,6 +66,22 @@ def _of_file(path: Path, size: int, changed: int) -> str:
             file.seek(_HEAD + (size - _HEAD - _SAMPLE) * number // (_SAMPLES - 1))
             digest.update(file.read(_SAMPLE))
     return digest.hexdigest()
+
+
+def _header(path: Path, file: BinaryIO, size: int) -> bytes:
+    """Read the header of a safetensors file and return it in one order; nothing is read of any other file.
+
+    safetensors writes the texts of a file's metadata in another order each time, so that equal files differ in bytes.
+    """
+    if path.suffix.lower() != ".safetensors":
+        return b""
+    try:
+        table = read_table(file, size)
+    except HeaderError:
+        file.seek(0)
+        return b""
+    tensors = {name: [entry.dtype, entry.begin, *entry.shape] for name, entry in table.entries.items()}
+    return json.dumps([tensors, dict(table.metadata)], sort_keys=True).encode("utf-8", "surrogateescape")
 
 
 def of_models(config: TrainingConfig) -> dict[str, str]:
