@@ -29,6 +29,8 @@ TOUCHED = {
     "trainer/schedules.py",
     "trainer/tools/pictures.py",
     "trainer/tools/__init__.py",
+    "kohya_gui/panels/captions.py",
+    "kohya_gui/shell/page.py",
 }
 
 FORM = """
@@ -38,6 +40,31 @@ from kohya_gui.form.advanced_tab import advanced_markup
 from kohya_gui.form.fields import fields_markup
 from trainer.config import known_settings
 print(json.dumps(advanced_markup(known_settings().values()) + fields_markup(known_settings().values())))
+"""
+PAGE = """
+import json, sys
+from pathlib import Path
+from kohya_gui.form.presets import Presets
+from kohya_gui.parts.folders import Folders
+from kohya_gui.session import Session
+from kohya_gui.shell.page import TABS, Page
+here = Path.cwd()
+page = Page(Session(Folders([here]), Presets(here / "presets", here / "own")))
+captions = next(panel for panel in page.panels if panel.name == "captions")
+
+def shown():
+    return page.form_update()[captions.component]
+
+def edit(folder):
+    page.session.edit("train_data_dir", folder)
+    return shown()
+
+before, after = edit(""), edit(sys.argv[1])
+(Path(sys.argv[1]) / "2_tok class" / "00.txt").write_text("written <later>")
+unseen = shown()
+read = captions.on_read()[captions.component]
+titles = [each["props"].get("label") for each in page.blocks.config["components"] if each["type"] == "tabitem"]
+print(json.dumps([titles, before, after, unseen, read]))
 """
 COMMANDS = """
 import json, sys
@@ -95,6 +122,15 @@ def test_the_command_line_has_the_tool(copy: Path) -> None:
     assert "count the pictures of a folder" in printed
     assert "The folder that is looked at." in printed and "--at_least" in printed
     assert printed.endswith("fewer pictures. 12")
+
+
+def test_the_page_has_the_panel_and_its_tab(copy: Path) -> None:
+    pictures = write_dataset(copy / "captioned") / "train"
+    titles, before, after, unseen, read = json.loads(python(copy, "-c", PAGE, str(pictures)).splitlines()[-1])
+    assert titles == ["Basic", "Advanced", "Plan", "Training", "Runs", "Captions"]
+    assert "Read again" in before and "<li>" not in before
+    assert after.count("<li>") == 12
+    assert "written" not in unseen and "written &lt;later&gt;" in read
 
 
 def test_a_run_uses_records_and_resumes_them(copy: Path, tmp_path: Path) -> None:
