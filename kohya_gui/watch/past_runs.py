@@ -18,8 +18,8 @@ def runs_panel(runs: Sequence[PastRun], folder: Path) -> str:
     refresh = button("runs", "Look again")
     if not runs:
         return (
-            f'<section class="card" id="runs"><h3>Runs {refresh}</h3><div class="empty"><p>No runs in this folder yet.'
-            f"</p>{where}</div></section>"
+            f'<section class="card" id="runs"><h3>Runs {refresh}</h3><div class="empty"><p>No earlier runs in '
+            f"this folder.</p>{where}</div></section>"
         )
     rows = "".join(map(_row, runs[:MOST_RUNS]))
     more = f'<p class="quiet">and {len(runs) - MOST_RUNS} older ones</p>' if len(runs) > MOST_RUNS else ""

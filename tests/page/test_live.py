@@ -310,6 +310,21 @@ def test_who_has_the_device_is_told_in_the_page(tab: Page) -> None:
     expect(tab.locator("#failure")).to_contain_text("in use: training 'cat', started at the terminal (process")
 
 
+def test_the_terminal_is_told_that_the_page_trains(app: App, tab: Page) -> None:
+    tab.click("#start")
+    expect(tab.locator("[data-number=step]")).to_have_text(re.compile(r"^[1-9]"), timeout=PATIENCE)
+    name = tab.inner_text(".run-name")
+    command = [sys.executable, "-m", "trainer", "train", str(small_run(app.folder, "beside"))]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=app.folder, timeout=300, check=False
+    )
+    assert ended.returncode == 2
+    assert f"in use: training '{name}', started in the page (process {app.process.pid}, since" in ended.stderr
+    assert not (app.folder / "outputs" / "beside.safetensors").exists()
+    expect(tab.locator(".pill")).to_have_text("Training")
+
+
 def test_a_stopped_run_is_listed_and_goes_on_where_it_stopped(app: App, tab: Page) -> None:
     tab.click("#start")
     comes_to(tab, "Training")

@@ -24,6 +24,8 @@ from kohya_gui.panels.fields import BasicFields
 from kohya_gui.panels.news import News
 from kohya_gui.panels.plan import PlanPanel
 from kohya_gui.panels.presets import PresetPanel
+from kohya_gui.panels.run import RunsPanel
+from kohya_gui.panels.undo import UndoPanel
 from kohya_gui.parts.charts import Line, chart
 from kohya_gui.parts.folders import Folders
 from kohya_gui.parts.served import Pictures
@@ -146,6 +148,14 @@ def test_a_page_is_told_only_what_is_newer_than_what_it_has(session: Session, wa
     assert newer > number
     other, parts = parts_since(news, 0)
     assert other == newer and "Look out" in parts["message"]
+
+
+def test_who_types_during_a_run_is_told_that_it_is_for_the_next_one(session: Session, watched: Watched) -> None:
+    news = Page(session).news
+    number, parts = parts_since(news, 0)
+    assert "A run is under way. What is changed here is for the next one." in parts["form-note"]
+    watched.alive = False
+    assert parts_since(news, number)[1]["form-note"] == ""
 
 
 def test_numbers_of_a_restarted_program_are_higher(session: Session) -> None:
@@ -318,7 +328,13 @@ def test_an_offer_is_taken_with_a_click_and_a_preset_is_only_shown(session: Sess
     page = Page(session)
     session.draft.edit("pretrained_model_name_or_path", str(sdxl))
     basic = panel_of(page, BasicFields)
+    before = session.draft.values
     basic.on_act(told(act="offer", name="resolution"))
+    assert session.draft.values["resolution"] == "1024,1024"
+    undo = panel_of(page, UndoPanel)
+    undo.on_act(told(act="undo"))
+    assert session.draft.values == before
+    assert "Set Resolution to 1024,1024" in undo.on_act(told(act="redo"))[undo.component]
     assert session.draft.values["resolution"] == "1024,1024"
     update = basic.on_act(told(act="offer", name="preset-sdxl-style"))
     assert "Apply changes" in update[panel_of(page, PresetPanel).choice]
@@ -445,7 +461,14 @@ def test_the_form_is_there_after_a_restart(session: Session, tmp_path: Path) -> 
     assert again.draft.base_name == "demo"
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"values": {}, "base": {}, "name": ""}', "[1]"])
+DEEP = '{"values": ' + "[" * 100_000 + "]" * 100_000 + ', "base": {}, "name": ""}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{}", '{"values": {}, "base": {}, "name": ""}', "[1]", DEEP],
+    ids=["empty", "nothing", "no values", "list", "deep"],
+)
 def test_a_damaged_form_file_gives_the_demo(session: Session, tmp_path: Path, content: str) -> None:
     (tmp_path / "bad.json").write_text(content)
     again = Session(session.folders, session.presets, tmp_path / "bad.json")
@@ -464,6 +487,14 @@ def test_a_past_run_lends_its_settings_and_only_listed_ones_resume(session: Sess
     assert session.past_named("old").folder.path.resolve() == folder.path
     with pytest.raises(Exception, match="no run named"):
         session.past_named("../../etc")
+    page = Page(session)
+    session.edit("network_dim", "77")
+    panel_of(page, RunsPanel).on_act(told(act="reuse", name="old"))
+    assert session.draft.values["network_dim"] == 5
+    undo = panel_of(page, UndoPanel)
+    assert "The settings of old were taken" in page.form_update()[undo.component]
+    undo.on_act(told(act="undo"))
+    assert session.draft.values["network_dim"] == 77
 
 
 def test_a_run_that_names_folders_outside_is_not_looked_at(session: Session, tmp_path: Path) -> None:

@@ -97,3 +97,15 @@ def test_names_of_any_length_cost_one_sentence(
         assert main(words) == REFUSED, words[:4]
         printed = capsys.readouterr().err
         assert printed.strip() and "Traceback" not in printed
+
+
+def test_a_check_has_the_sum_that_leads_to_the_steps(
+    ground: tuple[Path, Path], tmp_path: Path, capsys: Capture
+) -> None:
+    run = write_run(ground, tmp_path, train_batch_size=5, max_train_steps=0, max_train_epochs=2)
+    assert main(["train", run, "--check"]) == COMPLETED
+    lines = capsys.readouterr().out.splitlines()
+    place = lines.index("Steps: 10")
+    assert lines[place + 1].strip() == (
+        "12 × 2 images × repeats ÷ 5 a batch, rounded up, = 5 an epoch; × 2 epochs = 10 steps"
+    )
