@@ -184,7 +184,7 @@ FILES = {
 def test_keys_and_shapes_of_real_size_are_those_of_lycoris(kind: str) -> None:
     options, count, expected = FILES[kind]
     family = FAMILIES["sd15"]
-    spec = KINDS[kind](8, 4.0, 8, 4.0, lycoris_preset="full", parts=family.trainable, **options)
+    spec = KINDS[kind](8, 4.0, 8, 4.0, lycoris_preset="full", parts=[part.name for part in family.parts], **options)
     shapes = spec.shapes(family.targets(family.configs, conv=True))
     listed = json.dumps(sorted((key, list(shape)) for key, shape in shapes.items()))
     assert (len(shapes), hashlib.sha256(listed.encode()).hexdigest()) == (count, expected)
@@ -208,7 +208,7 @@ def test_presets_adapt_what_they_do_in_lycoris(preset: str) -> None:
     assert COUNTS.keys() == PRESETS.keys()
     for name, expected in zip(("sd15", "sdxl"), COUNTS[preset], strict=True):
         family = FAMILIES[name]
-        spec = KINDS["loha"](8, 4.0, 8, 4.0, lycoris_preset=preset, parts=family.trainable)
+        spec = KINDS["loha"](8, 4.0, 8, 4.0, lycoris_preset=preset, parts=[part.name for part in family.parts])
         selected = spec.select(family.targets(family.configs, conv=True))
         text = sum(target.name.startswith("lora_te") for target in selected)
         assert (text, len(selected) - text) == expected

@@ -133,7 +133,7 @@ BROKEN: dict[str, tuple[Breaking, str]] = {
     "a text for a rate": (told("scheduler", beta_start="slow"), "beta_start"),
     "steps without end": (told("scheduler", num_train_timesteps=10**12), "num_train_timesteps"),
     "an entry is missing": (untold("unet", "block_out_channels"), "lacks 'block_out_channels'"),
-    "a configuration of 5 MB": (told("unet", remark="x" * 5_000_000), "4 MB"),
+    "a configuration of 5 MB": (told("unet", remark="x" * 5_000_000), "4,194,304"),
 }
 
 

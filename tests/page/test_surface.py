@@ -54,6 +54,7 @@ def own_pictures(folder: Path, name: str = "3_zwx dog") -> Path:
 # --- what is typed is not lost --------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("act", ["apply", "open", "reset", "defaults", "offer"])
 def test_what_replaces_the_form_can_be_taken_back_and_brought_again(app: App, tab: Page, act: str) -> None:
     fill(tab, "network_dim", "7")
@@ -266,6 +267,7 @@ def test_the_bar_stands_above_all_and_in_line_with_what_is_below(tab: Page, widt
         assert tab.evaluate("Boolean(document.elementFromPoint(60, 60).closest('#top'))")
 
 
+@pytest.mark.thorough
 def test_on_a_phone_there_is_one_low_bar_and_the_run_is_a_tap_away(tab: Page) -> None:
     tab.set_viewport_size({"width": 390, "height": 844})
     tab.evaluate("window.scrollTo(0, 900)")

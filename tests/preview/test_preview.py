@@ -97,7 +97,7 @@ def test_prompts_come_from_lines_or_a_file(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_and_an_unknown_sampler_are_config_errors(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"sample_prompts: .*missing\.txt"):
+    with pytest.raises(ConfigError, match="sample_prompts: there is no file"):
         read_prompts(load_config(overrides={"sample_prompts": str(tmp_path / "missing.txt")}))
     with pytest.raises(ConfigError, match="sample_prompts: 'best' is no sampler.*euler_a"):
         read_prompts(load_config(overrides={"sample_prompts": "cat --ss best"}))
