@@ -50,6 +50,7 @@ def copy_project(project: Path, folder: Path) -> Path:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(project / name, folder / name)
+    shutil.copyfile(project / "pyproject.toml", folder / "pyproject.toml")  # a LoRA file says the program's version
     return folder
 
 
