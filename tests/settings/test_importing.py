@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trainer.config import TrainingConfig, known_settings, load_config, load_layers, open_recipe, to_flat
@@ -579,6 +579,11 @@ FIELDS = st.dictionaries(
 
 @settings(deadline=None, max_examples=150)
 @given(FIELDS)
+@example({"LoRA_type": ""})
+@example({"LoRA_type": " "})
+@example({"additional_parameters": "--network_module a b"})
+@example({"additional_parameters": "--network_module"})
+@example(dict.fromkeys(("LoRA_type", "optimizer", "lr_scheduler", "learning_rate", "epoch", "sdxl"), ""))
 def test_any_form_opens_or_is_refused_in_words(
     tmp_path_factory: pytest.TempPathFactory, fields: dict[str, object]
 ) -> None:
@@ -588,6 +593,18 @@ def test_any_form_opens_or_is_refused_in_words(
         assert open_recipe(path).report.lines()
     except ConfigError as error:
         assert error.problems
+
+
+def test_a_form_without_a_kind_of_lora_means_the_standard_one(tmp_path: Path) -> None:
+    recipes = []
+    for kind in ("", "Standard"):
+        path = tmp_path / f"{kind or 'none'}.json"
+        path.write_text(json.dumps({"LoRA_type": kind, "max_resolution": "512,512"}), encoding="utf-8")
+        recipes.append(open_recipe(path))
+    without, standard = (list(recipe.report.lines()) for recipe in recipes)
+    became = [line for line in without if "LoRA_type" in line]
+    assert len(became) == 1 and 'network_type "lora"' in became[0]
+    assert [line for line in standard if "LoRA_type" not in line] == [line for line in without if line not in became]
 
 
 def test_the_last_reader_takes_whatever_is_left() -> None:

@@ -42,7 +42,7 @@ class KohyaJson(Reader):
         given = {key: value for key, value in document.items() if value is not None}
         opened = _opened(given)
         fields = {**form.FORM, **{key: value for key, value in opened.items() if key in form.FORM}}
-        recipe.flat = arguments_of(fields, opened)
+        recipe.flat = {"network_module": "networks.lora", **arguments_of(fields, opened)}  # an empty kind is left out
         recipe.unused += sorted(key for key in given if key not in form.FORM and key not in form.OTHER_MODELS)
         recipe.assumed = {
             key: recipe.flat[key]
@@ -176,8 +176,9 @@ def _tell(recipe: Recipe, given: Mapping[str, object], fields: Mapping[str, obje
     for key, argument in form.RENAMED.items():
         if key in given and argument in flat:
             recipe.said.append(Said(key, given[key], {argument: flat[argument]}))
-    if flat["network_module"] in NETWORK_MODULES:
-        kind = {"network_type": NETWORK_MODULES[str(flat["network_module"])]}
+    module = str(flat["network_module"])
+    if module in NETWORK_MODULES:
+        kind = {"network_type": NETWORK_MODULES[module]}
         recipe.said.append(Said("LoRA_type", given.get("LoRA_type", ""), kind))
     became = {
         "lr_warmup": ("lr_warmup_steps",),
