@@ -53,6 +53,21 @@ from trainer.run import train
 train(load_config(overrides=json.loads(sys.argv[1])), emit=lambda event: None)
 """
 
+QUIET = """
+import inspect, logging
+from trainer.__main__ import start_logging
+from trainer.faststart import libraries
+start_logging()
+libraries.quieten()
+from bitsandbytes.backends.cpu import ops
+begin = "Failed to load CPU gemm_4bit_forward from kernels-community"
+assert begin in inspect.getsource(ops), "bitsandbytes words it otherwise now"
+# Where the CPU has no bfloat16, importing says nothing; so it is said here as well.
+ops.logger.warning(begin + ": %s.", "No module named 'kernels'")
+ops.logger.warning("another word of the CPU's kernels")
+logging.getLogger("bitsandbytes.cextension").warning("another word of the library")
+"""
+
 TAKEN = {
     "every module": "libraries.NEEDED = tuple(f'{name}_elsewhere' for name in libraries.NEEDED)",
     "bitsandbytes": "sys.modules['bitsandbytes'] = None",
@@ -60,10 +75,12 @@ TAKEN = {
 }
 
 
-def _run(program: str, project: Path, *arguments: str) -> None:
+def _run(program: str, project: Path, *arguments: str) -> str:
+    """Run a program of its own and return what it wrote to its error stream."""
     command = [sys.executable, "-c", program, *arguments]
     answer = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
+    return answer.stderr
 
 
 def test_the_stack_is_loaded_once_and_nothing_of_it_is_changed(project: Path) -> None:
@@ -72,6 +89,12 @@ def test_the_stack_is_loaded_once_and_nothing_of_it_is_changed(project: Path) ->
 
 def test_what_a_person_told_pytorch_stays(project: Path) -> None:
     _run(CHOSEN, project)
+
+
+def test_only_the_missing_kernel_of_bitsandbytes_is_kept_quiet(project: Path) -> None:
+    said = _run(QUIET, project)
+    assert "gemm_4bit" not in said
+    assert "another word of the CPU's kernels" in said and "another word of the library" in said
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +118,14 @@ def test_what_cannot_be_imported_is_left_to_who_needs_it(monkeypatch: pytest.Mon
     monkeypatch.setattr(libraries, "NEEDED", ("no_such_library", "torch"))
     libraries.load()
     assert libraries._LOADED.is_set()
+
+
+def test_nothing_of_a_missing_kernel_greets_a_start(project: Path, ground: tuple[Path, Path], tmp_path: Path) -> None:
+    settings = tiny_settings(*ground, tmp_path, max_train_steps=1, optimizer_type="AdamW8bit")
+    run = tmp_path / "run.toml"
+    run.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()), encoding="utf-8")
+    command = [sys.executable, "-m", "trainer", "train", str(run)]
+    answer = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert "kernels" not in answer.stderr + answer.stdout
+    assert (tmp_path / "tiny.safetensors").is_file()

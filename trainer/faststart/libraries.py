@@ -30,6 +30,10 @@ NEEDED = (
 NOTHING_COMPILED = "TORCHDYNAMO_DISABLE"
 """The environment variable by which PyTorch is told to leave functions as they are that `torch.compile` is given."""
 
+_CPU_KERNELS = "bitsandbytes.backends.cpu.ops"
+_KERNEL_MISSING = "Failed to load CPU gemm_4bit_forward from kernels-community"
+"""What bitsandbytes warns of at each start on a CPU that has bfloat16, and the logger that it does so with."""
+
 _LOADING = threading.Lock()
 _LOADED = threading.Event()
 
@@ -51,8 +55,12 @@ def load() -> None:
 
 
 def quieten() -> None:
-    """Let bitsandbytes keep to itself that a kernel for CPUs, which nobody here uses, is missing."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    """Let bitsandbytes keep to itself that a kernel for CPUs, which nobody here uses, is missing; nothing else."""
+    logging.getLogger(_CPU_KERNELS).addFilter(_is_worth_saying)
+
+
+def _is_worth_saying(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(_KERNEL_MISSING)
 
 
 @contextmanager
