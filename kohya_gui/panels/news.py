@@ -71,6 +71,11 @@ class News:
         """Take up a part of the page, which it has under `data-part`."""
         self._parts[name], self._drawn[name] = part, Drawn()
 
+    def draw_again(self, name: str) -> None:
+        """Draw a part anew at the next question, for what it is of has changed outside the program."""
+        with self._lock:
+            self._drawn[name].of = None
+
     # --- what was asked for -----------------------------------------------------------------------------------------
 
     def say(self, words: str, seconds: float = math.inf, *, refused: bool = False) -> None:

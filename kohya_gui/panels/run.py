@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from kohya_gui.panels.desk import Panel
+from kohya_gui.panels.desk import ASK_NEWS, Panel
 from kohya_gui.panels.news import CURVE_SECONDS, Part
 from kohya_gui.panels.wiring import QUIET, Update, told
 from kohya_gui.parts.dialogs import overlay, question
@@ -159,19 +159,29 @@ class RunsPanel(Panel):
     name = "runs"
 
     def build(self) -> Sequence[Any]:
-        """Make the component."""
-        self.component = panel(elem_id="runs-panel")
-        return [self.component]
+        """Make the place of what is refused, and the list, which the news fill whichever way the runs change."""
+        session = self.session
+        self.answer = panel(elem_id="runs-told")
+        self.list = news_panel("runs-panel", "runs")
+        self.desk.news.add(
+            "runs",
+            Part(
+                lambda run: (session.busy, session.output_dir()),
+                lambda run: past_runs.runs_panel(session.past(), session.output_dir()),
+            ),
+        )
+        return [self.answer]
 
     def wire(self) -> None:
-        """Take clicks; the list is made when its tab comes to the front."""
-        self.desk.on(self.component.act, self.on_act, of_run=True)
+        """Take clicks; the folder is looked at again when the tab comes to the front."""
+        self.desk.on(self.list.act, self.on_act, of_run=True)
         if self.tab:
-            self.tab.select(self.listed, None, self.component, **QUIET)
+            self.tab.select(self.look, None, self.answer, **QUIET).then(None, js=ASK_NEWS, **QUIET)
 
-    def listed(self) -> str:
-        """Return the list."""
-        return past_runs.runs_panel(self.session.past(), self.session.output_dir())
+    def look(self) -> str:
+        """Make the list anew, for runs that were started elsewhere; nothing is refused any more."""
+        self.desk.news.draw_again("runs")
+        return ""
 
     def on_act(self, event: gr.EventData) -> Update:
         """Resume a run, ask whether to, take its settings, or look again."""
@@ -189,11 +199,11 @@ class RunsPanel(Panel):
                 run = self.session.past_named(name).folder
                 words = f"The settings of {run.output_name} were taken"
                 self.session.draft.lay(to_flat(run.read_config()), run.output_name, words)
-                return {**self.desk.opened(), self.component: self.listed(), **self.desk.show("plan")}
+                return {**self.desk.opened(), self.answer: "", **self.desk.show("plan")}
         except TrainerError as error:
             self.desk.news.say("Refused", SAID_SECONDS, refused=True)
-            return {self.component: refused(str(error)) + self.listed(), **self.desk.show("runs")}
-        return {self.component: self.listed()}
+            return {self.answer: refused(str(error)), **self.desk.show("runs")}
+        return {self.answer: self.look()}
 
     def _resume(self, name: object, *, with_form: bool, asked: bool) -> Update:
         """Go on with a run; where that would be another run than was begun, ask first."""
@@ -204,4 +214,4 @@ class RunsPanel(Panel):
             words = resume_dialog.dialog(run.folder.output_name, ahead, with_form=with_form)
             return self.desk.ask(overlay(self.name, words))
         self.session.resume(run.folder, config)
-        return {self.component: self.listed(), **self.desk.show("training")}
+        return {self.answer: "", **self.desk.show("training")}

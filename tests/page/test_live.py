@@ -361,7 +361,6 @@ def test_page_and_terminal_train_the_same_bytes(app: App, tab: Page) -> None:
     assert all(page[key].tobytes() == terminal[key].tobytes() for key in page)
 
 
-@pytest.mark.thorough
 def test_a_finished_run_is_trained_on_with_changes_that_are_asked_about_first(app: App, tab: Page) -> None:
     open_file(tab, small_run(app.folder, "more"))
     tab.click("#start")
