@@ -15,7 +15,8 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from tests.helpers.families import TINY
-from trainer.families import FAMILIES
+from trainer.families import FAMILIES, Recognition
+from trainer.families.family import FILE, FOLDER, HUB
 from trainer.families.unet.family import StableFamily
 from trainer.targets import Target
 
@@ -47,14 +48,27 @@ def recorded(family: str) -> list[list[Any]]:
         assert KEYS["rank"] == RANK
         return list(KEYS["modules"])
     lines = (line.split() for line in (DATA / f"lora_keys_{family}.txt").read_text().splitlines())
-    return [[name, [RANK, int(taken)], [int(given), RANK]] for name, taken, given in lines]
+    return [
+        [name, [RANK, int(taken), *([1, 1] if point else [])], [int(given), RANK, *([1, 1] if point else [])]]
+        for name, taken, given, *point in lines
+    ]
 
 
-@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+@pytest.mark.parametrize("family", ["sd15", "sd2", "sdxl"])
 def test_names_shapes_and_order_are_kohyas(family: str) -> None:
     targets = FAMILIES[family].targets(FAMILIES[family].configs, conv=False)
     assert [[target.name, *shapes(target, RANK)] for target in targets] == recorded(family)
     assert not any(target.extra for target in targets)
+
+
+@pytest.mark.parametrize(("form", "kernel"), [(FILE, (1, 1)), (FOLDER, None), (HUB, None)])
+def test_projections_of_stable_diffusion_2_follow_the_sources_layout(form: str, kernel: tuple[int, int] | None) -> None:
+    """sd-scripts loads a single file into convolutions and a folder into linear layers, and its LoRAs show it."""
+    family = FAMILIES["sd2"]
+    targets = family.targets_of(Recognition("sd2", form, "x", family.configs), conv=False)
+    found = {target.kernel for target in targets if target.path.endswith(("proj_in", "proj_out"))}
+    assert found == {kernel}
+    assert {target.kernel for target in targets if ".attn" in target.path or target.component != "unet"} == {None}
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -82,7 +96,7 @@ def test_targets_are_the_layers_of_the_modules(family: str, size: str) -> None:
     if size == "tiny":
         configs = {name: {**config, **TINY[family].configs()[name]} for name, config in configs.items()}
     modules = empty_modules(stable(family), configs)
-    for target in FAMILIES[family].targets(configs, conv=True):
+    for target in FAMILIES[family].targets_of(Recognition(family, FOLDER, "x", configs), conv=True):
         layer = modules[target.component].get_submodule(target.path)
         if target.kernel is None:
             assert isinstance(layer, nn.Linear), target.path

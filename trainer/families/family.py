@@ -147,12 +147,16 @@ class Family(ABC):
 
     @abstractmethod
     def targets(self, configs: ComponentConfigs, *, conv: bool) -> tuple[Target, ...]:
-        """List the layers that an adapter attaches to, in the order in which kohya creates them."""
+        """List the layers that an adapter attaches to in a single file, in the order in which kohya creates them."""
+
+    def targets_of(self, recognition: Recognition, *, conv: bool) -> tuple[Target, ...]:
+        """List the layers of a checkpoint, in the shapes that files have which were trained on it."""
+        return self.targets(recognition.configs, conv=conv)
 
     def shapes(self, configs: ComponentConfigs) -> Mapping[str, Mapping[str, tuple[int, ...]]]:
         """Return {component: {weight in a diffusers folder: shape}}, enough to tell whether a folder is whole."""
         found: dict[str, dict[str, tuple[int, ...]]] = {}
-        for target in self.targets(configs, conv=True):
+        for target in self.targets_of(Recognition(self.name, FOLDER, "", configs), conv=True):
             shape = (target.out_features, target.in_features, *(target.kernel or ()))
             found.setdefault(target.component, {})[f"{target.path}.weight"] = shape
         return found

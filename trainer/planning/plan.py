@@ -42,7 +42,7 @@ class Plan:
     @cached_property
     def targets(self) -> tuple[Target, ...]:
         """The layers of this checkpoint that an adapter may attach to."""
-        return FAMILIES[self.recognition.family].targets(self.recognition.configs, conv=True)
+        return FAMILIES[self.recognition.family].targets_of(self.recognition, conv=True)
 
     @property
     def parts(self) -> tuple[Part, ...]:

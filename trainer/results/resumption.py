@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from trainer import schedules
+from trainer.adapters.adapter import matrix
 from trainer.config import TrainingConfig, config_from_layers, known_settings, rates, to_flat
 from trainer.ground.errors import ConfigError, StateError
 from trainer.ground.events import Started
@@ -107,7 +108,8 @@ def check_layers(saved: Mapping[str, Sequence[int]], wanted: Mapping[str, Sequen
         StateError: they differ, as with the checkpoint of another family.
     """
     for name in (*wanted, *saved):
-        if tuple(saved.get(name, ())) != tuple(wanted.get(name, ())) or (name in saved) != (name in wanted):
+        # As a 1x1 convolution or as a linear layer, a matrix is the same one.
+        if matrix(saved.get(name, ())) != matrix(wanted.get(name, ())) or (name in saved) != (name in wanted):
             was, would_be = (list(each[name]) if name in each else "not there" for each in (saved, wanted))
             raise StateError(
                 f"resume: the state does not fit this model and network: {name} is {was}, and would be {would_be}.",

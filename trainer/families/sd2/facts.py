@@ -45,4 +45,5 @@ FACTS = StableFacts(
     },
     exclamation_is_padding=True,
     predicts_either=True,
+    projections_as_convolutions=True,
 )

@@ -19,7 +19,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 
 from trainer.families.conditions import Conditions
-from trainer.families.family import ComponentConfigs, Latents, Recognition
+from trainer.families.family import FILE, ComponentConfigs, Latents, Recognition
 from trainer.families.reading.quantised import quantised
 from trainer.families.reading.weights import fingerprint, keep_whole
 from trainer.families.text.clip import LENGTH, PromptTokenizer
@@ -119,7 +119,8 @@ class StableBundle(ABC):
 
     def targets(self, conv: bool) -> tuple[Target, ...]:
         """List the layers that an adapter attaches to, in kohya's creation order."""
-        found = adapter_targets(self.facts, self.component_configs, conv=conv)
+        single_file = self._checkpoint.recognition.form == FILE
+        found = adapter_targets(self.facts, self.component_configs, conv=conv, single_file=single_file)
         return tuple(replace(target, idle=self._is_idle(target)) for target in found)
 
     def _is_idle(self, target: Target) -> bool:

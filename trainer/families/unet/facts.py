@@ -59,7 +59,8 @@ class StableFacts:
     `vae_scale` is the factor that gives latents about unit variance. `original_names`: a LoRA's UNet keys have the
     original layout's names (as SDXL's), else diffusers'. `exclamation_is_padding`: the tokenizer reads "!" as its
     padding token, as that of Stable Diffusion 2 does. `predicts_either`: some of its models predict noise and some v,
-    and their files don't say which.
+    and their files don't say which. `projections_as_convolutions`: LoRAs made on a single file have the transformers'
+    linear projections as 1x1 convolutions, as sd-scripts does for Stable Diffusion 2; those made on a folder don't.
     """
 
     name: str
@@ -69,6 +70,7 @@ class StableFacts:
     original_names: bool = False
     exclamation_is_padding: bool = False
     predicts_either: bool = False
+    projections_as_convolutions: bool = False
 
 
 def latents_of(facts: StableFacts) -> Latents:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from trainer.families.family import ComponentConfigs, Family, Recognition
+from trainer.families.family import FILE, ComponentConfigs, Family, Recognition
 from trainer.families.reading.headers import Header
 from trainer.families.unet.facts import (
     EITHER_QUESTION,
@@ -45,6 +45,9 @@ class StableFamily(Family):
 
     def targets(self, configs: ComponentConfigs, *, conv: bool) -> tuple[Target, ...]:
         return adapter_targets(self.facts, configs, conv=conv)
+
+    def targets_of(self, recognition: Recognition, *, conv: bool) -> tuple[Target, ...]:
+        return adapter_targets(self.facts, recognition.configs, conv=conv, single_file=recognition.form == FILE)
 
     def shapes(self, configs: ComponentConfigs) -> Mapping[str, Mapping[str, tuple[int, ...]]]:
         layers, unet, vae = super().shapes(configs), configs["unet"], configs["vae"]

@@ -22,7 +22,9 @@ _TEXT_LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
 _STAGES = ("input_blocks", "middle_block", "output_blocks")
 
 
-def adapter_targets(facts: StableFacts, configs: ComponentConfigs, *, conv: bool) -> tuple[Target, ...]:
+def adapter_targets(
+    facts: StableFacts, configs: ComponentConfigs, *, conv: bool, single_file: bool = True
+) -> tuple[Target, ...]:
     """List the layers that an adapter attaches to, in kohya's creation order.
 
     First the attention and MLP of the text encoders, then of the UNet the projections, attention and feed-forward of
@@ -32,14 +34,18 @@ def adapter_targets(facts: StableFacts, configs: ComponentConfigs, *, conv: bool
     Args:
         configs: each component's, as its class of diffusers or transformers takes it.
         conv: whether `conv_dim` is set (kohya's LoRA-C3Lier).
+        single_file: whether the checkpoint is one file, and no folder of diffusers'.
     """
+    unet = configs["unet"]
+    if single_file and facts.projections_as_convolutions:
+        unet = {**unet, "use_linear_projection": False}
     layers = [
         *(
             _text_target(encoder, layer)
             for encoder in facts.text_encoders
             for layer in _text_encoder_layers(configs[encoder.component])
         ),
-        *(_original_order(configs["unet"]) if facts.original_names else _diffusers_order(configs["unet"])),
+        *(_original_order(unet) if facts.original_names else _diffusers_order(unet)),
     ]
     return tuple(target for target in layers if conv or not target.extra)
 
