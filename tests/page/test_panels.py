@@ -140,7 +140,7 @@ def step_done(step: int) -> events.StepDone:
 def test_a_page_is_told_only_what_is_newer_than_what_it_has(session: Session, watched: Watched) -> None:
     news = Page(session).news
     number, parts = parts_since(news, 0)
-    assert set(parts) == {"bar", "message", "curves", "samples", "rates", "files", "log", "form-note"}
+    assert set(parts) == {"bar", "message", "curves", "samples", "rates", "files", "log", "form-note", "runs"}
     assert news.since(number) is None
     watched.board.post(events.Warned(message="Look out"))
     newer, parts = parts_since(news, number)
@@ -473,6 +473,33 @@ def test_a_damaged_form_file_gives_the_demo(session: Session, tmp_path: Path, co
     (tmp_path / "bad.json").write_text(content)
     again = Session(session.folders, session.presets, tmp_path / "bad.json")
     assert again.draft.base_name == "demo"
+
+
+def test_the_list_of_runs_follows_them_whichever_way_they_change(
+    session: Session, watched: Watched, tmp_path: Path
+) -> None:
+    page = Page(session)
+    number, parts = parts_since(page.news, 0)
+    assert "No earlier runs" in parts["runs"]
+    made = RunFolder(tmp_path / "outputs", "made")
+    made.make()
+    started = (
+        '{"event": "Started", "time": 1, "folder": "x", "step": 0, "total_steps": 9, "total_epochs": 1, '
+        '"steps_per_epoch": 9, "resumed": false}\n'
+    )
+    made.events.write_text(started)
+    watched.alive = False  # the run ends, and nobody has clicked
+    number, parts = parts_since(page.news, number)
+    assert "step 0 of 9" in parts["runs"]
+    elsewhere = RunFolder(tmp_path / "outputs", "elsewhere")
+    elsewhere.make()
+    elsewhere.events.write_text(started)
+    assert page.news.since(number) is None
+    panel_of(page, RunsPanel).look()
+    number, parts = parts_since(page.news, number)
+    assert "elsewhere" in parts["runs"]
+    session.edit("output_dir", str(tmp_path / "others"))
+    assert "No earlier runs" in parts_since(page.news, number)[1]["runs"]
 
 
 def test_a_past_run_lends_its_settings_and_only_listed_ones_resume(session: Session, tmp_path: Path) -> None:
