@@ -219,7 +219,7 @@ def _placeholder(setting: Setting) -> str:
             return "off"
         return "not set" if setting.optional else number(_as_float(setting.default))
     if setting.kind == "list":
-        return "name=value, one a line"
+        return "one file a line" if setting.show.widget == "files" else "one a line"
     return "" if setting.show.widget in PATHS else "empty"
 
 
@@ -232,7 +232,13 @@ def absolute(setting: Setting, value: object, folder: Path) -> object:
 
     It stays as it is where the working folder has the same file under it.
     """
+    if setting.show.widget == "files" and isinstance(value, list | tuple):
+        return [_absolute(str(each), folder) for each in value]
     if setting.show.widget not in PATHS or not isinstance(value, str) or not value:
         return value
+    return _absolute(value, folder)
+
+
+def _absolute(value: str, folder: Path) -> str:
     whole = folder / Path(value).expanduser()
     return value if Path(value).resolve() == whole.resolve() else str(whole)

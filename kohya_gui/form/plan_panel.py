@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kohya_gui.form import fields
+from kohya_gui.form.blocks_card import blocks_card
 from kohya_gui.form.draft import Checked
 from kohya_gui.form.survey import Survey
 from kohya_gui.form.terminal_card import terminal_card
@@ -60,6 +61,7 @@ def plan_panel(checked: Checked, survey: Survey | None, refusal: str = "") -> st
     parts = [problem_list(all_problems(checked, survey), ways_out)]
     if survey and checked.config:
         parts += [steps_card(survey), advice_list(survey.advice, ways_out), rates_card(survey)]
+        parts.append(blocks_card(survey))
         parts.append(terminal_card(checked.config, refusal))
     return "".join(parts)
 

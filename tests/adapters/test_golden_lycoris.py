@@ -12,11 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainer.adapters import KINDS
-from trainer.adapters.coverage import PRESETS
+from trainer.adapters import KINDS, make_spec
+from trainer.adapters.coverage import PRESETS, read_coverage
 from trainer.adapters.factorization import factorization
 from trainer.adapters.injection import InjectedAdapter
+from trainer.config import config_from_layers
 from trainer.families import FAMILIES
+from trainer.ground.errors import ConfigError
 from trainer.targets import Target
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "golden_lycoris.json").read_text(encoding="utf-8"))
@@ -212,3 +214,70 @@ def test_presets_adapt_what_they_do_in_lycoris(preset: str) -> None:
         selected = spec.select(family.targets(family.configs, conv=True))
         text = sum(target.name.startswith("lora_te") for target in selected)
         assert (text, len(selected) - text) == expected
+
+
+OWN = {
+    "attn-mlp": (
+        "enable_conv = false\nunet_target_name = []\nunet_target_module = ['Transformer2DModel']",
+        ((72, 192), (264, 722)),
+    ),
+    "full": ("", ((72, 282), (264, 788))),
+    "names": (
+        "unet_target_module = []\ntext_encoder_target_module = []\n"
+        "unet_target_name = ['.*to_k', '.*to_v', '.*ff\\\\.net\\\\.2']\n"
+        "text_encoder_target_name = ['.*k_proj', '.*v_proj', '.*mlp\\\\.fc2']",
+        ((36, 80), (132, 350)),
+    ),
+    "shell": (
+        "use_fnmatch = true\nunet_target_module = []\nunet_target_name = ['*attn2.to_?']\n"
+        "text_encoder_target_module = []\nexclude_name = ['*attn2.to_q']",
+        ((0, 32), (0, 140)),
+    ),
+    "classes": (
+        "unet_target_module = ['CrossAttention']\nunet_target_name = []\n"
+        "text_encoder_target_module = ['CLIPAttention']",
+        ((48, 128), (176, 560)),
+    ),
+    "blocks": (
+        "unet_target_module = ['ResnetBlock2D', 'Downsample2D', 'Upsample2D']\nunet_target_name = []\n"
+        "text_encoder_target_module = []",
+        ((0, 86), (0, 66)),
+    ),
+}
+"""Presets of one's own, and what they adapt: as LyCORIS' presets of these lists, or counted by hand."""
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_presets_of_ones_own(name: str, tmp_path: Path) -> None:
+    text, counts = OWN[name]
+    (tmp_path / "own.toml").write_text(text)
+    for family, expected in zip(("sd15", "sdxl"), counts, strict=True):
+        known = FAMILIES[family]
+        config = config_from_layers(
+            [{"network_type": "loha", "conv_dim": 8, "lycoris_preset_file": str(tmp_path / "own.toml")}]
+        )
+        spec = make_spec(config.network, [part.name for part in known.parts], *config.of_adapters)
+        selected = spec.select(known.targets(known.configs, conv=True))
+        text_layers = sum(target.name.startswith("lora_te") for target in selected)
+        assert (text_layers, len(selected) - text_layers) == expected
+    assert spec.network_args()["preset"] == "own.toml"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("unet_target_modul = []", "unet_target_modul, which is none of"),
+        ("unet_target_module = 'x'", "must be a list"),
+        ("enable_conv = 1", "must be true or false"),
+        ("[module_algo_map.FeedForward]\nalgo = 'lokr'", "network_reg_dims"),
+        ("unet_target_name = ['(']", "no preset of LyCORIS"),
+        ("= 3", "no preset of LyCORIS"),
+        (None, "can't be read"),
+    ],
+)
+def test_what_is_no_preset_is_refused_by_name(text: str | None, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=rf"(?s)lycoris_preset_file: .*{words}"):
+        read_coverage(path)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from tests.helpers.adapters import Network
 from trainer.adapters import KINDS, AdapterSpec, make_spec, read_header
 from trainer.adapters.injection import InjectedAdapter
+from trainer.adapters.merging import merge
+from trainer.families.reading.quantised import Int8Linear
 from trainer.ground.errors import ModelError
 from trainer.results import export
 from trainer.targets import Target
@@ -181,3 +183,110 @@ def test_forms_that_are_read_otherwise_are_named(kind: str, options: dict[str, o
     said = " ".join(spec.notices)
     assert words in said
     assert bool(words) == bool(said)
+
+
+HELD = [
+    ("locon", {"dora_wd": True}, "dora_scale.*dora_wd = true and wd_on_output = true"),
+    ("loha", {"dora_wd": True, "wd_on_output": False}, "dora_scale.*dora_wd = true and wd_on_output = false"),
+    ("locon", {"use_tucker": True}, "lora_mid.*use_tucker = true"),
+    ("loha", {"use_tucker": True}, "hada_t1.*use_tucker = true"),
+    ("lokr", {"factor": 4, "full_matrix": True}, "lokr_w2 .*full_matrix = true"),
+    ("lokr", {"factor": 4, "decompose_both": True}, "lokr_w1_a .*decompose_both = true"),
+    ("oft", {"rescaled": True}, "rescale.*rescaled = true"),
+    ("oft", {"constraint": 0.5}, "alpha 0.5.*constraint = 0.5"),
+]
+"""Files with what plain settings of their kind lack, and the settings that make it."""
+
+
+@pytest.mark.parametrize(("kind", "options", "words"), HELD)
+def test_what_a_file_holds_is_never_left_out_without_a_word(
+    kind: str, options: dict[str, object], words: str, tmp_path: Path
+) -> None:
+    network = replace(NETWORK, network_type=kind, network_dim=1, conv_dim=1)
+    made_with = make_spec(network, ("unet",), SimpleNamespace(**options))
+    path = tmp_path / "file.safetensors"
+    export.save(path, made_with.build({"unet": Model()}, TARGETS, seed=1).tensors(), {}, "float")
+    plain = make_spec(network, ("unet",), SimpleNamespace(factor=4))
+    with pytest.raises(ModelError, match=f"(?s){words}"):
+        plain.check(TARGETS, read_header(path))
+    made_with.check(TARGETS, read_header(path))
+    alone = replace(made_with, exclude_patterns=("square",))
+    assert (
+        "has 1 layer that these settings leave out, such as lora_unet_square"
+        in alone.left_out(TARGETS, read_header(path))[0]
+    )
+    assert made_with.left_out(TARGETS, read_header(path)) == ()
+
+
+@pytest.mark.parametrize(("kind", "other"), [("locon", "lora"), ("locon", "locon"), ("loha", "loha"), ("lokr", "lokr")])
+@pytest.mark.parametrize("by_output", [True, False])
+def test_a_dora_goes_on_from_a_file_without_lengths(kind: str, other: str, by_output: bool) -> None:
+    model, adapter = Model(), make_spec(replace(NETWORK, network_type=other), ("unet",)).build
+    plain = adapter({"unet": model}, TARGETS, seed=1)
+    learn(model, plain, 5)
+    options = SimpleNamespace(dora_wd=True, wd_on_output=by_output)
+    longer = Model()
+    dora = make_spec(replace(NETWORK, network_type=kind), ("unet",), options).build({"unet": longer}, TARGETS, seed=2)
+    assert "lacks 3 of" in dora.load(plain.tensors(), strict=False)[0]
+    torch.testing.assert_close(run(longer), run(model), rtol=1e-5, atol=1e-5)
+
+
+def test_norms_are_those_of_what_is_added(kind: str, tmp_path: Path) -> None:
+    spec = make_spec(replace(NETWORK, network_type=kind), ("unet",))
+    model = Model()
+    adapter = spec.build({"unet": model}, TARGETS, seed=1)
+    learn(model, adapter, 5)
+    path = tmp_path / "file.safetensors"
+    export.save(path, adapter.tensors(), {}, "float")
+    header = read_header(path)
+    module = header.modules["lora_unet_linear"]
+    tensors = {entry: adapter.tensors()[f"lora_unet_linear.{entry}"] for entry in module.entries}
+    found = KINDS[kind].norm_of(tensors, module.alpha)
+    ones = torch.eye(24)
+    with torch.no_grad():
+        added = (model.linear(ones) - Model().linear(ones)).t()
+        base = Model().linear.weight.detach()
+        seen = added
+    if kind == "ia3":
+        seen = (added / base).mean(1)
+    elif kind == "oft":
+        side = module.rank
+        rows = base.view(-1, side, 24)
+        seen = added.view(-1, side, 24) @ torch.linalg.pinv(rows)
+    assert found == pytest.approx(float(seen.norm()), rel=1e-3)
+    assert found > 0
+
+
+def test_files_are_called_what_they_are(kind: str) -> None:
+    modules = [set(spec_of(kind).entries(target)) - {"alpha"} for target in TARGETS]
+    assert KINDS[kind].title_of(modules) == ("a LoCon with DoRA" if kind == "locon" else KINDS[kind].title)
+    lengths = [{*make_spec(replace(NETWORK, network_type=kind), ("unet",)).entries(TARGETS[0]), "dora_scale"}]
+    called = {"locon": "a DoRA", "loha": "a LoHa with DoRA", "lokr": "a LoKr with DoRA"}
+    assert KINDS[kind].title_of(lengths) == called.get(kind, KINDS[kind].title)
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.5, -1.0])
+def test_a_file_merged_into_the_model_does_what_the_adapter_does(kind: str, strength: float, tmp_path: Path) -> None:
+    model, adapter = made(kind)
+    learn(model, adapter, 5)
+    path = tmp_path / "file.safetensors"
+    export.save(path, adapter.tensors(), {}, "float")
+    file, merged = export.read_adapter(path), Model()
+    merge({"unet": merged}, TARGETS, file.header, file.tensors, strength)
+    with adapter.multiplied(strength):
+        torch.testing.assert_close(run(merged), run(model), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(run(merged), run(Model()), atol=1e-2)
+
+
+def test_a_file_merges_into_layers_of_few_bits(tmp_path: Path) -> None:
+    model, adapter = made("lora")
+    learn(model, adapter, 5)
+    path = tmp_path / "file.safetensors"
+    export.save(path, adapter.tensors(), {}, "float")
+    file, holder = export.read_adapter(path), nn.Module()
+    holder.linear = Int8Linear(Model().linear)
+    before = holder.linear.whole(torch.float32)
+    merge({"unet": holder}, TARGETS[:1], file.header, file.tensors, 1.0)
+    added = holder.linear.whole(torch.float32) - before
+    wanted = adapter.modules[0].up @ adapter.modules[0].down * adapter.modules[0].strength
+    assert float(torch.cosine_similarity(added.flatten(), wanted.detach().flatten(), dim=0)) > 0.98

@@ -69,7 +69,7 @@ STRANGERS = ("trainer.pictures", "trainer.families", "trainer.adapters")
 ROOT_MODULES = 8
 
 # Where first-party imports may stand inside functions: functions of these names, and these modules.
-LAZY_NAMES = frozenset({"build", "load"})
+LAZY_NAMES = frozenset({"build", "load", "layer_kind"})
 LAZY_MODULES = frozenset({"trainer.run"})
 LAZY_FUNCTIONS = frozenset({"launch.main"})
 

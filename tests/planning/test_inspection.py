@@ -11,8 +11,10 @@ from safetensors.torch import save_file
 
 from tests.helpers.families import TINY
 from trainer.__main__ import main
+from trainer.adapters import KINDS
 from trainer.adapters.lora.spec import LoraSpec
 from trainer.families import FAMILIES, recognise
+from trainer.ground.errors import ModelError
 from trainer.planning.inspection import inspect, suits
 
 
@@ -94,9 +96,25 @@ def test_loras(family: str, told: bool, tmp_path: Path) -> None:
     assert found["metadata"]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_adapters_of_every_kind(kind: str, tmp_path: Path) -> None:
+    spec = KINDS[kind](4, 2.0, parts=("unet",))
+    shapes = spec.shapes(FAMILIES["sd15"].targets(FAMILIES["sd15"].configs, conv=False))
+    path = tmp_path / "adapter.safetensors"
+    save_file({name: torch.full(shape, 2.0, dtype=torch.float16) for name, shape in shapes.items()}, path)
+    found = inspect(path)
+    known = "lora" if kind == "locon" else kind  # without options a LoCon is a LoRA
+    assert (found["kind"], found["network_type"]) == ("lora", known)
+    assert found["what"].startswith(KINDS[known].title)
+    assert 0 not in found["ranks"]
+    with pytest.raises(ModelError, match="a LoRA file, not a base model"):
+        recognise(path)
+
+
 @pytest.mark.parametrize(
     ("name", "what"),
     [
+        ("lora_unet_mid_block_attentions_0_proj_in.a1.weight", "GLoRA"),
         ("conditioner.embedders.0.model.x", "refiner"),
         ("unet.mid_block.attentions.0.proj_in.lora_A.weight", "PEFT"),
         ("first_stage_model.decoder.x", "VAE"),

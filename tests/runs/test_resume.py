@@ -185,6 +185,14 @@ KINDS: dict[str, dict[str, object]] = {
     "lokr": {"network_type": "lokr", "lycoris_preset": "full", "conv_dim": 2, "factor": 4, "rs_lora": True},
     "ia3": {"network_type": "ia3", "lycoris_preset": "ia3"},
     "oft": {"network_type": "oft", "rescaled": True, "constraint": 0.01},
+    "dropouts": {
+        "network_dropout": 0.2, "rank_dropout": 0.2, "module_dropout": 0.3, "scale_weight_norms": 0.02,
+        "loraplus_lr_ratio": 4, "down_lr_weight": "cosine", "network_reg_lrs": ["to_k=5e-4"],
+        "stop_text_encoder_training": 5, "gradient_accumulation_steps": 2,
+    },
+    "loha with limits": {
+        "network_type": "loha", "conv_dim": 2, "rank_dropout": 0.2, "module_dropout": 0.3, "scale_weight_norms": 0.02,
+    },
     "nf4": {"quantize_base": "nf4", "mixed_precision": "bf16"},
     "sd2": {},
     "sdxl": {},
@@ -199,8 +207,8 @@ KINDS: dict[str, dict[str, object]] = {
 }  # fmt: skip
 """What a run may be; the name's last word chooses the family."""
 
-ADAPTERS = ("loha",)
-"""Kinds of adapter, which meet the same kills as LoRA."""
+ADAPTERS = ("loha", "dropouts")
+"""Kinds of adapter and their options, which meet the same kills as LoRA."""
 
 TWICE = (Kill("renaming", 2), Kill("step", 2, seconds=0.05))
 ENDED_OTHERWISE = (

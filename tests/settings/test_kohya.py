@@ -82,7 +82,7 @@ def test_what_settings_say_of_sd_scripts_is_what_its_parser_says() -> None:
             if isinstance(meant, Follows):
                 assert default is None
             elif has_default(setting):
-                assert meant == STANDS_FOR.get(setting.key, "" if default is None and meant == "" else default)
+                assert meant == STANDS_FOR.get(setting.key, meant if default is None and meant in ("", ()) else default)
             else:
                 assert default is None, setting.key
 
@@ -203,20 +203,20 @@ def test_a_log_folder_means_tensorboard_and_wandb_is_left_out(tmp_path: Path) ->
 
 
 def test_harmless_and_neutral_keys_are_named_and_left_out(tmp_path: Path) -> None:
-    path = written(tmp_path, network_module="networks.lora", xformers=True, epoch=3, scale_weight_norms=0.0, v2=False)
+    path = written(tmp_path, network_module="networks.lora", xformers=True, epoch=3, use_ema=False, v2=False)
     assembled = load_layers(path)
     assert assembled.problems == ()
     (notice,) = assembled.notices
-    assert all(key in notice for key in ("xformers", "epoch", "scale_weight_norms", "v2"))
+    assert all(key in notice for key in ("xformers", "epoch", "use_ema", "v2"))
 
 
 @pytest.mark.parametrize(
     ("given", "key"),
     [
-        ({"scale_weight_norms": 1.0}, "scale_weight_norms"),
+        ({"use_ema": True}, "use_ema"),
         ({"color_aug": True}, "color_aug"),
         ({"dataset_config": "d.toml"}, "dataset_config"),
-        ({"network_args": ["rank_dropout=0.1"]}, "network_args"),
+        ({"network_args": ["train_norm=True"]}, "network_args"),
         ({"network_module": "networks.oft"}, "network_module"),
     ],
 )
@@ -257,11 +257,10 @@ def test_what_is_not_known_is_ignored_in_a_recipe_and_never_called_needless(
     [
         {"num_repeats": 10},
         {"class_tokens": "sks dog"},
-        {"loraplus_lr_ratio": 16},
+        {"train_norm": True},
         {"train_inpainting": True},
-        {"stop_text_encoder_training": 500},
         {"ema_decay": 0.99},
-        {"network_args": ["loraplus_lr_ratio=16"]},
+        {"network_args": ["train_norm=True"]},
     ],
 )
 @pytest.mark.parametrize("module", [{}, {"network_module": "networks.lora"}])
@@ -280,6 +279,17 @@ def test_what_changes_the_result_is_never_called_needless(
 )
 def test_a_neutral_value_changes_nothing(given: dict[str, object], tmp_path: Path) -> None:
     assert load_layers(written(tmp_path, **given)).problems == ()
+
+
+def test_a_recipe_means_what_it_meant(tmp_path: Path) -> None:
+    """sd-scripts' trainer of LoRAs never stops the text encoder, and LyCORIS has no dropout of single numbers."""
+    lycoris = {"network_module": "lycoris.kohya", "network_args": ["algo=lokr", "dropout=0.1", "rank_dropout=0.2"]}
+    assembled = load_layers(written(tmp_path, **lycoris, network_dropout=0.1, stop_text_encoder_training=500))
+    assert assembled.config is not None
+    assert assembled.config.rates.stop_text_encoder_training == 0
+    assert (assembled.config.limits.network_dropout, assembled.config.limits.rank_dropout) == (None, 0.2)
+    said = " ".join(assembled.notices)
+    assert all(word in said for word in ("stop_text_encoder_training", "network_dropout", "network_args dropout"))
 
 
 def test_a_slip_of_the_pen_in_a_file_of_ours_is_refused(tmp_path: Path) -> None:

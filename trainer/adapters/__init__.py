@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from trainer.adapters.adapter import Adapter, AdapterSpec, NetworkSettings, module_names
+from trainer.adapters.coverage import read_coverage
 from trainer.adapters.files import AdapterHeader, read_header_as
 from trainer.adapters.ia3.spec import Ia3Spec
 from trainer.adapters.locon.spec import LoconSpec
@@ -24,9 +26,12 @@ KINDS: dict[str, type[AdapterSpec]] = {
 def make_spec(network: NetworkSettings, parts: Collection[str], *more: object) -> AdapterSpec:
     """Return the adapter that the `[network]` settings ask for on the parts that are trained.
 
-    `more` are other sections that have options of kinds. Raises ModelError if `network_weights` can't be read.
+    `more` are other sections that have options of kinds. Raises ModelError if `network_weights` can't be read, and
+    ConfigError if `lycoris_preset_file` can't.
     """
     spec = KINDS[network.network_type].from_settings(parts, network, *more)
+    if spec.lycoris_preset_file:
+        spec = replace(spec, coverage=read_coverage(Path(spec.lycoris_preset_file)))
     if network.network_weights and network.dim_from_weights:
         return spec.with_modules_of(read_header(Path(network.network_weights)))
     return spec

@@ -17,15 +17,18 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
-from trainer.adapters.blocks import block_count, block_index
-from trainer.adapters.coverage import adapts
+from trainer.adapters.blocks import block_count, block_index, layout_of
+from trainer.adapters.coverage import Coverage, adapts
 from trainer.adapters.files import ALPHA, AdapterHeader, Module, Shape
+from trainer.adapters.rates import Rate, Rates, count_problem
 from trainer.ground.errors import ModelError
 from trainer.targets import Target
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+    from trainer.adapters.layer import AdaptedLayer
 
 PRECISIONS = {"fp16": ("F16", 2), "bf16": ("BF16", 2), "float": ("F32", 4)}
 """`save_precision` -> its name in a safetensors header and its bytes per number."""
@@ -34,6 +37,13 @@ DEFAULT_CONV_ALPHA = 1.0
 """sd-scripts' value where `conv_alpha` is left out."""
 
 _SQUARE = (3, 3)
+
+_LEARNING = (
+    "rank_dropout", "module_dropout", "loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio",
+    "block_lr_zero_threshold",
+)  # fmt: skip
+_COURSES = ("down_lr_weight", "mid_lr_weight", "up_lr_weight")
+"""Settings about how it is trained that sd-scripts packs into `network_args`: numbers, and texts."""
 
 ALPHA_TOLERANCE = 0.01
 """Relative; a file may hold its alpha as bf16, which has three significant digits."""
@@ -59,6 +69,18 @@ class Adapter(Protocol):
 
     def parameters(self, part: str | None = None) -> list[nn.Parameter]:
         """Return what is trained of one part, or of all."""
+
+    def groups(self) -> list[tuple[Rate, list[nn.Parameter]]]:
+        """Return what is trained by the rate that it learns at, part after part."""
+
+    def dropping(self, seed: int, step: int, slots: tuple[int, ...], first: int) -> AbstractContextManager[None]:
+        """Within the context, forward and backward passes are of these samples of a step, and leave out what theirs is.
+
+        `first` is the first slot of the micro-batch, of which `slots` may be a piece.
+        """
+
+    def limit_norms(self, most: float) -> None:
+        """Scale what layers add to their weights down to a norm of at most `most` (sd-scripts' scale_weight_norms)."""
 
     def stack(self) -> None:
         """Let the values of layers of one shape be one parameter, where the kind gains by it.
@@ -97,14 +119,15 @@ class Adapter(Protocol):
 
 
 @dataclass(frozen=True)
-class AdapterSpec(ABC):
+class AdapterSpec(Rates, ABC):
     """The layers, ranks, alphas and options of an adapter, and the parts of the model that it is trained on.
 
     3x3 convolutions take `conv_dim` and `conv_alpha`, every other layer `network_dim` and `network_alpha`; an alpha
     of 0 means the rank, as in sd-scripts. With `rs_lora` alpha counts times the root of the rank (rsLoRA, Kalajdzievski
     2023), and that is what the file says, so that it is read right everywhere. Where `given` names modules (from a
     file, `dim_from_weights`), exactly those are adapted, each with its own rank, alpha and shapes; else those of
-    `lycoris_preset`, or without one those that sd-scripts' `networks.lora` adapts.
+    `coverage`, which is read from `lycoris_preset_file`, or of `lycoris_preset`, or without one those that sd-scripts'
+    `networks.lora` adapts.
     """
 
     name: ClassVar[str]
@@ -117,6 +140,10 @@ class AdapterSpec(ABC):
     """LyCORIS' name for it."""
     readable: ClassVar[tuple[str, ...]] = ()
     """Other kinds whose files it can go on from."""
+    alpha_keys: ClassVar[tuple[str, str]] = ("network_alpha", "conv_alpha")
+    """The settings that a file's alpha is compared with, the second for 3x3 convolutions."""
+    without: ClassVar[frozenset[str]] = frozenset()
+    """Settings of networks in general that have no effect on this kind."""
 
     network_dim: int
     network_alpha: float
@@ -124,6 +151,8 @@ class AdapterSpec(ABC):
     conv_alpha: float | None = None
     rs_lora: bool = False
     lycoris_preset: str = ""
+    lycoris_preset_file: str = ""
+    coverage: Coverage | None = None
     block_dims: tuple[int, ...] = ()
     block_alphas: tuple[float, ...] = ()
     conv_block_dims: tuple[int, ...] = ()
@@ -131,6 +160,10 @@ class AdapterSpec(ABC):
     include_patterns: tuple[str, ...] = ()
     exclude_patterns: tuple[str, ...] = ()
     network_reg_dims: tuple[str, ...] = ()
+    network_dropout: float | None = None
+    rank_dropout: float | None = None
+    module_dropout: float | None = None
+    scale_weight_norms: float | None = None
     parts: tuple[str, ...] = ("text_encoder", "unet")
     given: Mapping[str, Module] | None = None
 
@@ -154,6 +187,22 @@ class AdapterSpec(ABC):
         """
 
     @classmethod
+    def title_of(cls, modules: Collection[Collection[str]]) -> str:
+        """Return what a file is whose modules have these entries, as it follows "is"."""
+        return cls.title
+
+    @classmethod
+    def norm_of(cls, tensors: Mapping[str, Tensor], alpha: float | None) -> float:
+        """Return how much a module of a file, by entry, does: the Frobenius norm of what it adds to its weight.
+
+        With DoRA's lengths that of what is added before them; where weights are multiplied, of the multiplier's
+        difference from 1. Imports torch.
+        """
+        rank = cls.rank_of({entry: tuple(tensor.shape) for entry, tensor in tensors.items()})
+        factors = {entry: tensor.float() for entry, tensor in tensors.items()}
+        return cls.layer_kind().norm_of(factors, 0.0 if alpha is None else alpha, rank)
+
+    @classmethod
     def alpha_of(cls, alpha: float, rank: int) -> float | None:
         """Return what a file's alpha, 0 where there is none, means at that rank. None: the kind has no alpha."""
         return alpha or float(rank)
@@ -163,7 +212,11 @@ class AdapterSpec(ABC):
     def width_of(cls, entries: Mapping[str, Shape]) -> tuple[int, int]:
         """Return inputs (with the kernel's places) and outputs of a module in a file; 0 where the file doesn't say."""
 
+    @classmethod
     @abstractmethod
+    def layer_kind(cls) -> type[AdaptedLayer]:
+        """Return the arithmetic of one layer. Imports torch."""
+
     def build(
         self,
         components: Mapping[str, nn.Module],
@@ -177,6 +230,11 @@ class AdapterSpec(ABC):
         Each module's start is a function of the seed and the module's name. Raises ModelError if a target is missing
         from its component or has another shape there.
         """
+        import torch
+
+        from trainer.adapters.layer import inject
+
+        return inject(self.layer_kind(), components, targets, self, seed=seed, dtype=dtype or torch.float32)
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -188,7 +246,8 @@ class AdapterSpec(ABC):
         found: dict[str, str] = {}
         if self.algorithm:
             covered = "attn-mlp" if self.conv_dim is None else "full"
-            found = {"preset": self.lycoris_preset or covered, "conv_dim": "0"}
+            own = re.split(r"[\\/]", self.lycoris_preset_file)[-1]  # its name alone: folders are nobody's business
+            found = {"preset": own or self.lycoris_preset or covered, "conv_dim": "0"}
         if self.conv_dim is not None:
             alpha = 1 if self.conv_alpha is None else self.conv_alpha
             found |= {"conv_dim": str(self.conv_dim), "conv_alpha": str(alpha)}
@@ -272,10 +331,14 @@ class AdapterSpec(ABC):
     def _wants(self, target: Target) -> bool:
         """Say whether a layer is adapted where no file names the modules."""
         if any(re.search(pattern, target.name) for pattern in self.include_patterns):
-            return True
+            return bool(self.weight(target))
         if any(re.search(pattern, target.name) for pattern in self.exclude_patterns) or not self._dim(target):
             return False
+        if not self.weight(target):
+            return False
         convolutions = self.conv_dim is not None or bool(self.block_dims and self.conv_block_dims)
+        if self.coverage:
+            return self.coverage.adapts(target) and (convolutions or target.kernel != _SQUARE)
         if self.lycoris_preset:
             return adapts(self.lycoris_preset, target) and (convolutions or target.kernel != _SQUARE)
         return (convolutions or not target.extra) and not target.rim
@@ -283,6 +346,11 @@ class AdapterSpec(ABC):
     def _check_blocks(self, targets: Sequence[Target]) -> None:
         """Raise ModelError unless there is a number for each block of the model."""
         count = block_count(target.name for target in targets)
+        if self.by_block and not count:
+            raise ModelError(
+                "down_lr_weight, mid_lr_weight and up_lr_weight are for the blocks of a UNet, and this model has none.",
+                "Leave them out; network_reg_lrs gives layers rates by their names.",
+            )
         for key in ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas"):
             numbers = getattr(self, key)
             if numbers and len(numbers) != count:
@@ -318,12 +386,14 @@ class AdapterSpec(ABC):
         length = len(json.dumps(header, separators=(",", ":")))
         return 8 + -(-length // 8) * 8 + offset
 
-    def network_args(self) -> dict[str, str | None]:
+    def network_args(self) -> dict[str, str | float | None]:
         """Return `ss_network_args` as sd-scripts writes it: texts, and "dropout"; empty where there are none."""
-        arguments: dict[str, str | None] = {"algo": self.algorithm} if self.algorithm else {}
+        arguments: dict[str, str | float | None] = {"algo": self.algorithm} if self.algorithm else {}
         if not self.dynamic:
             arguments |= self.arguments()
-        return {**arguments, "dropout": None} if arguments else {}
+        arguments |= {key: f"{value:g}" for key in _LEARNING if (value := getattr(self, key))}
+        arguments |= {key: value for key in _COURSES if (value := getattr(self, key))}
+        return {**arguments, "dropout": self.network_dropout} if arguments else {}
 
     def check(self, targets: Sequence[Target], header: AdapterHeader) -> None:
         """Raise ModelError if the file's kind, widths, ranks, alphas or shapes are not this adapter's.
@@ -358,7 +428,7 @@ class AdapterSpec(ABC):
                 f"{theirs[1]} features there, and from {ours[0]} to {ours[1]} in this model.",
                 "Choose a LoRA for this kind of model, or leave network_weights empty.",
             )
-        keys = ("conv_dim", "conv_alpha") if target.kernel == (3, 3) else ("network_dim", "network_alpha")
+        keys = ("conv_dim", self.alpha_keys[1]) if target.kernel == _SQUARE else ("network_dim", self.alpha_keys[0])
         pairs = zip(keys, (self.rank(target), self.alpha(target)), (module.rank, module.alpha), strict=True)
         for key, own, its in pairs:
             if module.rank and its is not None and not math.isclose(own, its, rel_tol=ALPHA_TOLERANCE):
@@ -371,12 +441,43 @@ class AdapterSpec(ABC):
 
     def _check_entries(self, name: str, target: Target, header: AdapterHeader) -> None:
         entries = {entry: shape for entry, shape in self.entries(target).items() if entry != ALPHA}
-        for entry, shape in header.modules[name].entries.items():
-            if entry in entries and matrix(entries[entry]) != matrix(shape):
+        found = header.modules[name].entries
+        # What is missing comes first: where there is a core, the other matrices have other shapes too.
+        for entry, shape in sorted(found.items(), key=lambda each: each[0] in entries):
+            way_out = self.option_for(entry, shape) or "Use the options that the file was trained with"
+            if entry not in entries:
+                raise ModelError(
+                    f"{header.path.name} has {entry} at {name}, which the settings would leave out.",
+                    f"{way_out}, or dim_from_weights = true to take the form of each layer from the file.",
+                )
+            if matrix(entries[entry]) != matrix(shape):
                 raise ModelError(
                     f"{header.path.name}: {name}.{entry} is {list(shape)}, the settings make {list(entries[entry])}.",
-                    "Use the options of the file, or dim_from_weights = true.",
+                    f"{way_out}, or dim_from_weights = true.",
                 )
+
+    @classmethod
+    def option_for(cls, entry: str, shape: Shape) -> str:
+        """Return which settings make a file's entry, as an advice without its end; "" where none is to be named."""
+        return ""
+
+    def notices_on(self, targets: Sequence[Target]) -> tuple[str, ...]:
+        """Return what is to be said of these settings on a model's layers."""
+        layout = next((found for target in targets if (found := layout_of(target.name))), None)
+        if layout is None:
+            return ()
+        counts = (layout.side, layout.middle, layout.side)
+        said = (count_problem(key, getattr(self, key), count) for key, count in zip(_COURSES, counts, strict=True))
+        return tuple(each for each in said if each)
+
+    def left_out(self, targets: Sequence[Target], header: AdapterHeader) -> tuple[str, ...]:
+        """Return a notice where a file to go on from has layers that these settings leave out."""
+        selected = {name for target in self.select(targets) for name in (target.name, target.alias)}
+        names = [name for name in header.modules if name not in selected]
+        if not names:
+            return ()
+        count = "1 layer" if len(names) == 1 else f"{len(names)} layers"
+        return (f"network_weights: {header.path.name} has {count} that these settings leave out, such as {names[0]}.",)
 
 
 def matrix(shape: Sequence[int]) -> Shape:

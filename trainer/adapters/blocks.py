@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 _DIFFUSERS = re.compile(r"lora_unet_(down|mid|up)_block(?:s_(\d+))?_(resnets|attentions|downsamplers|upsamplers)_(\d+)")
 _ORIGINAL = re.compile(r"lora_unet_(input_blocks|middle_block|output_blocks)_(\d+)")
@@ -17,7 +18,23 @@ _DOWN, _MID, _UP = 1, 12, 13
 _LAYERS = 3
 """Places of a block: two layers and the down-sampler, or three layers of which the last has the up-sampler."""
 _SAMPLER_PLACE = 2
-_DIFFUSERS_BLOCKS, _ORIGINAL_BLOCKS = 25, 23
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How blocks are counted: `side` ones down and as many up, `middle` ones between, `ends` before and after all."""
+
+    side: int
+    middle: int
+    ends: int = 0
+
+    @property
+    def count(self) -> int:
+        """How many blocks there are."""
+        return 2 * (self.side + self.ends) + self.middle
+
+
+_OF_DIFFUSERS, _OF_ORIGINAL = Layout(12, 1), Layout(9, 3, 1)
 
 
 def block_index(name: str) -> int | None:
@@ -37,9 +54,12 @@ def block_index(name: str) -> int | None:
 
 def block_count(names: Iterable[str]) -> int:
     """Return how many blocks the model of these layers has: 25, 23 for SDXL, 0 where it has no such blocks."""
-    for name in names:
-        if _ORIGINAL.match(name):
-            return _ORIGINAL_BLOCKS
-        if _DIFFUSERS.match(name):
-            return _DIFFUSERS_BLOCKS
-    return 0
+    layouts = (layout_of(name) for name in names)
+    return next((layout.count for layout in layouts if layout), 0)
+
+
+def layout_of(name: str) -> Layout | None:
+    """Return how the blocks are counted of the model that has a layer of this name; None where it tells of none."""
+    if _ORIGINAL.match(name):
+        return _OF_ORIGINAL
+    return _OF_DIFFUSERS if _DIFFUSERS.match(name) else None

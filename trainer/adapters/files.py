@@ -73,8 +73,8 @@ class AdapterHeader:
 
     @property
     def ranks(self) -> dict[str, int]:
-        """The rank of each module."""
-        return {name: module.rank for name, module in self.modules.items()}
+        """The rank of each module that has one."""
+        return {name: module.rank for name, module in self.modules.items() if module.rank}
 
     @property
     def alphas(self) -> dict[str, float]:
@@ -90,6 +90,7 @@ class Kind(Protocol):
     @property
     def title(self) -> str: ...
     def recognises(self, entries: Collection[str]) -> bool: ...
+    def title_of(self, modules: Collection[Collection[str]]) -> str: ...
     def rank_of(self, entries: Mapping[str, Shape]) -> int: ...
     def alpha_of(self, alpha: float, rank: int) -> float | None: ...
 
@@ -114,7 +115,7 @@ def read_header_as(path: Path, kinds: Collection[Kind]) -> AdapterHeader:
     for name, entries in modules.items():
         rank = _rank(path, name, kind, entries)
         found[name] = Module(rank, kind.alpha_of(alphas[name], rank), entries)
-    return AdapterHeader(path, kind.name, kind.title, shapes, found, table.metadata)
+    return AdapterHeader(path, kind.name, kind.title_of(modules.values()), shapes, found, table.metadata)
 
 
 def _table(path: Path, file: BinaryIO) -> Table:

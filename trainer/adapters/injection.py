@@ -9,8 +9,9 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 import peft
@@ -18,7 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from trainer.adapters.adapter import ALPHA_TOLERANCE, AdapterSpec, matrix
+from trainer.adapters.dropouts import Dropouts, Pass
 from trainer.adapters.files import ALPHA, Shape
+from trainer.adapters.rates import Rate
 from trainer.ground.errors import ModelError
 from trainer.targets import Target
 
@@ -76,6 +79,10 @@ class AdaptedModule(ABC):
         """Copy what `state` returned."""
         self.load(state)
 
+    @abstractmethod
+    def limit_norm(self, most: float) -> None:
+        """Scale what the module adds to its weight down to a norm of at most `most`."""
+
     def check(self, tensors: Mapping[str, Tensor], source: str) -> None:
         """Raise ModelError if rank, shape or alpha of this module are others in `tensors`."""
         name = self.target.name
@@ -110,8 +117,12 @@ M = TypeVar("M", bound=AdaptedModule)
 class InjectedAdapter(Generic[M]):
     """An adapter on one or more parts of a model, each of which keeps its own weights frozen."""
 
-    def __init__(self, modules: Sequence[M]) -> None:
-        self.modules = tuple(modules)
+    def __init__(self, modules: Sequence[M], spec: AdapterSpec) -> None:
+        self.modules, self.spec = tuple(modules), spec
+        shares = spec.network_dropout or 0.0, spec.rank_dropout or 0.0, spec.module_dropout or 0.0
+        self.dropouts = Dropouts(*shares) if any(shares) else None
+        for module in modules:
+            module.layer.dropouts, module.layer.name = self.dropouts, module.target.name
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -119,8 +130,32 @@ class InjectedAdapter(Generic[M]):
         return tuple(dict.fromkeys(module.target.component for module in self.modules))
 
     def parameters(self, part: str | None = None) -> list[nn.Parameter]:
-        """Return what is trained of one part, or of all, in file order."""
-        return [each for module in self.trained(part) for each in module.matrices.values()]
+        """Return what is trained of one part, or of all; in file order where all of it learns at one rate."""
+        return [each for rate, members in self.groups() if part in (None, rate.part) for each in members]
+
+    def groups(self) -> list[tuple[Rate, list[nn.Parameter]]]:
+        """Return what is trained by the rate that it learns at, part after part."""
+        return [(rate, [m.matrices[entry] for m, entry in members]) for rate, members in self.members.items()]
+
+    @cached_property
+    def members(self) -> dict[Rate, list[tuple[M, str]]]:
+        """The matrices, as a module and an entry, that learn at each rate, in file order."""
+        found: dict[Rate, list[tuple[M, str]]] = {}
+        for part in self.parts:
+            for module in self.trained(part):
+                for entry in module.matrices:
+                    found.setdefault(self.spec.rate(module.target, entry), []).append((module, entry))
+        return found
+
+    def dropping(self, seed: int, step: int, slots: tuple[int, ...], first: int) -> AbstractContextManager[None]:
+        """Within the context, passes are of these samples of a step, and leave out what theirs is."""
+        return self.dropouts.during(Pass(seed, step, slots, first)) if self.dropouts else nullcontext()
+
+    @torch.no_grad()
+    def limit_norms(self, most: float) -> None:
+        """Scale what layers add to their weights down to a norm of at most `most`."""
+        for module in self.trained():
+            module.limit_norm(most)
 
     def stack(self) -> None:
         """Leave each matrix a parameter of its own."""
@@ -167,7 +202,7 @@ class InjectedAdapter(Generic[M]):
         their start values and modules that only `tensors` has stay out, which the notices say. `source` begins the
         messages. Raises ModelError, before anything is copied.
         """
-        tensors = _under_our_names(tensors, [module.target for module in self.modules])
+        tensors = under_our_names(tensors, [module.target for module in self.modules])
         wanted = [f"{module.target.name}.{entry}" for module in self.modules for entry in module.shapes]
         notices = _compare(source, set(tensors), wanted, strict=strict)
         for module in self.modules:
@@ -259,7 +294,7 @@ def _pattern(paths: Collection[str]) -> str:
     return "|".join(re.escape(path) for path in paths)
 
 
-def _under_our_names(tensors: Mapping[str, Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
+def under_our_names(tensors: Mapping[str, Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
     """Return a file's tensors with the name of each module where the file has its alias."""
     names = {target.alias: target.name for target in targets if target.alias}
     parted = ((key.partition("."), value) for key, value in tensors.items())
@@ -290,3 +325,9 @@ def _shape(layer: nn.Module) -> Shape:
         # Of a quantised layer the weight that is stored has another shape.
         return layer.out_features, layer.in_features
     return tuple(layer.weight.shape) if isinstance(layer, nn.Conv2d) else ()
+
+
+def ratio_to(norm: Tensor, most: float) -> Tensor:
+    """Return what to multiply something of this norm by so that it is `most` at most, as sd-scripts does."""
+    bounded = norm.clamp(min=most / 2)
+    return bounded.clamp(max=most) / bounded

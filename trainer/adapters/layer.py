@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainer.adapters.adapter import AdapterSpec
+from trainer.adapters.dropouts import Dropouts
 from trainer.adapters.files import ALPHA
-from trainer.adapters.injection import AdaptedModule, InjectedAdapter, prepare, wrap
-from trainer.adapters.lycoris import DORA, SCALAR
+from trainer.adapters.injection import AdaptedModule, InjectedAdapter, prepare, ratio_to, wrap
+from trainer.adapters.lycoris import DORA, RATIO, SCALAR
 from trainer.ground.randomness import stream
 from trainer.targets import Target
 
@@ -32,6 +33,8 @@ class AdaptedLayer(nn.Module):
     """Entries of which the first that is there takes, in the file, what has no entry of its own."""
     fixed: ClassVar[tuple[str, ...]] = (ALPHA,)
     """Entries that are not trained."""
+    name: str
+    dropouts: Dropouts | None = None
 
     def __init__(self, base: nn.Module, spec: AdapterSpec, target: Target) -> None:
         super().__init__()
@@ -56,6 +59,11 @@ class AdaptedLayer(nn.Module):
         """Whether D is multiplied by a number that is learned; it is 0 at the start, and no factor is then."""
         return SCALAR in self._names
 
+    @classmethod
+    @abstractmethod
+    def norm_of(cls, factors: Mapping[str, Tensor], alpha: float, rank: int) -> float:
+        """Return how much a module of a file does; see `AdapterSpec.norm_of`. Factors are float32, by entry."""
+
     def start(self, entry: str, factor: Tensor, generator: torch.Generator) -> None:
         """Give a factor, float32 on the CPU and zero so far, its start value."""
 
@@ -66,12 +74,24 @@ class AdaptedLayer(nn.Module):
     def take(self, constants: Mapping[str, float]) -> None:
         """Take over what a file or a state has of them."""
 
+    def left_out(self) -> bool:
+        """Say whether the layer takes no part in the pass under way."""
+        dropouts = self.dropouts
+        return not self.strength or (dropouts is not None and dropouts.active and dropouts.leaves_out(self.name))
+
+    def limit_norm(self, most: float) -> None:
+        """Scale the factors down so that what they do has a norm of at most `most`; nothing where a kind has none."""
+
     def plain(self, x: Tensor) -> Tensor:
         """Return what the frozen layer makes of `x` without its bias."""
         base = self.base_layer
         if type(base) in (nn.Linear, nn.Conv2d):
             return self.product(x, cast(Tensor, base.weight))
         return cast(Tensor, base(x)) if base.bias is None else cast(Tensor, base(x)) - self.bias()
+
+    @abstractmethod
+    def whole(self, strength: float) -> Tensor:
+        """Return W' at a strength, float32 in the shape of W."""
 
     def bias(self) -> Tensor | float:
         """Return the frozen bias, in a shape that adds to the layer's output; 0 where there is none."""
@@ -103,11 +123,25 @@ class AdditiveLayer(AdaptedLayer):
 
     With a `dora_scale` the directions of W + D are trained apart from their lengths: W' = m (W + D) / |W + D|, the
     norm taken for each output or for each input (DoRA, Liu et al. 2024). The norm has a gradient, as in LyCORIS.
+    `scale_weight_norms` scales D by S, or by a number beside it that is not learned, as LyCORIS does.
     """
 
+    ratio: Tensor | None
+
+    @classmethod
     @abstractmethod
-    def difference(self, factors: Mapping[str, Tensor]) -> Tensor:
+    def difference(cls, factors: Mapping[str, Tensor], scale: float) -> Tensor:
         """Return D / S, float32 in the shape of W or [out, in * kh * kw], of the factors in float32."""
+
+    @classmethod
+    def norm_of(cls, factors: Mapping[str, Tensor], alpha: float, rank: int) -> float:
+        """Return the norm of D."""
+        return float(cls.difference(factors, alpha / rank if rank else 1.0).norm())
+
+    def __init__(self, base: nn.Module, spec: AdapterSpec, target: Target) -> None:
+        super().__init__(base, spec, target)
+        limited = spec.scale_weight_norms and not self.scalar and getattr(spec, "shrinks_by_number", False)
+        self.register_buffer(RATIO, torch.ones(()) if limited else None, persistent=False)
 
     @abstractmethod
     def draw(self, entry: str, factor: Tensor, generator: torch.Generator) -> None:
@@ -119,6 +153,20 @@ class AdditiveLayer(AdaptedLayer):
             factor.copy_(self._norm(self.weight(), factor).reshape(factor.shape))
         elif entry != SCALAR:
             self.draw(entry, factor, generator)
+
+    def limit_norm(self, most: float) -> None:
+        """Scale D, without DoRA's lengths, down to a norm of at most `most`."""
+        number = self.factors[SCALAR] if self.scalar else self.ratio
+        assert number is not None
+        norm = self.difference({entry: factor.float() for entry, factor in self.factors.items()}, self.scale).norm()
+        number.mul_(ratio_to(norm * number.float(), most))
+
+    def take_lengths(self) -> None:
+        """Give DoRA the lengths of W + D, where D comes from a file without any, which then does what it did."""
+        factors = {entry: factor.detach().float() for entry, factor in self.factors.items()}
+        difference = self._scaled(self.difference(factors, self.scale), factors).view(self.weight_shape)
+        length = self.factors[DORA]
+        length.copy_(self._norm(self.weight() + difference, length).reshape(length.shape))
 
     def added(self, x: Tensor, factors: Mapping[str, Tensor]) -> Tensor | None:
         """Return the product of `x` with D / S, of factors in the dtype of `x`, where that needs no D; else None."""
@@ -132,22 +180,39 @@ class AdditiveLayer(AdaptedLayer):
         added = self.added(x, factors)
         if added is None:
             return None
-        if self.scalar:
-            added = added * factors[SCALAR]
+        added = self._scaled(added, factors)
+        if (rows := self._rows()) is not None:
+            added = added * (rows[:, None, None] if isinstance(self.base_layer, nn.Conv2d) else rows).to(added.dtype)
         return cast(Tensor, self.base_layer(x)) + (added if self.strength == 1.0 else added * self.strength)
 
-    def effect(self, values: Sequence[Tensor]) -> Tensor:
-        """Return what is added to W, of the factors in their order, with the strength."""
-        factors = {entry: value.float() for entry, value in zip(self._names, values, strict=True)}
-        difference = self.difference(factors).view(self.weight_shape)
+    def _scaled(self, added: Tensor, factors: Mapping[str, Tensor]) -> Tensor:
+        """Return D, or its product, with the numbers that D is multiplied by."""
         if self.scalar:
-            difference = difference * factors[SCALAR]
+            added = added * factors[SCALAR]
+        return added if self.ratio is None else added * self.ratio.to(added.dtype)
+
+    def _rows(self) -> Tensor | None:
+        """Return which rows of D take part in the pass under way; None where all do."""
+        if self.dropouts is None or not self.dropouts.active:
+            return None
+        return self.dropouts.rows(self.weight_shape[0], self.name, cast(Tensor, self.base_layer.weight).device)
+
+    def effect(self, values: Sequence[Tensor], rows: Tensor | None = None) -> Tensor:
+        """Return what is added to W, of the factors in their order, with the strength; `rows` are those of D."""
+        factors = {entry: value.float() for entry, value in zip(self._names, values, strict=True)}
+        difference = self._scaled(self.difference(factors, self.scale), factors).view(self.weight_shape)
+        if rows is not None:
+            difference = difference * rows.view(-1, *(1,) * (difference.dim() - 1))
         if DORA in factors:
             weight = self.weight()
             whole, length = weight + difference, factors[DORA]
             norm = self._norm(whole, length)
             difference = whole * (length.view_as(norm) / (norm + torch.finfo(torch.float32).eps)) - weight
         return difference if self.strength == 1.0 else difference * self.strength
+
+    def whole(self, strength: float) -> Tensor:
+        """Return W + D, with DoRA's lengths, at a strength."""
+        return self.weight() + self.effect(tuple(self.factors.values())) * strength
 
     def _norm(self, weight: Tensor, length: Tensor) -> Tensor:
         """Return the norms of a weight along the axis that `length` has: [out, 1, ...] or [1, in, ...]."""
@@ -165,7 +230,7 @@ class AdditiveLayer(AdaptedLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out], or [b, in, h, w] -> [b, out, h', w']."""
-        if not self.strength:
+        if self.left_out():
             return cast(Tensor, self.base_layer(x))
         x = x.to(self.compute_dtype(x))
         if (output := self._thin(x)) is not None:
@@ -173,7 +238,7 @@ class AdditiveLayer(AdaptedLayer):
         factors = tuple(self.factors.values())
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return _added(self, x, self.effect(factors))
-        return cast(Tensor, _Added.apply(x, self, *factors))
+        return cast(Tensor, _Added.apply(x, self, self._rows(), *factors))
 
 
 def _added(layer: AdditiveLayer, x: Tensor, effect: Tensor) -> Tensor:
@@ -187,10 +252,10 @@ class _Added(torch.autograd.Function):
     """The forward of `AdditiveLayer` where D is made, which keeps its input and makes D again on the way back."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: AdditiveLayer, *factors: Tensor) -> Tensor:
-        ctx.layer, ctx.strength = layer, layer.strength
+    def forward(ctx: Any, x: Tensor, layer: AdditiveLayer, rows: Tensor | None, *factors: Tensor) -> Tensor:
+        ctx.layer, ctx.strength, ctx.rows = layer, layer.strength, rows
         ctx.save_for_backward(x, *factors)
-        return _added(layer, x, layer.effect(factors))
+        return _added(layer, x, layer.effect(factors, ctx.rows))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -198,10 +263,10 @@ class _Added(torch.autograd.Function):
         x, *saved = ctx.saved_tensors
         with torch.enable_grad():
             factors = [factor.detach().requires_grad_() for factor in saved]
-            effect = layer.effect(factors)
+            effect = layer.effect(factors, ctx.rows)
         whole = (layer.weight() + effect.detach()).to(x.dtype)
         inner, outer = _gradients(layer.base_layer, gradient, x, whole, needed=ctx.needs_input_grad[0])
-        return inner, None, *torch.autograd.grad(effect, factors, outer.float())
+        return inner, None, None, *torch.autograd.grad(effect, factors, outer.float())
 
 
 def _gradients(
@@ -243,6 +308,8 @@ class FactoredModule(AdaptedModule):
         number = values.pop(SCALAR, None)
         if number is not None:
             values[self._folded] = values[self._folded] * number
+        if self._ratio is not None:
+            values[self._folded] = values[self._folded] * self._ratio
         if self.layer.constant != 1.0:
             values[self._folded] = values[self._folded] * self.layer.constant
         return values | {entry: torch.tensor(value) for entry, value in self.layer.constants().items()}
@@ -253,17 +320,34 @@ class FactoredModule(AdaptedModule):
         self._copy(tensors)
         if self.layer.scalar:
             self.matrices[SCALAR].fill_(1.0)
+        if self._ratio is not None:
+            self._ratio.fill_(1.0)
         if self.layer.constant != 1.0 and f"{self.target.name}.{self._folded}" in tensors:
             self.matrices[self._folded].div_(self.layer.constant)
+        there = {entry: f"{self.target.name}.{entry}" in tensors for entry in self.shapes if entry != ALPHA}
+        if any(there.values()) and not there.get(DORA, True):
+            self.layer.take_lengths()
 
     def state(self) -> dict[str, Tensor]:
         """Return the factors as they are, and the learned number."""
         raw = {f"{self.target.name}.{entry}": factor.detach() for entry, factor in self.matrices.items()}
-        return {**self.tensors(), **raw}
+        ratio = {} if self._ratio is None else {f"{self.target.name}.{RATIO}": self._ratio}
+        return {**self.tensors(), **raw, **ratio}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Copy what `state` returned."""
         self._copy(state)
+        if self._ratio is not None:
+            self._ratio.copy_(state[f"{self.target.name}.{RATIO}"])
+
+    def limit_norm(self, most: float) -> None:
+        """Scale what the layer does down to a norm of at most `most`."""
+        self.layer.limit_norm(most)
+
+    @property
+    def _ratio(self) -> Tensor | None:
+        """The number that a limit of the norm has made of D's scale."""
+        return getattr(self.layer, RATIO, None)
 
     def _copy(self, tensors: Mapping[str, Tensor]) -> None:
         super(FactoredModule, self).load(tensors)
@@ -307,7 +391,7 @@ def inject(
         assert isinstance(layer, kind), f"PEFT left {target.path} as it was"
         _initialise(layer, target, seed, dtype)
         modules.append(FactoredModule(target, layer, spec.rank(target), spec.alpha(target), spec.entries(target)))
-    return InjectedAdapter(modules)
+    return InjectedAdapter(modules, spec)
 
 
 def _initialise(layer: AdaptedLayer, target: Target, seed: int, dtype: torch.dtype) -> None:

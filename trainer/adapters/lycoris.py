@@ -8,13 +8,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from trainer.adapters.adapter import AdapterSpec
 from trainer.adapters.files import ALPHA, Shape
+from trainer.adapters.rates import LORAPLUS
 from trainer.targets import Target
 
-DORA, SCALAR = "dora_scale", "use_scalar"
-"""The entry of DoRA's lengths; the setting, and in states the entry, of the number that D is multiplied by."""
+DORA, SCALAR, RATIO = "dora_scale", "use_scalar", "ratio"
+"""The entry of DoRA's lengths; the setting, and in states the entry, of the number that D is multiplied by; in states
+the number that a limit of the norm has made of it."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,13 @@ class LycorisSpec(AdapterSpec):
     (and is part of a factor in the file), `dora_wd` trains the lengths of the weight's rows apart from their direction,
     or of its columns where `wd_on_output` is false.
     """
+
+    cores: ClassVar[tuple[str, ...]] = ()
+    """Entries of Tucker's form."""
+
+    without: ClassVar[frozenset[str]] = frozenset({"network_dropout", *LORAPLUS})
+    shrinks_by_number: ClassVar[bool] = True
+    """Whether a limit of the norm is a number that D is multiplied by; else it is part of each factor."""
 
     use_tucker: bool = False
     use_scalar: bool = False
@@ -45,6 +55,18 @@ class LycorisSpec(AdapterSpec):
     def _lengths(self, target: Target) -> Shape:
         ones = (1,) * len(target.kernel or ())
         return (target.out_features, 1, *ones) if self.wd_on_output else (1, target.in_features, *ones)
+
+    @classmethod
+    def title_of(cls, modules: Collection[Collection[str]]) -> str:
+        """Return what a file is, with DoRA where a module has lengths."""
+        return f"{cls.title} with DoRA" if any(DORA in entries for entries in modules) else cls.title
+
+    @classmethod
+    def option_for(cls, entry: str, shape: Shape) -> str:
+        """Return which settings make an entry of DoRA or of Tucker's form."""
+        if entry == DORA:
+            return f"Set dora_wd = true and wd_on_output = {'false' if shape[0] == 1 else 'true'}"
+        return "Set use_tucker = true" if entry in cls.cores else ""
 
     def tucker(self, target: Target) -> bool:
         """Say whether a layer has Tucker's form."""
@@ -67,7 +89,8 @@ class LycorisSpec(AdapterSpec):
 
     def state_shapes(self, targets: Sequence[Target]) -> dict[str, Shape]:
         """Return key -> shape of a state, which has the learned number too."""
-        numbers = {f"{target.name}.{SCALAR}": () for target in self.select(targets) if self.use_scalar}
+        entry = SCALAR if self.use_scalar else RATIO if self.scale_weight_norms and self.shrinks_by_number else ""
+        numbers = {f"{target.name}.{entry}": () for target in self.select(targets) if entry}
         return {**self.shapes(targets), **numbers}
 
     def arguments(self) -> dict[str, str]:

@@ -139,6 +139,29 @@ class NetworkSection(Section):
     )
     """Take rank and alpha of each layer from the LoRA file begun from; the settings above are then not used."""
 
+    base_weights: tuple[str, ...] = setting(
+        (),
+        Show("LoRAs in the model", group="Network", widget="files", also=("merge", "base_lora")),
+        resume="learning",
+        metadata=NO_ENTRY,
+        sd_scripts=There(()),
+    )
+    """LoRA files that are merged into the model before training, such as one of a style that is to stay.
+
+    What is trained is then what is missing beside them: use the new LoRA together with these. Files of every kind that
+    can be trained here are taken.
+    """
+
+    base_weights_multiplier: tuple[float, ...] = setting(
+        (),
+        Show("Strengths of LoRAs in the model", group="Network", widget="list", when={"base_weights": "*"}),
+        resume="learning",
+        metadata=NO_ENTRY,
+        sd_scripts=There(()),
+        rule="a list of numbers",
+    )
+    """How much of each of these LoRAs is merged, in their order; left out it is 1."""
+
 
 class OptimizerSection(Section):
     """How weights are changed: the optimizer, its rates and their course."""

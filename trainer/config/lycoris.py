@@ -29,6 +29,19 @@ class LycorisSection(Section):
     their own besides (conv_dim).
     """
 
+    lycoris_preset_file: str = setting(
+        "",
+        Show("Layers by a file", group="Network", widget="file", also=("preset",)),
+        resume="fixed",
+        metadata=_IN_ARGUMENTS,
+        sd_scripts=There("", matters=False, name=None),
+    )
+    """A preset of LyCORIS of your own: a .toml file that says which classes and names of layers are adapted.
+
+    It takes the place of the preset above. It may have enable_conv, unet_target_module, unet_target_name, the same for
+    text_encoder, exclude_name and use_fnmatch, with the names of sd-scripts' models.
+    """
+
     rs_lora: bool = setting(
         False,
         Show("Rank-stabilised scale", group="Network", also=("rslora",)),

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from trainer.adapters import KINDS
+from trainer.config.limits import LimitsSection
 from trainer.config.lycoris import LycorisSection
 from trainer.config.pictures import LATENT_STEP
+from trainer.config.rates import RatesSection
 from trainer.config.training_config import TrainingConfig, assumed_parts, rates, resolution_size
 from trainer.ground.errors import Problem
 from trainer.optimizers import OPTIMIZERS
@@ -224,6 +226,48 @@ def prediction_type_agrees(config: TrainingConfig) -> Iterator[Problem]:
         yield Problem("v_pred_like_loss", message, loss.v_pred_like_loss)
 
 
+@rule("network_type", *LimitsSection.model_fields, *RatesSection.model_fields)
+def limits_fit_the_kind(config: TrainingConfig) -> Iterator[Problem]:
+    kind, sections = config.network.network_type, (config.limits, config.rates)
+    for section in sections:
+        for key in sorted(KINDS[kind].without.intersection(type(section).model_fields)):
+            value = getattr(section, key)
+            if value is None:
+                continue
+            kinds = " or ".join(name for name, spec in KINDS.items() if key not in spec.without)
+            way_out = f"set network_type to {kinds}, or leave this out."
+            yield Problem(key, f"{shown(value)} has no effect with network_type {kind}; {way_out}", value)
+
+
+@rule("optimizer_type", *RatesSection.model_fields)
+def one_rate_within_the_adapter(config: TrainingConfig) -> Iterator[Problem]:
+    name = config.optimizer.optimizer_type
+    keys = ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio", "down_lr_weight",
+            "mid_lr_weight", "up_lr_weight", "network_reg_lrs")  # fmt: skip
+    for key in keys if one_rate(name) else ():
+        value = getattr(config.rates, key)
+        if value:
+            message = f"{shown(value)} gives parts of the adapter other rates, but {name} has one rate for all; "
+            yield Problem(key, f"{message}leave this out, or choose another optimizer.", value)
+
+
+@rule("stop_text_encoder_training", "learning_rate", "unet_lr", "network_train_text_encoder_only")
+def something_is_trained_to_the_end(config: TrainingConfig) -> Iterator[Problem]:
+    until = config.rates.stop_text_encoder_training
+    if until and not _rates(config)[DENOISER]:
+        message = f"{until:g} would end all training, since the UNet is not trained; set max_train_steps in its place."
+        yield Problem("stop_text_encoder_training", message, until)
+
+
+@rule("torch_compile", "network_dropout", "rank_dropout", "module_dropout")
+def chance_is_not_compiled(config: TrainingConfig) -> Iterator[Problem]:
+    for key in ("network_dropout", "rank_dropout", "module_dropout"):
+        value = getattr(config.limits, key)
+        if value and config.training.torch_compile:
+            message = f"{value:g} draws numbers in each layer, which cannot be compiled; "
+            yield Problem(key, f"{message}set torch_compile to false, or leave this out.", value)
+
+
 @rule("network_type", *LycorisSection.model_fields)
 def options_fit_the_kind(config: TrainingConfig) -> Iterator[Problem]:
     kind, chosen = config.network.network_type, config.lycoris
@@ -244,6 +288,14 @@ def alphas_of_blocks_have_ranks(config: TrainingConfig) -> Iterator[Problem]:
         if value and not config.blocks.block_dims:
             message = f"{shown(list(value))} counts only with ranks by block; set block_dims too, or leave this out."
             yield Problem(key, message, list(value))
+
+
+@rule("base_weights", "base_weights_multiplier")
+def every_multiplier_has_its_file(config: TrainingConfig) -> Iterator[Problem]:
+    files, given = config.network.base_weights, config.network.base_weights_multiplier
+    if len(given) > len(files):
+        message = f"there are {len(given)} numbers for {len(files)} files in base_weights; give one for each, or none."
+        yield Problem("base_weights_multiplier", message, list(given))
 
 
 @rule("network_weights", "dim_from_weights")

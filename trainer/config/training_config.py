@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from trainer.config.blocks import BlocksSection
 from trainer.config.learning import NetworkSection, OptimizerSection, TrainingSection
+from trainer.config.limits import LimitsSection
 from trainer.config.lycoris import LycorisSection
 from trainer.config.model import ModelSection
 from trainer.config.objective import FlowSection, LossSection, NoiseSection
 from trainer.config.pictures import CaptionsSection, DatasetSection, TextSection
+from trainer.config.rates import RatesSection
 from trainer.config.results import LoggingSection, MetadataSection, SamplingSection, SavingSection
 from trainer.config.values import size_of
 from trainer.settings import wording
@@ -30,6 +32,8 @@ class TrainingConfig:
     network: NetworkSection = NetworkSection()
     lycoris: LycorisSection = LycorisSection()
     blocks: BlocksSection = BlocksSection()
+    limits: LimitsSection = LimitsSection()
+    rates: RatesSection = RatesSection()
     optimizer: OptimizerSection = OptimizerSection()
     training: TrainingSection = TrainingSection()
     loss: LossSection = LossSection()
@@ -39,6 +43,11 @@ class TrainingConfig:
     sampling: SamplingSection = SamplingSection()
     logging: LoggingSection = LoggingSection()
     metadata: MetadataSection = MetadataSection()
+
+    @property
+    def of_adapters(self) -> tuple[Section, ...]:
+        """The sections, beside `network`, that have settings of adapters."""
+        return self.lycoris, self.blocks, self.limits, self.rates
 
 
 def known_settings() -> Mapping[str, Setting]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+from trainer.adapters.rates import SHAPES
 from trainer.process import DDPM, FLOW
 from trainer.settings.section import PROCESS
 
@@ -17,6 +18,7 @@ SMALLEST_SIDE = 64
 LARGEST_SIDE = 4096
 HIGHEST_RATE = 100
 _HIGHEST_RANK = 4096
+_HIGHEST_WEIGHT = 1000
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 _FORBIDDEN = set('<>:"/\\|?*')
@@ -112,6 +114,44 @@ def parse_pattern_dims(value: object) -> object:
         if not pattern or not _compiles(pattern) or not re.fullmatch("[0-9]{1,4}", dim) or int(dim) > _HIGHEST_RANK:
             raise ValueError("")
     return tuple(each for each in given if each)
+
+
+def parse_pattern_rates(value: object) -> object:
+    """Return a tuple of "pattern=rate" with a regular expression and a learning rate each."""
+    given = (value,) if isinstance(value, str) else value
+    if not isinstance(given, tuple) or not all(isinstance(each, str) for each in given):
+        raise ValueError("")
+    for pattern, _, rate in (each.rpartition("=") for each in given if each):
+        if not pattern or not _compiles(pattern) or not 0 <= _number(rate) <= HIGHEST_RATE:
+            raise ValueError("")
+    return tuple(each for each in given if each)
+
+
+def parse_block_weights(value: object) -> object:
+    """Return the weights of blocks as one text: "0,0.5,1", or a course over them with what is added, "cosine+.25"."""
+    if isinstance(value, tuple):
+        value = ",".join(map(str, value))
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise ValueError("")
+    text = "".join(value.split())
+    name, plus, base = text.partition("+")
+    if name in SHAPES:
+        numbers = [base] if plus else []
+    else:
+        numbers = [part or "0" for part in text.split(",")] if text else []
+    if not all(0 <= _number(each) <= _HIGHEST_WEIGHT for each in numbers):
+        raise ValueError("")
+    return text
+
+
+def _number(text: str) -> float:
+    """Return the number that a text is, -1 where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return -1.0
 
 
 def _compiles(pattern: str) -> bool:

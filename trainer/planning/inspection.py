@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from trainer.advice import is_anime
 from trainer.config.files import PRESETS
 from trainer.families import FAMILIES, Family, Recognition, recognise
 from trainer.families.reading.headers import CONFIGS_ENTRY, Header, read_header
-from trainer.families.reading.unsupported import LORA_SUFFIXES, name_file
+from trainer.families.reading.unsupported import is_adapter, name_file
 from trainer.families.unet.facts import EPSILON, VELOCITY
 from trainer.ground.errors import ModelError
+from trainer.targets import Target
 
 _UNKNOWN = "unknown"
 _PREDICTIONS = {"epsilon": EPSILON, "v": VELOCITY, VELOCITY: VELOCITY}
@@ -68,7 +69,7 @@ def inspect(path: Path) -> dict[str, Any]:
     if os.path.isdir(path):
         return _checkpoint(path, None)
     header = read_header(path)
-    if header.ends(*LORA_SUFFIXES):
+    if is_adapter(header):
         return _lora(path, header)
     try:
         return _checkpoint(path, header)
@@ -131,8 +132,26 @@ def family_of_lora(lora: AdapterHeader) -> str:
     return fitting[0] if len(fitting) == 1 else ""
 
 
-def check_family_of_lora(lora: AdapterHeader, seen: Recognition) -> None:
-    """See that a LoRA to go on from belongs to the model that it is to be trained on.
+def check_merged(lora: AdapterHeader, seen: Recognition, targets: Sequence[Target]) -> None:
+    """See that a LoRA to merge belongs to the model, and fits the layers that both have.
+
+    Raises:
+        ModelError: it was trained for another family, or for layers of other widths, or has none of the model's.
+    """
+    check_family_of_lora(lora, seen, "base_weights")
+    widths = _widths(targets)
+    if widths.keys().isdisjoint(lora.modules):
+        raise ModelError(f"base_weights: {lora.path.name} has no layer of this model.", "Take a LoRA for this model.")
+    for name in lora.modules:
+        if name in widths and not _is_as_wide(width_of(lora, name), widths[name]):
+            raise ModelError(
+                f"base_weights: {lora.path.name} was trained for another kind of model: {name} is not as wide there.",
+                "Take a LoRA for this kind of model.",
+            )
+
+
+def check_family_of_lora(lora: AdapterHeader, seen: Recognition, key: str = "network_weights") -> None:
+    """See that a LoRA to go on from, or to merge, belongs to the model that it is to be trained on.
 
     Raises:
         ModelError: it was trained for another family.
@@ -140,7 +159,7 @@ def check_family_of_lora(lora: AdapterHeader, seen: Recognition) -> None:
     family = family_of_lora(lora)
     if family and family != seen.family:
         raise ModelError(
-            f"network_weights: {lora.path.name} is a LoRA for {FAMILIES[family].title}, and the model is "
+            f"{key}: {lora.path.name} is a LoRA for {FAMILIES[family].title}, and the model is "
             f"{FAMILIES[seen.family].title}.",
             "Choose a LoRA that was trained for this kind of model, or the model that it was trained for.",
         )
@@ -148,12 +167,19 @@ def check_family_of_lora(lora: AdapterHeader, seen: Recognition) -> None:
 
 def _fits(lora: AdapterHeader, family: Family) -> bool:
     """True when every module of the file is a layer of the family's published model, with that layer's widths."""
-    widths: Mapping[str, tuple[int, int]] = {
+    widths = _widths(family.targets(family.configs, conv=True))
+    return all(name in widths and _is_as_wide(width_of(lora, name), widths[name]) for name in lora.modules)
+
+
+def _widths(targets: Sequence[Target]) -> Mapping[str, tuple[int, int]]:
+    """Return inputs, with the kernel's places, and outputs of layers by each name that files may have for them."""
+    return {
         name: (target.in_features * math.prod(target.kernel or (1,)), target.out_features)
-        for target in family.targets(family.configs, conv=True)
+        for target in targets
         for name in (target.name, target.alias)
+        if name
     }
-    return all(
-        name in widths and all(said in (0, ours) for said, ours in zip(width_of(lora, name), widths[name], strict=True))
-        for name in lora.modules
-    )
+
+
+def _is_as_wide(said: tuple[int, int], ours: tuple[int, int]) -> bool:
+    return all(each in (0, own) for each, own in zip(said, ours, strict=True))

@@ -20,7 +20,7 @@ from trainer.pictures.report import DatasetReport
 from trainer.pictures.scan import scan
 from trainer.planning.arithmetic import sum_of_steps
 from trainer.planning.fitting import check_process
-from trainer.planning.inspection import check_family_of_lora
+from trainer.planning.inspection import check_family_of_lora, check_merged
 from trainer.planning.timetable import Timetable, make_timetable
 from trainer.preview.prompts import SamplePrompt, wanted_prompts
 from trainer.targets import TEXT, Part, Target, names_of
@@ -62,7 +62,7 @@ class Plan:
     @cached_property
     def spec(self) -> AdapterSpec:
         """The adapter's ranks and alphas."""
-        return make_spec(self.config.network, self.rates, self.config.lycoris, self.config.blocks)
+        return make_spec(self.config.network, self.rates, *self.config.of_adapters)
 
     @property
     def file_bytes(self) -> int:
@@ -72,8 +72,14 @@ class Plan:
     @property
     def notices(self) -> tuple[str, ...]:
         """What the user should know about rates, the file, pictures and steps."""
-        said = (*self.report.notices, *self.counts.notices, *self.prompt_notices)
-        return (*self._unused_rates, *self.spec.notices, *said)
+        said = (*self._left_out, *self.report.notices, *self.counts.notices, *self.prompt_notices)
+        of_adapter = (*self.spec.notices, *self.spec.notices_on(self.targets))
+        return (*self._unused_rates, *of_adapter, *said)
+
+    @property
+    def _left_out(self) -> tuple[str, ...]:
+        path = self.config.network.network_weights
+        return self.spec.left_out(self.targets, read_header(Path(path))) if path else ()
 
     @property
     def _unused_rates(self) -> tuple[str, ...]:
@@ -160,4 +166,6 @@ def plan(
         begun_from = read_header(Path(config.network.network_weights))
         check_family_of_lora(begun_from, recognition)
         seen.spec.check(seen.targets, begun_from)
+    for path in config.network.base_weights:
+        check_merged(read_header(Path(path)), recognition, seen.targets)
     return seen

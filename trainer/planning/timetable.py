@@ -29,6 +29,12 @@ class Timetable:
     total_epochs: int
     config: TrainingConfig
 
+    @property
+    def text_encoders_end(self) -> int:
+        """How many steps text encoders are trained for; 0 = all."""
+        until = self.config.rates.stop_text_encoder_training
+        return max(1, int(until * self.total_steps)) if 0 < until < 1 else int(until)
+
     def epoch(self, step: int) -> int:
         """Return the epoch that step `step` (from 1) belongs to; step 0 is before the first."""
         return math.ceil(step / self.steps_per_epoch)

@@ -87,9 +87,16 @@ def _header(path: Path, file: BinaryIO, size: int) -> bytes:
 def of_models(config: TrainingConfig) -> dict[str, str]:
     """Return {setting: fingerprint} of each file or folder that the settings name for a model."""
     settings = to_flat(config)
-    named = {key: str(settings[key]) for key, each in known_settings().items() if each.show.widget == "file"}
-    found = {key: fingerprint(cached_folder(text) or Path(text)) for key, text in named.items() if text}
+    named = {key: settings[key] for key, each in known_settings().items() if each.show.widget in ("file", "files")}
+    found = {
+        key: " ".join(map(_of_source, value if isinstance(value, list) else [value])) for key, value in named.items()
+    }
     return {key: print_ for key, print_ in found.items() if print_}
+
+
+def _of_source(source: object) -> str:
+    """Return the fingerprint of what a setting names: a path, or a name on a hub; "" where there is none."""
+    return fingerprint(cached_folder(str(source)) or Path(str(source))) if source else ""
 
 
 @dataclass(frozen=True, slots=True)

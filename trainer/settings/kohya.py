@@ -28,6 +28,9 @@ ALGORITHMS = {
 
 _HIGHEST_RANK = 4096
 
+_OF_ANOTHER_TRAINER = ("stop_text_encoder_training",)
+"""Settings that recipes for LoRAs have as well, where sd-scripts' trainer of LoRAs does not read them."""
+
 PROCESS_THERE = "ddpm"
 """The kind of process of the models that sd-scripts' trainers with these modules train."""
 
@@ -104,6 +107,7 @@ def _translate(imported: Imported, known: Mapping[str, Setting]) -> None:
     given = {key: value for key, value in imported.values.items() if not _is_unset(known.get(key), value)}
     _rename(given, imported, known)
     _unpack_network(given, imported, known)
+    imported.unused += [key for key in _OF_ANOTHER_TRAINER if given.pop(key, None) is not None]
     _translate_optimizer(given, imported, known["optimizer_type"])
     _translate_logging(given)
     ending = given.get("caption_extension")
@@ -161,6 +165,7 @@ def _unpack_network(given: dict[str, object], imported: Imported, known: Mapping
     module = str(given.pop("network_module", "networks.lora"))
     if module == LYCORIS:
         _unpack_lycoris(given, imported, known)
+        _leave_out_others(given, imported, known)
         return
     given["network_type"] = NETWORK_MODULES.get(module, "lora")
     if module not in NETWORK_MODULES:
@@ -170,6 +175,14 @@ def _unpack_network(given: dict[str, object], imported: Imported, known: Mapping
         message = f"{shown(module)} is not a kind of LoRA that this version trains; it has {having}.{with_it}"
         imported.unsupported.append(Problem("network_module", message, module))
     _unpack_network_args(given, imported, known, of_this_kind=module in NETWORK_MODULES)
+
+
+def _leave_out_others(given: dict[str, object], imported: Imported, known: Mapping[str, Setting]) -> None:
+    """Take out what LyCORIS accepts and does not use with this kind of adapter."""
+    for key, setting in known.items():
+        kinds = setting.show.when.get("network_type")
+        if key in given and isinstance(kinds, tuple) and given["network_type"] not in kinds:
+            imported.unused += [] if is_off(given.pop(key)) else [key]
 
 
 def _unpack_lycoris(given: dict[str, object], imported: Imported, known: Mapping[str, Setting]) -> None:
@@ -185,6 +198,8 @@ def _unpack_lycoris(given: dict[str, object], imported: Imported, known: Mapping
         imported.unsupported.append(Problem("network_args", message, f"algo={algorithm}"))
     _unpack_network_args(given, imported, known, of_this_kind=algorithm in ALGORITHMS)
     given["network_type"] = kind = ALGORITHMS.get(algorithm, "locon")
+    if given.get("lycoris_preset") not in (None, *known["lycoris_preset"].choices):
+        given["lycoris_preset_file"] = given.pop("lycoris_preset")
     given.setdefault("lycoris_preset", "full")
     if given.get("dora_wd"):
         given.setdefault("wd_on_output", True)
@@ -401,7 +416,10 @@ def _pack_lycoris(exported: dict[str, object], flat: Mapping[str, object]) -> No
         return
     algorithms = {ours: theirs for theirs, ours in ALGORITHMS.items()}
     extra = [f"algo={algorithms[kind]}"]
-    if not flat["lycoris_preset"]:
+    if flat["lycoris_preset_file"]:
+        arguments = [each for each in arguments if not each.startswith("preset=")]
+        extra.append(f"preset={flat['lycoris_preset_file']}")
+    elif not flat["lycoris_preset"]:
         extra.append("preset=attn-mlp" if flat["conv_dim"] is None else "preset=full")
     if flat["conv_dim"] is None:
         extra.append("conv_dim=0")

@@ -19,7 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from trainer.ground.paths import normalised
 
 Tab = Literal["basic", "advanced"]
-Widget = Literal["auto", "file", "folder", "text", "multiline", "choice", "checkbox", "number", "slider", "list"]
+Widget = Literal[
+    "auto", "file", "files", "folder", "text", "multiline", "choice", "checkbox", "number", "slider", "list"
+]
 
 ANY = "*"
 """In `Show.when`: any value that is neither unset, nor empty, nor zero, nor false."""
@@ -27,7 +29,7 @@ ANY = "*"
 PROCESS = "process"
 """In `Show.when`: not a setting but the kind of process that the model has, once the model is known."""
 
-PATHS = ("file", "folder")
+PATHS = ("file", "files", "folder")
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +201,8 @@ def prepared(value: object, declaration: Declaration) -> object:
         return None
     if declaration.show.widget in PATHS and isinstance(value, str):
         value = normalised(value)
+    if declaration.show.widget == "files" and isinstance(value, tuple):
+        value = tuple(normalised(each) if isinstance(each, str) else each for each in value)
     if declaration.parse is not None and value is not None:
         value = declaration.parse(value)
     if declaration.choices and value not in declaration.choices:

@@ -30,6 +30,6 @@ class Keys(OfSettings[KeysArguments]):
         config = read_settings(arguments, desk, None)
         family = FAMILIES[arguments.family]
         targets = family.targets(family.configs, conv=True)
-        spec = make_spec(config.network, rates(config, family.parts), config.lycoris, config.blocks)
+        spec = make_spec(config.network, rates(config, family.parts), *config.of_adapters)
         desk.say(json.dumps(keys(targets, spec, config.saving.save_precision)))
         return COMPLETED

@@ -6,18 +6,15 @@ from dataclasses import dataclass, field
 
 import safetensors
 import torch
-from torch import Tensor
 
-from trainer.adapters import AdapterHeader
+from trainer.adapters import KINDS, AdapterHeader
 from trainer.ground.control import Progress
 from trainer.ground.errors import ModelError
-from trainer.tools.low_rank import Factors, decompose
-from trainer.tools.verify import is_plain
 
 
 @dataclass(slots=True)
 class Soundness:
-    """Keys of tensors that are not finite, layers that do nothing, and the norm of what each plain layer adds."""
+    """Keys of tensors that are not finite, layers that do nothing, and the norm of what each layer does."""
 
     not_finite: list[str] = field(default_factory=list)
     nothing: list[str] = field(default_factory=list)
@@ -39,16 +36,9 @@ def look(header: AdapterHeader, progress: Progress) -> Soundness:
                 tensors = {entry: file.get_tensor(f"{name}.{entry}") for entry in module.entries}
                 wrong = [entry for entry, tensor in tensors.items() if not torch.isfinite(tensor.float()).all()]
                 found.not_finite += [f"{name}.{entry}" for entry in wrong]
-                if is_plain(header, name) and not wrong:
-                    _add_norm(found, name, tensors, module.alpha)
+                if not wrong:
+                    found.norms[name] = KINDS[header.kind].norm_of(tensors, module.alpha)
+                    found.nothing += [name] if found.norms[name] == 0 else []
     except (OSError, safetensors.SafetensorError) as error:
         raise ModelError(f"The LoRA {header.path} can't be read: {error}.", "Download or copy it again.") from error
     return found
-
-
-def _add_norm(found: Soundness, name: str, tensors: dict[str, Tensor], alpha: float | None) -> None:
-    up, down = tensors["lora_up.weight"].float(), tensors["lora_down.weight"].float()
-    factors = Factors(up, down, float(down.shape[0] if alpha is None else alpha))
-    found.norms[name] = abs(factors.scale) * float(decompose(factors)[1].norm())
-    if not (up.any() and down.any()):
-        found.nothing.append(name)

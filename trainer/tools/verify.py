@@ -11,7 +11,6 @@ from trainer.adapters import AdapterHeader, read_header
 from trainer.families import FAMILIES
 from trainer.planning.inspection import family_of_lora
 from trainer.settings.section import Show, argument
-from trainer.tools.lora_files import DOWN, UP
 from trainer.tools.tool import COMPLETED, FAILED, Arguments, Desk, Tool
 
 _BLOCK = re.compile(r"lora_([a-z0-9]+?)_(mid_block|.*?_\d+)(?:_|$)")
@@ -30,8 +29,8 @@ class VerifyArguments(Arguments):
 class Verify(Tool[VerifyArguments]):
     """Prints what it finds; the exit code is 1 where the file has a fault.
 
-    Norms are Frobenius norms of what a layer adds to its weight, alpha / rank * up @ down, for LoRAs of these two
-    matrices; a block's is the root of the sum of its layers' squares.
+    Norms are Frobenius norms of what a layer adds to its weight, such as alpha / rank * up @ down, and for kinds that
+    multiply weights of the multiplier without 1; a block's is the root of the sum of its layers' squares.
     """
 
     name = "verify"
@@ -44,8 +43,8 @@ class Verify(Tool[VerifyArguments]):
         family = family_of_lora(header)
         title = FAMILIES[family].title if family else "a model that is not known"
         ranks = sorted(set(header.ranks.values()))
-        shown = f"ranks {ranks[0]} to {ranks[-1]}" if len(ranks) > 1 else f"rank {ranks[0]}"
-        desk.say(f"{header.path.name}: {header.title} for {title}, {len(header.modules)} layers, {shown}")
+        shown = f", ranks {ranks[0]} to {ranks[-1]}" if len(ranks) > 1 else "".join(f", rank {rank}" for rank in ranks)
+        desk.say(f"{header.path.name}: {header.title} for {title}, {len(header.modules)} layers{shown}")
         checked = self.load().look(header, desk.progress())
         faults = [f"numbers that are not finite: {_listed(checked.not_finite)}"] if checked.not_finite else []
         if strangers := layers_not_there(header, family):
@@ -75,11 +74,6 @@ def layers_not_there(header: AdapterHeader, family: str) -> list[str]:
     targets = FAMILIES[family].targets(FAMILIES[family].configs, conv=True)
     known = {name for target in targets for name in (target.name, target.alias)}
     return [name for name in header.modules if name not in known]
-
-
-def is_plain(header: AdapterHeader, name: str) -> bool:
-    """Say whether a layer has the two matrices of a LoRA and nothing else."""
-    return set(header.modules[name].entries) == {UP, DOWN}
 
 
 def by_block(norms: Mapping[str, float]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from trainer import families, memory, schedules
-from trainer.adapters import Adapter
+from trainer.adapters import Adapter, merging
 from trainer.config import TrainingConfig, resolution_size
 from trainer.families import Recognition
 from trainer.families.bundle import Bundle
@@ -129,8 +129,12 @@ def prepare(training: Training) -> None:
 
 
 def make_adapter(plan: Plan, bundle: Bundle, dtype: torch.dtype, tell: Emit) -> Adapter:
-    """Inject the adapter in the given dtype, with the weights of `network_weights` where they are given."""
+    """Inject the adapter in the given dtype, with the weights of `network_weights` where they are given.
+
+    `base_weights` are merged into the model before.
+    """
     network, seed = plan.config.network, plan.config.training.seed
+    merge_base_weights(plan, bundle)
     adapter = plan.spec.build(bundle.components, bundle.targets(conv=True), seed=seed, dtype=dtype)
     if network.network_weights:
         weights = export.read_adapter(Path(network.network_weights))
@@ -141,6 +145,19 @@ def make_adapter(plan: Plan, bundle: Bundle, dtype: torch.dtype, tell: Emit) -> 
     return adapter
 
 
+def merge_base_weights(plan: Plan, bundle: Bundle) -> None:
+    """Merge the LoRAs of `base_weights` into the model, one after the other.
+
+    Raises:
+        ModelError: a file can't be read, or does not fit.
+    """
+    network = plan.config.network
+    multipliers = (*network.base_weights_multiplier, *(1.0,) * len(network.base_weights))
+    for path, multiplier in zip(network.base_weights, multipliers, strict=False):
+        file = export.read_adapter(Path(path))
+        merging.merge(bundle.components, bundle.targets(conv=True), file.header, file.tensors, multiplier)
+
+
 def make_optimizer(
     config: TrainingConfig, adapter: Adapter, learning_rates: Mapping[str, float]
 ) -> torch.optim.Optimizer:
@@ -149,7 +166,10 @@ def make_optimizer(
     # A compiler joins operations by itself, and better with the matrices where their layers are.
     if kind.elementwise and not config.training.torch_compile:
         adapter.stack()
-    groups = [{"params": adapter.parameters(part), "lr": learning_rates[part], "name": part} for part in adapter.parts]
+    groups = [
+        {"params": parameters, "lr": rate.of(learning_rates), "name": rate.name}
+        for rate, parameters in adapter.groups()
+    ]
     return kind.build(groups, config.optimizer.optimizer_args)
 
 
@@ -203,7 +223,8 @@ def fill_text_cache(training: Training) -> Sequence[Sequence[str]] | None:
     key = bundle.text_key if on_disk else ""
     wanted = (*itertools.chain(*texts), *prompts, "")
     training.text_cache.fill(wanted, bundle.tokenize, bundle.encode_text, key, training.progress)
-    bundle.release_text_encoders()
+    if not config.network.base_weights:  # loaded again they would lack what was merged into them
+        bundle.release_text_encoders()
     return texts
 
 

@@ -37,6 +37,7 @@ def train(training: Training) -> events.Finished:
             if training.ending:
                 break
             began = time.perf_counter()
+            training.hold_text_encoders()
             loss = fitted(training, accumulate, batches)
             grad_norm = clip(training)
             update(training, grad_norm)
@@ -51,8 +52,10 @@ def accumulate(training: Training, batches: Sequence[Batch]) -> Tensor:
     total = torch.zeros((), device=training.device)
     for batch in batches:
         for part, share in training.parts(batch):
-            loss = loss_of(training, part) * share / batch.group_size
-            training.accelerator.backward(loss)
+            with training.dropping(batch, part):
+                loss = loss_of(training, part) * share / batch.group_size
+                if loss.requires_grad:  # else module_dropout has left out every layer
+                    training.accelerator.backward(loss)
             total += loss.detach()
     return training.sum_over_ranks(total)
 
@@ -72,6 +75,8 @@ def clip(training: Training) -> Tensor:
     training.share_gradients()
     training.accelerator.unscale_gradients(training.optimizer)
     gradients = [parameter.grad for parameter in training.parameters if parameter.grad is not None]
+    if not gradients:
+        return torch.zeros((), device=training.device)
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     limit = training.config.optimizer.max_grad_norm
     if limit:
@@ -80,11 +85,12 @@ def clip(training: Training) -> Tensor:
 
 
 def update(training: Training, grad_norm: Tensor) -> None:
-    """Step optimizer and schedule; where a gradient was not finite the weights stay as they were.
+    """Step optimizer, limit of norms and schedule; where a gradient was not finite the weights stay as they were.
 
     The schedule advances either way, so that the step number alone says which rate is in effect.
     """
     training.updating = True
     training.step_optimizer(torch.isfinite(grad_norm))
     training.optimizer.zero_grad(set_to_none=True)
+    training.limit_norms()
     training.advance_schedule()

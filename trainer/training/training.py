@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from itertools import groupby
@@ -34,6 +35,7 @@ from trainer.process.inputs import posterior_sample
 from trainer.process.process import Process
 from trainer.results.metadata import ModelFacts, RunFacts, model_hashes, model_name, optimizer_name
 from trainer.results.run_folder import RunFolder
+from trainer.targets import TEXT, names_of
 from trainer.training import ranks, rounding, states
 from trainer.training.metrics import Metrics
 from trainer.training.micro_batches import MicroBatchSize
@@ -59,7 +61,7 @@ class Training:
     `current` are the micro-batches of the step under way, `updating` says that the step may have changed the weights
     already. `micro_batch_size` is how much is computed at once, once that had to be less than the settings say; with
     `one_size` no less either, since a compiler makes a program for each size. `ending` is the command that ends it,
-    `gate` is held while the device is used.
+    `held` are the parts that are no longer trained, `gate` is held while the device is used.
     """
 
     plan: Plan
@@ -87,6 +89,7 @@ class Training:
     micro_batch_size: MicroBatchSize | None = None
     one_size: bool = False
     updating: bool = False
+    held: tuple[str, ...] = ()
     seconds_before: float = 0.0
     began: float = field(default_factory=time.time)
     clock: float = field(default_factory=time.monotonic)
@@ -134,6 +137,11 @@ class Training:
         return [parameter for part in self.adapter.parts for parameter in self.adapter.parameters(part)]
 
     @cached_property
+    def _part_of(self) -> dict[str, str]:
+        """The part of the model that each group of the optimizer belongs to."""
+        return {rate.name: rate.part for rate, _ in self.adapter.groups()}
+
+    @cached_property
     def facts(self) -> RunFacts:
         """What every file saved by this run says of it. Reads the whole model file once, for its hash."""
         config, seen = self.config, self.plan
@@ -176,6 +184,24 @@ class Training:
             computed = part.filled(size) if self.one_size else part
             yield computed.to(self.device, non_blocking=True), len(computed.slots) / len(batch.slots)
 
+    def dropping(self, batch: Batch, part: Batch) -> AbstractContextManager[None]:
+        """Within the context, passes are of a piece of a micro-batch, and leave out what is drawn for it."""
+        return self.adapter.dropping(self.config.training.seed, batch.step, part.slots, batch.slots[0])
+
+    def limit_norms(self) -> None:
+        """Scale down what layers add to their weights, where `scale_weight_norms` says so."""
+        most = self.config.limits.scale_weight_norms
+        if most:
+            self.adapter.limit_norms(most)
+
+    def hold_text_encoders(self) -> None:
+        """Leave text encoders as they are from the step on that `stop_text_encoder_training` says."""
+        if self.held or not self.timetable.text_encoders_end or self.step < self.timetable.text_encoders_end:
+            return
+        self.held = names_of(self.plan.parts, TEXT)
+        for parameter in (each for part in self.held for each in self.adapter.parameters(part)):
+            parameter.requires_grad_(False)
+
     def compute_by(self, micro_batch_size: MicroBatchSize) -> None:
         """Compute no more than that at once from now on."""
         if micro_batch_size.checkpointing:
@@ -201,7 +227,7 @@ class Training:
         if self.accelerator.num_processes == 1:
             return
         for parameter in self.parameters:
-            if parameter.grad is None:
+            if parameter.grad is None and parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         flat = ranks.add_up(torch.cat([gradient.flatten() for gradient in gradients]))
@@ -210,7 +236,10 @@ class Training:
 
     def advance_schedule(self) -> None:
         """Remember the rates that the step under way used, and set those of the next."""
-        self.rates_used = {group["name"]: float(group["lr"]) for group in self.optimizer.param_groups}
+        self.rates_used = {
+            group["name"]: 0.0 if self._part_of[group["name"]] in self.held else float(group["lr"])
+            for group in self.optimizer.param_groups
+        }
         self.schedule.step()
 
     def step_optimizer(self, finite: Tensor) -> None:

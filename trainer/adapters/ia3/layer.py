@@ -25,6 +25,11 @@ class Ia3Layer(AdaptedLayer):
         self.square = target.in_features == target.out_features
         self.on_input = given if self.square else channels == target.in_features
 
+    @classmethod
+    def norm_of(cls, factors: Mapping[str, Tensor], alpha: float, rank: int) -> float:
+        """Return the norm of what the channels are multiplied by, without 1."""
+        return float(factors[WEIGHT].norm())
+
     def constants(self) -> dict[str, float]:
         """Return which channels the weight is for: 1 = the inputs."""
         return {ON_INPUT: float(self.on_input)}
@@ -34,9 +39,16 @@ class Ia3Layer(AdaptedLayer):
         if ON_INPUT in constants and self.square:
             self.on_input = bool(constants[ON_INPUT])
 
+    def whole(self, strength: float) -> Tensor:
+        """Return W with its rows or columns multiplied."""
+        weight, channels = self.weight(), 1 + self.factors[WEIGHT].float().flatten() * strength
+        shape = [1] * weight.dim()
+        shape[1 if self.on_input else 0] = -1
+        return weight * channels.view(shape)
+
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out], or [b, in, h, w] -> [b, out, h', w']."""
-        if not self.strength:
+        if self.left_out():
             return cast(Tensor, self.base_layer(x))
         x = x.to(self.compute_dtype(x))
         weight = (self.factors[WEIGHT].flatten() * self.strength).to(x.dtype)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from trainer.adapters.adapter import Adapter, AdapterSpec
+from trainer.adapters.adapter import AdapterSpec
 from trainer.adapters.files import Shape
+from trainer.adapters.rates import LORAPLUS
 from trainer.targets import Target
 
 if TYPE_CHECKING:
-    import torch
+    from trainer.adapters.ia3.layer import Ia3Layer
 
 WEIGHT, ON_INPUT = "weight", "on_input"
 
@@ -24,6 +25,7 @@ class Ia3Spec(AdapterSpec):
     name: ClassVar[str] = "ia3"
     title: ClassVar[str] = "an (IA)^3"
     algorithm: ClassVar[str] = "ia3"
+    without: ClassVar[frozenset[str]] = frozenset({"network_dropout", "rank_dropout", "scale_weight_norms", *LORAPLUS})
 
     train_on_input: bool = False
 
@@ -66,18 +68,9 @@ class Ia3Spec(AdapterSpec):
         """Return nothing: the shapes don't say of which channels the weight is."""
         return 0, 0
 
-    def build(
-        self,
-        components: Mapping[str, torch.nn.Module],
-        targets: Sequence[Target],
-        *,
-        seed: int,
-        dtype: torch.dtype | None = None,
-    ) -> Adapter:
-        """Inject it into the loaded `components` and return it, float32 unless said. Imports torch and PEFT."""
-        import torch
-
+    @classmethod
+    def layer_kind(cls) -> type[Ia3Layer]:
+        """Return the arithmetic of one layer. Imports torch."""
         from trainer.adapters.ia3.layer import Ia3Layer
-        from trainer.adapters.layer import inject
 
-        return inject(Ia3Layer, components, targets, self, seed=seed, dtype=dtype or torch.float32)
+        return Ia3Layer

@@ -32,9 +32,10 @@ class LoconLayer(AdditiveLayer):
             return F.conv2d(self.product(x, down.view(len(down), *self.weight_shape[1:])), up.view(*up.shape[:2], 1, 1))
         return F.linear(F.linear(x, down.flatten(1)), up.flatten(1))
 
-    def difference(self, factors: Mapping[str, Tensor]) -> Tensor:
+    @classmethod
+    def difference(cls, factors: Mapping[str, Tensor], scale: float) -> Tensor:
         """Return s up down, or s sum over m, n of core[m, n] up[i, m] down[n, j]."""
-        down, up = factors[DOWN].flatten(1), factors[UP].flatten(1) * self.scale
+        down, up = factors[DOWN].flatten(1), factors[UP].flatten(1) * scale
         if CORE in factors:
             return torch.einsum("mn...,im,nj->ij...", factors[CORE], up, down)
         return up @ down

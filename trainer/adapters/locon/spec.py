@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from trainer.adapters.adapter import Adapter
 from trainer.adapters.files import Shape
-from trainer.adapters.lycoris import LycorisSpec, without_lengths
+from trainer.adapters.lycoris import DORA, LycorisSpec, without_lengths
 from trainer.targets import Target
 
 if TYPE_CHECKING:
-    import torch
+    from trainer.adapters.locon.layer import LoconLayer
 
 DOWN, CORE, UP = "lora_down.weight", "lora_mid.weight", "lora_up.weight"
 
@@ -26,6 +25,8 @@ class LoconSpec(LycorisSpec):
     title: ClassVar[str] = "a LoCon"
     algorithm: ClassVar[str] = "locon"
     readable: ClassVar[tuple[str, ...]] = ("lora",)
+    cores: ClassVar[tuple[str, ...]] = (CORE,)
+    without: ClassVar[frozenset[str]] = frozenset({"network_dropout"})
 
     def factors(self, target: Target) -> dict[str, Shape]:
         """Return down [rank, in(, kh, kw)] and up [out, rank(, 1, 1)]; with a core [rank, rank, kh, kw] down is 1x1."""
@@ -35,6 +36,12 @@ class LoconSpec(LycorisSpec):
         if self.tucker(target):
             return {DOWN: (rank, target.in_features, *point), CORE: (rank, rank, *kernel), UP: up}
         return {DOWN: (rank, target.in_features, *kernel), UP: up}
+
+    @classmethod
+    def title_of(cls, modules: Collection[Collection[str]]) -> str:
+        """Return what a file is: with lengths and no core it is what people call a DoRA."""
+        plain = not any(CORE in entries for entries in modules)
+        return "a DoRA" if plain and any(DORA in entries for entries in modules) else super().title_of(modules)
 
     @classmethod
     def recognises(cls, entries: Collection[str]) -> bool:
@@ -55,18 +62,9 @@ class LoconSpec(LycorisSpec):
         """Return the inputs and outputs of a module in a file."""
         return math.prod(entries[DOWN][1:]) * math.prod(entries.get(CORE, ())[2:]), entries[UP][0]
 
-    def build(
-        self,
-        components: Mapping[str, torch.nn.Module],
-        targets: Sequence[Target],
-        *,
-        seed: int,
-        dtype: torch.dtype | None = None,
-    ) -> Adapter:
-        """Inject this LoCon into the loaded `components` and return it, float32 unless said. Imports torch and PEFT."""
-        import torch
-
-        from trainer.adapters.layer import inject
+    @classmethod
+    def layer_kind(cls) -> type[LoconLayer]:
+        """Return the arithmetic of one layer. Imports torch."""
         from trainer.adapters.locon.layer import LoconLayer
 
-        return inject(LoconLayer, components, targets, self, seed=seed, dtype=dtype or torch.float32)
+        return LoconLayer

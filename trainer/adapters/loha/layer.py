@@ -25,12 +25,13 @@ class LohaLayer(AdditiveLayer):
         if deviation:
             factor.normal_(0.0, deviation, generator=generator)
 
-    def difference(self, factors: Mapping[str, Tensor]) -> Tensor:
+    @classmethod
+    def difference(cls, factors: Mapping[str, Tensor], scale: float) -> Tensor:
         """Return s (w1_a w1_b) * (w2_a w2_b), [out, in * kh * kw], or the Tucker form [out, in, kh, kw]."""
         if LEFT_CORE in factors:
             left = tucker(factors[LEFT_CORE], factors[LEFT_UP], factors[LEFT_DOWN])
-            return left * tucker(factors[RIGHT_CORE], factors[RIGHT_UP] * self.scale, factors[RIGHT_DOWN])
-        return (factors[LEFT_UP] @ factors[LEFT_DOWN]) * (factors[RIGHT_UP] * self.scale @ factors[RIGHT_DOWN])
+            return left * tucker(factors[RIGHT_CORE], factors[RIGHT_UP] * scale, factors[RIGHT_DOWN])
+        return (factors[LEFT_UP] @ factors[LEFT_DOWN]) * (factors[RIGHT_UP] * scale @ factors[RIGHT_DOWN])
 
 
 def tucker(core: Tensor, up: Tensor, down: Tensor) -> Tensor:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from trainer.adapters.adapter import Adapter
 from trainer.adapters.files import Shape
 from trainer.adapters.lycoris import LycorisSpec, without_lengths
 from trainer.targets import Target
 
 if TYPE_CHECKING:
-    import torch
+    from trainer.adapters.loha.layer import LohaLayer
 
 LEFT_UP, LEFT_DOWN, LEFT_CORE = "hada_w1_a", "hada_w1_b", "hada_t1"
 RIGHT_UP, RIGHT_DOWN, RIGHT_CORE = "hada_w2_a", "hada_w2_b", "hada_t2"
@@ -28,6 +27,7 @@ class LohaSpec(LycorisSpec):
     name: ClassVar[str] = "loha"
     title: ClassVar[str] = "a LoHa"
     algorithm: ClassVar[str] = "loha"
+    cores: ClassVar[tuple[str, ...]] = (LEFT_CORE, RIGHT_CORE)
 
     def factors(self, target: Target) -> dict[str, Shape]:
         """Return w*_a [out, rank] and w*_b [rank, in * kh * kw]; t*, w*_a [rank, out], w*_b [rank, in] with a core."""
@@ -66,18 +66,9 @@ class LohaSpec(LycorisSpec):
             return entries[LEFT_DOWN][1], entries[LEFT_UP][0]
         return entries[LEFT_DOWN][1] * math.prod(core[2:]), entries[LEFT_UP][1]
 
-    def build(
-        self,
-        components: Mapping[str, torch.nn.Module],
-        targets: Sequence[Target],
-        *,
-        seed: int,
-        dtype: torch.dtype | None = None,
-    ) -> Adapter:
-        """Inject this LoHa into the loaded `components` and return it, float32 unless said. Imports torch and PEFT."""
-        import torch
-
-        from trainer.adapters.layer import inject
+    @classmethod
+    def layer_kind(cls) -> type[LohaLayer]:
+        """Return the arithmetic of one layer. Imports torch."""
         from trainer.adapters.loha.layer import LohaLayer
 
-        return inject(LohaLayer, components, targets, self, seed=seed, dtype=dtype or torch.float32)
+        return LohaLayer

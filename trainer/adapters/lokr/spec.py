@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from trainer.adapters.adapter import Adapter
 from trainer.adapters.factorization import factorization
 from trainer.adapters.files import Shape
 from trainer.adapters.lycoris import LycorisSpec, without_lengths
 from trainer.targets import Target
 
 if TYPE_CHECKING:
-    import torch
+    from trainer.adapters.lokr.layer import LokrLayer
 
 SMALL, SMALL_UP, SMALL_DOWN = "lokr_w1", "lokr_w1_a", "lokr_w1_b"
 LARGE, LARGE_UP, LARGE_DOWN, CORE = "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"
@@ -33,6 +32,8 @@ class LokrSpec(LycorisSpec):
     name: ClassVar[str] = "lokr"
     title: ClassVar[str] = "a LoKr"
     algorithm: ClassVar[str] = "lokr"
+    cores: ClassVar[tuple[str, ...]] = (CORE,)
+    shrinks_by_number: ClassVar[bool] = False
 
     factor: int = -1
     decompose_both: bool = False
@@ -85,6 +86,15 @@ class LokrSpec(LycorisSpec):
         return {**super().arguments(), "factor": str(self.factor), **own}
 
     @classmethod
+    def option_for(cls, entry: str, shape: Shape) -> str:
+        """Return which settings make an entry; factor makes the shapes of all."""
+        if entry in (SMALL_UP, SMALL_DOWN):
+            return "Set decompose_both = true, and factor and network_dim as for the file"
+        if entry == LARGE:
+            return "Set full_matrix = true, and factor as for the file"
+        return super().option_for(entry, shape)
+
+    @classmethod
     def recognises(cls, entries: Collection[str]) -> bool:
         """Say whether a module has a LoKr's factors and nothing else."""
         return not {SMALL, SMALL_UP}.isdisjoint(entries) and ALL.issuperset(without_lengths(entries))
@@ -115,18 +125,9 @@ class LokrSpec(LycorisSpec):
             large = (entries[LARGE_UP][0], entries[LARGE_DOWN][1])
         return small[1] * large[1], small[0] * large[0]
 
-    def build(
-        self,
-        components: Mapping[str, torch.nn.Module],
-        targets: Sequence[Target],
-        *,
-        seed: int,
-        dtype: torch.dtype | None = None,
-    ) -> Adapter:
-        """Inject this LoKr into the loaded `components` and return it, float32 unless said. Imports torch and PEFT."""
-        import torch
-
-        from trainer.adapters.layer import inject
+    @classmethod
+    def layer_kind(cls) -> type[LokrLayer]:
+        """Return the arithmetic of one layer. Imports torch."""
         from trainer.adapters.lokr.layer import LokrLayer
 
-        return inject(LokrLayer, components, targets, self, seed=seed, dtype=dtype or torch.float32)
+        return LokrLayer

@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
-from torch import nn
+from torch import Tensor, nn
 
 from trainer.adapters.adapter import AdapterSpec, matrix
-from trainer.adapters.injection import PEFT_NAME, AdaptedModule, InjectedAdapter, prepare, wrap
+from trainer.adapters.injection import PEFT_NAME, AdaptedModule, InjectedAdapter, prepare, ratio_to, wrap
 from trainer.adapters.lora import optimizer_states
 from trainer.adapters.lora.layers import SlimConv2d, SlimLinear, put_into_stack
 from trainer.adapters.lora.spec import DOWN, UP
 from trainer.adapters.lora.stacks import Stack
+from trainer.adapters.rates import Rate
 from trainer.ground.randomness import stream
 from trainer.targets import Target
 
@@ -51,13 +53,17 @@ class LoraModule(AdaptedModule):
         """Set what up(down(x)) is multiplied by."""
         self.layer.scaling[PEFT_NAME] = value
 
+    def limit_norm(self, most: float) -> None:
+        """Scale both matrices alike, so that s up down has a norm of at most `most`."""
+        _limit(self.down.data, self.up.data, self.alpha / self.rank, most)
+
 
 class LoraAdapter(InjectedAdapter[LoraModule]):
     """A LoRA on one or more parts of a model. Matrices of layers of one shape are made ready in stacks."""
 
-    def __init__(self, modules: Sequence[LoraModule]) -> None:
-        super().__init__(modules)
-        self.stacks = {part: _stacks(self.trained(part)) for part in self.parts}
+    def __init__(self, modules: Sequence[LoraModule], spec: AdapterSpec) -> None:
+        super().__init__(modules, spec)
+        self.stacks = {part: _stacks(self.trained(part), spec) for part in self.parts}
 
     @classmethod
     def inject(
@@ -94,20 +100,49 @@ class LoraAdapter(InjectedAdapter[LoraModule]):
         ]
         for module in modules:
             _initialise(module, seed, dtype)
-        return cls(modules)
+        return cls(modules, spec)
 
-    def parameters(self, part: str | None = None) -> list[nn.Parameter]:
-        """Return what is trained of one part, or of all: the matrices in file order, or the stacks of them."""
-        stacks = [stack for name in self.stacks if part in (None, name) for stack in self.stacks[name]]
-        if any(stack.stacked for stack in stacks):
-            return [parameter for stack in stacks for parameter in stack.parameters]
-        return super().parameters(part)
+    def groups(self) -> list[tuple[Rate, list[nn.Parameter]]]:
+        """Return what is trained by the rate that it learns at: the matrices in file order, or the stacks of them."""
+        if not self._stacked:
+            return super().groups()
+        found: dict[Rate, list[nn.Parameter]] = {rate: [] for rate in self.members}
+        for stacks in self.stacks.values():
+            for each in stacks:
+                for entry, parameter in zip((DOWN, UP), each.parameters, strict=True):
+                    found[self.spec.rate(self._targets[id(each.layers[0])], entry)].append(parameter)
+        return list(found.items())
+
+    @property
+    def _stacked(self) -> bool:
+        return any(each.stacked for stacks in self.stacks.values() for each in stacks)
+
+    @cached_property
+    def _targets(self) -> dict[int, Target]:
+        return {id(module.layer): module.target for module in self.modules}
 
     def stack(self) -> None:
-        """Let the matrices of layers of one shape be one parameter."""
+        """Let the matrices of layers of one shape be one parameter.
+
+        Not with `module_dropout`: a layer that took no part in a step has no gradient then, and an optimizer leaves it.
+        """
+        if self.dropouts and self.dropouts.module:
+            return
         for stacks in self.stacks.values():
             for each in stacks:
                 each.stack()
+
+    @torch.no_grad()
+    def limit_norms(self, most: float) -> None:
+        """Scale what layers add to their weights down to a norm of at most `most`, a stack at once."""
+        if not self._stacked:
+            super().limit_norms(most)
+            return
+        for stacks in self.stacks.values():
+            for each in stacks:
+                down, up = each.parameters
+                first = each.layers[0]
+                _limit(down, up, first.lora_alpha[PEFT_NAME] / first.r[PEFT_NAME], most)
 
     def to(self, device: torch.device) -> None:
         """Follow the parts to another device; parameters keep their identity."""
@@ -127,31 +162,31 @@ class LoraAdapter(InjectedAdapter[LoraModule]):
 
     def _places(self, saved: Mapping[str, Any]) -> list[list[optimizer_states.Place]]:
         """Return for each group of an optimizer where its matrices are, in file order; empty where none is stacked."""
-        if not any(each.stacked for stacks in self.stacks.values() for each in stacks):
+        if not self._stacked:
             return []
-        return [_places(self.trained(group["name"]), self.stacks[group["name"]]) for group in saved["param_groups"]]
+        numbers = {id(each): number for _, group in self.groups() for number, each in enumerate(group)}
+        members = {rate.name: matrices for rate, matrices in self.members.items()}
+        return [[_place(*each, numbers) for each in members[group["name"]]] for group in saved["param_groups"]]
 
 
-def _stacks(modules: Sequence[LoraModule]) -> list[Stack]:
-    """Put the layers of one part with the same shape and scale into one stack, in sets that share their input."""
+def _stacks(modules: Sequence[LoraModule], spec: AdapterSpec) -> list[Stack]:
+    """Put the layers of one part with the same shape, scale and rates into one stack; sets share their input."""
     sorted_out: dict[object, dict[str, list[SlimLinear | SlimConv2d]]] = {}
     for module in modules:
         layer, target = module.layer, module.target
         assert isinstance(layer, SlimLinear | SlimConv2d), f"PEFT has put its own layer at {target.path}"
         shape = (*matrix(module.down.shape), module.up.shape[0])
-        sets = sorted_out.setdefault((shape, module.alpha, layer.base_layer.weight.dtype), {})
+        rates = spec.rate(target, DOWN), spec.rate(target, UP)
+        sets = sorted_out.setdefault((shape, module.alpha, layer.base_layer.weight.dtype, rates), {})
         sets.setdefault(target.shares or target.path, []).append(layer)
     return [put_into_stack(list(sets.values())) for sets in sorted_out.values()]
 
 
-def _places(modules: Sequence[LoraModule], stacks: Sequence[Stack]) -> list[optimizer_states.Place]:
-    """Return in which parameter of its part each matrix is, and where in it, in file order."""
-    numbers = {id(each): 2 * number for number, each in enumerate(stacks)}
-    return [
-        optimizer_states.Place(numbers[id(module.layer.siblings.stack)] + number, module.layer.index, each.shape)
-        for module in modules
-        for number, each in enumerate((module.down, module.up))
-    ]
+def _place(module: LoraModule, entry: str, numbers: Mapping[int, int]) -> optimizer_states.Place:
+    """Return in which parameter of its group a matrix is, by its number, and where in it."""
+    down, up = module.layer.siblings.stack.parameters
+    parameter = down if entry == DOWN else up
+    return optimizer_states.Place(numbers[id(parameter)], module.layer.index, module.matrices[entry].shape)
 
 
 def _lora_layer(components: Mapping[str, nn.Module], target: Target) -> LoraLayer:
@@ -173,3 +208,17 @@ def _initialise(module: LoraModule, seed: int, dtype: torch.dtype) -> None:
     with torch.no_grad():
         module.down.copy_(start)
         module.up.zero_()
+
+
+def _limit(down: Tensor, up: Tensor, scale: float, most: float) -> None:
+    """Scale matrices [..., rank, in] and [..., out, rank] alike, in place, so that s up down has no larger norm.
+
+    The norm is that of the two matrices' own products, of rank by rank, so that no whole weight is made.
+    """
+    stacked = down.dim() in (3, 5)
+    first = down.flatten(2 if stacked else 1).float()
+    second = up.flatten(2 if stacked else 1).float()
+    products = (first @ first.mT).double() * (second.mT @ second).double()
+    root = ratio_to(products.sum((-1, -2)).clamp(min=0).sqrt() * scale, most).sqrt()
+    for each in (down, up):
+        each.mul_(root.to(each.dtype).view(-1, *(1,) * (each.dim() - 1)) if stacked else root.to(each.dtype))

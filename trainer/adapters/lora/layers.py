@@ -21,6 +21,7 @@ from peft.tuners.lora import layer as peft_layers
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trainer.adapters.dropouts import Dropouts
 from trainer.adapters.injection import PEFT_NAME
 from trainer.adapters.lora.stacks import Stack
 
@@ -39,6 +40,8 @@ class _Slim(peft_layers.LoraLayer):
     siblings: Siblings
     index: int
     """Its place in the stack of its siblings."""
+    name: str
+    dropouts: Dropouts | None = None
 
     def update_layer(self, *args: Any, **kwargs: Any) -> None:
         """Take an adapter as PEFT does, which may make this something else than a plain LoRA."""
@@ -73,6 +76,26 @@ class _Slim(peft_layers.LoraLayer):
         down, up = self.lora_A[PEFT_NAME].weight * self.scaling[PEFT_NAME], self.lora_B[PEFT_NAME].weight
         return down.to(dtype), up.to(dtype)
 
+    @property
+    def thins(self) -> bool:
+        """Whether something is left out of the pass under way."""
+        return self.dropouts is not None and self.dropouts.active
+
+    def thinned(self, x: Tensor) -> Tensor:
+        """Return the layer's output where something is left out."""
+        base, dropouts = self.base_layer, self.dropouts
+        assert dropouts is not None
+        output: Tensor = base(x)
+        if dropouts.leaves_out(self.name):
+            return output
+        x = x.to(self.compute_dtype(x))
+        down, up = self.siblings.of(self, x.dtype)
+        if isinstance(base, nn.Conv2d):
+            kernel = down if down.dim() == 4 else down[..., None, None]
+            inner = self.lora_A[PEFT_NAME]._conv_forward(x, kernel, None)
+            return output + F.conv2d(dropouts.thinned(inner, self.name, last=False), up[..., None, None])
+        return output + F.linear(dropouts.thinned(F.linear(x, down), self.name, last=True), up)
+
     def by_peft(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return what PEFT's own forward makes of it."""
         idle = self._disable_adapters or self.merged_adapters
@@ -92,6 +115,8 @@ class SlimLinear(_Slim, peft_layers.Linear):
         """[..., in] -> [..., out]."""
         if args or kwargs or not self.plain(x):
             return self.by_peft(x, *args, **kwargs)
+        if self.thins:
+            return self.thinned(x)
         base, siblings = self.base_layer, self.siblings
         if torch.compiler.is_compiling():
             down, up = self.own(self.compute_dtype(x))
@@ -114,6 +139,8 @@ class SlimConv2d(_Slim, peft_layers.Conv2d):
         base = self.base_layer
         if args or kwargs or not self.plain(x):
             return self.by_peft(x, *args, **kwargs)
+        if self.thins:
+            return self.thinned(x)
         x = x.to(self.compute_dtype(x))
         if torch.compiler.is_compiling():
             down, up = self.own(x.dtype)
@@ -165,6 +192,12 @@ class Siblings:
     def matrices(self, dtype: torch.dtype) -> tuple[Tensor, Sequence[Tensor]]:
         """Return the layers' matrices as `Stack.thin` does."""
         return self.stack.thin(self._number, dtype)
+
+    def of(self, layer: Layer | _Slim, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return one layer's two matrices, the first one scaled."""
+        downs, ups = self.matrices(dtype)
+        number = next(number for number, each in enumerate(self._layers) if each is layer)
+        return downs.chunk(len(ups))[number], ups[number]
 
     def inner(self, layer: SlimLinear, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return `x` as rows [n, in], their product [n, rank] with a layer's first matrix, and its second one.

@@ -14,6 +14,7 @@ from trainer.targets import Target
 if TYPE_CHECKING:
     import torch
 
+    from trainer.adapters.locon.layer import LoconLayer
     from trainer.adapters.lora.adapter import LoraAdapter
 
 DOWN, UP = "lora_down.weight", "lora_up.weight"
@@ -53,6 +54,13 @@ class LoraSpec(AdapterSpec):
     def width_of(cls, entries: Mapping[str, Shape]) -> tuple[int, int]:
         """Return the inputs and outputs of a module in a file."""
         return math.prod(entries[DOWN][1:]), entries[UP][0]
+
+    @classmethod
+    def layer_kind(cls) -> type[LoconLayer]:
+        """Return the arithmetic of one layer, as far as a file's numbers go. Imports torch."""
+        from trainer.adapters.locon.layer import LoconLayer
+
+        return LoconLayer
 
     def build(
         self,

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from trainer.adapters.adapter import Adapter, AdapterSpec
+from trainer.adapters.adapter import AdapterSpec
 from trainer.adapters.factorization import factorization
 from trainer.adapters.files import ALPHA, Shape
+from trainer.adapters.rates import LORAPLUS
 from trainer.targets import Target
 
 if TYPE_CHECKING:
-    import torch
+    from trainer.adapters.oft.layer import OftLayer
 
 BLOCKS, RESCALE = "oft_blocks", "rescale"
 
@@ -29,6 +30,8 @@ class OftSpec(AdapterSpec):
     name: ClassVar[str] = "oft"
     title: ClassVar[str] = "an OFT"
     algorithm: ClassVar[str] = "diag-oft"
+    without: ClassVar[frozenset[str]] = frozenset({"network_dropout", *LORAPLUS})
+    alpha_keys: ClassVar[tuple[str, str]] = ("constraint", "constraint")
 
     constraint: float = 0.0
     rescaled: bool = False
@@ -69,6 +72,11 @@ class OftSpec(AdapterSpec):
         return {**super().arguments(), **own}
 
     @classmethod
+    def option_for(cls, entry: str, shape: Shape) -> str:
+        """Return which setting makes multipliers."""
+        return "Set rescaled = true" if entry == RESCALE else ""
+
+    @classmethod
     def recognises(cls, entries: Collection[str]) -> bool:
         """Say whether a module has blocks and multipliers at most."""
         return BLOCKS in entries and {BLOCKS, RESCALE}.issuperset(entries)
@@ -91,18 +99,9 @@ class OftSpec(AdapterSpec):
         """Return the outputs; the inputs are not said."""
         return 0, entries[BLOCKS][0] * entries[BLOCKS][1]
 
-    def build(
-        self,
-        components: Mapping[str, torch.nn.Module],
-        targets: Sequence[Target],
-        *,
-        seed: int,
-        dtype: torch.dtype | None = None,
-    ) -> Adapter:
-        """Inject this OFT into the loaded `components` and return it, float32 unless said. Imports torch and PEFT."""
-        import torch
-
-        from trainer.adapters.layer import inject
+    @classmethod
+    def layer_kind(cls) -> type[OftLayer]:
+        """Return the arithmetic of one layer. Imports torch."""
         from trainer.adapters.oft.layer import OftLayer
 
-        return inject(OftLayer, components, targets, self, seed=seed, dtype=dtype or torch.float32)
+        return OftLayer

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from trainer.families.reading.headers import Header
 
-LORA_SUFFIXES = (
+_ADAPTER_PREFIXES = ("lora_", "lycoris_", "oft_unet_")
+_ADAPTER_SUFFIXES = (
     ".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight", ".lora.down.weight",
-    ".hada_w1_a", ".lokr_w1", ".lokr_w1_a", ".oft_blocks", ".dora_scale",
 )  # fmt: skip
 
 _UNET = "model.diffusion_model."
@@ -53,10 +53,15 @@ def _is_textual_inversion(header: Header) -> bool:
     return bool(header.shapes) and set(header.shapes) <= {"emb_params", "clip_l", "clip_g"}
 
 
+def is_adapter(header: Header) -> bool:
+    """Say whether a file is an adapter's, of whatever kind: its layers have kohya's names, or its keys are others'."""
+    return header.has(*_ADAPTER_PREFIXES) or header.ends(*_ADAPTER_SUFFIXES)
+
+
 UNSUPPORTED: tuple[Unsupported, ...] = (
     Unsupported(
         "a LoRA file, not a base model",
-        lambda header: header.ends(*LORA_SUFFIXES),
+        is_adapter,
         "To go on training it, set network_weights to it; pretrained_model_name_or_path takes the model under it.",
     ),
     Unsupported("a ControlNet", lambda header: header.has("control_model.", "controlnet_cond_embedding.")),
