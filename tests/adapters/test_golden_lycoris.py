@@ -224,8 +224,8 @@ OWN = {
     "full": ("", ((72, 282), (264, 788))),
     "names": (
         "unet_target_module = []\ntext_encoder_target_module = []\n"
-        "unet_target_name = ['.*to_k', '.*to_v', '.*ff\\\\.net\\\\.2']\n"
-        "text_encoder_target_name = ['.*k_proj', '.*v_proj', '.*mlp\\\\.fc2']",
+        "unet_target_name = ['.*to_k', '.*to_v', '.*ff\\.net\\.2']\n"
+        "text_encoder_target_name = ['.*k_proj', '.*v_proj', '.*mlp\\.fc2']",
         ((36, 80), (132, 350)),
     ),
     "shell": (

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from tests.helpers.adapters import Network
 from trainer.adapters import KINDS, AdapterSpec, make_spec, read_header
 from trainer.adapters.injection import InjectedAdapter
+from trainer.adapters.lora.starts import pissa
 from trainer.adapters.merging import merge
+from trainer.config import config_from_layers
 from trainer.families.reading.quantised import Int8Linear
-from trainer.ground.errors import ModelError
+from trainer.ground.errors import ConfigError, ModelError
 from trainer.results import export
 from trainer.targets import Target
 
@@ -290,3 +292,52 @@ def test_a_file_merges_into_layers_of_few_bits(tmp_path: Path) -> None:
     added = holder.linear.whole(torch.float32) - before
     wanted = adapter.modules[0].up @ adapter.modules[0].down * adapter.modules[0].strength
     assert float(torch.cosine_similarity(added.flatten(), wanted.detach().flatten(), dim=0)) > 0.98
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_a_start_from_the_weights_is_written_as_a_lora_of_the_original_model(start: str, tmp_path: Path) -> None:
+    """Nil at the start, learns, rank doubled in the file, which a plain LoRA reads; its state goes on to the bit."""
+    options = SimpleNamespace(init_lora_weights=start)
+    spec = make_spec(NETWORK, ("unet",), options)
+    model = Model()
+    adapter = spec.build({"unet": model}, TARGETS, seed=1)
+    plain = run(Model())
+    torch.testing.assert_close(run(model), plain, rtol=1e-4, atol=1e-4)
+    assert float(adapter.modules[0].up.abs().max()) > 0
+    losses = learn(model, adapter)
+    assert losses[-1] < 0.8 * losses[0]
+    trained, tensors = run(model), adapter.tensors()
+    assert {key: tuple(value.shape) for key, value in tensors.items()} == spec.shapes(TARGETS)
+    assert "rank 8 and alpha 4" in spec.notices[0]
+    path = tmp_path / "file.safetensors"
+    export.save(path, tensors, {}, "float")
+    other, as_lora = made("lora", network_dim=8, network_alpha=4.0, conv_dim=6, conv_alpha=3.0)
+    as_lora.load(export.read_adapter(path).tensors)
+    torch.testing.assert_close(run(other), trained, rtol=1e-4, atol=1e-4)
+    for factor in (0.0, 0.5):
+        with adapter.multiplied(factor), as_lora.multiplied(factor):
+            torch.testing.assert_close(run(model), run(other), rtol=1e-4, atol=1e-4)
+    assert torch.equal(run(model), trained)
+    again = Model()
+    restored = spec.build({"unet": again}, TARGETS, seed=1)
+    state = {key: value.clone() for key, value in adapter.state().items()}
+    assert {key: tuple(value.shape) for key, value in state.items()} == spec.state_shapes(TARGETS)
+    restored.restore(state)
+    assert torch.equal(run(again), trained)
+    adapter.stack()
+    assert torch.equal(torch.cat([each.flatten() for each in adapter.tensors().values()]),
+                       torch.cat([each.flatten() for each in tensors.values()]))  # fmt: skip
+
+
+def test_pissa_takes_the_largest_singular_values() -> None:
+    weight = torch.randn(40, 24, generator=torch.Generator().manual_seed(2)) @ torch.diag(0.7 ** torch.arange(24.0))
+    first, second = pissa(weight, 4, 0.5, "layer")
+    left, values, right = torch.linalg.svd(weight, full_matrices=False)
+    torch.testing.assert_close(0.5 * second @ first, left[:, :4] @ torch.diag(values[:4]) @ right[:4])
+    torch.testing.assert_close(first.norm(dim=1), second.norm(dim=0))
+
+
+def test_a_start_is_refused_where_it_cannot_be() -> None:
+    for other in ({"network_type": "loha"}, {"quantize_base": "int8"}, {"scale_weight_norms": 1.0}):
+        with pytest.raises(ConfigError, match="init_lora_weights: pissa"):
+            config_from_layers([{"init_lora_weights": "pissa", **other}])

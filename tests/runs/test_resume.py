@@ -190,6 +190,7 @@ KINDS: dict[str, dict[str, object]] = {
         "loraplus_lr_ratio": 4, "down_lr_weight": "cosine", "network_reg_lrs": ["to_k=5e-4"],
         "stop_text_encoder_training": 5, "gradient_accumulation_steps": 2,
     },
+    "pissa": {"init_lora_weights": "pissa", "conv_dim": 2},
     "loha with limits": {
         "network_type": "loha", "conv_dim": 2, "rank_dropout": 0.2, "module_dropout": 0.3, "scale_weight_norms": 0.02,
     },

@@ -385,6 +385,8 @@ def test_what_a_recipe_of_lycoris_leaves_out_is_as_lycoris_has_it(tmp_path: Path
     assert {key: found[key] for key in wanted} == wanted
     off = flat_of(tmp_path, network_module="lycoris.kohya", network_args=["algo=loha", "conv_dim=0", "use_cp=True"])
     assert (off["network_type"], off["conv_dim"], off["use_tucker"]) == ("loha", None, True)
+    own = flat_of(tmp_path, network_module="lycoris.kohya", network_args=["preset=my.toml"])
+    assert (own["lycoris_preset_file"], own["lycoris_preset"]) == ("my.toml", "full")
 
 
 @pytest.mark.parametrize(
@@ -392,7 +394,7 @@ def test_what_a_recipe_of_lycoris_leaves_out_is_as_lycoris_has_it(tmp_path: Path
     [
         ({"network_module": "lycoris.kohya", "network_args": ["algo=boft"]}, "network_args", "boft.* is not trained"),
         ({"network_module": "networks.lora", "network_args": ["dora_wd=True"]}, "dora_wd", "set network_type to locon"),
-        ({"network_module": "lycoris.kohya", "network_args": ["preset=my.toml"]}, "lycoris_preset", "one of"),
+        ({"network_module": "lycoris.kohya", "network_args": ["preset=mine"]}, "lycoris_preset", "one of"),
         ({"network_type": "loha", "factor": 4}, "factor", "set network_type to lokr"),
     ],
 )

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from trainer.adapters.adapter import Adapter, AdapterSpec, NetworkSettings, module_names
+from trainer.adapters.adapter import AdapterSpec, NetworkSettings, module_names
 from trainer.adapters.coverage import read_coverage
 from trainer.adapters.files import AdapterHeader, read_header_as
 from trainer.adapters.ia3.spec import Ia3Spec
@@ -15,6 +15,7 @@ from trainer.adapters.loha.spec import LohaSpec
 from trainer.adapters.lokr.spec import LokrSpec
 from trainer.adapters.lora.spec import LoraSpec
 from trainer.adapters.oft.spec import OftSpec
+from trainer.adapters.trained import Adapter
 from trainer.targets import Target
 
 KINDS: dict[str, type[AdapterSpec]] = {

@@ -13,14 +13,14 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 
 from trainer.adapters.blocks import block_count, block_index, layout_of
 from trainer.adapters.coverage import Coverage, adapts
 from trainer.adapters.files import ALPHA, AdapterHeader, Module, Shape
-from trainer.adapters.rates import Rate, Rates, count_problem
+from trainer.adapters.rates import Rates, count_problem
+from trainer.adapters.trained import Adapter
 from trainer.ground.errors import ModelError
 from trainer.targets import Target
 
@@ -58,64 +58,6 @@ class NetworkSettings(Protocol):
     def network_weights(self) -> str: ...
     @property
     def dim_from_weights(self) -> bool: ...
-
-
-class Adapter(Protocol):
-    """What is trained, injected into a model's parts, which keep their own weights frozen."""
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """The parts of the model with an adapter, in file order."""
-
-    def parameters(self, part: str | None = None) -> list[nn.Parameter]:
-        """Return what is trained of one part, or of all."""
-
-    def groups(self) -> list[tuple[Rate, list[nn.Parameter]]]:
-        """Return what is trained by the rate that it learns at, part after part."""
-
-    def dropping(self, seed: int, step: int, slots: tuple[int, ...], first: int) -> AbstractContextManager[None]:
-        """Within the context, forward and backward passes are of these samples of a step, and leave out what theirs is.
-
-        `first` is the first slot of the micro-batch, of which `slots` may be a piece.
-        """
-
-    def limit_norms(self, most: float) -> None:
-        """Scale what layers add to their weights down to a norm of at most `most` (sd-scripts' scale_weight_norms)."""
-
-    def stack(self) -> None:
-        """Let the values of layers of one shape be one parameter, where the kind gains by it.
-
-        For optimizers to which that makes no difference. Their state has another layout then, which `state_by_matrix`
-        and `state_by_parameter` translate.
-        """
-
-    def state_by_matrix(self, saved: Mapping[str, Any]) -> dict[str, Any]:
-        """Return an optimizer's state_dict as it is where each matrix is a parameter of its own, in file order."""
-
-    def state_by_parameter(self, saved: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a state_dict for the parameters as they are. The reverse of `state_by_matrix`."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return key -> tensor of the file, in creation order, in the dtype that is trained."""
-
-    def state(self) -> dict[str, Tensor]:
-        """Return all that the adapter has of state, so that `restore(state())` is exact."""
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Copy what `state` returned into this adapter. Raises ModelError, before anything is copied."""
-
-    def load(self, tensors: Mapping[str, Tensor], *, strict: bool = True, source: str = "The LoRA") -> tuple[str, ...]:
-        """Copy the tensors of a file into this adapter and return a notice for each kind of difference.
-
-        Without `strict`, modules that `tensors` lacks keep their start values and modules that only `tensors` has stay
-        out. Raises ModelError, before anything is copied.
-        """
-
-    def multiplied(self, factor: float) -> AbstractContextManager[None]:
-        """Within the context the adapter's effect counts `factor` times: 0 shows the model without it."""
-
-    def to(self, device: torch.device) -> None:
-        """Follow the parts to another device; parameters keep their identity."""
 
 
 @dataclass(frozen=True)
@@ -460,6 +402,11 @@ class AdapterSpec(Rates, ABC):
     def option_for(cls, entry: str, shape: Shape) -> str:
         """Return which settings make a file's entry, as an advice without its end; "" where none is to be named."""
         return ""
+
+    @property
+    def copies(self) -> int:
+        """How many times the rank that is trained the file has."""
+        return 1
 
     def notices_on(self, targets: Sequence[Target]) -> tuple[str, ...]:
         """Return what is to be said of these settings on a model's layers."""

@@ -139,6 +139,20 @@ class NetworkSection(Section):
     )
     """Take rank and alpha of each layer from the LoRA file begun from; the settings above are then not used."""
 
+    init_lora_weights: str = setting(
+        "",
+        Show("Start", group="Network", when={"network_type": ("lora",)}, also=("pissa", "olora", "init")),
+        resume="fixed",
+        metadata=NO_ENTRY,
+        sd_scripts=NOT_THERE,
+        choices=("", "pissa", "olora"),
+    )
+    """What a LoRA starts from: nothing, or the strongest parts of the model's own weights, which it then moves.
+
+    "pissa" takes the largest singular values, "olora" the first directions of a QR decomposition; both learn faster in
+    the first steps. The file has twice the rank, so that it is a plain LoRA of the original model for every program.
+    """
+
     base_weights: tuple[str, ...] = setting(
         (),
         Show("LoRAs in the model", group="Network", widget="files", also=("merge", "base_lora")),

@@ -31,7 +31,7 @@ class LycorisSection(Section):
 
     lycoris_preset_file: str = setting(
         "",
-        Show("Layers by a file", group="Network", widget="file", also=("preset",)),
+        Show("Layers by a file", group="Network", widget="file", also=("preset_file",)),
         resume="fixed",
         metadata=_IN_ARGUMENTS,
         sd_scripts=There("", matters=False, name=None),

@@ -259,6 +259,23 @@ def something_is_trained_to_the_end(config: TrainingConfig) -> Iterator[Problem]
         yield Problem("stop_text_encoder_training", message, until)
 
 
+@rule("init_lora_weights", "network_type", "network_weights", "quantize_base", *LimitsSection.model_fields)
+def a_start_goes_with_the_rest(config: TrainingConfig) -> Iterator[Problem]:
+    start = config.network.init_lora_weights
+    if not start:
+        return
+    reasons = {
+        f"has no effect with network_type {config.network.network_type}": config.network.network_type != "lora",
+        "is for a LoRA that begins anew, and network_weights is one to go on from": config.network.network_weights,
+        "takes parts from the weights, which quantize_base keeps in too few bits": config.model.quantize_base != "none",
+    }
+    for key in LimitsSection.model_fields:
+        reasons[f"makes the LoRA part of the model, which {key} would take from it"] = getattr(config.limits, key)
+    for reason, holds in reasons.items():
+        if holds:
+            yield Problem("init_lora_weights", f"{start} {reason}; leave one of the two out.", start)
+
+
 @rule("torch_compile", "network_dropout", "rank_dropout", "module_dropout")
 def chance_is_not_compiled(config: TrainingConfig) -> Iterator[Problem]:
     for key in ("network_dropout", "rank_dropout", "module_dropout"):

@@ -221,8 +221,8 @@ def _of_settings(facts: RunFacts) -> dict[str, object]:
 def _network(adapter: AdapterSpec) -> dict[str, object]:
     entries: dict[str, object] = {
         "network_module": adapter.network_module,
-        "network_dim": adapter.network_dim,
-        "network_alpha": adapter.network_alpha,
+        "network_dim": adapter.network_dim * adapter.copies,
+        "network_alpha": adapter.network_alpha * adapter.copies,
     }
     if adapter.dynamic:
         # kohya's word for a file whose modules have ranks of their own

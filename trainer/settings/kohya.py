@@ -198,7 +198,7 @@ def _unpack_lycoris(given: dict[str, object], imported: Imported, known: Mapping
         imported.unsupported.append(Problem("network_args", message, f"algo={algorithm}"))
     _unpack_network_args(given, imported, known, of_this_kind=algorithm in ALGORITHMS)
     given["network_type"] = kind = ALGORITHMS.get(algorithm, "locon")
-    if given.get("lycoris_preset") not in (None, *known["lycoris_preset"].choices):
+    if str(given.get("lycoris_preset", "")).endswith(".toml"):
         given["lycoris_preset_file"] = given.pop("lycoris_preset")
     given.setdefault("lycoris_preset", "full")
     if given.get("dora_wd"):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,11 +14,13 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from trainer.adapters.adapter import AdapterSpec, matrix
+from trainer.adapters.files import ALPHA
 from trainer.adapters.injection import PEFT_NAME, AdaptedModule, InjectedAdapter, prepare, ratio_to, wrap
 from trainer.adapters.lora import optimizer_states
 from trainer.adapters.lora.layers import SlimConv2d, SlimLinear, put_into_stack
-from trainer.adapters.lora.spec import DOWN, UP
+from trainer.adapters.lora.spec import DOWN, UP, LoraSpec
 from trainer.adapters.lora.stacks import Stack
+from trainer.adapters.lora.starts import STARTS
 from trainer.adapters.rates import Rate
 from trainer.ground.randomness import stream
 from trainer.targets import Target
@@ -25,7 +28,12 @@ from trainer.targets import Target
 
 @dataclass(frozen=True, slots=True)
 class LoraModule(AdaptedModule):
-    """One adapted layer: y = base(x) + up(down(x)) * alpha / rank."""
+    """One adapted layer: y = base(x) + up(down(x)) * alpha / rank.
+
+    `begun` are the matrices at the start, [rank, in] and [out, rank], float32 on the CPU, where they were no nothing.
+    """
+
+    begun: tuple[Tensor, Tensor] | None = None
 
     @property
     def down(self) -> nn.Parameter:
@@ -43,6 +51,39 @@ class LoraModule(AdaptedModule):
     def matrices(self) -> Mapping[str, nn.Parameter]:
         """The two matrices."""
         return {DOWN: self.down, UP: self.up}
+
+    def values(self) -> Mapping[str, Tensor]:
+        """Return the file's matrices and alpha: with a start of its own, less what the matrices were then."""
+        if self.begun is None:
+            return super(LoraModule, self).values()
+        down, up = (torch.cat([now.detach().flatten(1), then.to(now)], dim) for now, then, dim in self._both)
+        return {ALPHA: torch.tensor(2 * self.alpha), DOWN: down, UP: up}
+
+    @property
+    def _both(self) -> list[tuple[Tensor, Tensor, int]]:
+        """The matrices, what they were at the start, the second ones with the other sign, and where they are joined."""
+        assert self.begun is not None
+        first, second = self.begun
+        return [(self.down, first, 0), (self.up, -second, 1)]
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what is trained."""
+        if self.begun is None:
+            return self.tensors()
+        state = {ALPHA: torch.tensor(self.alpha), **{entry: value.detach() for entry, value in self.matrices.items()}}
+        return {f"{self.target.name}.{entry}": value for entry, value in state.items()}
+
+    @torch.no_grad()
+    def begin(self, start: str) -> None:
+        """Give the matrices parts of the frozen weight, and take them from it."""
+        base, scale = self.layer.base_layer, self.alpha / self.rank
+        weight = base.weight.detach().flatten(1).float().cpu()
+        first, second = STARTS[start](weight, self.rank, scale, self.target.name)
+        self.down[: len(first)] = first.view(-1, *self.down.shape[1:])
+        self.up[:, : len(first)] = second.view(len(second), -1, *self.up.shape[2:])
+        first, second = self.down.detach().flatten(1).float().cpu(), self.up.detach().flatten(1).float().cpu()
+        base.weight.copy_((weight - scale * second @ first).view(base.weight.shape))
+        object.__setattr__(self, "begun", (first.clone(), second.clone()))
 
     @property
     def strength(self) -> float:
@@ -70,7 +111,7 @@ class LoraAdapter(InjectedAdapter[LoraModule]):
         cls,
         components: Mapping[str, nn.Module],
         targets: Sequence[Target],
-        spec: AdapterSpec,
+        spec: LoraSpec,
         *,
         seed: int,
         dtype: torch.dtype = torch.float32,
@@ -100,6 +141,8 @@ class LoraAdapter(InjectedAdapter[LoraModule]):
         ]
         for module in modules:
             _initialise(module, seed, dtype)
+            if spec.init_lora_weights:
+                module.begin(spec.init_lora_weights)
         return cls(modules, spec)
 
     def groups(self) -> list[tuple[Rate, list[nn.Parameter]]]:
@@ -143,6 +186,26 @@ class LoraAdapter(InjectedAdapter[LoraModule]):
                 down, up = each.parameters
                 first = each.layers[0]
                 _limit(down, up, first.lora_alpha[PEFT_NAME] / first.r[PEFT_NAME], most)
+
+    @contextmanager
+    def multiplied(self, factor: float) -> Iterator[None]:
+        """Within the context the adapter's effect counts `factor` times; weights get back what was taken from them."""
+        kept = []
+        with torch.no_grad():
+            for module in self.modules if factor != 1.0 else ():
+                if module.begun is not None:
+                    first, second = module.begun
+                    weight = module.layer.base_layer.weight
+                    kept.append((weight, weight.clone()))
+                    taken = module.alpha / module.rank * (1 - factor) * (second @ first)
+                    weight.copy_(weight.float() + taken.view(weight.shape).to(weight.device))
+        try:
+            with super().multiplied(factor):
+                yield
+        finally:
+            with torch.no_grad():
+                for weight, before in kept:
+                    weight.copy_(before)
 
     def to(self, device: torch.device) -> None:
         """Follow the parts to another device; parameters keep their identity."""

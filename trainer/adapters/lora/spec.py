@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from trainer.adapters.adapter import AdapterSpec
@@ -22,19 +22,47 @@ DOWN, UP = "lora_down.weight", "lora_up.weight"
 
 @dataclass(frozen=True)
 class LoraSpec(AdapterSpec):
-    """A LoRA as kohya's `networks.lora` makes it (LoRA-C3Lier where there is a `conv_dim`)."""
+    """A LoRA as kohya's `networks.lora` makes it (LoRA-C3Lier where there is a `conv_dim`).
+
+    `init_lora_weights` is how it starts: from nothing, or from parts of the weights ("pissa", "olora").
+    """
 
     name: ClassVar[str] = "lora"
     title: ClassVar[str] = "a LoRA"
     network_module: ClassVar[str] = "networks.lora"
 
+    init_lora_weights: str = ""
+
     def entries(self, target: Target) -> dict[str, Shape]:
-        """Return alpha, down [rank, in] and up [out, rank]; with the kernel where there is one."""
-        rank = self.rank(target)
+        """Return alpha, down [rank, in] and up [out, rank]; with the kernel where there is one.
+
+        With a start of its own the rank is twice that: the file has the matrices as they were at the start too.
+        """
+        rank = self.rank(target) * self.copies
         down, up = (rank, target.in_features), (target.out_features, rank)
         if target.kernel is None:
             return {ALPHA: (), DOWN: down, UP: up}
         return {ALPHA: (), DOWN: (*down, *target.kernel), UP: (*up, 1, 1)}
+
+    @property
+    def copies(self) -> int:
+        """Two with a start of its own: the file has the matrices of then too."""
+        return 2 if self.init_lora_weights else 1
+
+    def state_shapes(self, targets: Sequence[Target]) -> dict[str, Shape]:
+        """Return key -> shape of a state, which has only what is trained."""
+        return replace(self, init_lora_weights="").shapes(targets)
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What a start of its own makes of the file."""
+        if not self.init_lora_weights:
+            return ()
+        return (
+            f"init_lora_weights {self.init_lora_weights}: the file has rank {2 * self.network_dim} and alpha "
+            f"{2 * self.network_alpha:g}, twice what is trained, so that every program reads it as a LoRA of the "
+            "original model.",
+        )
 
     @classmethod
     def recognises(cls, entries: Collection[str]) -> bool:
