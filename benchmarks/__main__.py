@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from benchmarks import loading, page, scanning, steps, watching, whole
+from benchmarks import answers, loading, page, scanning, steps, watching, whole
 from benchmarks.ground import PROJECT
 from benchmarks.options import FOLDER, Options
 from benchmarks.rows import Results, Row, surroundings, table
@@ -37,6 +37,7 @@ def cells(options: Options) -> dict[str, Measure]:
     """Return what can be measured with these options, by name, in the order in which it is."""
     found: dict[str, Measure] = {
         "page": page.measure,
+        "answers": answers.measure,
         "page/open": watching.measure,
         "scan": scanning.measure,
         "run": whole.run,

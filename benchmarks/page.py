@@ -41,7 +41,7 @@ FORM = (
     FIRST_PAGE
     + """
 import json, time
-function = next(number for number, each in page.blocks.fns.items() if each.name == "on_reset")
+function = next(number for number, each in page.blocks.fns.items() if each.name == "form_update")
 for turn in range(int(sys.argv[3])):
     began = time.perf_counter()
     body = json.dumps({"data": [], "fn_index": function, "session_hash": f"turn{turn}"}).encode()

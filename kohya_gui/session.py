@@ -121,8 +121,8 @@ class Session:
     def shown(self, checked: Checked, survey: Survey | None) -> dict[str, object]:
         """Return what the fields are to show."""
         notes = {**suggestions.notes(survey), **suggestions.demo_notes(self._of_the_demo())}
-        problems, process = (survey.problems, survey.process) if survey else ((), "")
-        shown = payload(self.draft, checked, problems, notes, process)
+        problems, process, unused = (survey.problems, survey.process, survey.unused) if survey else ((), "", ())
+        shown = payload(self.draft, checked, problems, notes, process, unused)
         offered: dict[str, list[dict[str, str]]] = {}
         for offer in self.offers(survey):
             offered.setdefault(offer.key, []).append({"name": offer.name, "label": offer.label})

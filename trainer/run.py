@@ -165,8 +165,14 @@ def _state_of(folder: RunFolder, start: Start, emit: Emit) -> State | None:
     """Return the state that is asked for; None where there is none yet."""
     from trainer.training.states import load_newest, load_state
 
+    def warn(text: str) -> None:
+        emit(events.Warned(message=text))
+
     if start.resume == "auto":
-        return load_newest(folder.state, lambda text: emit(events.Warned(message=text)))
+        newest = load_newest(folder.state, warn)
+        if newest is None:
+            warn(f"resume: {str(folder.path)!r} has no state to go on from; the run begins at step 0.")
+        return newest
     return load_state(Path(start.resume))
 
 

@@ -6,7 +6,7 @@ The server owns it, so that a reload, a second tab and a restarted browser show 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -231,10 +231,11 @@ def payload(
     extra: Iterable[Problem] = (),
     notes: Mapping[str, str] | None = None,
     process: str = "",
+    unused: Collection[str] = (),
 ) -> dict[str, object]:
     """Return what the fields are to show: texts, problems, notes, marks, and which do not matter at the moment.
 
-    `process` is the name of the model's kind of process, once the model is known.
+    `process` is the name of the model's kind of process and `unused` what means nothing for it, once it is known.
     """
     values, base, settings = draft.values, draft.base, known_settings()
     problems: dict[str, str] = {}
@@ -253,7 +254,11 @@ def payload(
         "notes": {key: note for key, note in {**(notes or {}), **checked.notes}.items() if key not in problems},
         "undo": undo,
         "changed": [key for key, setting in settings.items() if values[key] != _plain(setting.default)],
-        "hidden": [key for key, setting in settings.items() if not visible(setting, known) and key not in problems],
+        "hidden": [
+            key
+            for key, setting in settings.items()
+            if (key in unused or not visible(setting, known)) and key not in problems
+        ],
     }
 
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from trainer.advice import Advice, Situation, advise
 from trainer.config import LATENT_STEP, TrainingConfig, assumed_parts, known_settings, rates
-from trainer.families import FAMILIES, Recognition, recognise
+from trainer.families import COMPONENT_SETTINGS, FAMILIES, Recognition, recognise
 from trainer.ground.errors import ConfigError, Problem, TrainerError
 from trainer.pictures.batches import examples
 from trainer.pictures.counts import Counts, count
@@ -52,6 +52,14 @@ class Survey:
         if self.recognition is None or is_guess(self.recognition):
             return ""
         return FAMILIES[self.recognition.family].process.name
+
+    @property
+    def unused(self) -> frozenset[str]:
+        """The settings that mean nothing for the model; none while it is not known."""
+        if self.recognition is None or is_guess(self.recognition):
+            return frozenset()
+        family = FAMILIES[self.recognition.family]
+        return family.unused.union(key for key in COMPONENT_SETTINGS if key not in family.files)
 
     @property
     def parts(self) -> tuple[Part, ...]:

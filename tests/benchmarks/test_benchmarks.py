@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import ground, scanning, steps, trials, watching
+from benchmarks import answers, ground, scanning, steps, trials, watching
 from benchmarks.options import Options
 from benchmarks.rivals import Floor
 from benchmarks.rows import Results, Row, Target, ratio_row, table
@@ -117,3 +118,13 @@ def test_every_model_is_made_whole(tmp_path: Path) -> None:
         assert ground.model(name, tmp_path) == path
         config = load_config(overrides={"pretrained_model_name_or_path": str(path)})
         assert families.load(config, device=torch.device("cpu"), dtype=torch.float32).family == family
+
+
+def test_the_form_is_asked_about_whatever_a_field_may_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "QUICK_ENTRIES", 20)
+    rows = {row.name: row for row in answers.measure(Options(quick=True, folder=tmp_path))}
+    assert {"answers/any field: a pipe", "answers/any field: a folder of 20 entries"} <= rows.keys() or not hasattr(
+        os, "mkfifo"
+    )
+    assert {"answers/the runs of a folder of 20 entries", "answers/a folder of 20 pictures"} <= rows.keys()
+    assert all(row.value > 0 and row.target is not None for row in rows.values())

@@ -21,7 +21,7 @@ from trainer import families
 from trainer.adapters import make_spec
 from trainer.adapters.lora.adapter import LoraAdapter
 from trainer.config import load_config, rates
-from trainer.families.reading.headers import read_header
+from trainer.families.reading.headers import read_model_header
 from trainer.families.reading.weights import fingerprint
 from trainer.families.text.clip import clip_tokenizer
 from trainer.families.unet.bundle import StableBundle
@@ -95,7 +95,7 @@ class Ground:
 
 
 def metadata_of(path: Path) -> dict[str, str]:
-    return dict(read_header(path).metadata)
+    return dict(read_model_header(path).metadata)
 
 
 def padded_with_exclamation() -> Any:

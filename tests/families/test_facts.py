@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import init_empty_weights
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -105,6 +105,22 @@ def test_targets_are_the_layers_of_the_modules(family: str, size: str) -> None:
             assert isinstance(layer, nn.Conv2d), target.path
             assert layer.kernel_size == target.kernel, target.path
             assert (layer.in_channels, layer.out_channels) == (target.in_features, target.out_features), target.path
+
+
+@pytest.mark.parametrize("size", ["published", "tiny"])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_every_weight_of_the_modules_is_known_with_its_shape(family: str, size: str) -> None:
+    configs = dict(FAMILIES[family].configs)
+    if size == "tiny":
+        configs = {name: {**config, **TINY[family].configs()[name]} for name, config in configs.items()}
+    modules = empty_modules(stable(family), configs)
+    with init_empty_weights(include_buffers=False):
+        modules["vae"] = AutoencoderKL(**configs["vae"])
+    for component, shapes in FAMILIES[family].shapes(configs).items():
+        state = modules[component].state_dict()
+        found = {name.removeprefix("text_model."): tuple(weight.shape) for name, weight in state.items()}
+        found.pop("embeddings.position_ids", None)
+        assert dict(shapes) == found
 
 
 def empty_modules(family: StableFamily, configs: Mapping[str, Mapping[str, Any]]) -> dict[str, nn.Module]:

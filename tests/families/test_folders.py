@@ -1,4 +1,4 @@
-"""What `--check` finds in a diffusers folder, and that a run reads the header of each of a model's files once."""
+"""What `--check` finds in a model's files, and that a run reads the header of each of them once."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tests.helpers.checkpoints import tiny_sd15, tiny_sd15_folder
@@ -115,7 +116,7 @@ BROKEN: dict[str, tuple[Breaking, str]] = {
     "cut short": (lambda model: os.truncate(weights(model, "text_encoder"), 5000), "cut short"),
     "a pickle of nothing": (pickled(b"\x80\x02]q\x00."), "list of weights cannot be read"),
     "no pickle": (pickled(b"of words"), "damaged"),
-    "a layer is missing": (weighed("unet", without_a_layer), "lacks 1 of its weights"),
+    "a layer is missing": (weighed("unet", without_a_layer), "lacks 1 of its 6"),
     "a layer is narrower": (weighed("unet", narrower), "another shape"),
     "the VAE is another": (told("vae", latent_channels=16), "another shape"),
     "more layers than there are": (told("text_encoder", num_hidden_layers=40), "lacks"),
@@ -182,11 +183,75 @@ def test_a_vae_of_its_own_makes_up_for_the_folders(ground: tuple[Path, Path], tm
     run.train(config, emit=lambda event: None)
 
 
+def of_file(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> Path:
+    """Write a file anew with other weights under the same metadata."""
+    tensors = load_file(path)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    change(tensors)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+    return path
+
+
+def without(part: str, least: int = 1) -> Callable[[dict[str, torch.Tensor]], object]:
+    """Lose all weights with this in their names."""
+
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        lost = [name for name in tensors if part in name]
+        assert len(lost) >= least
+        for name in lost:
+            del tensors[name]
+
+    return change
+
+
+def cut(name: str) -> Callable[[dict[str, torch.Tensor]], object]:
+    return lambda tensors: tensors.update({name: tensors[name][:1]})
+
+
+DAMAGED = {
+    "a level of the UNet": ("sd15", without("output_blocks.3.", 20), "lacks 38 of its UNet's 684 weights: model."),
+    "norms alone": ("sdxl", without("norm2.", 8), "of its UNet's"),
+    "a bias": ("sd2", without("model.diffusion_model.out.2.bias"), "lacks 1 of its UNet's"),
+    "half of the VAE": ("sd15", without("first_stage_model.encoder.", 20), "of its VAE's"),
+    "an attention's share": ("sd2", without("resblocks.0.attn.in_proj_weight"), "lacks 1 of its text encoder's"),
+    "a layer of CLIP": ("sdxl", without("embedders.0.transformer.text_model.encoder.layers.1."), "text encoder's"),
+    "the projection": ("sdxl", without("embedders.1.model.text_projection"), "lacks 1 of its text encoder 2's"),
+    "another width": ("sd15", cut("model.diffusion_model.out.0.weight"), "is [1], not [32]"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_check_finds_what_a_file_lacks(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    family, change, expected = DAMAGED[name]
+    model = of_file(TINY[family].write_file(tmp_path / "model.safetensors"), change)
+    save_config(tiny_config(model, write_dataset(tmp_path / "data"), tmp_path / "out"), tmp_path / "RUN.toml")
+    assert main(["train", str(tmp_path / "RUN.toml"), "--check"]) == REFUSED
+    assert expected in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("form", ["file", "folder"])
+def test_check_finds_what_a_vae_of_its_own_lacks(
+    form: str, ground: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_check(vae: Path) -> int:
+        config = tiny_config(ground[0], ground[1], tmp_path / "out", vae=str(vae))
+        save_config(config, tmp_path / "RUN.toml")
+        return main(["train", str(tmp_path / "RUN.toml"), "--check"])
+
+    vae = tiny_sd15(tmp_path) if form == "file" else Path(shutil.copytree(ground[0] / "vae", tmp_path / "vae"))
+    assert run_check(vae) == COMPLETED
+    of_file(vae if form == "file" else next(vae.glob("*.safetensors")), without("decoder.mid", 10))
+    assert run_check(vae) == REFUSED
+    assert "weights: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["file", "folder", "VAE of its own"])
 def test_a_run_recognises_its_model_once(
     form: str, ground: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = tiny_sd15(tmp_path) if form == "file" else ground[0]
+    model = ground[0] if form == "folder" else tiny_sd15(tmp_path)
+    more = {"vae": str(tiny_sd15(model.with_suffix("")))} if form == "VAE of its own" else {}
     read: Counter[str] = Counter()
     whole = headers.read_table
 
@@ -195,6 +260,9 @@ def test_a_run_recognises_its_model_once(
         return whole(file, size)
 
     monkeypatch.setattr(headers, "read_table", counted)
-    run.train(tiny_config(model, ground[1], tmp_path / "out", max_train_steps=1), emit=lambda event: None)
-    files = ["."] if form == "file" else [str(path.relative_to(model)) for path in model.rglob("*.safetensors")]
+    run.train(tiny_config(model, ground[1], tmp_path / "out", max_train_steps=1, **more), emit=lambda event: None)
+    if form == "folder":
+        files = [str(path.relative_to(model)) for path in model.rglob("*.safetensors")]
+    else:
+        files = [".", *(os.path.relpath(path, model) for path in more.values())]
     assert dict(read) == dict.fromkeys(files, 1)

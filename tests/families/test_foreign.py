@@ -20,9 +20,10 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from kohya_gui.form.draft import Checked
+from kohya_gui.form.draft import Checked, Draft, payload
 from kohya_gui.form.plan_panel import plan_panel
 from kohya_gui.form.survey import Surveyor
+from kohya_gui.parts.folders import Folders
 from tests.families import patchy
 from tests.families.fluxlike import FluxLike
 from tests.families.fluxlike.bundle import flux, transformer, with_fused_layers
@@ -147,6 +148,28 @@ def test_its_plan_and_the_pages_name_its_parts(ground: Ground) -> None:
     assert any(
         f"text_encoder_lr has {ground.encoders + 1} rates and this model {ground.encoders} text" in n for n in unused
     )
+
+
+def test_the_form_hides_what_means_nothing_for_it(ground: Ground) -> None:
+    survey = Surveyor().survey(ground.config("form"))
+    assert survey.unused >= ground.family.unused
+    assert ("clip_g" in survey.unused) == ("clip_g" not in ground.family.files)
+    draft = Draft(Folders([]))
+    shown = payload(draft, draft.check(), process=survey.process, unused=survey.unused)["hidden"]
+    assert isinstance(shown, list) and set(shown) >= survey.unused
+    assert "clip_skip" not in payload(draft, draft.check())["hidden"]  # type: ignore[operator]
+
+
+def test_no_line_of_the_program_knows_it(ground: Ground) -> None:
+    """What the runs here do is done by the program as it is: a family is its folder, and a line in the list."""
+    own = {ground.family.name, type(ground.family).__name__, *(part.name for part in ground.family.parts)}
+    # Names that are the field's, and not this family's alone.
+    words = own - {"transformer", "text_encoder", "text_encoder_2"}
+    assert len(words) > 1
+    for folder in ("trainer", "kohya_gui", "presets"):
+        for path in (PROJECT / folder).rglob("*.*"):
+            if path.suffix in (".py", ".js", ".css", ".toml"):
+                assert not any(word in path.read_text(encoding="utf-8") for word in words), path
 
 
 def test_sizes_that_its_patches_do_not_fit_are_refused(ground: Ground) -> None:

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from tests.helpers.checkpoints import tiny_sd15, tiny_sd15_ckpt, tiny_sd15_folder
 from tests.helpers.families import TINY
 from trainer.families import FAMILIES, recognise
-from trainer.families.reading.headers import read_header
+from trainer.families.reading.headers import read_model_header
 from trainer.families.sd15 import facts
 from trainer.families.unet.facts import FIRST_CONV
 from trainer.ground.errors import ModelError
@@ -81,8 +81,8 @@ def test_every_form_describes_the_same_components(models: dict[str, Path]) -> No
 
 
 def test_header_of_a_pickle_equals_that_of_the_safetensors(models: dict[str, Path]) -> None:
-    assert read_header(models["ckpt"]).shapes == read_header(models["file"]).shapes
-    assert read_header(models["legacy"]).shapes == read_header(models["file"]).shapes
+    assert read_model_header(models["ckpt"]).shapes == read_model_header(models["file"]).shapes
+    assert read_model_header(models["legacy"]).shapes == read_model_header(models["file"]).shapes
 
 
 def test_a_file_that_does_not_describe_itself_has_the_published_configurations(tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_reading_a_pickle_runs_nothing_in_it(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     path = tmp_path / "hostile.ckpt"
     torch.save({"state_dict": {"model.diffusion_model.x": torch.zeros(2)}, "callbacks": Hostile(mark)}, path)
-    assert read_header(path).shapes == {"model.diffusion_model.x": (2,)}
+    assert read_model_header(path).shapes == {"model.diffusion_model.x": (2,)}
     assert not mark.exists()
 
 

@@ -171,7 +171,7 @@ def rewritten(source: Path, folder: Path, rename) -> Path:
 
 
 def metadata_of(path: Path) -> dict[str, str]:
-    return dict(families.read_header(path).metadata)
+    return dict(families.read_model_header(path).metadata)
 
 
 def edited(source: Path, folder: Path, *, without: str = "", **changes: torch.Tensor) -> Path:
@@ -187,8 +187,8 @@ CONV = "model.diffusion_model.input_blocks.0.0.weight"
 @pytest.mark.parametrize(
     ("without", "changes", "expected"),
     [
-        ("model.diffusion_model.out.2.bias", {}, r"lacks 1 weights.*UNet.*model\.diffusion_model\.out\.2\.bias"),
-        ("first_stage_model.quant_conv.bias", {}, r"lacks 1 weights.*AutoencoderKL.*quant_conv"),
+        ("model.diffusion_model.out.2.bias", {}, r"lacks 1 of its UNet's .*model\.diffusion_model\.out\.2\.bias"),
+        ("first_stage_model.quant_conv.bias", {}, r"lacks 1 of its VAE's .*quant_conv"),
         ("", {"model.diffusion_model.adapter.weight": torch.ones(1)}, r"no UNet.*has.*adapter"),
         ("", {"cond_stage_model.transformer.text_model.encoder.layers.3.x": torch.ones(1)}, r"no CLIPText.*layers\.3"),
         ("", {CONV: torch.ones(16, 4, 3, 3)}, r"another shape.*is \[16, 4, 3, 3\], not \[32, 4, 3, 3\]"),

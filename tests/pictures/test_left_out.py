@@ -200,7 +200,7 @@ def test_every_caption_that_is_not_utf8_is_told_at_once_and_made_so(
     assert f"{len(texts)} captions are not UTF-8 text" in printed
     for encoding, group in ENCODED.items():
         assert re.search(rf"{len(group)} read as {encoding}: \w+/{encoding}", printed)
-    assert "python -m trainer recode FOLDER" in printed
+    assert "python launch.py recode FOLDER" in printed
     assert main(["recode", str(tmp_path / "train"), "--dry-run"]) == COMPLETED
     assert f"{len(texts)} of {len(texts) + 1} captions would be made UTF-8" in capsys.readouterr().out
     assert check(tmp_path / "train")[0] == REFUSED

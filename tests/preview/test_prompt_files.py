@@ -160,7 +160,7 @@ def test_a_pipe_is_no_file_of_prompts(tmp_path: Path, check: Check) -> None:
     os.mkfifo(tmp_path / "a.txt")
     code, printed = check(str(tmp_path / "a.txt"))
     assert code == REFUSED
-    assert "there is no file" in printed
+    assert "it is a pipe and no file" in printed
 
 
 @pytest.mark.parametrize(

@@ -92,8 +92,13 @@ def test_what_a_change_does_is_said(
     assert any(said in text for text in texts), found.lines()
     assert not found.exact
     if about == "obstacle":
-        with pytest.raises(StateError, match="resume"):
+        with pytest.raises(StateError, match="resume") as caught:
             found.check()
+        ways = {
+            "plan for more steps" in caught.value.remedy.lower(),
+            "set these back" not in caught.value.remedy.lower(),
+        }
+        assert ways == {"max_train_epochs" in after}
     else:
         found.check()
         assert "another run than was begun" in found.lines()[-1]

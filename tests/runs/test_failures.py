@@ -229,7 +229,9 @@ def test_a_latent_cache_that_vanishes(server: MishapServer, ground: tuple[Path, 
     assert server.run(settings, resume="auto") == 0
 
 
-def test_gradients_that_are_no_numbers(ground: tuple[Path, Path], tmp_path: Path) -> None:
+def test_gradients_that_are_no_numbers(
+    ground: tuple[Path, Path], tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
     """A UNet with one NaN among its weights: no gradient is ever finite, no weight of the LoRA ever moves."""
     unet, vae, text_encoder = tiny_modules()
     with torch.no_grad():
@@ -242,6 +244,8 @@ def test_gradients_that_are_no_numbers(ground: tuple[Path, Path], tmp_path: Path
             tiny_config(broken, ground[1], tmp_path / "out", max_train_epochs=4, max_train_steps=None), emit=told.append
         )
     assert "another one" in caught.value.remedy
+    assert "mixed_precision" not in caught.value.remedy, "it is no already"
+    assert [str(each.message) for each in recwarn if "lr_scheduler" in str(each.message)] == []
     steps = [event for event in told if isinstance(event, events.StepDone)]
     assert all(event.skipped for event in steps)
     warnings = [event.message for event in told if isinstance(event, events.Warned)]
@@ -270,8 +274,10 @@ def test_what_is_a_lack_of_memory() -> None:
 
 
 def test_pictures_of_bad_steps_are_listed_by_how_often() -> None:
-    error = failures.not_finite(30, 20, Counter({"a.png": 3, "b.png": 20}))
+    error = failures.not_finite(30, 20, Counter({"a.png": 3, "b.png": 20}), "bf16")
     assert "b.png (in 20), a.png (in 3)" in error.message
+    assert "Lower learning_rate, set mixed_precision to no or look for" in error.remedy
+    assert "Lower learning_rate or look" in failures.not_finite(30, 20, Counter({"a.png": 3}), "no").remedy
 
 
 @posix

@@ -186,3 +186,41 @@ def test_the_first_rank_hears_a_stop_and_all_stop_together(
     with two_ranks(run) as ranks:
         assert [rank.end() for rank in ranks] == [COMPLETED, COMPLETED]
     assert_same_training(alone, output)
+
+
+def test_a_pause_holds_all_ranks_and_changes_nothing(ground: tuple[Path, Path], tmp_path: Path, alone: Path) -> None:
+    run, output = written_run(ground, tmp_path), tmp_path / "out"
+    control = output / "tiny.run" / "control"
+
+    def told(event: str) -> bool:
+        return any(each["event"] == event for each in logged(output / "tiny.run"))
+
+    with two_ranks(run) as ranks:
+        wait_for(lambda: len(steps_of(output)) > 1, ranks)
+        control.write_text("pause\n")
+        wait_for(lambda: told("Paused"), ranks)
+        (paused,) = [each for each in logged(output / "tiny.run") if each["event"] == "Paused"]
+        assert paused["saved"] and paused["device_free"]
+        assert paused["step"] == steps_of(output)[-1][0] < 7
+        assert (output / "tiny.run" / "state" / f"step-{paused['step']:08d}").is_dir()
+        control.write_text("save_now\n")  # which is obeyed in the pause, and no step is made
+        wait_for(lambda: (output / f"tiny-step{paused['step']:08d}.safetensors").exists(), ranks)
+        assert steps_of(output)[-1][0] == paused["step"]
+        control.write_text("resume\n")
+        assert [rank.end() for rank in ranks] == [COMPLETED, COMPLETED]
+    assert_same_training(alone, output)
+
+
+def test_a_kind_of_adapter_with_factors_of_its_own_trains_on_two_ranks(
+    ground: tuple[Path, Path], tmp_path: Path
+) -> None:
+    kind = {"network_type": "loha", "max_train_steps": 3, "save_every_n_steps": 0}
+    accumulated = {**SETTINGS, **kind, "gradient_accumulation_steps": 2}
+    train(tiny_config(*ground, tmp_path / "alone", **accumulated), emit=lambda event: None)
+    with two_ranks(written_run(ground, tmp_path, **kind)) as ranks:
+        assert [rank.end() for rank in ranks] == [COMPLETED, COMPLETED]
+    one, other = (load_file(tmp_path / name / "tiny.safetensors") for name in ("alone", "out"))
+    assert one.keys() == other.keys() and any("hada_w1_a" in key for key in one)
+    assert all(torch.allclose(one[key], other[key], rtol=1e-4, atol=1e-5) for key in one)
+    expected, found = (dict(steps_of(tmp_path / name)) for name in ("alone", "out"))
+    assert found == pytest.approx(expected, rel=1e-5)

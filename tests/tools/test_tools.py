@@ -130,13 +130,13 @@ def test_every_argument_of_every_tool_has_its_help(name: str, capsys: Capture) -
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--config_file", "RUN"], "python -m trainer train RUN.toml"),
-        (["--config_file=RUN"], "python -m trainer train RUN.toml"),
+        (["--config_file", "RUN"], "python launch.py train RUN.toml"),
+        (["--config_file=RUN"], "python launch.py train RUN.toml"),
         (["RUN", "--network_dim", "8"], "--set network_dim=VALUE"),
         (["RUN", "--network-dim=8"], "--set network_dim=VALUE"),
         (["RUN", "--resum", "auto"], "did you mean --resume?"),
         (["RUN", "OTHER"], "OTHER: is one word too many"),
-        ([], "file: is not given; write python -m trainer train RUN.toml"),
+        ([], "file: is not given; write python launch.py train RUN.toml"),
     ],
 )
 def test_the_habits_of_sd_scripts_command_line_are_told_the_way(

@@ -32,7 +32,7 @@ def note(book: Metrics, step: int, loss: float, norm: float = 1.0) -> None:
 
 def test_a_gpus_steps_are_told_one_late_and_all_at_the_end() -> None:
     told: list[events.Event] = []
-    book = Metrics(told.append, window=2, device=torch.device("cuda"), scaled=False)
+    book = Metrics(told.append, window=2, device=torch.device("cuda"), scaled=False, precision="no")
     for step, loss in enumerate([4.0, 2.0, 1.0], 1):
         note(book, step, loss)
         assert [event.step for event in told] == list(range(1, step))
@@ -44,7 +44,7 @@ def test_a_gpus_steps_are_told_one_late_and_all_at_the_end() -> None:
 
 def test_steps_that_are_skipped_are_counted_named_and_end_it() -> None:
     told: list[events.Event] = []
-    book = Metrics(told.append, window=9, device=torch.device("cpu"), scaled=False)
+    book = Metrics(told.append, window=9, device=torch.device("cpu"), scaled=False, precision="no")
     note(book, 1, 0.5)
     note(book, 2, math.nan, math.inf)
     assert isinstance(told[-1], events.Warned)
@@ -60,7 +60,7 @@ def test_steps_that_are_skipped_are_counted_named_and_end_it() -> None:
 
 def test_a_loss_scalers_search_is_nothing_to_tell_of() -> None:
     told: list[events.Event] = []
-    book = Metrics(told.append, window=9, device=torch.device("cpu"), scaled=True)
+    book = Metrics(told.append, window=9, device=torch.device("cpu"), scaled=True, precision="fp16")
     for step in range(1, 4):
         note(book, step, 0.5, math.inf)
     assert not any(isinstance(event, events.Warned) for event in told)

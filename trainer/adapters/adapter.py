@@ -62,7 +62,7 @@ class NetworkSettings(Protocol):
 
 @dataclass(frozen=True)
 class AdapterSpec(Rates, ABC):
-    """The layers, ranks, alphas and options of an adapter, and the parts of the model that it is trained on.
+    """The layers, ranks, alphas and options of an adapter, and the parts of the model that it is trained on, None: all.
 
     3x3 convolutions take `conv_dim` and `conv_alpha`, every other layer `network_dim` and `network_alpha`; an alpha
     of 0 means the rank, as in sd-scripts. With `rs_lora` alpha counts times the root of the rank (rsLoRA, Kalajdzievski
@@ -106,7 +106,7 @@ class AdapterSpec(Rates, ABC):
     rank_dropout: float | None = None
     module_dropout: float | None = None
     scale_weight_norms: float | None = None
-    parts: tuple[str, ...] = ("text_encoder", "unet")
+    parts: tuple[str, ...] | None = None
     given: Mapping[str, Module] | None = None
 
     # --- what a kind says of itself ---
@@ -257,7 +257,7 @@ class AdapterSpec(Rates, ABC):
 
     def select(self, targets: Sequence[Target]) -> tuple[Target, ...]:
         """Return the targets to adapt, in their order. Raises ModelError if none is left."""
-        trained = [target for target in targets if target.component in self.parts]
+        trained = [target for target in targets if self.parts is None or target.component in self.parts]
         if self.given is not None:
             selected = tuple(target for target in trained if self._given_name(target) in self.given)
         else:
@@ -265,7 +265,7 @@ class AdapterSpec(Rates, ABC):
             selected = tuple(target for target in trained if self._wants(target))
         if not selected:
             raise ModelError(
-                f"No layer is left to train on {' and '.join(self.parts) or 'nothing'}.",
+                f"No layer is left to train on {' and '.join(self.parts or ()) or 'nothing'}.",
                 "Train the UNet, the text encoder or both, and with dim_from_weights use a LoRA made for this model.",
             )
         return selected

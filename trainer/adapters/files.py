@@ -109,7 +109,7 @@ def read_header_as(path: Path, kinds: Collection[Kind]) -> AdapterHeader:
             alphas = {name: _alpha(path, file, table, name) for name in modules}
     except OSError as error:
         raise ModelError(
-            f"The LoRA {path} can't be read: {error.strerror or error}.", "Check network_weights."
+            f"The LoRA {path} can't be read: {error.strerror or error}.", "Check the path, and that it is a file."
         ) from error
     found = {}
     for name, entries in modules.items():

@@ -94,7 +94,7 @@ class Samples(Rule):
         if wanted and not sampling.sample_prompts.strip():
             reason = "Write one prompt a line, with the trigger word in it."
             yield self.advice("samples are asked for, but there are no prompts.", reason)
-        elif sampling.sample_prompts.strip() and not wanted:
+        elif sampling.sample_prompts.strip() and not wanted and not known.prompts_left_out:
             yield self.advice(
                 "there are prompts, but it is not said when to draw them.",
                 "Samples on the way show when to stop.",

@@ -68,7 +68,7 @@ class BlocksSection(Section):
     )
     """Adapt every layer whose name in the file one of these expressions finds, whatever else is set.
 
-    "mid_block_resnets" takes in the residual blocks of the middle. Names are those that `python -m trainer keys` lists.
+    "mid_block_resnets" takes in the residual blocks of the middle. Names are those that `python launch.py keys` lists.
     """
 
     exclude_patterns: tuple[str, ...] = setting(

@@ -25,8 +25,8 @@ class LycorisSection(Section):
     """Which layers are adapted. Left out: attention and feed-forward, with convolutions those of residual blocks too.
 
     "full" is everything that LyCORIS adapts, "attn-mlp" attention and feed-forward, "attn-only" attention alone; the
-    names with "unet" leave the text encoder out; "ia3" is what (IA)^3 was made for. 3x3 convolutions need a rank of
-    their own besides (conv_dim).
+    names that begin with unet leave the text encoder out; "ia3" is what (IA)^3 was made for. 3x3 convolutions need a
+    rank of their own besides (conv_dim).
     """
 
     lycoris_preset_file: str = setting(

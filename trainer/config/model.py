@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from trainer.config.values import DDPM_ONLY
 from trainer.families import FAMILIES
 from trainer.process import FLOW
 from trainer.settings.section import NO_ENTRY, OWN_NAME, Absence, Entry, Section, Show, There, setting
+
+_TEXT_ENCODER: dict[str, Any] = {
+    "resume": "learning",
+    "metadata": NO_ENTRY,
+    "sd_scripts": There("", process=FLOW.name),
+}
+"""Of settings that name the file of a text encoder; sd-scripts has them for models of rectified flow."""
 
 
 class ModelSection(Section):
@@ -102,9 +109,7 @@ class ModelSection(Section):
     clip_l: str = setting(
         "",
         Show("CLIP-L text encoder", group="Model", widget="file"),
-        resume="learning",
-        metadata=NO_ENTRY,
-        sd_scripts=There("", process=FLOW.name),
+        **_TEXT_ENCODER,
     )
     """A text encoder from a file of its own, for a model whose file has none inside: CLIP ViT-L.
 
@@ -114,9 +119,7 @@ class ModelSection(Section):
     clip_g: str = setting(
         "",
         Show("CLIP-G text encoder", group="Model", widget="file"),
-        resume="learning",
-        metadata=NO_ENTRY,
-        sd_scripts=There("", process=FLOW.name),
+        **_TEXT_ENCODER,
     )
     """The second text encoder of Stable Diffusion XL, OpenCLIP ViT-bigG, from a file of its own.
 

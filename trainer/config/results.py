@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from trainer.config.values import parse_file_name
 from trainer.settings.section import NO_ENTRY, NOT_THERE, OWN_NAME, Absence, Entry, Section, Show, There, setting
+
+_APART: dict[str, Any] = {"resume": "free", "metadata": NO_ENTRY}
+"""Of settings that change nothing of what is learned, and of which no file tells."""
+
+_OFTEN: dict[str, Any] = {**_APART, "sd_scripts": There(None), "zero_is_off": True, "ge": 1}
+_EPOCHS: dict[str, Any] = {**_OFTEN, "le": 1_000_000}
+_STEPS: dict[str, Any] = {**_OFTEN, "le": 1_000_000_000}
+"""Of settings that say every how many epochs or steps something is done."""
+
+
+def _modelspec(name: str) -> dict[str, Any]:
+    """Return what settings have in common that a file tells as an entry of modelspec's."""
+    return {"resume": "free", "metadata": Entry(f"modelspec.{name}", of_run=True), "sd_scripts": There("")}
 
 
 class SavingSection(Section):
@@ -14,8 +27,7 @@ class SavingSection(Section):
     output_dir: str = setting(
         "outputs",
         Show("Output folder", tab="basic", group="Saving", widget="folder", place=5, also=("output_folder",)),
-        resume="free",
-        metadata=NO_ENTRY,
+        **_APART,
         sd_scripts=There(Absence.REQUIRED),
         min_length=1,
     )
@@ -38,56 +50,35 @@ class SavingSection(Section):
     save_every_n_epochs: int | None = setting(
         1,
         Show("Save every", group="Saving", unit="epochs"),
-        resume="free",
-        metadata=NO_ENTRY,
-        sd_scripts=There(None),
-        zero_is_off=True,
-        ge=1,
-        le=1_000_000,
+        **_EPOCHS,
     )
     """Save a LoRA after every so many epochs, to choose the best from; 0 saves only the last."""
 
     save_every_n_steps: int | None = setting(
         None,
         Show("Save every", group="Saving", unit="steps"),
-        resume="free",
-        metadata=NO_ENTRY,
-        sd_scripts=There(None),
-        zero_is_off=True,
-        ge=1,
-        le=1_000_000_000,
+        **_STEPS,
     )
     """Save a LoRA after every so many steps."""
 
     save_last_n_epochs: int | None = setting(
         None,
         Show("Keep the last", group="Saving", unit="saves of epochs"),
-        resume="free",
-        metadata=NO_ENTRY,
-        sd_scripts=There(None),
-        zero_is_off=True,
-        ge=1,
-        le=1_000_000,
+        **_EPOCHS,
     )
     """Keep only so many of the LoRAs saved after epochs; older ones are deleted."""
 
     save_last_n_steps: int | None = setting(
         None,
         Show("Keep the last", group="Saving", unit="steps' saves"),
-        resume="free",
-        metadata=NO_ENTRY,
-        sd_scripts=There(None),
-        zero_is_off=True,
-        ge=1,
-        le=1_000_000_000,
+        **_STEPS,
     )
     """Keep only LoRAs saved within the last so many steps; older ones are deleted. Steps, not files."""
 
     save_precision: Literal["fp16", "bf16", "float"] = setting(
         "fp16",
         Show("Precision of the file", group="Saving"),
-        resume="free",
-        metadata=NO_ENTRY,
+        **_APART,
         sd_scripts=There("float"),
     )
     """Number format in the file: fp16 and bf16 make it half as large as float, which no one sees in pictures."""
@@ -95,8 +86,7 @@ class SavingSection(Section):
     save_state_minutes: float = setting(
         5.0,
         Show("Save for resuming every", group="Saving", unit="minutes"),
-        resume="free",
-        metadata=NO_ENTRY,
+        **_APART,
         sd_scripts=NOT_THERE,
         gt=0,
         le=10_000,
@@ -117,8 +107,7 @@ class SamplingSection(Section):
             place=13,
             also=("prompts", "validation_prompt"),
         ),
-        resume="free",
-        metadata=NO_ENTRY,
+        **_APART,
         sd_scripts=There(""),
     )
     """What to draw: one prompt a line, or the path of a .txt file of such lines, or of a .toml or .json of sd-scripts.
@@ -130,32 +119,21 @@ class SamplingSection(Section):
     sample_every_n_epochs: int | None = setting(
         None,
         Show("Sample every", group="Samples", unit="epochs"),
-        resume="free",
-        metadata=NO_ENTRY,
-        sd_scripts=There(None),
-        zero_is_off=True,
-        ge=1,
-        le=1_000_000,
+        **_EPOCHS,
     )
     """Draw the prompts after every so many epochs. Training waits meanwhile."""
 
     sample_every_n_steps: int | None = setting(
         None,
         Show("Sample every", group="Samples", unit="steps"),
-        resume="free",
-        metadata=NO_ENTRY,
-        sd_scripts=There(None),
-        zero_is_off=True,
-        ge=1,
-        le=1_000_000_000,
+        **_STEPS,
     )
     """Draw the prompts after every so many steps."""
 
     sample_at_first: bool = setting(
         False,
         Show("Sample before training", group="Samples"),
-        resume="free",
-        metadata=NO_ENTRY,
+        **_APART,
         sd_scripts=There(False),
     )
     """Draw the prompts once before the first step, to compare with."""
@@ -177,20 +155,18 @@ class SamplingSection(Section):
         "k_euler_a",
         "k_dpm_2",
         "k_dpm_2_a",
-    ] = setting("euler_a", Show("Sampler", group="Samples"), resume="free", metadata=NO_ENTRY, sd_scripts=There("ddim"))
+    ] = setting("euler_a", Show("Sampler", group="Samples"), **_APART, sd_scripts=There("ddim"))
     """How samples are drawn, where the prompt's line does not say it."""
 
 
 class LoggingSection(Section):
     """Logs beside the program's own."""
 
-    logging_dir: str = setting(
-        "", Show("Log folder", group="Logging", widget="folder"), resume="free", metadata=NO_ENTRY, sd_scripts=There("")
-    )
+    logging_dir: str = setting("", Show("Log folder", group="Logging", widget="folder"), **_APART, sd_scripts=There(""))
     """Where TensorBoard's files go, each run's into a folder of its name. Empty: into the folder of the run."""
 
     log_with: Literal["", "tensorboard"] = setting(
-        "", Show("Log with", group="Logging"), resume="free", metadata=NO_ENTRY, sd_scripts=There("")
+        "", Show("Log with", group="Logging"), **_APART, sd_scripts=There("")
     )
     """Write the loss and the rates for TensorBoard too. The run's own log is always written."""
 
@@ -201,45 +177,35 @@ class MetadataSection(Section):
     metadata_title: str = setting(
         "",
         Show("Title", group="Metadata"),
-        resume="free",
-        metadata=Entry("modelspec.title", of_run=True),
-        sd_scripts=There(""),
+        **_modelspec("title"),
     )
     """The title in the file's metadata; empty: the output name."""
 
     metadata_author: str = setting(
         "",
         Show("Author", group="Metadata"),
-        resume="free",
-        metadata=Entry("modelspec.author", of_run=True),
-        sd_scripts=There(""),
+        **_modelspec("author"),
     )
     """Who made the LoRA, as the file will say."""
 
     metadata_description: str = setting(
         "",
         Show("Description", group="Metadata", widget="multiline"),
-        resume="free",
-        metadata=Entry("modelspec.description", of_run=True),
-        sd_scripts=There(""),
+        **_modelspec("description"),
     )
     """What it does, such as the trigger word and the strength to use."""
 
     metadata_license: str = setting(
         "",
         Show("Licence", group="Metadata"),
-        resume="free",
-        metadata=Entry("modelspec.license", of_run=True),
-        sd_scripts=There(""),
+        **_modelspec("license"),
     )
     """On what terms others may use it."""
 
     metadata_tags: str = setting(
         "",
         Show("Tags", group="Metadata"),
-        resume="free",
-        metadata=Entry("modelspec.tags", of_run=True),
-        sd_scripts=There(""),
+        **_modelspec("tags"),
     )
     """Words to find it by, separated by commas."""
 
@@ -252,9 +218,7 @@ class MetadataSection(Section):
     )
     """A note on the training, kept in the file as ss_training_comment."""
 
-    no_metadata: bool = setting(
-        False, Show("Without metadata", group="Metadata"), resume="free", metadata=NO_ENTRY, sd_scripts=There(False)
-    )
+    no_metadata: bool = setting(False, Show("Without metadata", group="Metadata"), **_APART, sd_scripts=There(False))
     """Write only what programs need to load the file.
 
     With metadata, the file tells its settings and the tags of the captions; never folders or paths.

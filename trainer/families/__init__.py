@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.families.family import FILE, FOLDER, HUB, ComponentConfigs, Family, Recognition
 from trainer.families.reading.configs import check_config, read_config, read_json
-from trainer.families.reading.folders import check_component
-from trainer.families.reading.headers import CONFIGS_ENTRY, described, read_header
+from trainer.families.reading.folders import check_component, check_weights, component_folder
+from trainer.families.reading.headers import CONFIGS_ENTRY, Header, described, read_model_header
 from trainer.families.reading.hub import cached_descriptions, descriptions, download
 from trainer.families.reading.unsupported import UNSUPPORTED_PIPELINES, name_file
 from trainer.families.sd2 import StableDiffusion2
@@ -25,7 +25,7 @@ from trainer.families.sdxl import StableDiffusionXL
 from trainer.families.unet.facts import INPAINTING_CHANNELS
 from trainer.ground.control import Progress
 from trainer.ground.errors import ConfigError, ModelError, Problem
-from trainer.targets import DENOISER, names_of
+from trainer.targets import DENOISER, TEXT, names_of
 
 if TYPE_CHECKING:
     import torch
@@ -73,26 +73,27 @@ def recognise(source: str | Path, assumed: str = "") -> Recognition:
         ModelError: nothing is there, it is damaged, or it is not a base model that this version trains; the text
             says what it is.
     """
-    found = _recognise(source, assumed)
+    found, _ = _recognise(source, assumed)
     if found.form != FOLDER:
         return found
     return replace(found, precision=_folder_precision(FAMILIES[found.family], Path(found.source)))
 
 
-def _recognise(source: str | Path, assumed: str) -> Recognition:
-    """Recognise a model; of a folder nothing is read but its descriptions."""
+def _recognise(source: str | Path, assumed: str) -> tuple[Recognition, Header | None]:
+    """Recognise a model, and return the header of a file with it; of a folder nothing is read but its descriptions."""
     text, path = str(source), Path(source)
     if not text:
         raise ModelError("No model is chosen.", "Set pretrained_model_name_or_path to a checkpoint.")
     if os.path.isdir(path):
-        return _recognise_folder(path)
+        return _recognise_folder(path), None
     if _is_hub_id(text):
         cached = cached_descriptions(text)
         if cached is not None:
-            return replace(_recognise_folder(cached), form=HUB, source=text)
+            return replace(_recognise_folder(cached), form=HUB, source=text), None
         family = FAMILIES.get(assumed, next(iter(FAMILIES.values())))
-        return Recognition(family.name, HUB, text, family.configs)
-    return _recognise_file(path)
+        return Recognition(family.name, HUB, text, family.configs), None
+    header = read_model_header(path)
+    return _recognise_file(path, header), header
 
 
 def look_up(config: TrainingConfig) -> None:
@@ -111,18 +112,17 @@ def recognise_chosen(config: TrainingConfig) -> Recognition:
 
     Raises:
         ModelError: as `recognise`; or a component is neither in the model nor in the file that its setting names; or
-            a folder lacks weights, or has others than its configurations say.
+            a file or a folder lacks weights, or has others than its configurations say.
         ConfigError: `model_family` is another family than the model's, or a setting names a file of no component of it.
     """
     wanted = config.model.model_family
-    recognition = _recognise(config.model.pretrained_model_name_or_path, wanted)
+    recognition, header = _recognise(config.model.pretrained_model_name_or_path, wanted)
     if wanted not in ("auto", recognition.family):
         title = FAMILIES[recognition.family].title
         message = f'{wanted!r} is not what {recognition.source} is: a {title} model. Set model_family to "auto".'
         raise ConfigError([Problem("model_family", message, wanted, {"model_family": "auto"})])
     chosen = chosen_files(config)
-    _look_for_files(recognition, chosen)
-    return _looked_through(recognition, chosen) if recognition.form == FOLDER else recognition
+    return _looked_through(_with_files(recognition, chosen), chosen, header)
 
 
 def chosen_files(config: TrainingConfig) -> dict[str, str]:
@@ -130,24 +130,39 @@ def chosen_files(config: TrainingConfig) -> dict[str, str]:
     return {key: str(getattr(config.model, key)) for key in COMPONENT_SETTINGS}
 
 
-def _looked_through(recognition: Recognition, chosen: Mapping[str, str]) -> Recognition:
-    """See that a folder holds what will be loaded of it, all but what is chosen apart; add its precision.
+def _looked_through(recognition: Recognition, chosen: Mapping[str, str], header: Header | None) -> Recognition:
+    """See that a model holds what will be loaded of it, all but what is chosen apart; add a folder's precision.
 
     Raises:
         ModelError: a file or a weight is missing, damaged or of another shape than its configuration says.
     """
-    family, folder = FAMILIES[recognition.family], Path(recognition.source)
-    shapes = family.shapes(recognition.configs)
+    family, source = FAMILIES[recognition.family], recognition.source
     apart = {component for key, component in family.files.items() if chosen[key]}
     wanted = [component for component in family.weighty if component not in apart]
-    precisions = {component: check_component(folder / component, shapes.get(component, {})) for component in wanted}
+    layouts = {component: family.layouts(component, recognition.configs, recognition.form) for component in wanted}
+    if header is not None:
+        for component in wanted:
+            check_weights(source, f"its {_titles(family)[component]}'s", header.shapes, layouts[component])
+    if recognition.form != FOLDER:
+        return recognition
+    precisions = {component: check_component(Path(source) / component, layouts[component]) for component in wanted}
     return replace(recognition, precision=precisions[names_of(family.parts, DENOISER)[0]])
 
 
-def _look_for_files(recognition: Recognition, chosen: Mapping[str, str]) -> None:
-    """See that every component lies in the model or in the file that its setting names."""
-    family = FAMILIES[recognition.family]
-    titles = {part.name: part.title.lower() for part in family.parts} | {"vae": "VAE"}
+def _titles(family: Family) -> dict[str, str]:
+    """Return what each component is called within a sentence."""
+    titles = {part.name: part.title.lower() if part.role == TEXT else part.title for part in family.parts}
+    return {**{name: name for name in family.weighty}, "vae": "VAE", **titles}
+
+
+def _with_files(recognition: Recognition, chosen: Mapping[str, str]) -> Recognition:
+    """See that every component lies in the model or, whole, in the file that its setting names.
+
+    Such a file may say how its component is built; else a part of the model is built as the model says, and a VAE as
+    its family's is.
+    """
+    family, configs = FAMILIES[recognition.family], dict(recognition.configs)
+    titles = _titles(family)
     for key, path in chosen.items():
         component = family.files.get(key, "")
         if path and not component:
@@ -158,14 +173,31 @@ def _look_for_files(recognition: Recognition, chosen: Mapping[str, str]) -> None
                 f"{key}: {recognition.source} has no {titles[component]} inside.",
                 f"Choose the {titles[component]} that belongs to this kind of model.",
             )
-        if not path or os.path.isdir(path) or _is_hub_id(path):
-            continue
-        header = read_header(Path(path))
-        if not family.fits(component, header):
-            raise ModelError(
-                f"{key}: {path} is {name_file(header).title} and holds no {titles[component]} of this kind.",
-                f"Choose a {titles[component]}, or leave the setting empty for the one inside the model.",
-            )
+        if path and not _is_hub_id(path):
+            configs[component] = _of_its_own(family, component, configs, key, path)
+    return replace(recognition, configs=configs)
+
+
+def _of_its_own(family: Family, component: str, configs: ComponentConfigs, key: str, path: str) -> Mapping[str, Any]:
+    """See that a file or a folder holds a component, whole; return how the component is built."""
+    title, a_part = _titles(family)[component], component in {part.name for part in family.parts}
+    known = configs[component] if a_part else family.configs[component]
+    if os.path.isdir(path):
+        folder = component_folder(Path(path), component)
+        known = known if a_part else read_config(folder / "config.json")
+        check_component(folder, family.layouts(component, {**configs, component: known}, FOLDER))
+        return known
+    header = read_model_header(Path(path))
+    if not family.fits(component, header):
+        raise ModelError(
+            f"{key}: {path} is {name_file(header).title} and holds no {title} of this kind.",
+            f"Choose a {title}, or leave the setting empty for the one inside the model.",
+        )
+    if not a_part:
+        known = described(Path(path), header).get(component, known)
+        check_config(known, f"{CONFIGS_ENTRY} of {path}, {component}")
+    check_weights(path, f"its {title}'s", header.shapes, family.layouts(component, {**configs, component: known}, FILE))
+    return known
 
 
 def cached_folder(text: str) -> Path | None:
@@ -202,12 +234,12 @@ def load(
     if recognition.form == HUB:
         components = FAMILIES[recognition.family].weighty
         folder = _recognise_folder(download(recognition.source, components, progress))
-        recognition = _looked_through(folder, chosen_files(config))
+        chosen = chosen_files(config)
+        recognition = _looked_through(_with_files(folder, chosen), chosen, None)
     return FAMILIES[recognition.family].load(recognition, config, device=device, dtype=dtype, progress=progress)
 
 
-def _recognise_file(path: Path) -> Recognition:
-    header = read_header(path)
+def _recognise_file(path: Path, header: Header) -> Recognition:
     for family in FAMILIES.values():
         if family.matches_file(header):
             own = described(path, header)
@@ -259,7 +291,7 @@ def _folder_precision(family: Family, path: Path) -> str:
     """Return the dtype of a folder's denoiser, where it lies in safetensors files."""
     found = (sorted((path / name).glob("*.safetensors")) for name in names_of(family.parts, DENOISER))
     first = next(chain.from_iterable(found), None)
-    return read_header(first).precision if first else ""
+    return read_model_header(first).precision if first else ""
 
 
 def _name_folder(pipeline: str, configs: ComponentConfigs) -> str:

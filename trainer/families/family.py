@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from trainer.families.reading.folders import Shapes
 from trainer.families.reading.headers import Header
 from trainer.families.reading.unsupported import holds_vae
 from trainer.ground.control import Progress
@@ -153,13 +154,20 @@ class Family(ABC):
         """List the layers of a checkpoint, in the shapes that files have which were trained on it."""
         return self.targets(recognition.configs, conv=conv)
 
-    def shapes(self, configs: ComponentConfigs) -> Mapping[str, Mapping[str, tuple[int, ...]]]:
+    def shapes(self, configs: ComponentConfigs) -> Mapping[str, Shapes]:
         """Return {component: {weight in a diffusers folder: shape}}, enough to tell whether a folder is whole."""
         found: dict[str, dict[str, tuple[int, ...]]] = {}
         for target in self.targets_of(Recognition(self.name, FOLDER, "", configs), conv=True):
             shape = (target.out_features, target.in_features, *(target.kernel or ()))
             found.setdefault(target.component, {})[f"{target.path}.weight"] = shape
         return found
+
+    def layouts(self, component: str, configs: ComponentConfigs, form: str) -> Iterable[Shapes]:
+        """Return a component's weights with their shapes, under the names of each layout that is read.
+
+        `form` is "folder" or "file". Nothing is looked for in a file of which no layout is returned.
+        """
+        return [self.shapes(configs).get(component, {})] if form == FOLDER else []
 
     def side(self, configs: ComponentConfigs) -> int:
         """Return the side, in pixels, of the square pictures that such a model was made for; 0 where it isn't known."""

@@ -23,6 +23,9 @@ MOST_TEXT = 1_000_000
 MOST_RECORD = 64 << 20
 """Bytes of a table that a program wrote, such as the report on a folder of a hundred thousand pictures."""
 
+MISSING = (FileNotFoundError, NotADirectoryError)
+"""What is raised where a path leads to nothing."""
+
 _KINDS = (
     (stat.S_ISFIFO, "it is a pipe and no file"),
     (stat.S_ISSOCK, "it is a socket and no file"),

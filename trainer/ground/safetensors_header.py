@@ -17,6 +17,8 @@ MOST_HEADER_BYTES = 1 << 24
 
 _PREFIX = 8
 _METADATA = "__metadata__"
+LONGEST_NAME = 512
+"""Characters of the name of a tensor, or of an entry of the metadata; those of models have some hundred at most."""
 _MOST_DIMENSIONS, _LARGEST_DIMENSION = 8, 1 << 40
 _BYTES = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 8),
@@ -65,12 +67,18 @@ def read_table(file: BinaryIO, size: int) -> Table:
     try:
         document = json.loads(file.read(length))
         metadata = _texts(document.pop(_METADATA, None) or {})
+        _check_names((*document, *metadata))
         entries = {name: _entry(record) for name, record in document.items()}
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise HeaderError("its header is not that of a safetensors file") from error
     start = _PREFIX + length
     _check_places(entries.values(), size - start)
     return Table(entries, metadata, start)
+
+
+def _check_names(names: Iterable[str]) -> None:
+    if any(len(name) > LONGEST_NAME for name in names):
+        raise ValueError("nothing has so long a name")
 
 
 def _texts(metadata: Mapping[Any, Any]) -> dict[str, str]:

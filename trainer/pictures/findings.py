@@ -9,6 +9,7 @@ from pathlib import Path
 
 from trainer.ground.errors import DataError
 from trainer.pictures.listing import Listing
+from trainer.settings.wording import PROGRAM
 
 NAMED = 20
 """A notice about what was left out names so many for each reason."""
@@ -109,7 +110,7 @@ def refuse_foreign(captions: Sequence[ForeignCaption]) -> None:
         what = f"{len(captions)} captions are not UTF-8 text; {reads}."
     raise DataError(
         f"caption_extension: {what}",
-        "Save them as UTF-8 in a text editor, or all at once: python -m trainer recode FOLDER.",
+        f"Save them as UTF-8 in a text editor, or all at once: {PROGRAM} recode FOLDER.",
     )
 
 

@@ -137,7 +137,8 @@ def _folder_problem(key: str, value: str) -> Problem | None:
     if not value:
         return Problem(key, "is not set; name the folder that holds your pictures.", value)
     if not os.path.isdir(value):
-        what = "is a file, not a folder" if os.path.isfile(value) else "does not exist"
+        what = "is a file, not a folder" if os.path.isfile(value) else "is no folder"
+        what = what if os.path.exists(value) else "does not exist"
         if os.path.islink(value) and not os.path.exists(value):
             what = f"is a link to {os.readlink(value)!r}, which is not there"
         return Problem(key, f"{value!r} {what} (looked at {os.path.abspath(value)}); choose an existing folder.", value)
@@ -213,8 +214,9 @@ def _plain_source(root: Path, regularisation: bool, found: Listing, findings: Fi
     repeats, _ = split_name(resolved.name) or (0, "")
     if repeats >= 1:
         source = _source(replace(found, path=resolved), regularisation)
+        times = "1 repeat" if repeats == 1 else f"{repeats:,} repeats"
         findings.notices.append(
-            f"{root} is itself a numbered folder: its name gives {repeats} repeats and the class "
+            f"{root} is itself a numbered folder: its name gives {times} and the class "
             f"'{source.class_tokens}'. Choose the folder that holds it to train all numbered folders in there."
         )
         return replace(source, path=root)

@@ -9,18 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainer.adapters import AdapterHeader, width_of
-from trainer.adapters import read_header as read_adapter_header
+from trainer.adapters import AdapterHeader, read_header, width_of
 from trainer.advice import is_anime
 from trainer.config.files import PRESETS
 from trainer.families import FAMILIES, Family, Recognition, recognise
-from trainer.families.reading.headers import CONFIGS_ENTRY, Header, read_header
+from trainer.families.reading.headers import CONFIGS_ENTRY, Header, read_model_header
 from trainer.families.reading.unsupported import is_adapter, name_file
 from trainer.families.unet.facts import EPSILON, VELOCITY
 from trainer.ground.errors import ModelError
 from trainer.targets import Target
 
 _UNKNOWN = "unknown"
+_LONGEST_ENTRY = 10_000
+"""Characters of an entry of the metadata that are shown."""
 _PREDICTIONS = {"epsilon": EPSILON, "v": VELOCITY, VELOCITY: VELOCITY}
 """modelspec's word for what a model predicts -> ours."""
 _ANIME_CLIP_SKIP = 2
@@ -68,7 +69,7 @@ def inspect(path: Path) -> dict[str, Any]:
     # Unlike Path.is_dir, this says no to a name that is too long for the system.
     if os.path.isdir(path):
         return _checkpoint(path, None)
-    header = read_header(path)
+    header = read_model_header(path)
     if is_adapter(header):
         return _lora(path, header)
     try:
@@ -99,7 +100,7 @@ def _checkpoint(path: Path, header: Header | None) -> dict[str, Any]:
 
 def _lora(path: Path, header: Header) -> dict[str, Any]:
     try:
-        lora = read_adapter_header(path)
+        lora = read_header(path)
     except ModelError as error:
         return {"kind": "other", "what": error.message, **_file(path, header)}
     family = family_of_lora(lora)
@@ -118,8 +119,13 @@ def _lora(path: Path, header: Header) -> dict[str, Any]:
 
 
 def _file(path: Path, header: Header) -> dict[str, Any]:
-    metadata = {key: value for key, value in header.metadata.items() if key != CONFIGS_ENTRY}
+    metadata = {key: _cut(value) for key, value in header.metadata.items() if key != CONFIGS_ENTRY}
     return {"tensors": len(header.shapes), "bytes": path.stat().st_size, "metadata": metadata}
+
+
+def _cut(text: str) -> str:
+    """Return the beginning of an entry that nobody would read to its end, and how long it is."""
+    return text if len(text) <= _LONGEST_ENTRY else f"{text[:_LONGEST_ENTRY]}... ({len(text):,} characters)"
 
 
 def family_of_lora(lora: AdapterHeader) -> str:

@@ -14,6 +14,7 @@ from trainer.config import TrainingConfig, rates
 from trainer.families import FAMILIES, Recognition, recognise_chosen
 from trainer.families.family import HUB
 from trainer.families.reading.hub import cached_descriptions
+from trainer.ground.errors import ModelError
 from trainer.pictures.batches import Example, examples
 from trainer.pictures.counts import Counts, count
 from trainer.pictures.report import DatasetReport
@@ -102,6 +103,7 @@ class Plan:
             exact_steps=self.timetable.total_steps,
             model_side=FAMILIES[self.recognition.family].side(self.recognition.configs),
             model_family=self.recognition.family,
+            prompts_left_out=bool(self.config.sampling.sample_prompts.strip()) and not self.prompts,
         )
         return recipe.advise(self.config, counted)
 
@@ -163,7 +165,10 @@ def plan(
     timetable = make_timetable(config, micro_batches=counts.batches, ranks=ranks)
     seen = Plan(config, report, chosen, counts, timetable, recognition, prompts, said)
     if config.network.network_weights:
-        begun_from = read_header(Path(config.network.network_weights))
+        try:
+            begun_from = read_header(Path(config.network.network_weights))
+        except ModelError as error:
+            raise ModelError(f"network_weights: {error.message}", error.remedy) from error
         check_family_of_lora(begun_from, recognition)
         seen.spec.check(seen.targets, begun_from)
     for path in config.network.base_weights:

@@ -11,12 +11,11 @@ seed, scale, sample_steps, sample_sampler.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from trainer.ground.errors import ConfigError, Problem
-from trainer.ground.paths import MOST_TEXT, TooLarge, normalised, read_bytes
+from trainer.ground.paths import MISSING, MOST_TEXT, TooLarge, normalised, read_bytes
 from trainer.settings import toml
 from trainer.settings.problems import shown
 
@@ -37,12 +36,12 @@ def read_file(text: str) -> list[Entry]:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise refused(text, f"prompts are read from {', '.join(_READERS)} files, and {shown(path.name)} is none")
-    if not os.path.isfile(path):
-        raise refused(
-            text, f"there is no file {shown(str(path))}; check the path, or write the prompts themselves, one a line"
-        )
     try:
         content = read_bytes(path, MOST_TEXT)
+    except MISSING as error:
+        raise refused(
+            text, f"there is no file {shown(str(path))}; check the path, or write the prompts themselves, one a line"
+        ) from error
     except TooLarge as error:
         raise refused(
             text, f"{shown(str(path))} has more than {MOST_TEXT:,} bytes, which prompts never have"
@@ -66,7 +65,7 @@ def _path(text: str) -> str:
 
 def refused(text: str, reason: str) -> ConfigError:
     """Return the refusal of the setting."""
-    return ConfigError([Problem("sample_prompts", f"{reason}.", text)])
+    return ConfigError([Problem("sample_prompts", reason if reason.endswith((".", "?")) else f"{reason}.", text)])
 
 
 def _lines(content: str, path: Path) -> list[Entry]:

@@ -55,12 +55,19 @@ class Earlier:
     contents: Mapping[str, PictureContent] = field(default_factory=dict)
 
 
+_SET_BACK = "set these back"
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One difference. `about` is "settings", "schedule", "data", "models" or "obstacle"; the last forbids resuming."""
+    """One difference. `about` is "settings", "schedule", "data", "models" or "obstacle"; the last forbids resuming.
+
+    `remedy` is the way out of an obstacle that is no setting with another value than it had.
+    """
 
     about: str
     text: str
+    remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +101,17 @@ class Resumption:
             StateError: with every obstacle.
         """
         if self.obstacles:
-            raise StateError(
-                f"resume: {' '.join(self.obstacles)}",
-                "Set these back to resume, or train under another output_name; network_weights takes a LoRA to begin "
-                "from.",
-            )
+            raise StateError(f"resume: {' '.join(self.obstacles)}", self.way_out)
+
+    @property
+    def way_out(self) -> str:
+        """What to do about the obstacles."""
+        ways = dict.fromkeys(change.remedy or _SET_BACK for change in self.changes if change.about == "obstacle")
+        words = " and ".join(ways)
+        return (
+            f"{words[:1].upper()}{words[1:]} to resume, or train under another output_name; network_weights takes a "
+            "LoRA to begin from."
+        )
 
 
 def check_layers(saved: Mapping[str, Sequence[int]], wanted: Mapping[str, Sequence[int]]) -> None:
@@ -209,7 +222,7 @@ def _obstacles(
         yield Change("obstacle", f"{text}: the saved state does not fit that.")
     if timetable.total_steps < earlier.step:
         text = f"{timetable.total_steps} steps are planned, but the state is from after step {earlier.step}."
-        yield Change("obstacle", text)
+        yield Change("obstacle", text, "plan for more steps with max_train_epochs or max_train_steps")
 
 
 def _config_of(earlier: Earlier) -> TrainingConfig | None:

@@ -95,7 +95,8 @@ class RunFolder:
             with tempfile.TemporaryFile(dir=ancestor):
                 pass
         except OSError as error:
-            raise self._cannot_write(error) from error
+            # What could not be made is a file of no name; the folder is what is to be changed.
+            raise self._cannot_write(error, ancestor) from error
 
     def _refuse_links(self) -> None:
         """See that what a run writes and removes stays in its own folder, whoever made that folder."""
@@ -131,8 +132,8 @@ class RunFolder:
         except OSError as error:
             raise self._cannot_write(error) from error
 
-    def _cannot_write(self, error: OSError) -> StateError:
-        where = error.filename or self.output_dir
+    def _cannot_write(self, error: OSError, folder: Path | None = None) -> StateError:
+        where = folder or error.filename or self.output_dir
         return StateError(
             f"output_dir: cannot write to {str(where)!r} ({error.strerror or error}).",
             "Choose a folder that you may write to, or free disk space.",

@@ -12,6 +12,9 @@ from collections.abc import Mapping
 
 from trainer.settings.walk import Setting
 
+PROGRAM = "python launch.py"
+"""How tools are asked for at a terminal."""
+
 _QUOTED = re.compile(r"""("[^"\n]*"|(?<!\w)'[^'\n]*'(?!\w))""")
 """Values and paths stand in quotes; what is in there is not ours to change."""
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from trainer.settings.problems import rule, shown
 from trainer.settings.walk import Setting
+from trainer.settings.wording import PROGRAM
 from trainer.tools.tool import Tool
 
 DOCUMENT = "docs/tools.md"
@@ -18,7 +19,7 @@ Made from the classes in `trainer/tools` by `python -m trainer.tools`; edit thos
 
 What can be asked for at the terminal: `python launch.py NAME ...`, or `python -m trainer NAME ...` inside the program's
 environment. The exit code is 0 when it was done, 1 when it failed on the way, 2 when it was refused before, 3 when it
-was stopped. Names of arguments are those of sd-scripts where it has such a tool."""
+was stopped. Names of arguments are those of sd-scripts where it has such a tool; `-` may stand for `_` in them."""
 
 
 def page(tools: Mapping[str, Tool[Any]]) -> str:
@@ -27,7 +28,7 @@ def page(tools: Mapping[str, Tool[Any]]) -> str:
 
 
 def _section(tool: Tool[Any]) -> str:
-    words = " ".join(("python launch.py", tool.name, *tool.positional.values()))
+    words = " ".join((PROGRAM, tool.name, *tool.positional.values()))
     about = inspect.getdoc(type(tool)) or ""
     arguments = "\n".join(_argument(tool, setting) for setting in tool.settings.values())
     return f"## {tool.name}\n\n{tool.help[:1].upper()}{tool.help[1:]}.\n\n    {words}\n\n{about}\n\n{arguments}"

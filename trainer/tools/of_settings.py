@@ -9,6 +9,7 @@ from typing import ClassVar, TypeVar
 from trainer.config import TrainingConfig, known_settings, load_layers, parse_set
 from trainer.ground.errors import ConfigError
 from trainer.settings.section import Show, argument
+from trainer.settings.wording import PROGRAM
 from trainer.tools.tool import Arguments, Desk, Tool
 
 CONFIG_FILE = "config_file"
@@ -22,7 +23,7 @@ class SettingsArguments(Arguments):
     """Replace a setting: a TOML value, else a text. May be given many times."""
 
     ignore_unsupported: bool = argument(False, Show("Ignore what is not supported"))
-    """Go on without settings of sd-scripts that are not known here."""
+    """Go on without the settings that would change the result and are not supported here."""
 
 
 class FileArguments(SettingsArguments):
@@ -41,7 +42,7 @@ class OfSettings(Tool[Given], ABC):
     repeated: ClassVar[tuple[str, ...]] = ("set",)
 
     def usage(self) -> str:
-        return f"write python -m trainer {' '.join((self.name, *self.positional.values()))}"
+        return f"write {PROGRAM} {' '.join((self.name, *self.positional.values()))}"
 
     def instead_of(self, key: str) -> str:
         if key in known_settings():

@@ -21,6 +21,7 @@ from trainer.ground.events import Emit
 from trainer.settings.problems import problems_of_section
 from trainer.settings.section import Section
 from trainer.settings.walk import Setting, settings_in
+from trainer.settings.wording import PROGRAM
 
 COMPLETED, FAILED, REFUSED, STOPPED = 0, 1, 2, 3
 """What `run` returns, and the program's exit codes: refused is before anything was begun, failed after."""
@@ -95,7 +96,7 @@ class Tool(ABC, Generic[Given]):
 
     def usage(self) -> str:
         """Return how it is asked for, to follow "is not given;"."""
-        return f"python -m trainer {self.name} --help shows what it takes"
+        return f"{PROGRAM} {self.name} --help shows what it takes"
 
     def instead_of(self, key: str) -> str:
         """Return what to do about an argument that it does not take."""

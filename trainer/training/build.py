@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import platform
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -99,6 +100,7 @@ def build(
             window=plan.timetable.steps_per_epoch,
             device=accelerator.device,
             scaled=accelerator.scaler is not None,
+            precision=accelerator.mixed_precision,
         ),
         environment=environment(accelerator.device) | attention_kernel(config, bundle, state),
         contents=contents.of_models(config),
@@ -178,6 +180,8 @@ def make_schedule(
 ) -> torch.optim.lr_scheduler.LambdaLR:
     """Return the learning-rate schedule over the whole run."""
     settings = config.optimizer
+    # A step whose gradient is not finite leaves the optimizer alone, and the schedule goes on: no mistake of ours.
+    warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler\.step\(\)` before", UserWarning)
     return schedules.build(
         optimizer,
         name=settings.lr_scheduler,

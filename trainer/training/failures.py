@@ -107,20 +107,28 @@ def _of_files(error: OSError) -> RunError:
     )
 
 
-def not_finite(step: int, in_a_row: int, suspects: Counter[str]) -> RunError:
-    """Return the error of a run whose gradients have not been finite for `in_a_row` steps up to `step`."""
+_WIDER = {"fp16": "set mixed_precision to bf16 or no", "bf16": "set mixed_precision to no"}
+"""The way out of numbers that overflow, by the precision in use; nothing is wider than float32."""
+
+
+def not_finite(step: int, in_a_row: int, suspects: Counter[str], precision: str) -> RunError:
+    """Return the error of a run whose gradients have not been finite for `in_a_row` steps up to `step`.
+
+    `precision` is the mixed precision in use: "no", "fp16" or "bf16".
+    """
     worst = [f"{name} (in {count})" for name, count in suspects.most_common(_NAMED)]
     if in_a_row == step:
-        return nothing_learned(step, finite=False)
+        return nothing_learned(step, finite=False, precision=precision)
     return RunError(
         f"{in_a_row} steps in a row up to step {step} had a gradient that is not a finite number. "
         f"Their most frequent pictures: {', '.join(worst)}.",
-        "The weights are those from before. Lower learning_rate, set mixed_precision to bf16 or no, or look for a "
-        "damaged picture among these; then resume from the last state.",
+        "The weights are those from before. "
+        f"{_either('lower learning_rate', _WIDER.get(precision, ''), 'look for a damaged picture among these')}; "
+        "then resume from the last state.",
     )
 
 
-def nothing_learned(steps: int, *, finite: bool) -> RunError:
+def nothing_learned(steps: int, *, finite: bool, precision: str) -> RunError:
     """Return the error of a run at whose end no weight is other than at its beginning."""
     if finite:
         return RunError(
@@ -129,8 +137,15 @@ def nothing_learned(steps: int, *, finite: bool) -> RunError:
         )
     return RunError(
         f"None of the {steps} steps had a gradient that is a finite number: nothing was learned, and no file written.",
-        "The model file may be damaged: try another one, or set mixed_precision to bf16 or no. Then begin anew.",
+        f"The model file may be damaged. {_either('try another one', _WIDER.get(precision, ''))}, then begin anew.",
     )
+
+
+def _either(*ways: str) -> str:
+    """Return the ways out that there are, as the beginning of a sentence."""
+    *others, last = [way for way in ways if way]
+    words = f"{', '.join(others)} or {last}" if others else last
+    return words[:1].upper() + words[1:]
 
 
 def skipped_step(step: int, names: Iterable[str]) -> str:

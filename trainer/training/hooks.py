@@ -118,7 +118,8 @@ class Hooks:
         """Write the file under the final name, which only what was trained may bear."""
         training = self._training
         if training.ending is None and not training.metrics.learned:
-            raise failures.nothing_learned(training.step, finite=not training.metrics.skipped)
+            finite, precision = not training.metrics.skipped, training.accelerator.mixed_precision
+            raise failures.nothing_learned(training.step, finite=finite, precision=precision)
         return self._keeper.save_lora(final_name(training.config.saving.output_name))
 
     def _end_epoch(self) -> None:

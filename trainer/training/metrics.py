@@ -54,18 +54,19 @@ class Metrics:
     `learned` steps changed a weight, earlier sittings included; `skipped` ones of this sitting had no finite gradient.
     """
 
-    def __init__(self, tell: Emit, *, window: int, device: torch.device, scaled: bool) -> None:
+    def __init__(self, tell: Emit, *, window: int, device: torch.device, scaled: bool, precision: str) -> None:
         """Begin without a step.
 
         Args:
             window: how many losses are averaged, `AVERAGE_LIMIT` at most.
             device: where the numbers come from.
             scaled: whether a loss scaler is looking for its scale.
+            precision: the mixed precision in use, for advice.
         """
         self.losses: deque[float] = deque(maxlen=min(window, AVERAGE_LIMIT))
         self.epoch_losses: list[float] = []
         self._tell = tell
-        self._scaled = scaled
+        self._scaled, self._precision = scaled, precision
         self._behind = steps_behind(device)
         self._entries: deque[_Entry] = deque()
         self.learned = 0
@@ -125,7 +126,7 @@ class Metrics:
         if not ordinary and self.skipped <= SKIPPED_LIMIT:
             self._tell(events.Warned(message=failures.skipped_step(done.step, names)))
         if self._skipped_in_a_row >= SKIPPED_LIMIT:
-            raise failures.not_finite(done.step, self._skipped_in_a_row, self._suspects)
+            raise failures.not_finite(done.step, self._skipped_in_a_row, self._suspects, self._precision)
 
 
 def _changed_weights(done: StepDone) -> bool:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from trainer.ground.errors import RunError, StateError
 from trainer.ground.files import FULL_DISK, sha256_of, sync_folder
-from trainer.ground.paths import read_json
+from trainer.ground.paths import MISSING, read_json
 from trainer.training.micro_batches import MicroBatchSize
 
 FORMAT = 1
@@ -35,7 +35,9 @@ KEPT = 2
 _PREFIX = "step-"
 _ADAPTER, _OPTIMIZER, _STATE = "adapter.safetensors", "optimizer.pt", "state.json"
 
-_REMEDY = "Resume from another state, or start again with --overwrite."
+_REMEDY = (
+    "Name a folder OUTPUT_NAME.run/state/step-..., take --resume auto for the newest, or start again with --overwrite."
+)
 _REMEDY_OF_NONE = "Begin anew with --overwrite, or from the last LoRA file with network_weights."
 _LOADING_ERRORS = (
     pickle.UnpicklingError, SafetensorError, OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError,
@@ -204,8 +206,12 @@ def _record(path: Path) -> dict[str, Any]:
                 raise ValueError(f"{name} is a link")
         record = read_json(path / _STATE)
         hashes = {name: sha256_of(path / name) for name in (_ADAPTER, _OPTIMIZER)}
+    except MISSING as error:
+        missing = f"has no {Path(error.filename).name}" if path.is_dir() else "is not there"
+        raise StateError(f"resume: {str(path)!r} {missing}, so there is no state to go on from.", _REMEDY) from error
     except (OSError, ValueError) as error:
-        raise StateError(f"resume: {str(path)!r} is not a whole resume state ({error}).", _REMEDY) from error
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise StateError(f"resume: {str(path)!r} is not a whole resume state: {why}.", _REMEDY) from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise StateError(f"resume: {str(path)!r} has a format that this version does not read.", _REMEDY)
     if record.get("sha256") != hashes:

@@ -1,12 +1,12 @@
-"""Whether a diffusers folder holds what its configurations say: its files, complete, with weights of those shapes."""
+"""Whether a model holds what its configurations say: its files, and in them all weights, by their headers alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from trainer.families.reading.configs import read_json
-from trainer.families.reading.headers import read_header
+from trainer.families.reading.headers import read_model_header
 from trainer.families.reading.hub import weight_files
 from trainer.ground.errors import ModelError
 
@@ -14,18 +14,24 @@ _INDEX = "*.index.json"
 _COMPLETE = "Copy or download the model again, whole."
 _NAMED = 3
 
-_LEVEL = "text_model."
+LEVEL = "text_model."
 """A level of text encoders that transformers 5 dropped from some of them."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 """{name of a weight: its shape}. A linear layer may lie in a file as a 1x1 convolution, and the other way round."""
 
 
-def check_component(folder: Path, expected: Shapes) -> str:
-    """See that a component's weights are there, by the headers of its files alone; return its precision.
+def component_folder(folder: Path, component: str) -> Path:
+    """Return where a component lies in a folder that is a whole model or the component alone."""
+    return folder / component if (folder / component).is_dir() else folder
+
+
+def check_component(folder: Path, layouts: Iterable[Shapes]) -> str:
+    """See that a component's weights are in its folder; return its precision.
 
     Args:
-        expected: some of its weights. Names of text encoders may have "text_model." before them or not, here and there.
+        layouts: its weights, under the names of each layout that is read. Those of text encoders may have "text_model."
+            before them or not, here and there.
 
     Raises:
         ModelError: a file is missing or damaged, or a weight is missing or has another shape.
@@ -34,12 +40,29 @@ def check_component(folder: Path, expected: Shapes) -> str:
         raise ModelError(f"The folder {folder.parent} has no {folder.name}.", _COMPLETE)
     files = weight_files(folder)
     _check_index(folder, files)
-    read = [read_header(file) for file in files]
-    expected = {name.removeprefix(_LEVEL): shape for name, shape in expected.items()}
-    found = {name.removeprefix(_LEVEL): shape for header in read for name, shape in header.shapes.items()}
+    read = [read_model_header(file) for file in files]
+    found = {name.removeprefix(LEVEL): shape for header in read for name, shape in header.shapes.items()}
+    plain = [{name.removeprefix(LEVEL): shape for name, shape in names.items()} for names in layouts]
+    check_weights(str(folder), "its", found, plain)
+    return read[0].precision
+
+
+def check_weights(where: str, whose: str, found: Shapes, layouts: Iterable[Shapes]) -> None:
+    """See that all weights of a component are there, in the shapes that its configuration says.
+
+    Args:
+        where: the file or folder, and `whose` weights they are, for errors: "its", "the UNet's".
+        layouts: its weights, under the names of each layout that is read; nothing is looked for where there is none.
+
+    Raises:
+        ModelError: a weight is missing or has another shape.
+    """
+    expected = max(layouts, key=lambda names: sum(name in found for name in names), default={})
     missing = [name for name in expected if name not in found]
     if missing:
-        raise ModelError(f"{folder} lacks {len(missing)} of its weights: {_some(missing)}.", _COMPLETE)
+        raise ModelError(
+            f"{where} lacks {len(missing)} of {whose} {len(expected)} weights: {_some(missing)}.", _COMPLETE
+        )
     odd = [
         f"{name} is {list(found[name])}, not {list(shape)}"
         for name, shape in expected.items()
@@ -47,10 +70,9 @@ def check_component(folder: Path, expected: Shapes) -> str:
     ]
     if odd:
         raise ModelError(
-            f"{folder} has {len(odd)} weights of another shape than its config.json says: {_some(odd)}.",
+            f"{where} has {len(odd)} of {whose} weights in another shape than its configuration says: {_some(odd)}.",
             "Its configuration and its weights are not of the same model; copy or download both again.",
         )
-    return read[0].precision
 
 
 def _check_index(folder: Path, files: list[Path]) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os.path
 import zipfile
 import zlib
 from collections import Counter
@@ -26,8 +25,8 @@ from typing import Any, BinaryIO, NoReturn
 
 from trainer.families.reading.pickles import UNPICKLING_ERRORS, InertUnpickler, Tensor
 from trainer.ground.errors import ModelError
-from trainer.ground.paths import open_regular
-from trainer.ground.safetensors_header import HeaderError, read_table
+from trainer.ground.paths import MISSING, open_regular
+from trainer.ground.safetensors_header import LONGEST_NAME, HeaderError, read_table
 
 CONFIGS_ENTRY = "component_configs"
 """Metadata entry (in a pickle: top-level entry) with the JSON of the component configurations of a checkpoint."""
@@ -91,7 +90,7 @@ class Header:
         return any(name.endswith(suffixes) for name in self.shapes)
 
 
-def read_header(path: Path) -> Header:
+def read_model_header(path: Path) -> Header:
     """Read the header of a safetensors file or of a PyTorch pickle.
 
     Raises:
@@ -122,13 +121,17 @@ def container_of(path: Path) -> str:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    if not os.path.isfile(path):
-        raise ModelError(f"There is no model file at {path}.", "Check the path; it is relative to the working folder.")
     try:
         with open_regular(path) as file:
             yield file
+    except MISSING as error:
+        raise ModelError(
+            f"There is no model file at {path}.", "Check the path; it is relative to the working folder."
+        ) from error
     except OSError as error:
-        raise ModelError(f"The model file {path} cannot be read ({error.strerror}).") from error
+        raise ModelError(
+            f"The model file {path} cannot be read: {error.strerror or error}.", "Choose a .safetensors or .ckpt file."
+        ) from error
 
 
 def _is_legacy_pickle(start: bytes) -> bool:
@@ -183,6 +186,8 @@ def _header_of(path: Path, stream: BinaryIO, before: int) -> Header:
     if not isinstance(weights, dict):
         _damaged(path, "its entry state_dict is no table of weights")
     tensors = {str(name): value for name, value in weights.items() if isinstance(value, Tensor)}
+    if any(len(name) > LONGEST_NAME for name in tensors):
+        _damaged(path, "nothing in a model has so long a name as one of its weights")
     shapes = {name: value.shape for name, value in tensors.items()}
     precision = _precision((value.dtype, value.shape) for value in tensors.values())
     described = content.get(CONFIGS_ENTRY)

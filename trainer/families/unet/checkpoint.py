@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedModel
 
 from trainer.families.family import FILE, ComponentConfigs, Recognition
-from trainer.families.reading.headers import described, read_header
+from trainer.families.reading.configs import read_config
+from trainer.families.reading.folders import component_folder
 from trainer.families.reading.hub import download, weight_files
 from trainer.families.reading.weights import Module, build_empty, fill, keep_whole, open_weights, some
 from trainer.families.text.clip import load_tokenizer
@@ -22,7 +23,6 @@ from trainer.families.unet import weight_names
 from trainer.families.unet.facts import UNET_PREFIX, VAE_PREFIX, StableFacts, TextEncoderFacts
 from trainer.families.unet.slim_blocks import slimmed
 from trainer.ground.errors import ModelError
-from trainer.ground.paths import MOST_TEXT, read_json
 
 TextEncoder: TypeAlias = PreTrainedModel
 
@@ -164,19 +164,12 @@ class Checkpoint:
         if not self.vae_source:
             return self.configs["vae"], self._place("vae", VAE_PREFIX)[1]
         path = Path(self.vae_source)
-        if path.is_file() or path.suffix:
-            return described(path, read_header(path)).get("vae", self.facts.configs["vae"]), [path]
-        folder = path if path.is_dir() else download(self.vae_source, [""])
-        if (folder / "vae").is_dir():
-            folder = folder / "vae"
-        try:
-            config = read_json(folder / "config.json", MOST_TEXT)
-        except (OSError, ValueError) as error:
-            raise ModelError(
-                f"The setting vae names {self.vae_source}, which has no readable config.json.",
-                "Choose a VAE file, or a folder with config.json and the VAE's weights.",
-            ) from error
-        return config, weight_files(folder)
+        if path.is_file():
+            return self.configs["vae"], [path]
+        if path.is_dir():
+            return self.configs["vae"], weight_files(component_folder(path, "vae"))
+        folder = component_folder(download(self.vae_source, [""]), "vae")
+        return read_config(folder / "config.json"), weight_files(folder)
 
 
 class OpenClipWeights(Mapping[str, Tensor]):

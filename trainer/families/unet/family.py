@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from trainer.families.family import FILE, ComponentConfigs, Family, Recognition
+from trainer.families.reading.folders import Shapes
 from trainer.families.reading.headers import Header
+from trainer.families.unet import weights
 from trainer.families.unet.facts import (
     EITHER_QUESTION,
     EPSILON,
@@ -49,23 +51,23 @@ class StableFamily(Family):
     def targets_of(self, recognition: Recognition, *, conv: bool) -> tuple[Target, ...]:
         return adapter_targets(self.facts, recognition.configs, conv=conv, single_file=recognition.form == FILE)
 
-    def shapes(self, configs: ComponentConfigs) -> Mapping[str, Mapping[str, tuple[int, ...]]]:
-        layers, unet, vae = super().shapes(configs), configs["unet"], configs["vae"]
-        first, last = vae["block_out_channels"][0], vae["block_out_channels"][-1]
-        own: dict[str, dict[str, tuple[int, ...]]] = {
-            "unet": {"conv_in.weight": (unet["block_out_channels"][0], unet["in_channels"], 3, 3)},
-            "vae": {
-                "encoder.conv_in.weight": (first, vae["in_channels"], 3, 3),
-                "encoder.conv_out.weight": (2 * vae["latent_channels"], last, 3, 3),
-                "decoder.conv_in.weight": (last, vae["latent_channels"], 3, 3),
-                "decoder.conv_out.weight": (vae["out_channels"], first, 3, 3),
+    def shapes(self, configs: ComponentConfigs) -> Mapping[str, Shapes]:
+        return {
+            "unet": weights.unet_shapes(configs["unet"]),
+            "vae": weights.vae_shapes(configs["vae"]),
+            **{
+                each.component: weights.text_shapes(configs[each.component], projected=each.projected)
+                for each in self.facts.text_encoders
             },
         }
-        for encoder in self.facts.text_encoders:
-            config = configs[encoder.component]
-            words = (config["vocab_size"], config["hidden_size"])
-            own[encoder.component] = {"embeddings.token_embedding.weight": words}
-        return {component: {**layers.get(component, {}), **shapes} for component, shapes in own.items()}
+
+    def layouts(self, component: str, configs: ComponentConfigs, form: str) -> Iterable[Shapes]:
+        shapes, config = self.shapes(configs)[component], configs[component]
+        encoder = next((each for each in self.facts.text_encoders if each.component == component), None)
+        if encoder is not None:
+            return weights.text_layouts(shapes, encoder, form)
+        made = weights.vae_layouts if component == "vae" else weights.unet_layouts
+        return made(shapes, config, form)
 
     def side(self, configs: ComponentConfigs) -> int:
         size = configs.get("unet", {}).get("sample_size") or 0

@@ -43,7 +43,7 @@ def adapter_targets(
         *(
             _text_target(encoder, layer)
             for encoder in facts.text_encoders
-            for layer in _text_encoder_layers(configs[encoder.component])
+            for layer in text_encoder_layers(configs[encoder.component])
         ),
         *(_original_order(unet) if facts.original_names else _diffusers_order(unet)),
     ]
@@ -83,7 +83,7 @@ def _text_target(encoder: TextEncoderFacts, layer: _Layer) -> Target:
 
 
 def _diffusers_order(config: Mapping[str, Any]) -> Iterator[Target]:
-    for layer in (*_unet_layers(config), *_rim(config)):
+    for layer in (*unet_layers(config), *_rim(config)):
         yield layer.target("unet", layer.path, UNET_ADAPTER_PREFIX + layer.path)
 
 
@@ -102,7 +102,7 @@ def _original_order(config: Mapping[str, Any]) -> Iterator[Target]:
     Some files have diffusers' names for them, which sd-scripts reads as well.
     """
     named = [
-        (unet_name(f"{layer.path}.weight", config).removesuffix(".weight"), layer) for layer in _unet_layers(config)
+        (unet_name(f"{layer.path}.weight", config).removesuffix(".weight"), layer) for layer in unet_layers(config)
     ]
     for name, layer in sorted(named, key=lambda pair: _original_place(pair[0])):
         alias = UNET_ADAPTER_PREFIX + layer.path
@@ -117,7 +117,8 @@ def _original_place(name: str) -> tuple[int, int, int]:
     return _STAGES.index(stage), int(number), int(part or 0)
 
 
-def _text_encoder_layers(config: Mapping[str, Any]) -> Iterator[_Layer]:
+def text_encoder_layers(config: Mapping[str, Any]) -> Iterator[_Layer]:
+    """Yield a text encoder's linear layers, without the level "text_model."."""
     width, inner = config["hidden_size"], config["intermediate_size"]
     for number in range(config["num_hidden_layers"]):
         path = f"encoder.layers.{number}"
@@ -135,7 +136,8 @@ def text_layer(path: str) -> int:
     return int(found.group(1))
 
 
-def _unet_layers(config: Mapping[str, Any]) -> Iterator[_Layer]:
+def unet_layers(config: Mapping[str, Any]) -> Iterator[_Layer]:
+    """Yield the layers of a UNet's blocks."""
     channels: Sequence[int] = config["block_out_channels"]
     yield from _down_blocks(config, channels)
     yield from _up_blocks(config, list(reversed(channels)))

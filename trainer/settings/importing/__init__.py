@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from trainer.ground.errors import ConfigError, Problem
-from trainer.ground.paths import open_regular
+from trainer.ground.paths import MISSING, open_regular
 from trainer.ground.safetensors_header import HeaderError, read_table
 from trainer.settings import toml
 from trainer.settings.importing.command_line import CommandLine
@@ -42,11 +42,13 @@ def source_of(path: Path) -> Source:
     """Return a file as the readers want it; of a LoRA only the header is read. Raises ConfigError."""
     if path.suffix.lower() not in _LORA_ENDINGS:
         return Source(path, toml.read_text(path))
-    if not path.is_file():
-        raise ConfigError([Problem(str(path), "there is no such file; check the path and the working folder.")])
     try:
         with open_regular(path) as file:
             return Source(path, metadata=read_table(file, path.stat().st_size).metadata)
+    except MISSING:
+        raise ConfigError(
+            [Problem(str(path), "there is no such file; check the path and the working folder.")]
+        ) from None
     except HeaderError as error:
         raise ConfigError([Problem(str(path), f"the file is damaged: {error}.")]) from None
     except OSError as error:
