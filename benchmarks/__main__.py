@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from benchmarks import answers, loading, page, scanning, steps, watching, whole
+from benchmarks import adapters, answers, loading, page, scanning, steps, watching, whole
 from benchmarks.ground import PROJECT
 from benchmarks.options import FOLDER, Options
 from benchmarks.rows import Results, Row, surroundings, table
@@ -46,6 +46,7 @@ def cells(options: Options) -> dict[str, Measure]:
     for cell in steps.CELLS:
         if cell.quick_steps or not options.quick:
             found[f"steps/{cell.name}"] = functools.partial(steps.measure, cell)
+    found |= {f"adapters/{each.name}": functools.partial(adapters.measure, each) for each in adapters.CELLS}
     if options.sd_scripts:
         for rival in whole.CELLS:
             if rival.name != "real" or not options.quick:

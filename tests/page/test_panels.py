@@ -293,6 +293,20 @@ def test_the_plan_shows_the_sum_the_exact_steps_and_the_strength(session: Sessio
     assert survey.plan.model in words
 
 
+def test_the_plan_shows_what_each_block_gets(session: Session) -> None:
+    session.draft.change({"down_lr_weight": "zeros", "mid_lr_weight": "0.5"}, "Blocks")
+    checked = session.draft.check()
+    survey = session.survey(checked)
+    assert survey is not None and survey.plan is not None
+    words = plan_panel(checked, survey)
+    middle = words.partition(", middle</th>")[2].partition("</tr>")[0]
+    rate = survey.plan.rates["unet"]
+    assert f"<td>{rate / 2:g}</td>" in middle
+    assert "<td>8</td>" in middle
+    down = words.partition(", down 1</th>")[2].partition("</tr>")[0]
+    assert "<td>0 of " in down
+
+
 @pytest.fixture
 def sdxl(tmp_path: Path) -> Path:
     """A file with the tensor names of the published SDXL and nothing in them, for all that reads headers only."""

@@ -9,7 +9,7 @@ D would be lost in the sum W + D.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -24,6 +24,9 @@ from trainer.adapters.injection import AdaptedModule, InjectedAdapter, prepare, 
 from trainer.adapters.lycoris import DORA, RATIO, SCALAR
 from trainer.ground.randomness import stream
 from trainer.targets import Target
+
+Pull = Callable[[Tensor], Sequence[Tensor]]
+"""The gradient of what is added to a weight -> those of the factors."""
 
 
 class AdaptedLayer(nn.Module):
@@ -164,7 +167,7 @@ class AdditiveLayer(AdaptedLayer):
     def take_lengths(self) -> None:
         """Give DoRA the lengths of W + D, where D comes from a file without any, which then does what it did."""
         factors = {entry: factor.detach().float() for entry, factor in self.factors.items()}
-        difference = self._scaled(self.difference(factors, self.scale), factors).view(self.weight_shape)
+        difference = self.scaled(self.difference(factors, self.scale), factors).view(self.weight_shape)
         length = self.factors[DORA]
         length.copy_(self._norm(self.weight() + difference, length).reshape(length.shape))
 
@@ -172,26 +175,30 @@ class AdditiveLayer(AdaptedLayer):
         """Return the product of `x` with D / S, of factors in the dtype of `x`, where that needs no D; else None."""
         return None
 
+    def lengthened(self, x: Tensor) -> Tensor | None:
+        """Return the layer's output with DoRA's lengths, where that needs no D; else None."""
+        return None
+
     def _thin(self, x: Tensor) -> Tensor | None:
         """Return the layer's output without making D, where that can be."""
         if DORA in self._names:
-            return None
+            return self.lengthened(x) if self.strength == 1.0 else None
         factors = {entry: factor.to(x.dtype) for entry, factor in self.factors.items()}
         added = self.added(x, factors)
         if added is None:
             return None
-        added = self._scaled(added, factors)
-        if (rows := self._rows()) is not None:
+        added = self.scaled(added, factors)
+        if (rows := self.rows()) is not None:
             added = added * (rows[:, None, None] if isinstance(self.base_layer, nn.Conv2d) else rows).to(added.dtype)
         return cast(Tensor, self.base_layer(x)) + (added if self.strength == 1.0 else added * self.strength)
 
-    def _scaled(self, added: Tensor, factors: Mapping[str, Tensor]) -> Tensor:
+    def scaled(self, added: Tensor, factors: Mapping[str, Tensor]) -> Tensor:
         """Return D, or its product, with the numbers that D is multiplied by."""
         if self.scalar:
             added = added * factors[SCALAR]
         return added if self.ratio is None else added * self.ratio.to(added.dtype)
 
-    def _rows(self) -> Tensor | None:
+    def rows(self) -> Tensor | None:
         """Return which rows of D take part in the pass under way; None where all do."""
         if self.dropouts is None or not self.dropouts.active:
             return None
@@ -200,7 +207,7 @@ class AdditiveLayer(AdaptedLayer):
     def effect(self, values: Sequence[Tensor], rows: Tensor | None = None) -> Tensor:
         """Return what is added to W, of the factors in their order, with the strength; `rows` are those of D."""
         factors = {entry: value.float() for entry, value in zip(self._names, values, strict=True)}
-        difference = self._scaled(self.difference(factors, self.scale), factors).view(self.weight_shape)
+        difference = self.scaled(self.difference(factors, self.scale), factors).view(self.weight_shape)
         if rows is not None:
             difference = difference * rows.view(-1, *(1,) * (difference.dim() - 1))
         if DORA in factors:
@@ -209,6 +216,13 @@ class AdditiveLayer(AdaptedLayer):
             norm = self._norm(whole, length)
             difference = whole * (length.view_as(norm) / (norm + torch.finfo(torch.float32).eps)) - weight
         return difference if self.strength == 1.0 else difference * self.strength
+
+    def pull(self, values: Sequence[Tensor], rows: Tensor | None) -> tuple[Tensor, Pull]:
+        """Return what is added to W, and a function from its gradient to those of the factors."""
+        with torch.enable_grad():
+            factors = [factor.detach().requires_grad_() for factor in values]
+            effect = self.effect(factors, rows)
+        return effect.detach(), lambda outer: torch.autograd.grad(effect, factors, outer)
 
     def whole(self, strength: float) -> Tensor:
         """Return W + D, with DoRA's lengths, at a strength."""
@@ -238,7 +252,7 @@ class AdditiveLayer(AdaptedLayer):
         factors = tuple(self.factors.values())
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return _added(self, x, self.effect(factors))
-        return cast(Tensor, _Added.apply(x, self, self._rows(), *factors))
+        return cast(Tensor, _Added.apply(x, self, self.rows(), *factors))
 
 
 def _added(layer: AdditiveLayer, x: Tensor, effect: Tensor) -> Tensor:
@@ -261,12 +275,10 @@ class _Added(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,), layer = gradients, ctx.layer
         x, *saved = ctx.saved_tensors
-        with torch.enable_grad():
-            factors = [factor.detach().requires_grad_() for factor in saved]
-            effect = layer.effect(factors, ctx.rows)
-        whole = (layer.weight() + effect.detach()).to(x.dtype)
+        effect, pull = layer.pull(saved, ctx.rows)
+        whole = (layer.weight() + effect).to(x.dtype)
         inner, outer = _gradients(layer.base_layer, gradient, x, whole, needed=ctx.needs_input_grad[0])
-        return inner, None, None, *torch.autograd.grad(effect, factors, outer.float())
+        return inner, None, None, *pull(outer.float())
 
 
 def _gradients(

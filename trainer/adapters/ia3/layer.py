@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from trainer.adapters.adapter import AdapterSpec
@@ -56,5 +57,8 @@ class Ia3Layer(AdaptedLayer):
             weight = weight[:, None, None]
         if self.on_input:
             return cast(Tensor, self.base_layer(x * (1 + weight)))
-        plain = self.plain(x)
-        return plain + plain * weight + self.bias()
+        plain, bias = self.plain(x), self.bias()
+        if x.dtype == torch.float32 and isinstance(bias, Tensor):
+            return torch.addcmul(bias, plain, 1 + weight)
+        # In half precision 1 and a little is 1.
+        return plain * (1 + weight) if x.dtype == torch.float32 else plain + plain * weight + bias

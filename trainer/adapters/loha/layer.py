@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from trainer.adapters.layer import AdditiveLayer
-from trainer.adapters.loha.spec import LEFT_CORE, LEFT_DOWN, LEFT_UP, RIGHT_CORE, RIGHT_DOWN, RIGHT_UP
+from trainer.adapters.layer import AdditiveLayer, Pull
+from trainer.adapters.loha.spec import LEFT_CORE, LEFT_DOWN, LEFT_UP, PLAIN, RIGHT_CORE, RIGHT_DOWN, RIGHT_UP
 
 _DEVIATIONS = {LEFT_UP: 0.1, LEFT_DOWN: 1.0, RIGHT_UP: 0.0, RIGHT_DOWN: 1.0, LEFT_CORE: 0.1, RIGHT_CORE: 0.1}
 """Of the normal distributions that factors are drawn from at the start, as LyCORIS'."""
@@ -32,6 +32,29 @@ class LohaLayer(AdditiveLayer):
             left = tucker(factors[LEFT_CORE], factors[LEFT_UP], factors[LEFT_DOWN])
             return left * tucker(factors[RIGHT_CORE], factors[RIGHT_UP] * scale, factors[RIGHT_DOWN])
         return (factors[LEFT_UP] @ factors[LEFT_DOWN]) * (factors[RIGHT_UP] * scale @ factors[RIGHT_DOWN])
+
+    def pull(self, values: Sequence[Tensor], rows: Tensor | None) -> tuple[Tensor, Pull]:
+        """Return D and what gives the factors' gradients; by hand where D is the plain product of two products."""
+        plain = self.strength == 1.0 and rows is None and self.ratio is None and set(self.factors) == PLAIN
+        if not plain:
+            return super().pull(values, rows)
+        factors = {entry: value.float() for entry, value in zip(self.factors, values, strict=True)}
+        first, second = factors[LEFT_UP], factors[LEFT_DOWN]
+        third, fourth = factors[RIGHT_UP] * self.scale, factors[RIGHT_DOWN]
+        left, right = first @ second, third @ fourth
+
+        def pulled(outer: Tensor) -> Sequence[Tensor]:
+            outer = outer.flatten(1)
+            of_left, of_right = outer * right, outer * left
+            found = {
+                LEFT_UP: of_left @ second.t(),
+                LEFT_DOWN: first.t() @ of_left,
+                RIGHT_UP: of_right @ fourth.t() * self.scale,
+                RIGHT_DOWN: third.t() @ of_right,
+            }
+            return [found[entry].to(value.dtype) for entry, value in zip(self.factors, values, strict=True)]
+
+        return (left * right).view(self.weight_shape), pulled
 
 
 def tucker(core: Tensor, up: Tensor, down: Tensor) -> Tensor:

@@ -67,12 +67,17 @@ class OftLayer(AdaptedLayer):
             if kept is not None:
                 one = torch.eye(side, dtype=x.dtype, device=x.device)
                 turning = (turning + one) * kept.to(x.dtype) - one
+        whole = x.dtype == torch.float32 and RESCALE not in self.factors and self.strength == 1.0
+        if whole:  # in half precision a rotation by a little would be none
+            turning = turning + torch.eye(side, device=x.device)
         if isinstance(self.base_layer, nn.Conv2d):
             seen = plain.reshape(len(plain), count, side, -1)
             turned = torch.matmul(turning.transpose(1, 2), seen).view_as(plain)
         else:
             seen = plain.reshape(-1, count, side).transpose(0, 1)
             turned = torch.bmm(seen, turning).transpose(0, 1).reshape(plain.shape)
+        if whole:
+            return turned + self.bias()
         if RESCALE in self.factors:
             rescale = self.factors[RESCALE].flatten().to(x.dtype)
             rescale = rescale[:, None, None] if isinstance(self.base_layer, nn.Conv2d) else rescale
