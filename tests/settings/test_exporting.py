@@ -11,9 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.config import TrainingConfig, load_config, open_recipe, to_flat, to_kohya
+from trainer.config import TrainingConfig, known_settings, load_config, open_recipe, rates, to_flat, to_kohya
+from trainer.config.assembly import assemble
+from trainer.config.rules import RULES
 from trainer.settings.exporting import SHELLS, command_line
+from trainer.settings.section import PATHS
 from trainer.settings.toml import encoded
+from trainer.settings.walk import Setting
+from trainer.targets import DENOISER, TEXT, Part
+from trainer.tools.export import untold, written
 
 TEXTS = st.text(
     st.sampled_from("ab $%^`'\"\\!&|<>();#*?~{}[]=-,:@+é%PATH%") | st.characters(exclude_categories=["Cs", "Cc"]),
@@ -42,6 +48,120 @@ VALUES: dict[str, st.SearchStrategy[object]] = {
     "text_encoder_lr": st.floats(0, 1) | st.lists(st.floats(0, 1), min_size=2, max_size=2),
     "unet_lr": st.none() | st.floats(1e-7, 1),
 }
+
+
+def strategy(setting: Setting) -> st.SearchStrategy[object]:
+    """Return any value of a setting's own kind, most of them allowed."""
+    bounds = setting.bounds
+    low = bounds.ge if bounds.ge is not None else (bounds.gt or 0) + (1e-6 if setting.kind == "number" else 1)
+    high = min(bounds.le if bounds.le is not None else 1e4, 1e4)
+    step = int(bounds.multiple_of or 1)
+    kinds: dict[str, st.SearchStrategy[object]] = {
+        "switch": st.booleans(),
+        "integer": st.integers(int(low) // step, int(high) // step).map(lambda value: value * step),
+        "number": st.floats(low, max(high, low)),
+        "choice": st.sampled_from(setting.choices),
+        "text": TEXTS,
+        "list": st.just([]),
+    }
+    found = kinds.get(setting.kind, st.just(setting.default))
+    return st.none() | found if setting.optional else found
+
+
+OWN_WAYS: dict[str, st.SearchStrategy[object]] = {
+    "resolution": st.tuples(st.integers(8, 128), st.integers(8, 128)).map(lambda it: f"{it[0] * 8},{it[1] * 8}"),
+    "lr_warmup_steps": st.integers(0, 500) | st.integers(1, 99).map(lambda share: share / 100) | st.floats(0.001, 0.9),
+    "text_encoder_lr": st.floats(0, 1) | st.lists(st.floats(0, 1), min_size=2, max_size=2),
+    "optimizer_args": st.lists(st.sampled_from(["weight_decay=0.1", "eps=1e-8"]), unique=True),
+    "output_name": st.from_regex("[a-z]{1,9}", fullmatch=True),
+    "caption_extension": st.sampled_from([".txt", ".caption", ".x y"]),
+    "sample_prompts": st.sampled_from(["", "a dog --n bad", "two\nlines"]),
+    "block_dims": st.sampled_from([[], [4] * 25, [0, 8] * 12 + [1]]),
+    "block_alphas": st.sampled_from([[], [1.5] * 25]),
+}
+LEFT_OUT = {"mixed_precision": "no", "train_data_dir": "", "output_dir": "outputs"}
+ANY = {
+    key: OWN_WAYS.get(key, strategy(setting))
+    for key, setting in known_settings().items()
+    if setting.sd_scripts is not None and setting.show.widget not in PATHS and key not in (*LEFT_OUT, "datasets")
+}
+
+
+def valid(values: dict[str, object]) -> TrainingConfig:
+    """Return the configuration of the values that go together."""
+    values = {"mixed_precision": "no", **values}
+    while True:
+        assembled = assemble([values])
+        if assembled.config is not None:
+            return assembled.config
+        wrong = {problem.key for problem in assembled.problems} & values.keys()
+        wrong = wrong or {
+            key for rule in RULES for key in rule.keys if any(p.key in rule.keys for p in assembled.problems)
+        }
+        values = {key: value for key, value in values.items() if key not in wrong}
+
+
+def meant(config: TrainingConfig) -> dict[str, object]:
+    """Return what a configuration comes to, whatever it is said by: a part's rate, a network's default."""
+    flat = to_flat(config)
+    parts = (Part("unet", DENOISER, ""), Part("one", TEXT, ""), Part("two", TEXT, ""))
+    kind = flat["network_type"]
+    flat["model_family"] = {"sd15": "auto"}.get(str(flat["model_family"]), flat["model_family"])
+    if flat["optimizer_type"] == "Adafactor":
+        off = {"relative_step=False", "scale_parameter=False"}
+        flat["optimizer_args"] = [each for each in flat["optimizer_args"] if each not in off]  # type: ignore[attr-defined]
+    for key in ("unet_lr", "text_encoder_lr", "network_train_unet_only", "network_train_text_encoder_only"):
+        del flat[key]
+    flat["conv_alpha"] = (flat["conv_alpha"] or 1.0) if flat["conv_dim"] else None
+    flat["lycoris_preset"] = flat["lycoris_preset"] or (
+        "" if kind == "lora" else "attn-mlp" if flat["conv_dim"] is None else "full"
+    )
+    flat["wd_on_output"] = flat["wd_on_output"] if flat["dora_wd"] else None
+    if flat["lr_scheduler"] == "constant":
+        flat["lr_warmup_steps"] = 0
+    return {**flat, "rates": rates(config, parts)}
+
+
+FORMS = [*SHELLS, "toml", "json"]
+
+
+def goes_round(folder: Path, values: dict[str, object], form: str) -> None:
+    """See that a configuration goes out and comes in again as it was, but for what is said to be left out."""
+    config = valid(values)
+    text, unsaid = written(config, to_kohya(config), form)
+    told = "\n".join(untold(config, form))
+    path = folder / f"recipe.{form}"
+    path.write_text(text, encoding="utf-8")
+    found = open_recipe(path)
+    report = found.report
+    assert (report.wrong, report.unsupported, report.ignored) == ((), (), ()), report
+    named = {key for key in known_settings() if f"sd-scripts has no {key} like this" in told}
+    left_out = {*named, *unsaid, *report.missing}
+    left_out |= {"sample_prompts"} if "takes sample_prompts from a file" in told else set()
+    left_out |= {"model_family"} if "only the script says" in told else set()
+    left_out |= {"rates"} if {"text_encoder_lr", "unet_lr", "learning_rate"} & {*unsaid} else set()
+    before, after = meant(config), meant(found.config)
+    assert {key: (before[key], after[key]) for key in before if before[key] != after[key] and key not in left_out} == {}
+    assert len(unsaid) <= 12, unsaid
+
+
+@pytest.mark.parametrize("form", FORMS)
+@settings(deadline=None, max_examples=12, derandomize=True)
+@given(values=st.fixed_dictionaries({}, optional=ANY))
+def test_any_configuration_goes_out_and_comes_in_again(
+    tmp_path_factory: pytest.TempPathFactory, form: str, values: dict[str, object]
+) -> None:
+    goes_round(tmp_path_factory.mktemp("round"), values, form)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("form", FORMS)
+@settings(deadline=None, max_examples=500, derandomize=True)
+@given(values=st.fixed_dictionaries({}, optional=ANY))
+def test_five_hundred_configurations_go_out_and_come_in_again(
+    tmp_path_factory: pytest.TempPathFactory, form: str, values: dict[str, object]
+) -> None:
+    goes_round(tmp_path_factory.mktemp("round"), values, form)
 
 
 @settings(deadline=None, max_examples=60)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,13 +17,19 @@ from hypothesis import strategies as st
 
 from trainer.config import TrainingConfig, known_settings, load_config, load_layers, open_recipe, to_flat
 from trainer.config.recipes import Opened
+from trainer.config.report import Report
 from trainer.ground.errors import ConfigError
 from trainer.results.metadata import SETTINGS_ENTRY, settings_without_paths
 from trainer.settings import importing
 from trainer.settings.importing import lora_metadata
-from trainer.settings.importing.command_line import options_of
+from trainer.settings.importing.command_line import read_options
+from trainer.settings.importing.shells import BY_ENDING, commands
+from trainer.settings.sd_scripts import switches
 
 Open = Callable[[str, str], Opened]
+
+ARGUMENTS_THERE = json.loads((Path(__file__).parents[1] / "data" / "sd_scripts_arguments.json").read_text())
+"""Every argument of sd-scripts' LoRA trainer with its default."""
 
 
 @pytest.fixture
@@ -109,11 +119,55 @@ def test_a_form_of_kohya_ss_means_what_its_own_code_makes_of_it(opened: Open) ->
     assert (found.report.wrong, found.report.unsupported) == ((), ())
 
 
+def told_of(report: Report) -> set[str]:
+    """Return the keys that a report names; each has one place."""
+    told = [
+        *report.taken,
+        *report.unused,
+        *report.off,
+        *report.ignored,
+        *dict.fromkeys(each.key for each in report.said),
+    ]
+    told += [problem.key for problem in report.unsupported]
+    assert len(told) == len(set(told)), [key for key in told if told.count(key) > 1]
+    return {*told, *report.missing, *(problem.key for problem in report.wrong)}
+
+
+KINDS_OF_FIELDS = {
+    "LyCORIS/LoKr": {
+        "factor": 6,
+        "use_cp": False,
+        "use_tucker": True,
+        "decompose_both": True,
+        "LyCORIS_preset": "full",
+    },
+    "LyCORIS/LoHa": {"use_tucker": True, "use_cp": False, "dora_wd": True, "rank_dropout": 0.1, "train_norm": True},
+    "LyCORIS/Diag-OFT": {"constrain": 0.5, "rescaled": True, "conv_dim": 100000, "rank_dropout_scale": True},
+    "Kohya LoCon": {"conv_dim": 8, "conv_alpha": 4, "block_dims": "4,4", "use_tucker": True},
+    "Kohya LoKr": {"conv_dim": 0, "factor": -1, "use_tucker": True, "block_dims": "4,4"},
+    "Kohya DyLoRA": {"unit": 4, "module_dropout": 0.1},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_FIELDS)
+def test_what_is_inside_the_networks_arguments_is_told_by_the_names_of_the_form(opened: Open, kind: str) -> None:
+    given = {**KOHYA_SS, **KINDS_OF_FIELDS[kind], "LoRA_type": kind}
+    found = opened("preset.json", json.dumps(given))
+    of_the_kind = {key for key in given for problem in found.report.unsupported if f"{key}=" in problem.message}
+    assert set(given) - told_of(found.report) - of_the_kind == set()
+    assert "network_args" not in "\n".join(found.report.lines()).replace("Its network_args", "")
+    if "Tucker" not in kind and KINDS_OF_FIELDS[kind].get("use_tucker") and kind.startswith("LyCORIS"):
+        assert values_of(found)["use_tucker"] is True
+        assert "use_cp" in report_of_off(found)
+
+
+def report_of_off(found: Opened) -> tuple[str, ...]:
+    return (*found.report.off, *found.report.unused)
+
+
 def test_every_key_of_a_form_is_told_of(opened: Open) -> None:
     report = opened("preset.json", json.dumps(KOHYA_SS)).report
-    told = {*report.taken, *report.unused, *report.off, *report.missing, *report.ignored}
-    told |= {each.key for each in report.said} | {problem.key for problem in (*report.unsupported, *report.wrong)}
-    assert set(KOHYA_SS) - told == set()
+    assert set(KOHYA_SS) - told_of(report) == set()
     assert dict(report.missing) == {"pretrained_model_name_or_path": "D:/models/somebody.safetensors"}
     assert report.assumed["max_data_loader_n_workers"] == 0
     said = {each.key: dict(each.becomes) for each in report.said}
@@ -126,9 +180,7 @@ def test_a_form_without_a_length_has_the_one_of_the_form(opened: Open) -> None:
     given = {key: value for key, value in KOHYA_SS.items() if key not in ("max_train_steps", "additional_parameters")}
     found = opened("preset.json", json.dumps(given))
     assert values_of(found)["max_train_steps"] == 1600
-    assert any(
-        "epoch 16, without effect there, since the length is 1600 steps" in line for line in found.report.lines()
-    )
+    assert any("epoch 16, without effect there, since max_train_steps is 1600" in line for line in found.report.lines())
     found = opened("preset.json", json.dumps({**given, "max_train_steps": 0}))
     assert (values_of(found)["max_train_epochs"], values_of(found)["max_train_steps"]) == (16, None)
 
@@ -156,7 +208,7 @@ def test_another_kind_of_lora_is_refused_for_its_kind_alone(opened: Open) -> Non
     given = {"LoRA_type": "Kohya DyLoRA", "max_resolution": "512,512", "unit": 4, "rank_dropout": 0.1}
     report = opened("preset.json", json.dumps(given)).report
     (problem,) = report.unsupported
-    assert problem.key == "network_module"
+    assert problem.key == "LoRA_type"
     assert "unit=4" in problem.message
     assert not any("rank_dropout" in key for key in (*report.unused, *report.ignored))
 
@@ -282,8 +334,105 @@ def test_json_of_an_unknown_program_is_told_apart_from_broken_toml(opened: Open)
 
 
 def test_options() -> None:
-    words = ["--a", "1", "--b=2", "--c", "--d", "x", "y", "--e=", "|", "--f"]
-    assert options_of(words) == {"a": "1", "b": "2", "c": True, "d": ["x", "y"], "e": ""}
+    found = read_options(["--qa", "1", "--qb=2", "--qc", "--qd", "x", "y", "--qe=", "--qf"], known_settings())
+    assert found.flat == {"qa": "1", "qb": "2", "qc": True, "qd": ["x", "y"], "qe": "", "qf": True}
+    assert found.problems == []
+
+
+def test_switches_are_those_of_its_parser() -> None:
+    alone = switches(known_settings())
+    assert {key for key, default in ARGUMENTS_THERE.items() if default is False} <= alone
+    assert not {key for key, default in ARGUMENTS_THERE.items() if default is not False} & alone
+
+
+@pytest.mark.parametrize(
+    "text", ["--network_dim --seed 1", "--network_dim=$DIM --seed 1", "--network_dim $DIM --seed 1"]
+)
+def test_a_value_that_is_missing_or_not_known_is_that_arguments_problem(opened: Open, text: str) -> None:
+    for name, written in (("a.sh", text), ("a.ps1", text), ("a.bat", re.sub(r"\$(\w+)", r"%\1%", text))):
+        found = opened(name, f"python train_network.py --output_name=x {written} --network_alpha 2\n")
+        (problem,) = found.report.wrong
+        assert problem.key == "network_dim"
+        assert ("has no value" in problem.message) == ("DIM" not in text)
+        assert ("DIM" in problem.message) == ("DIM" in text)
+        values = values_of(found)
+        assert (values["seed"], values["network_alpha"], values["network_dim"]) == (1, 2.0, 4), "the default there"
+
+
+def test_an_argument_may_be_cut_short_where_it_can_be_told(opened: Open) -> None:
+    found = opened("a.sh", "python train_network.py --max_train_epoch 50 --network_di 8 --save_every_n 2\n")
+    values = values_of(found)
+    assert (values["max_train_epochs"], values["network_dim"]) == (50, 8)
+    assert [problem.key for problem in found.report.wrong] == ["save_every_n"]
+    assert "--max_train_epoch, short for max_train_epochs" in "\n".join(found.report.lines())
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.sh", "python train_network.py --output_name='cat \\\n  --network_dim=8\n"),
+        ("a.sh", 'cd x\npython train_network.py --output_name="cat --network_dim=8\n'),
+        ("a.ps1", 'python train_network.py --output_name="cat --network_dim=8\n'),
+        ("a.bat", 'python train_network.py --output_name="cat ^\n --network_dim=8\n'),
+        ("pasted.txt", "What I've run:\npython train_network.py --output_name='cat --network_dim=8\n"),
+    ],
+)
+def test_a_quote_that_is_never_closed_is_told_with_its_line(opened: Open, name: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=rf"line {1 if text.startswith('python') else 2}: the quote . that opens"):
+        opened(name, text)
+
+
+def test_a_text_around_a_pasted_call_is_passed_over(opened: Open) -> None:
+    found = opened("a.txt", "That's what I run:\n\npython train_network.py --network_dim 8 --seed 3\n")
+    assert (values_of(found)["network_dim"], values_of(found)["seed"]) == (8, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("echo hello\n", "no call of train_network.py"),
+        ("python sdxl_train.py --learning_rate 1e-5\n", "calls sdxl_train.py, which trains no LoRA"),
+        ("python train_network.py\n", "no call of train_network.py"),
+    ],
+)
+def test_a_script_without_a_call_says_so(opened: Open, text: str, words: str) -> None:
+    for ending in BY_ENDING:
+        with pytest.raises(ConfigError, match=words):
+            opened(f"a{ending}", text)
+
+
+WORDS = {
+    "lists": ('A=(\n  --x=1\n  "--y=b c"  # why\n)\nA+=(--z)\nrun "${A[@]}" $B\n', ["--x=1", "--y=b c", "--z", "$B"]),
+    "words of a text": ('A="--x 1 --y 2"\nrun $A "$A"\n', ["--x", "1", "--y", "2", "--x 1 --y 2"]),
+    "otherwise": ("run ${A:-7} ${A%x} $(date) `date` $1 $@ $HOME\n",
+                  ["7", "${A%x}", "$(date)", "`date`", "$1", "$@", "$HOME"]),
+    "conditions": ("A=1\nif [ $X ]; then A=2; fi\nB=3\nrun $A $B\n", ["$A", "3"]),
+    "two lines": ('run "a\nb" c\\\n d > log.txt 2>&1 && run e\n', ["a\nb", "c", "d"]),
+    "empty": ('A=""\nE=()\nrun --x="$A" "$A" $A ${E[@]} "${E[@]}" b\n', ["--x=", "", "b"]),
+    "a text for a command": ("cat <<EOF\nit's $5\nEOF\nA=1; run $A\n", ["1"]),
+    "%": ("set A=x y\nset \"B=%A% z\"\nrun %B% \"%B%\" 5%% %C% %~dp0m\n",
+          ["x", "y", "z", "x y z", "5%", "%C%", "%~dp0m"]),
+    "if": ("set A=1\nif exist q set A=2\nif exist q (\nset B=3\n)\nset C=4\nrun %A% %B% %C%\n", ["%A%", "%B%", "4"]),
+    "late": ("setlocal EnableDelayedExpansion\nset A=1\nrun !A! %A% wow!\n", ["1", "1", "wow!"]),
+    "$": ("$a = 16 # why\n$b = \"$a x\"\n$c = @('p')\nif ($q) {\n$a = 3\n}\nrun $a $b \"$b\" $c @c $env:Z\n",
+          ["$a", "16 x", "16 x", "$c", "@c", "$env:Z"]),
+}  # fmt: skip
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+@pytest.mark.parametrize("name", WORDS)
+def test_scripts_are_read_as_their_shell_reads_them(name: str) -> None:
+    text, expected = WORDS[name]
+    shell = BY_ENDING[".bat" if "set" in text.lower().split("\n")[0] else ".ps1" if name == "$" else ".sh"]
+    found = next(words for words in commands(text, shell) if words and words[0].text == "run")
+    assert [word.text for word in found[1:]] == expected
+    unknown = [word.text for word in found[1:] if word.unknown]
+    assert unknown == [text for text in expected if re.match(r"[$`@]|%[C~A-B]", text)]
+    if name in ("lists", "words of a text", "two lines", "empty", "a text for a command"):
+        program = f"run() {{ {shlex.quote(sys.executable)} -c 'import sys; print(ascii(sys.argv[1:]))' \"$@\"; }}\n"
+        said = subprocess.run(["bash", "-c", program + text.replace(" > log.txt 2>&1 && run e", "")],
+                              capture_output=True, text=True, check=True)  # fmt: skip
+        assert said.stdout.splitlines()[-1] == ascii([text for text in expected if text != "$B"])
 
 
 # --- TOML -------------------------------------------------------------------------------------------------------------
@@ -420,6 +569,23 @@ def test_a_single_folder_is_the_picture_folder(tmp_path: Path, opened: Open) -> 
     assert "train_data_dir" in several.report.unused
 
 
+def test_a_folder_that_a_run_makes_is_no_path_of_another_computer(tmp_path: Path, opened: Open) -> None:
+    common = 'network_module = "networks.lora"\n'
+    for folder in ("outputs/cat", "loras", str(tmp_path / "new" / "deep")):
+        found = opened("run.toml", f"{common}output_dir = '{folder}'\n")
+        assert (values_of(found)["output_dir"], dict(found.report.missing)) == (folder, {})
+    for folder in ("/nowhere-at-all/loras", "D:\\loras\\cat" if sys.platform != "win32" else "/workspace/loras"):
+        found = opened("run.toml", f"{common}output_dir = '{folder}'\n")
+        assert dict(found.report.missing) == {"output_dir": folder}
+
+
+@pytest.mark.parametrize(("step", "rounded"), [(1, 8), (20, 16), (64, 64)])
+def test_steps_of_buckets_that_the_vae_cannot_hold_are_rounded_and_said(opened: Open, step: int, rounded: int) -> None:
+    found = opened("run.toml", f'network_module = "networks.lora"\nbucket_reso_steps = {step}\n')
+    assert values_of(found)["bucket_reso_steps"] == rounded
+    assert any("bucket_reso_steps" in line and "VAE" in line for line in found.report.lines()) == (step != rounded)
+
+
 def test_our_own_file_opens_as_it_is_and_keeps_its_paths(opened: Open) -> None:
     found = opened("run.toml", '[network]\nnetwork_dim = 8\n[saving]\noutput_dir = "/gone/away/x"\n')
     assert found.config == load_config(None, {"network_dim": 8, "output_dir": "/gone/away/x"})
@@ -520,29 +686,129 @@ def test_a_lora_without_a_word_on_its_training_says_so(tmp_path: Path, metadata:
 # --- others -----------------------------------------------------------------------------------------------------------
 
 
-def test_onetrainer_and_ai_toolkit_are_named_and_what_means_the_same_is_taken(opened: Open) -> None:
-    one = {
-        "training_method": "LORA",
-        "lora_rank": 16,
-        "lora_alpha": 8.0,
-        "epochs": 5,
-        "resolution": "768",
-        "ema": "GPU",
+ONE_TRAINER: dict[str, object] = {
+    "training_method": "LORA",
+    "model_type": "STABLE_DIFFUSION_XL_10_BASE",
+    "lora_rank": 24,
+    "lora_alpha": 8.0,
+    "epochs": 5,
+    "resolution": "768,1024",
+    "learning_rate": 0.0003,
+    "learning_rate_scheduler": "COSINE",
+    "learning_rate_warmup_steps": 50.0,
+    "optimizer": {"optimizer": "ADAMW_8BIT", "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.99, "fused": True},
+    "output_model_destination": "models/cat.safetensors",
+    "text_encoder": {"train": False, "weight_dtype": "FLOAT_16"},
+    "loss_weight_fn": "MIN_SNR_GAMMA",
+    "loss_weight_strength": 5.0,
+    "train_dtype": "BFLOAT_16",
+    "ema": "GPU",
+    "debug_mode": False,
+}
+
+TOOLKIT = """---
+job: extension
+config:
+  name: "my dog"  # the file's name
+  process:
+    - type: 'sd_trainer'
+      training_folder: "output"
+      network: {type: lora, linear: 24, linear_alpha: 8, conv: 4}
+      save:
+        dtype: float16
+        save_every: 250
+      datasets:
+        - folder_path: "/path/to/dogs"
+          caption_ext: "txt"
+          resolution: [ 768, 1024 ]
+          shuffle_tokens: true
+        - folder_path: "/path/to/cats"
+      train:
+        steps: 900
+        lr: 3e-4
+        optimizer: "adamw8bit"
+        optimizer_params: {weight_decay: 1e-2, betas: [0.9, 0.99]}
+        train_text_encoder: false
+        lr_scheduler: cosine
+        dtype: bf16
+        min_snr_gamma: 5.0
+        ema_config: {use_ema: true}
+      model:
+        name_or_path: "some/model"
+        is_xl: true
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "own"),
+    [
+        (
+            "one.json",
+            json.dumps(ONE_TRAINER),
+            {"lr_warmup_steps": 50, "max_train_epochs": 5, "output_name": "cat", "output_dir": "models"},
+        ),
+        (
+            "toolkit.yaml",
+            TOOLKIT,
+            {"conv_dim": 4, "max_train_steps": 900, "output_name": "my dog", "save_every_n_steps": 250},
+        ),
+    ],
+)
+def test_what_means_the_same_in_other_programs_is_taken_over(
+    opened: Open, name: str, text: str, own: dict[str, object]
+) -> None:
+    found = opened(name, text)
+    common = {
+        "learning_rate": 3e-4,
+        "lr_scheduler": "cosine",
+        "min_snr_gamma": 5.0,
+        "mixed_precision": "bf16",
+        "model_family": "sdxl",
+        "network_alpha": 8.0,
+        "network_dim": 24,
+        "network_train_unet_only": True,
+        "optimizer_type": "AdamW8bit",
+        "resolution": "768,768",
     }
-    found = opened("one.json", json.dumps({**one, "optimizer": {"optimizer": "ADAMW_8BIT"}, "learning_rate": "x"}))
-    assert found.report.lines()[0] == "Read as a file of OneTrainer."
     values = values_of(found)
-    assert (values["network_dim"], values["network_alpha"], values["optimizer_type"]) == (16, 8.0, "AdamW8bit")
-    assert (values["max_train_epochs"], values["resolution"]) == (5, "768,768")
-    assert [problem.key for problem in found.report.wrong] == ["learning_rate"]
-    assert "ema" in found.report.unused
-    text = 'job: extension\nconfig:\n  process:\n    - type: "sd_trainer"\n      network:\n        linear: 8\n'
-    found = opened(
-        "toolkit.yaml", text + "        linear_alpha: 4\n      train:\n        lr: 1e-4 # rate\n        steps: 900\n"
-    )
-    values = values_of(found)
-    assert found.report.lines()[0] == "Read as a file of ai-toolkit."
-    assert (values["network_dim"], values["learning_rate"], values["max_train_steps"]) == (8, 1e-4, 900)
+    assert {key: values[key] for key in {**common, **own}} == {**common, **own}
+    assert {"weight_decay=0.1", "betas=0.9,0.99"} & {*values["optimizer_args"]}  # type: ignore[misc]
+    assert (found.report.wrong, found.report.unsupported) == ((), ())
+    assert found.report.ignored, "what has no place here is named"
+    assert any(key in found.report.ignored for key in ("ema", "train.ema_config.use_ema"))
+
+
+def test_what_other_programs_leave_out_is_as_they_have_it(opened: Open) -> None:
+    found = opened("one.json", json.dumps({"training_method": "LORA"}))
+    assert {"network_dim": 16, "network_alpha": 1.0, "max_train_epochs": 100}.items() <= found.report.assumed.items()
+    assert values_of(found)["learning_rate"] == 3e-6
+    found = opened("a.yaml", "job: extension\nconfig:\n  process:\n  - network: {linear: 8}\n")
+    assert (values_of(found)["network_dim"], found.report.assumed["max_train_steps"]) == (8, 1000)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "key"),
+    [
+        ("one.json", json.dumps({**ONE_TRAINER, "training_method": "FINE_TUNE"}), "training_method"),
+        ("one.json", json.dumps({**ONE_TRAINER, "learning_rate": "x"}), "learning_rate"),
+        ("one.json", json.dumps({**ONE_TRAINER, "model_type": "SANA"}), "model_type"),
+        ("one.json", json.dumps({**ONE_TRAINER, "optimizer": {"optimizer": "YOGI"}}), "optimizer.optimizer"),
+        ("a.yaml", TOOLKIT.replace("sd_trainer", "textual_inversion_trainer"), "type"),
+        ("a.yaml", TOOLKIT.replace("is_xl", "is_pixart"), "is_pixart"),
+        ("a.yaml", TOOLKIT.replace("lr: 3e-4", "lr: fast"), "train.lr"),
+    ],
+)
+def test_what_other_programs_have_and_this_one_has_not_is_named(opened: Open, name: str, text: str, key: str) -> None:
+    found = opened(name, text)
+    assert [problem.key for problem in found.report.wrong] == [key]
+    assert values_of(found)["network_dim"] == 24
+
+
+def test_yaml_that_is_none_is_refused_with_its_line(opened: Open) -> None:
+    with pytest.raises(ConfigError, match="not valid YAML .line 3"):
+        opened("a.yaml", "job: extension\nconfig: [\n")
+    with pytest.raises(ConfigError, match="no process"):
+        opened("a.yaml", "job: extension\nconfig: {}\n")
 
 
 SIGNS = st.text(

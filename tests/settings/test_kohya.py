@@ -416,3 +416,22 @@ def test_settings_of_lycoris_survive_the_way_to_a_recipe_and_back(tmp_path: Path
     )
     again = load_config(written(tmp_path, **exported))
     assert (again.network, again.lycoris) == (config.network, config.lycoris)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "tucker"),
+    [
+        (["use_tucker=True", "use_cp=False"], True),
+        (["use_cp=False", "use_tucker=True"], True),
+        (["use_tucker=False", "use_cp=True"], True),
+        (["use_conv_cp=True"], True),
+        (["disable_conv_cp=False"], True),
+        (["disable_conv_cp=True"], False),
+        (["disable_conv_cp=True", "use_tucker=True"], True),
+        (["use_tucker=False", "use_cp=False"], False),
+    ],
+)
+def test_tuckers_form_holds_where_one_of_its_names_says_so(arguments: list[str], tucker: bool, tmp_path: Path) -> None:
+    for algo in ("lokr", "loha"):
+        given = {"network_module": "lycoris.kohya", "network_args": [f"algo={algo}", *arguments]}
+        assert flat_of(tmp_path, **given)["use_tucker"] is tucker

@@ -3,7 +3,8 @@
 from trainer.config.assembly import Assembled, config_from_layers, problems_of
 from trainer.config.files import load_config, load_layers, parse_set, read_layer, save_config, to_kohya
 from trainer.config.pictures import LATENT_STEP
-from trainer.config.recipes import Opened, Report, open_recipe
+from trainer.config.recipes import Opened, open_recipe
+from trainer.config.report import Report
 from trainer.config.training_config import (
     TrainingConfig,
     assumed_parts,

@@ -67,7 +67,7 @@ def read_layer(path: Path, *, ignore_unsupported: bool = False) -> dict[str, obj
 
 def _imported(path: Path, ignore_unsupported: bool) -> kohya.Imported:
     try:
-        reader, recipe = importing.read(path, known_settings())
+        reader, recipe = importing.read(importing.source_of(path), known_settings())
     except ConfigError as error:
         return kohya.Imported({}, list(error.problems))
     imported = recipes.translated(reader, recipe)

@@ -84,7 +84,7 @@ class LycorisSection(Section):
         Show("Tucker's form", group="Network", when={"network_type": ("locon", "loha", "lokr"), "conv_dim": "*"}),
         resume="fixed",
         metadata=_IN_ARGUMENTS,
-        sd_scripts=There(False, once=("use_cp", "use_conv_cp"), inside="network_args"),
+        sd_scripts=There(False, once=("use_cp", "use_conv_cp"), opposite="disable_conv_cp", inside="network_args"),
     )
     """Give 3x3 convolutions a core of their own, which makes them far smaller. With lokr, ComfyUI skips such layers."""
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trainer.config.assembly import assemble
+from trainer.config.report import SILENT, Report, listed, of_said, pairs, without_repeats
 from trainer.config.rules import LATENT_STEP, RULES
-from trainer.config.training_config import TrainingConfig, known_settings
+from trainer.config.training_config import TrainingConfig, known_settings, to_flat
 from trainer.ground.errors import ConfigError, Problem
 from trainer.settings import importing, kohya
-from trainer.settings.importing.recipe import Reader, Recipe
+from trainer.settings.importing.recipe import Reader, Recipe, Source
 from trainer.settings.importing.toml_files import Toml
 from trainer.settings.kohya import Said
-from trainer.settings.problems import shown
 from trainer.settings.section import PATHS
 
 _MADE = ("output_dir", "logging_dir")
@@ -25,65 +26,22 @@ _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """What has become of everything that a file says.
-
-    `assumed` are values that the program which wrote the file takes where it is silent; `unsupported` changes the
-    result; `wrong` are values that no setting can have; `missing` {key: path} of what is not on this computer.
-    """
-
-    kind: str
-    taken: tuple[str, ...] = ()
-    said: tuple[Said, ...] = ()
-    assumed: Mapping[str, object] = field(default_factory=dict)
-    unused: tuple[str, ...] = ()
-    off: tuple[str, ...] = ()
-    ignored: tuple[str, ...] = ()
-    unsupported: tuple[Problem, ...] = ()
-    wrong: tuple[Problem, ...] = ()
-    missing: Mapping[str, str] = field(default_factory=dict)
-    remarks: tuple[str, ...] = ()
-
-    def lines(self) -> list[str]:
-        """Return what a person reads, a line each; keys stand for settings (`in_labels` says them with labels)."""
-        assumed = [f"{key} = {shown(value)}" for key, value in self.assumed.items()]
-        return [
-            f"Read as {self.kind}.",
-            *_listed("Taken as it stands", self.taken),
-            *(f"Said otherwise here: {_of_said(each)}." for each in self.said),
-            *_listed("Left out by the file, and so as the program that wrote it has it", assumed),
-            *_listed("Off in the file", self.off),
-            *_listed("Without effect on the result", self.unused),
-            *_listed("Not known here, and ignored", self.ignored),
-            *(f"Not supported: {problem}" for problem in self.unsupported),
-            *(f"Cannot be used, and left out: {problem}" for problem in self.wrong),
-            *(f"Not on this computer, and left out: {key} = {shown(path)}." for key, path in self.missing.items()),
-            *self.remarks,
-        ]
-
-
-@dataclass(frozen=True, slots=True)
 class Opened:
-    """A file that was opened: the report, the usable values under our keys, and the configuration that they make."""
+    """A file that was opened: the report, the usable values under our keys, and the configuration that they make.
+
+    `wrong` are values that cannot be used, under the keys of their settings, for whoever lets a person correct them.
+    `foreign`: another program wrote the file, perhaps on another computer.
+    """
 
     report: Report
     values: Mapping[str, object]
     config: TrainingConfig
+    wrong: Mapping[str, object]
+    foreign: bool
 
 
-def _listed(title: str, names: tuple[str, ...] | list[str]) -> list[str]:
-    return [f"{title}: {', '.join(names)}."] if names else []
-
-
-def _of_said(said: Said) -> str:
-    before = f"{said.key} {shown(said.before)}" if said.before != "" else said.key
-    becomes = ", ".join(f"{key} {shown(value)}" for key, value in said.becomes.items())
-    why = f" ({said.why})" if said.why and becomes else said.why
-    return f"{before} -> {becomes}{why}" if becomes else f"{before}, {why}"
-
-
-def open_recipe(path: Path) -> Opened:
-    """Return what a file of settings of any kind says, without what cannot be used here.
+def open_recipe(recipe: Path | Source) -> Opened:
+    """Return what a file of settings of any kind says, or a text as it was read, without what cannot be used here.
 
     A value that no setting can have does not keep the others out, and neither does what is not supported: the report
     names them.
@@ -91,28 +49,36 @@ def open_recipe(path: Path) -> Opened:
     Raises:
         ConfigError: the file as a whole cannot be read.
     """
-    known = known_settings()
-    reader, recipe = importing.read(path, known)
-    imported = translated(reader, recipe)
-    missing = _missing(imported.values) if recipe.foreign else {}
+    source = recipe if isinstance(recipe, Source) else importing.source_of(recipe)
+    reader, read = importing.read(source, known_settings())
+    imported = translated(reader, read)
+    missing = _missing(imported.values, source.may) if read.foreign else {}
     values = {key: value for key, value in imported.values.items() if key not in missing}
     config, usable, wrong = _usable(values)
-    said = _without_repeats([*recipe.said, *imported.said])
-    told = {each.key for each in said} | {key for each in said for key in each.becomes}
+    everything = [*read.said, *imported.said]
+    said = without_repeats(everything)
+    named = {each.key for each in said}
+    told = named | {key for each in said for key in each.becomes}
+    same = [each.key for each in everything if each.becomes == {each.key: each.before} and each.key not in told]
+    flat = to_flat(config)
     report = Report(
         reader.name,
-        taken=tuple(key for key in recipe.flat if key in usable and key not in told and key not in recipe.assumed),
+        taken=tuple(
+            key
+            for key in dict.fromkeys([*read.flat, *same])
+            if key in usable and key not in told and key not in read.assumed
+        ),
         said=said,
-        assumed={key: value for key, value in recipe.assumed.items() if key in usable},
-        unused=tuple(key for key in dict.fromkeys([*recipe.unused, *imported.unused]) if key not in told),
-        off=tuple(recipe.off),
-        ignored=tuple(imported.ignored),
+        assumed={key: value for key, value in read.assumed.items() if key in usable and flat[key] is not None},
+        unused=tuple(key for key in dict.fromkeys([*read.unused, *imported.unused]) if key not in named),
+        off=tuple(read.off),
+        ignored=(*read.ignored, *imported.ignored),
         unsupported=tuple(imported.unsupported),
         wrong=(*imported.problems, *wrong),
         missing=missing,
-        remarks=tuple(recipe.remarks),
+        remarks=tuple(read.remarks),
     )
-    return Opened(report, usable, config)
+    return Opened(report, usable, config, _to_correct(values, wrong, imported.problems), read.foreign)
 
 
 def translated(reader: Reader, recipe: Recipe) -> kohya.Imported:
@@ -121,58 +87,109 @@ def translated(reader: Reader, recipe: Recipe) -> kohya.Imported:
     imported.problems[:0] = recipe.problems
     if recipe.foreign:
         _round(imported)
+    _name_as_in_file(recipe, imported)
     return imported
+
+
+def _name_as_in_file(recipe: Recipe, imported: kohya.Imported) -> None:
+    """Call arguments what the file calls them; what it is silent about is not said otherwise but assumed."""
+    said = []
+    for each in imported.said:
+        key, value = recipe.in_file(each.key, each.before)
+        if value is None:
+            recipe.assumed |= {name: what for name, what in each.becomes.items() if what}
+        else:
+            said.append(replace(each, key=key, before=value))
+    unused = [recipe.in_file(name, "") for name in imported.unused]
+    imported.said, imported.unused = said, [key for key, value in unused if value is not None]
+    unsupported = []
+    for problem in imported.unsupported:
+        name = str(problem.value).partition("=")[0]
+        key, value = recipe.in_file(f"{problem.key} {name}", problem.value)
+        if key == f"{problem.key} {name}":
+            key, value = recipe.in_file(problem.key, problem.value)
+        unsupported.append(replace(problem, key=key, value=value))
+    imported.unsupported = unsupported
+
+
+def _to_correct(
+    values: Mapping[str, object], refused: Iterable[Problem], unread: Iterable[Problem]
+) -> dict[str, object]:
+    """Return {key: value} of what cannot be used and can be shown in its field: there it is seen to be wrong.
+
+    Args:
+        refused: what no setting can have.
+        unread: what the file says in a way that has no value; a text would pass for one.
+    """
+    known = known_settings()
+    found = {each.key: values[each.key] for each in refused if each.key in values}
+    shown = [each for each in unread if each.key in known and known[each.key].kind != "text"]
+    return found | {each.key: each.value for each in shown if each.value is not None}
 
 
 def notices(reader: Reader, recipe: Recipe, imported: kohya.Imported) -> list[str]:
     """Return what a run at the terminal is told beside its problems: of a TOML file only what is left out of it."""
     if isinstance(reader, Toml) and not recipe.remarks and not recipe.said:
         return []
-    said = [f"Said otherwise here: {_of_said(each)}." for each in _without_repeats([*recipe.said, *imported.said])]
-    assumed = [f"{key} = {shown(value)}" for key, value in recipe.assumed.items()]
-    silent = _listed("Left out by the file, and so as the program that wrote it has it", assumed)
+    said = without_repeats([*recipe.said, *imported.said])
+    told = {each.key for each in said}
+    unused = [key for key in recipe.unused if key not in told]
+    imported.unused = [key for key in imported.unused if key not in (*told, *unused)]
     return [
         f"Read as {reader.name}.",
-        *said,
-        *silent,
-        *_listed("Without effect on the result", tuple(recipe.unused)),
+        *(f"Said otherwise here: {of_said(each)}." for each in said),
+        *listed(SILENT, pairs(recipe.assumed)),
+        *listed("Without effect on the result", unused),
+        *listed("Not known here, and ignored", recipe.ignored),
         *recipe.remarks,
     ]
 
 
-def _without_repeats(said: list[Said]) -> tuple[Said, ...]:
-    found: list[Said] = []
-    for each in said:
-        if each not in found and each.becomes != {each.key: each.before}:
-            found.append(each)
-    return tuple(found)
-
-
 def _round(imported: kohya.Imported) -> None:
-    """Round a size down that sd-scripts trains without buckets although the VAE cannot hold it: it drops the rest."""
-    given = imported.values.get("resolution")
-    if imported.values.get("enable_bucket", True) or not isinstance(given, str | int | list):
+    """Round sizes down that sd-scripts trains although the VAE cannot hold them: it drops the rest."""
+    values, why = imported.values, f"the VAE drops what is left over of {LATENT_STEP} pixels"
+    step = values.get("bucket_reso_steps")
+    if isinstance(step, int) and not isinstance(step, bool) and step > 0 and step % LATENT_STEP:
+        rounded = max(step // LATENT_STEP, 1) * LATENT_STEP
+        imported.said.append(Said("bucket_reso_steps", step, {"bucket_reso_steps": rounded}, why))
+        values["bucket_reso_steps"] = rounded
+    given = values.get("resolution")
+    if values.get("enable_bucket", True) or not isinstance(given, str | int | list):
         return
     sides = re.findall(r"\d+", str(given))
-    rounded = ",".join(str(int(side) // LATENT_STEP * LATENT_STEP) for side in sides)
+    floored = ",".join(str(int(side) // LATENT_STEP * LATENT_STEP) for side in sides)
     if 1 <= len(sides) <= 2 and any(int(side) % LATENT_STEP for side in sides):
-        why = f"the VAE drops what is left over of {LATENT_STEP} pixels"
-        imported.said.append(Said("resolution", given, {"resolution": rounded}, why))
-        imported.values["resolution"] = rounded
+        imported.said.append(Said("resolution", given, {"resolution": floored}, why))
+        values["resolution"] = floored
 
 
-def _missing(values: Mapping[str, object]) -> dict[str, str]:
-    """Return {key: path} of what a file from elsewhere names and this computer has not."""
+def _missing(values: Mapping[str, object], may: Callable[[Path], bool]) -> dict[str, str]:
+    """Return {key: path} of what a file from elsewhere names and this computer has not, or may not be looked at."""
     known = known_settings()
     found: dict[str, str] = {}
     for key, value in values.items():
         if not isinstance(value, str) or not value or key not in known or not _is_path(key, value):
             continue
-        path = Path(value)
-        there = path.exists() or (key in _MADE and path.parent.exists() and "\\" not in value)
+        there = may(Path(value)) and (Path(value).exists() or (key in _MADE and _can_be_made(value)))
         if not there and not (known[key].show.widget == "file" and _HUB_NAME.fullmatch(value)):
             found[key] = value
     return found
+
+
+def _can_be_made(folder: str) -> bool:
+    """Say whether a folder that is not there may become one here, or is one of another computer.
+
+    A path that begins at the root is another computer's where nothing of it is here, or nothing may be made there.
+    """
+    if os.name == "nt" and folder.startswith(("/", "\\")):
+        return False
+    if os.name != "nt" and ("\\" in folder or re.match("[A-Za-z]:", folder)):
+        return False
+    path = Path(folder)
+    if not path.is_absolute():
+        return True
+    nearest = next((parent for parent in path.parents if parent.exists()), Path(path.anchor))
+    return nearest != Path(path.anchor) and os.access(nearest, os.W_OK)
 
 
 def _is_path(key: str, value: str) -> bool:

@@ -19,7 +19,8 @@ setting. In a file, sections group the settings and carry no meaning. A setting 
 is 0; everywhere else 0 is a number like any other.
 
 Under each setting stands what it is in sd-scripts, what another value means to a run that is resumed, and the entry of
-the LoRA file's metadata that tells it. The last section lists what sd-scripts has and this program has not."""
+the LoRA file's metadata that tells it. The last sections have every argument of sd-scripts' trainer of LoRAs, and what
+else its recipes hold that is no setting here."""
 
 _RESUMED: dict[Resume, str] = {
     "free": "may differ when a run is resumed",
@@ -31,12 +32,16 @@ _RESUMED: dict[Resume, str] = {
     "fixed": "must stay when a run is resumed",
 }
 
+_EVERY = """## Every argument of sd-scripts
+
+Of its trainers of LoRAs for Stable Diffusion: the setting that it is here, or why it is none."""
+
 _LACKING = """## Of sd-scripts, but no settings here
 
-A file that holds one of these is read all the same where it changes nothing: those of the second table, and those of
-the first with a value that means "off". With any other value it is refused by name, or left out with
-`--ignore-unsupported`. Of keys in neither table nothing is known: in a file of sd-scripts they are named and ignored,
-in one of ours refused."""
+A file that holds one of these is read all the same where it changes nothing: those without a mark, and those marked
+with a value that means "off" or is named beside them. With any other value they are refused by name, or left out with
+`--ignore-unsupported` and "Open without these". Of keys in neither table nothing is known: in a file of sd-scripts they
+are named and ignored, in one of ours refused."""
 
 
 def page(config: type) -> str:
@@ -46,7 +51,7 @@ def page(config: type) -> str:
     for name, section in sections_of(config).items():
         parts.append(f"## [{name}]\n\n{inspect.getdoc(section)}")
         parts += [_entry(setting) for setting in known if setting.section == name]
-    parts += [_LACKING, _changing(), _harmless()]
+    parts += [_EVERY, _arguments(known), _LACKING, _others()]
     return "\n\n".join(parts) + "\n"
 
 
@@ -88,26 +93,42 @@ def _there(setting: Setting) -> str:
     return f"{where} {default} by default{switches}"
 
 
-def _changing() -> str:
-    rows = [
-        f"| `{name}` | {', '.join(f'`{shown(value)}`' for value in each.neutral)} | {each.instead} |"
-        for name, each in _lacking()
-        if each.changes
-    ]
-    return "\n".join(["| changes the result | but not with | instead |", "|---|---|---|", *rows])
+def _arguments(known: Iterable[Setting]) -> str:
+    """Return the table of all arguments, those of settings and those that are none."""
+    rows = {name: here for setting in known for name, here in _of_setting(setting)}
+    lacking = {name: each for name, each in sd_scripts.ARGUMENTS.items() if name in sd_scripts.OF_THE_TRAINER}
+    rows |= {name: _refused(name, each) for name, each in lacking.items()}
+    lines = [f"| `{name}` | {here} |" for name, here in sorted(rows.items())]
+    return "\n".join(["| argument | here |", "|---|---|", *lines])
 
 
-def _harmless() -> str:
-    names = ", ".join(f"`{name}`" for name, each in _lacking() if not each.changes)
-    return "\n".join(["| changes nothing about the result |", "|---|", f"| {names} |"])
+def _of_setting(setting: Setting) -> Iterable[tuple[str, str]]:
+    """Yield the arguments that a setting is there, with what it is here."""
+    there, here = setting.sd_scripts, f"[{setting.key}](#{setting.key})"
+    if there is None:
+        return
+    if there.inside:
+        yield f"{there.inside} {there.name or setting.key}", here
+    elif setting.argument:
+        yield setting.argument, here
+    for name in (*there.once, *filter(None, [there.opposite])):
+        yield f"{there.inside} {name}".strip(), f"a former name of {here}"
+    for name, value in there.switches.items():
+        yield name, f"{here} as `{shown(value)}`"
 
 
-def _lacking() -> list[tuple[str, sd_scripts.Argument]]:
-    every = {
-        **sd_scripts.ARGUMENTS,
-        **{f"network_args {key}": each for key, each in sd_scripts.NETWORK_ARGUMENTS.items()},
-    }
-    return sorted(every.items())
+def _others() -> str:
+    """Return the table of what else recipes hold."""
+    every = {name: each for name, each in sd_scripts.ARGUMENTS.items() if name not in sd_scripts.OF_THE_TRAINER}
+    every |= {f"network_args {key}": each for key, each in sd_scripts.NETWORK_ARGUMENTS.items()}
+    lines = [f"| `{name}` | {_refused(name, each)} |" for name, each in sorted(every.items())]
+    return "\n".join(["| key | here |", "|---|---|", *lines])
+
+
+def _refused(name: str, lacking: sd_scripts.Argument) -> str:
+    neutral = ", ".join(f"`{shown(value)}`" for value in lacking.neutral)
+    mark = f" **(not with {neutral})**" if lacking.changes and neutral else " **(refused)**" if lacking.changes else ""
+    return f"{sd_scripts.reason(name, lacking)}{mark}"
 
 
 def _default(setting: Setting) -> str:

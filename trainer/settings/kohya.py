@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from trainer.ground.errors import Problem
 from trainer.settings.problems import nearest_key, shown, unknown
@@ -99,7 +99,8 @@ def tell(imported: Imported, *, ignore_unsupported: bool) -> None:
         named = [f"{problem.key} = {shown(problem.value)}" for problem in imported.unsupported]
         imported.notices += [f"Ignored, though it changes the result: {name}." for name in named]
     else:
-        imported.problems += imported.unsupported
+        way_out = "Remove it, or go on without it by --ignore-unsupported."
+        imported.problems += [replace(each, message=f"{each.message} {way_out}") for each in imported.unsupported]
 
 
 def _translate(imported: Imported, known: Mapping[str, Setting]) -> None:
@@ -168,7 +169,9 @@ def _unpack_network(given: dict[str, object], imported: Imported, known: Mapping
         _leave_out_others(given, imported, known)
         return
     given["network_type"] = NETWORK_MODULES.get(module, "lora")
-    if module not in NETWORK_MODULES:
+    if module in NETWORK_MODULES:
+        imported.said.append(Said("network_module", module, {"network_type": given["network_type"]}))
+    else:
         having = ", ".join((*NETWORK_MODULES, LYCORIS))
         own = [argument_ for argument_ in _listed(given.get("network_args")) if not _is_packed(argument_, known)]
         with_it = f" Its network_args go with it: {', '.join(map(str, own))}." if own else ""
@@ -182,7 +185,10 @@ def _leave_out_others(given: dict[str, object], imported: Imported, known: Mappi
     for key, setting in known.items():
         kinds = setting.show.when.get("network_type")
         if key in given and isinstance(kinds, tuple) and given["network_type"] not in kinds:
-            imported.unused += [] if is_off(given.pop(key)) else [key]
+            del given[key]
+            told = [each for each in imported.said if key in each.becomes]
+            imported.said = [each for each in imported.said if each not in told]
+            imported.unused += [each.key for each in told] or [key]
 
 
 def _unpack_lycoris(given: dict[str, object], imported: Imported, known: Mapping[str, Setting]) -> None:
@@ -200,24 +206,29 @@ def _unpack_lycoris(given: dict[str, object], imported: Imported, known: Mapping
     given["network_type"] = kind = ALGORITHMS.get(algorithm, "locon")
     if str(given.get("lycoris_preset", "")).endswith(".toml"):
         given["lycoris_preset_file"] = given.pop("lycoris_preset")
+    if algorithm in ALGORITHMS:
+        imported.said.append(Said("network_module", f"{LYCORIS}, algo={algorithm}", {"network_type": kind}))
     given.setdefault("lycoris_preset", "full")
     if given.get("dora_wd"):
         given.setdefault("wd_on_output", True)
     if kind == "lokr":
-        _take_whole_matrices(given)
+        _take_whole_matrices(given, imported)
     given.setdefault("conv_dim", given.get("network_dim", 4))
     if given["conv_dim"]:
         given.setdefault("conv_alpha", given.get("network_alpha", 1))
 
 
-def _take_whole_matrices(given: dict[str, object]) -> None:
+def _take_whole_matrices(given: dict[str, object], imported: Imported) -> None:
     """Say in a setting what recipes say by a rank that no matrix has, such as 100000."""
     for key in ("network_dim", "conv_dim", "network_alpha", "conv_alpha"):
         value = _parsed(str(given.get(key)))
         if isinstance(value, int | float) and value > _HIGHEST_RANK:
-            given[key] = _HIGHEST_RANK
+            becomes: dict[str, object] = {key: _HIGHEST_RANK}
             if key.endswith("_dim"):
-                given["full_matrix"] = True
+                becomes["full_matrix"] = True
+            imported.said = [each for each in imported.said if each.becomes != {key: given[key]}]
+            imported.said.append(Said(key, given[key], becomes, "no matrix has such a rank, so they are kept whole"))
+            given |= becomes
 
 
 def _unpack_network_args(
@@ -234,9 +245,7 @@ def _unpack_network_args(
         name, _, text = (part.strip() for part in str(argument_).partition("="))
         lacking = NETWORK_ARGUMENTS.get(name)
         if name in packed:
-            setting = packed[name]
-            given[setting.key] = text.lower() != "false" if setting.kind == "switch" else _parsed(text)
-            imported.said.append(Said(f"network_args {name}", text, {setting.key: given[setting.key]}))
+            _take_packed(given, imported, packed[name], name, text)
         elif not of_this_kind:
             continue
         elif lacking is None:
@@ -245,6 +254,22 @@ def _unpack_network_args(
             imported.unused.append(f"network_args {name}")
         else:
             imported.unsupported.append(_unsupported("network_args", argument_, lacking.instead))
+
+
+def _take_packed(given: dict[str, object], imported: Imported, setting: Setting, name: str, text: str) -> None:
+    """Take one of network_args that is a setting here. Of a switch's several names, one that is on counts."""
+    value, there = _parsed(text), setting.sd_scripts
+    if setting.kind == "switch" and there is not None:
+        value = (text.lower() != "false") != (name == there.opposite)
+        if not value and (given.get(setting.key) or name in (*there.once, there.opposite)):
+            given.setdefault(setting.key, False)
+            imported.unused.append(f"network_args {name}")
+            return
+        off = [each for each in imported.said if value and each.becomes == {setting.key: False}]
+        imported.unused += [each.key for each in off]
+        imported.said = [each for each in imported.said if each not in off]
+    given[setting.key] = value
+    imported.said.append(Said(f"network_args {name}", text, {setting.key: value}))
 
 
 def _listed(arguments: object) -> Iterable[object]:
@@ -266,7 +291,7 @@ def _names_inside(setting: Setting) -> tuple[str, ...]:
     """Return the names that a setting has inside the argument that it is packed into."""
     there = setting.sd_scripts
     assert there is not None
-    return (there.name or setting.key, *there.once)
+    return (there.name or setting.key, *there.once, *filter(None, [there.opposite]))
 
 
 def _translate_optimizer(given: dict[str, object], imported: Imported, optimizer_type: Setting) -> None:
@@ -352,11 +377,7 @@ def _other_names(known: Mapping[str, Setting]) -> dict[str, Argument]:
 
 def _unsupported(key: str, value: object, instead: str = "") -> Problem:
     way_out = f"; {instead}" if instead else ""
-    message = (
-        f"{shown(value)} is from sd-scripts, is not supported here and would change the result{way_out}. "
-        "Remove it, or go on without it by --ignore-unsupported."
-    )
-    return Problem(key, message, value)
+    return Problem(key, f"{shown(value)} is not supported here and would change the result{way_out}.", value)
 
 
 def export_flat(flat: Mapping[str, object], known: Mapping[str, Setting], prompts_file: str = "") -> dict[str, object]:

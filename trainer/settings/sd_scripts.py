@@ -7,6 +7,7 @@ that is neither is not known here: of it nothing is said but that.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -146,6 +147,9 @@ _OTHER_MODELS: Mapping[str, Argument] = _harmless(
 ARGUMENTS: Mapping[str, Argument] = {**_TRAINER, **_DATASETS, **_FORM, **_OTHER_MODELS}
 """{argument or key: what it does} of all that is no setting here."""
 
+OF_THE_TRAINER = frozenset(_TRAINER)
+"""Those that are arguments of its trainer's parser, or were."""
+
 NETWORK_ARGUMENTS: Mapping[str, Argument] = {
     "algo": _changing("lora", "locon", instead="give network_module as lycoris.kohya with it"),
     "block_size": _changing(),
@@ -161,6 +165,49 @@ NETWORK_ARGUMENTS: Mapping[str, Argument] = {
 
 The harmless ones say how another one of them is meant, and do nothing without it.
 """
+
+
+_SWITCHES = (
+    "alpha_mask async_upload cache_info color_aug console_log_simple cpu_offload_checkpointing "
+    "ddp_gradient_as_bucket_view ddp_static_graph debug_dataset deepspeed fp16_master_weights_and_gradients "
+    "fused_backward_pass highvram log_config lowram masked_loss mem_eff_attn output_config "
+    "persistent_data_loader_workers random_crop resume_from_huggingface save_state save_state_on_train_end "
+    "save_state_to_huggingface sdpa skip_cache_check skip_until_initial_step train_inpainting xformers zero3_init_flag "
+    "zero3_save_16bit_model"
+)
+
+
+def switches(known: Mapping[str, Setting]) -> frozenset[str]:
+    """Return the arguments that stand without a value: those of settings, and those of what is none here."""
+    ours = {setting.argument for setting in known.values() if setting.kind == "switch"} - {""}
+    values = {name for setting in known.values() if setting.sd_scripts for name in setting.sd_scripts.switches}
+    return frozenset(_SWITCHES.split()) | ours | values
+
+
+_REASONS: Mapping[str, str] = {
+    r"deepspeed|zero\w+|offload_(optimizer|param)_\w+": "for DeepSpeed",
+    r"ddp_\w+": "for several computers; `torchrun` starts this program on several GPUs",
+    r"huggingface_\w+|async_upload|save_state_to_huggingface|resume_from_huggingface": "uploads to a hub",
+    r"wandb_\w+|log_\w+|console_log_\w+": "about logs; `log_with` writes them for TensorBoard",
+    r"metadata_\w+": "an entry of the file's metadata that no loader reads",
+    r"xformers|sdpa|mem_eff_attn|split_attn|attn_mode|use_\w+_attn": "attention is PyTorch's own, chosen by the device",
+    r"dynamo_\w+|highvram|lowram|\w*_to_swap|cpu_offload\w*|disable_mmap\w*|fused_\w+|mem_eff_save|"
+    r"persistent_data\w*|skip_cache_check|cache_info|tokenizer_cache_dir": "about speed or memory",
+    r"save_state\w*|save_last_n_\w+_state": "a state is always kept, the newest two of a run",
+    r"validat\w+|max_validation\w+": "about held-out pictures",
+    r"config_file|output_config|debug_dataset": "for looking at a file of settings or at pictures; `--check` does",
+    r"initial_\w+|skip_until_initial_step|resume": "a run of this program is resumed exactly, with `--resume`",
+    r"fp16_master_weights_and_gradients|use_ema|enable_ema": "left over in its parser, and read by no trainer of LoRAs",
+    r"dataset_class": "names a class of its own code",
+}
+"""{pattern of names: why an argument is no setting here}."""
+
+
+def reason(name: str, lacking: Argument) -> str:
+    """Return why an argument is no setting here, and what to do in its place."""
+    known = next((why for pattern, why in _REASONS.items() if re.fullmatch(pattern, name)), "")
+    otherwise = "not supported" if lacking.changes else "changes nothing about the result"
+    return "; ".join(part for part in (known or otherwise, lacking.instead) if part)
 
 
 def argument(key: str) -> Argument | None:

@@ -98,7 +98,7 @@ class There:
     the argument's name there, if another. `once`: names that it had before. `inside`: the argument that it is packed
     into, as name=value. `switches`: {argument: value of ours} of arguments there that are true for one value of this
     setting; `name` is then None where no argument takes the value itself. `process`: the kind of process whose trainers
-    alone have it, "" for all.
+    alone have it, "" for all. `opposite`: a name that it had before for its reverse.
     """
 
     default: object
@@ -108,6 +108,7 @@ class There:
     inside: str = ""
     switches: Mapping[str, object] = field(default_factory=dict)
     process: str = ""
+    opposite: str = ""
 
 
 OWN_NAME = Entry()

@@ -1,57 +1,87 @@
-"""Write settings as sd-scripts reads them: a TOML file, or a command line for a shell."""
+"""Write settings as sd-scripts reads them, as a TOML file or a command line for a shell, or as kohya_ss does."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import toml
-
 from trainer.config import TrainingConfig, known_settings, to_flat, to_kohya
-from trainer.settings.exporting import SHELLS, command_line
+from trainer.settings.exporting import SHELLS, command_line, kohya_form, script_of
+from trainer.settings.kohya import PROCESS_THERE
 from trainer.settings.problems import shown
 from trainer.settings.section import Show, argument
+from trainer.settings.toml import encoded
+from trainer.settings.walk import Setting
 from trainer.tools.of_settings import FileArguments, OfSettings, read_settings
 from trainer.tools.tool import COMPLETED, Desk
 
-TOML = "toml"
+TOML, FORM = "toml", "json"
 
 
 class ExportArguments(FileArguments):
     """A file of settings, and the form that they are printed in."""
 
-    form: str = argument(TOML, Show("Form"), choices=(TOML, *SHELLS))
-    """A TOML file, or a command line for a POSIX shell (sh), for Windows' prompt (bat) or for PowerShell (ps1)."""
+    form: str = argument(TOML, Show("Form"), choices=(TOML, FORM, *SHELLS))
+    """A TOML file, or a command line for a POSIX shell (sh), for Windows' prompt (bat) or for PowerShell (ps1).
+
+    json is a file that kohya_ss opens.
+    """
 
 
 class Export(OfSettings[ExportArguments]):
     """Prints them flat, with `network_module` and `network_args`; what sd-scripts cannot be told is noted."""
 
     name = "export"
-    help = "print settings as sd-scripts reads them"
+    help = "print settings as sd-scripts or kohya_ss reads them"
     arguments = ExportArguments
     positional = {"file": "RUN.toml"}
 
     def run(self, arguments: ExportArguments, desk: Desk) -> int:
         config = read_settings(arguments, desk, Path(arguments.file))
         exported = to_kohya(config)
-        for line in untold(config):
+        for line in untold(config, arguments.form):
             desk.note(f"Note: {line}")
-        if arguments.form == TOML:
-            desk.say(toml.dumps(exported))
-            return COMPLETED
-        text, unsaid = command_line(exported, arguments.form, config.model.model_family)
+        text, unsaid = written(config, exported, arguments.form)
         desk.say(text.rstrip("\n"))
         for key in unsaid:
-            desk.note(f"Note: {key} = {shown(exported[key])} cannot be written for this shell; it is left out.")
+            value = exported.get(key, to_flat(config).get(key))
+            desk.note(f"Note: {key} = {shown(value)} cannot be written in this form; it is left out.")
         return COMPLETED
 
 
-def untold(config: TrainingConfig) -> Iterator[str]:
+def written(config: TrainingConfig, exported: Mapping[str, object], form: str) -> tuple[str, tuple[str, ...]]:
+    """Return settings in a form of another program's, and the arguments that it cannot say.
+
+    Args:
+        exported: what `to_kohya` makes of the settings.
+    """
+    if form == TOML:
+        return "".join(f"{key} = {encoded(value)}\n" for key, value in exported.items()), ()
+    family = config.model.model_family
+    if form == FORM:
+        fields, unsaid = kohya_form(exported, known_settings(), family=family, prompts=config.sampling.sample_prompts)
+        return json.dumps(fields, indent=2, sort_keys=True), unsaid
+    return command_line(exported, form, family)
+
+
+def untold(config: TrainingConfig, form: str = TOML) -> Iterator[str]:
     """Yield what differs from our defaults and has no place in sd-scripts."""
     values = to_flat(config)
+    family = str(values["model_family"])
     for key, setting in known_settings().items():
-        if setting.sd_scripts is None and values[key] != setting.default:
-            yield f"sd-scripts has no {key}; {shown(values[key])} is left out."
-    if values["sample_prompts"] and "sample_prompts" not in to_kohya(config):
+        default = list(setting.default) if isinstance(setting.default, tuple) else setting.default
+        if values[key] != default and key != "model_family" and not _has_a_place(setting, values[key]):
+            yield f"sd-scripts has no {key} like this; {shown(values[key])} is left out."
+    if form == TOML and script_of(family) != script_of(""):
+        yield f"which model it is only the script says; start it with {script_of(family)}."
+    if values["sample_prompts"] and form != FORM and "sample_prompts" not in to_kohya(config):
         yield "sd-scripts takes sample_prompts from a file alone; write them into one and name it."
+
+
+def _has_a_place(setting: Setting, value: object) -> bool:
+    """Say whether sd-scripts' trainers of such models can be told a value."""
+    there = setting.sd_scripts
+    if there is None or not setting.belongs_to(PROCESS_THERE):
+        return False
+    return there.name is not None or value in (there.default, *there.switches.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from trainer.config import Opened, open_recipe, save_config
+from trainer.config.report import of_unsupported, pairs
 from trainer.ground.errors import ConfigError, Problem
 from trainer.settings.section import Show, argument
 from trainer.tools.tool import COMPLETED, REFUSED, Arguments, Desk, Tool
@@ -62,6 +63,9 @@ def header_of(name: str, opened: Opened) -> str:
     """Return the comment at the top of a file that was made of another one: what of that one is not in it."""
     report = opened.report
     lines = [f"Settings of a LoRA training, from {name}, {report.kind}."]
-    lines += [f"Left out: {problem}" for problem in (*report.unsupported, *report.wrong)]
-    lines += [f"Left out, since it is not on this computer: {key} = {path}" for key, path in report.missing.items()]
+    lines += [
+        f"Not in it, since it is not supported: {of_unsupported(each).rstrip('.')}" for each in report.unsupported
+    ]
+    lines += [f"Not in it, since it cannot be used: {each}".rstrip(".") for each in report.wrong]
+    lines += [f"Not in it, since it is not on this computer: {each}" for each in pairs(report.missing)]
     return "\n".join(line.replace("\n", " ") for line in lines)

@@ -9,10 +9,11 @@ from trainer.ground.errors import ConfigError, Problem
 from trainer.ground.paths import MISSING, open_regular
 from trainer.ground.safetensors_header import HeaderError, read_table
 from trainer.settings import toml
+from trainer.settings.importing.ai_toolkit import AiToolkit
 from trainer.settings.importing.command_line import CommandLine
 from trainer.settings.importing.kohya_json import KohyaJson
 from trainer.settings.importing.lora_metadata import LoraMetadata
-from trainer.settings.importing.others import AiToolkit, OneTrainer
+from trainer.settings.importing.one_trainer import OneTrainer
 from trainer.settings.importing.recipe import Reader, Recipe, Source
 from trainer.settings.importing.toml_files import EasyToml, Toml
 from trainer.settings.walk import Setting
@@ -31,9 +32,8 @@ READERS: tuple[Reader, ...] = (
 _LORA_ENDINGS = (".safetensors",)
 
 
-def read(path: Path, known: Mapping[str, Setting]) -> tuple[Reader, Recipe]:
+def read(source: Source, known: Mapping[str, Setting]) -> tuple[Reader, Recipe]:
     """Return what kind of file it is and what it says. Raises ConfigError if it cannot be read."""
-    source = source_of(path)
     reader = next(reader for reader in READERS if reader.recognises(source))
     return reader, reader.read(source, known)
 

@@ -1,89 +1,32 @@
-"""Command lines of sd-scripts, pasted or in a script for a shell: quotes, line ends and variables of each.
-
-Nothing is run: assignments of plain values are put in where their names stand, and a name that has none is told.
-"""
+"""Command lines of sd-scripts, pasted or in a script for a shell: the words of one call, as arguments with values."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
 from trainer.ground.errors import ConfigError, Problem
 from trainer.settings import toml
 from trainer.settings.importing.recipe import Reader, Recipe, Source
+from trainer.settings.importing.shells import BY_ENDING, Unclosed, Word, commands, shell_of
 from trainer.settings.importing.toml_files import take_dataset_config
 from trainer.settings.kohya import Said
 from trainer.settings.problems import shown
+from trainer.settings.sd_scripts import ARGUMENTS, switches
 from trainer.settings.walk import Setting
 
 _SCRIPT = re.compile(r"(?:^|[\\/])((?:[a-z0-9]+_)*train_network\.py)$")
 _CALL = re.compile(r"train_network(?:\.py)?\b")
-_UNSET = "\0"
-"""Stands before a name in use that is not set."""
+_OTHER_SCRIPT = re.compile(r"\b(?:[a-z0-9]+_)*train(?:_[a-z_]+)?\.py\b")
+_OF_A_CALL = ("--network_module", "--pretrained_model_name_or_path", "--config_file")
+"""A command with one of these is a call too, where a variable names its script."""
 
 _PLAIN = "train_network.py"
 _FAMILIES = {"sdxl_train_network.py": "sdxl"}
 """{script: our model_family} where the script decides it."""
 
-
-@dataclass(frozen=True, slots=True)
-class Shell:
-    """How a shell writes: what ends a line that goes on, what escapes a sign, which quotes there are.
-
-    `literal` is the quote inside which nothing is replaced; `assignment` finds name and value, `variable` a name in
-    use. `doubles`: a quote written twice inside its like is the sign itself; `twice`: a sign that is so everywhere.
-    """
-
-    continuation: str
-    escape: str
-    quotes: str
-    literal: str
-    assignment: re.Pattern[str]
-    variable: re.Pattern[str]
-    comment: str
-    doubles: bool = False
-    escapes_in_quotes: bool = True
-    twice: str = ""
-
-    @property
-    def whole(self) -> re.Pattern[str]:
-        """A word that is a name in use and nothing else, be it a list's."""
-        return re.compile(rf"(?:{self.variable.pattern})(?:\[[@*]\]\}})?", self.variable.flags)
-
-
-_POSIX = Shell(
-    "\\",
-    "\\",
-    "\"'",
-    "'",
-    re.compile(r"^\s*(?:export\s+)?([A-Za-z_]\w*)=(.*)$"),
-    re.compile(r"\$\{?([A-Za-z_]\w*)\}?"),
-    "#",
-)
-_BATCH = Shell(
-    "^",
-    "^",
-    '"',
-    "",
-    re.compile(r"^\s*set\s+\"?([A-Za-z_]\w*)=(.*?)\"?$", re.IGNORECASE),
-    re.compile(r"%([A-Za-z_]\w*)%"),
-    r"::|rem\b",
-    escapes_in_quotes=False,
-    twice="%",
-)
-_POWERSHELL = Shell(
-    "`",
-    "`",
-    "\"'",
-    "'",
-    re.compile(r"^\s*\$(?:Env:)?([A-Za-z_]\w*)\s*=\s*(.*)$", re.IGNORECASE),
-    re.compile(r"\$(?:Env:)?\{?([A-Za-z_]\w*)\}?", re.IGNORECASE),
-    "#",
-    doubles=True,
-)
-_BY_ENDING = {".sh": _POSIX, ".bat": _BATCH, ".cmd": _BATCH, ".ps1": _POWERSHELL}
+_LISTS = ("network_args", "optimizer_args", "lr_scheduler_args", "base_weights", "base_weights_multiplier")
 
 
 class CommandLine(Reader):
@@ -92,28 +35,20 @@ class CommandLine(Reader):
     name = "a command line of sd-scripts"
 
     def recognises(self, source: Source) -> bool:
-        if source.metadata is not None or not _CALL.search(source.text):
+        if source.metadata is not None:
             return False
-        if source.path.suffix.lower() in _BY_ENDING:
+        if source.path.suffix.lower() in BY_ENDING:
             return True
-        return any(_CALL.search(line) and "--" in line for line in _joined(source.text, _shell_of(source)))
+        lines = source.text.splitlines()
+        return any(_CALL.search(line) for line in lines) and any(_option(line) for line in lines)
 
     def read(self, source: Source, known: Mapping[str, Setting]) -> Recipe:
-        shell = _shell_of(source)
-        calls = [words for words in _commands(source.text, shell) if any(_SCRIPT.search(word) for word in words)]
+        calls = _calls(source)
         if not calls:
-            raise ConfigError([Problem(str(source.path), "no call of train_network.py was found in it.")])
-        made = [word for word in calls[0] if word.startswith(_UNSET) and shell.whole.fullmatch(word[1:])]
-        recipe = arguments_of([word for word in calls[0] if word not in made])
-        recipe.remarks += [f"{word[1:]} is put together in the file, and was not read." for word in made]
+            raise ConfigError([Problem(str(source.path), _no_call(source.text))])
+        recipe = arguments_of(calls[0], known)
         if len(calls) > 1:
             recipe.remarks.append(f"The file holds {len(calls)} calls of a trainer; the first was read.")
-        for key, value in recipe.flat.items():
-            texts = [str(each) for each in (value if isinstance(value, list) else [value])]
-            if any(_UNSET in text for text in texts):
-                recipe.flat[key] = value = " ".join(texts).replace(_UNSET, "")
-                message = f"{shown(value)} holds a name that is not set in the file; write its value in its place."
-                recipe.problems.append(Problem(key, message, value))
         self._lay_over_config_file(recipe, source, known)
         take_dataset_config(recipe, source)
         return recipe
@@ -123,8 +58,7 @@ class CommandLine(Reader):
         name = recipe.flat.pop("config_file", None)
         if name is None:
             return
-        path = Path(str(name) if str(name).lower().endswith(".toml") else f"{name}.toml")
-        found = next((place for place in (path, source.path.parent / path) if place.is_file()), None)
+        found = source.named(str(name) if str(name).lower().endswith(".toml") else f"{name}.toml")
         if found is None:
             message = f'"{name}" is not there; put it beside this file, since most settings are in it.'
             recipe.problems.append(Problem("config_file", message, name))
@@ -135,40 +69,167 @@ class CommandLine(Reader):
         recipe.said.append(Said("config_file", name, {}, f"{len(below)} settings of that file were read with it"))
 
 
-def arguments_of(words: Sequence[str]) -> Recipe:
+def _option(line: str) -> bool:
+    """Say whether a line of a pasted text begins with an option, or holds the call with one."""
+    return line.lstrip().startswith("--") or bool(_CALL.search(line) and "--" in line)
+
+
+def _no_call(text: str) -> str:
+    other = next((name for name in _OTHER_SCRIPT.findall(text) if not _SCRIPT.search(name)), "")
+    if other:
+        return f"it calls {other}, which trains no LoRA; what can be read is a call of train_network.py and its like."
+    return "no call of train_network.py was found in it, nor one of its like; what sets settings alone is no recipe."
+
+
+def _calls(source: Source) -> list[tuple[Word, ...]]:
+    """Return the calls of a trainer in a script or in pasted text. Raises ConfigError where a quote stays open."""
+    shell = shell_of(source.text, source.path.suffix)
+    lines = source.text.splitlines(keepends=True)
+    call = next((number for number, line in enumerate(lines) if _CALL.search(line)), 0)
+    open_quote: Unclosed | None = None
+    for begin in dict.fromkeys((0, call)):  # a word such as "it's" above a call that was pasted opens no quote
+        try:
+            calls = list(_with_what_follows(commands("".join(lines[begin:]), shell)))
+        except Unclosed as unclosed:
+            open_quote = unclosed.below(begin)
+            continue
+        if calls:
+            return calls
+    if open_quote:
+        raise ConfigError([Problem(str(source.path), str(open_quote))])
+    return []
+
+
+def _with_what_follows(found: Iterator[tuple[Word, ...]]) -> Iterator[tuple[Word, ...]]:
+    """Yield the calls among commands; lines of arguments behind one that lost the sign to go on are part of it."""
+    call: tuple[Word, ...] = ()
+    for words in found:
+        if call and words[0].text.startswith("--"):
+            call += words
+            continue
+        if call:
+            yield call
+        call = words if _is_call(words) else ()
+    if call:
+        yield call
+
+
+def _is_call(words: Sequence[Word]) -> bool:
+    if any(_SCRIPT.search(word.text) for word in words):
+        return any(word.text.startswith("--") or word.unknown for word in words)
+    begins = [word.text.partition("=")[0] for word in words]
+    return any(word.whole for word in words) and any(name in begins for name in _OF_A_CALL)
+
+
+def arguments_of(words: Sequence[Word], known: Mapping[str, Setting]) -> Recipe:
     """Return what the words of one call say: what follows the script's name, as arguments with their values."""
-    place = next(index for index, word in enumerate(words) if _SCRIPT.search(word))
-    script = words[place].replace("\\", "/").rpartition("/")[2]
-    recipe = Recipe({"network_module": "networks.lora", **options_of(words[place + 1 :])})
-    if script not in (_PLAIN, *_FAMILIES):
-        message = "it trains another kind of model than this program does."
-        recipe.problems.append(Problem(script, message))
+    place = next((index for index, word in enumerate(words) if _SCRIPT.search(word.text)), None)
+    if place is None:
+        place = max(index for index, word in enumerate(words) if word.whole and index < _first_option(words))
+    script = words[place].text.replace("\\", "/").rpartition("/")[2]
+    recipe = Recipe({"network_module": "networks.lora"})
+    recipe.remarks += [_not_read(word) for word in words[:place] if word.whole]
+    if words[place].unknown:
+        recipe.remarks.append(f"Which trainer it calls hangs on {words[place].unknown[0]}; {_PLAIN} was taken.")
+    elif script not in (_PLAIN, *_FAMILIES):
+        recipe.problems.append(Problem(script, "it trains another kind of model than this program does."))
+    _take(recipe, _options(words[place + 1 :]), known)
     if script in _FAMILIES:
         recipe.flat["model_family"] = _FAMILIES[script]
         recipe.said.append(Said(script, "", {"model_family": _FAMILIES[script]}))
     return recipe
 
 
-_LISTS = ("network_args", "optimizer_args", "lr_scheduler_args", "base_weights", "base_weights_multiplier")
+def _first_option(words: Sequence[Word]) -> int:
+    begins = [word.text.partition("=")[0] in _OF_A_CALL for word in words]
+    return begins.index(True)
 
 
-_ENDS = ("&&", "||", "|", ";", "&", ">", ">>", "2>&1")
-"""What ends a command before its line ends."""
+@dataclass(slots=True)
+class _Option:
+    """An argument with the words that follow it; `equals` where its value is in the same word."""
+
+    name: str
+    values: list[Word] = field(default_factory=list)
+    equals: bool = False
 
 
-def options_of(words: Sequence[str]) -> dict[str, object]:
-    """Return {argument: value} of `--name value ...`, `--name=value` and `--name`: a text, a list of texts, or True."""
-    found: dict[str, list[str]] = {}
-    name = ""
+def _options(words: Sequence[Word]) -> Iterator[_Option]:
+    """Yield the arguments of a call in order; what stands before the first has no name."""
+    current = _Option("")
     for word in words:
-        if word in _ENDS:
-            break
-        if word.startswith("--") and len(word) > 2:
-            name, equals, value = word[2:].partition("=")
-            found[name] = [value] if equals else []
-        elif name:
-            found[name].append(word)
-    return {key: _value(key, values) for key, values in found.items()}
+        if word.text.startswith("--") and len(word.text) > 2 and not word.whole:
+            yield current
+            name, equals, value = word.text[2:].partition("=")
+            current = _Option(name, [Word(value, word.unknown)] if equals else [], bool(equals))
+        else:
+            current.values.append(word)
+    yield current
+
+
+def _take(recipe: Recipe, options: Iterator[_Option], known: Mapping[str, Setting]) -> None:
+    """Put arguments into a recipe: their values, and what is wrong with them."""
+    names, alone = _names(known), switches(known)
+    for option in options:
+        name = _whole_name(option, names, recipe)
+        if not name:
+            continue
+        # A variable behind a switch, or behind a value that is whole, is none of this argument's.
+        left = [word for word in option.values if word.whole and name not in _LISTS]
+        if name not in alone and option.values and option.values[0].whole:
+            left.remove(option.values[0])
+        recipe.remarks += [_not_read(word) for word in left]
+        values = [word for word in option.values if word not in left]
+        text = " ".join(word.text for word in values)
+        lost = [each for word in values for each in word.unknown]
+        problem = ""
+        if lost:
+            problem = f"{shown(text)} holds {', '.join(lost)}, which nothing here sets; write the value in its place."
+        elif not values and name in names and name not in alone and name not in _LISTS:
+            problem = "it has no value; write one behind it."
+        if problem:
+            recipe.flat.pop(name, None)
+            recipe.problems.append(Problem(name, problem, text))
+        else:
+            recipe.flat[name] = _value(name, [word.text for word in values])
+
+
+def _not_read(word: Word) -> str:
+    return f"{word.unknown[0]} is put together in the file, and was not read."
+
+
+def _whole_name(option: _Option, names: frozenset[str], recipe: Recipe) -> str:
+    """Return the name of an argument that may be cut short, "" where it can't be told or where there is none."""
+    if not option.name:
+        recipe.remarks += [_not_read(word) for word in option.values if word.whole]
+        return ""
+    if option.name in names:
+        return option.name
+    longer = sorted(name for name in names if name.startswith(option.name))
+    if len(longer) == 1:
+        recipe.said.append(Said(f"--{option.name}", "", {}, f"short for {longer[0]}"))
+        return longer[0]
+    if longer:
+        message = f"it may be {' or '.join(longer)}; write the whole name."
+        recipe.problems.append(Problem(option.name, message))
+        return ""
+    return option.name
+
+
+def _names(known: Mapping[str, Setting]) -> frozenset[str]:
+    """Return the names of all arguments of sd-scripts' trainers."""
+    found = {"config_file", "network_args", *ARGUMENTS}
+    for setting in known.values():
+        there = setting.sd_scripts
+        found |= {setting.argument, *((*there.once, *there.switches) if there and not there.inside else ())} - {""}
+    return frozenset(found)
+
+
+def read_options(words: Sequence[str], known: Mapping[str, Setting]) -> Recipe:
+    """Return what words behind a call would say: `--name value ...`, `--name=value` and `--name`."""
+    recipe = Recipe()
+    _take(recipe, _options([Word(word) for word in words]), known)
+    return recipe
 
 
 def _value(key: str, values: list[str]) -> object:
@@ -177,85 +238,3 @@ def _value(key: str, values: list[str]) -> object:
     if not values:
         return True
     return values[0]
-
-
-def _shell_of(source: Source) -> Shell:
-    """Return the shell that a file is for: by its ending, else by how its lines go on."""
-    by_ending = _BY_ENDING.get(source.path.suffix.lower())
-    if by_ending:
-        return by_ending
-    ends = [line.rstrip()[-1:] for line in source.text.splitlines()]
-    return max((_POSIX, _BATCH, _POWERSHELL), key=lambda shell: ends.count(shell.continuation))
-
-
-def _joined(text: str, shell: Shell) -> Iterator[str]:
-    """Yield the lines of a script, those that go on put together."""
-    pending = ""
-    for line in text.splitlines():
-        bare = line.rstrip()
-        if bare.endswith(shell.continuation):
-            pending += bare[:-1] + " "
-            continue
-        yield pending + line
-        pending = ""
-    if pending:
-        yield pending
-
-
-_MADE = re.compile(r"\s*(?:[\[({@`]|\$\()")
-"""How a value begins that only the shell can make: a list, an object, a command's output."""
-
-
-def _commands(text: str, shell: Shell) -> Iterator[list[str]]:
-    """Yield the words of each line, with the variables that were set before it put in."""
-    variables: dict[str, str] = {}
-    for line in _joined(text, shell):
-        if re.match(shell.comment, line.lstrip(), re.IGNORECASE):
-            continue
-        assigned = shell.assignment.match(line)
-        if assigned and not _CALL.search(line) and not _MADE.match(assigned[2]):
-            words = _words(assigned[2], shell, variables)
-            variables[assigned[1].lower()] = words[0] if len(words) == 1 else assigned[2].strip()
-            continue
-        yield _words(line, shell, variables)
-
-
-def _escapes(shell: Shell, quote: str) -> bool:
-    return shell.escapes_in_quotes and quote != shell.literal
-
-
-def _words(line: str, shell: Shell, variables: Mapping[str, str]) -> list[str]:
-    """Return the words of a line: what stands in quotes is one, and a comment is none."""
-    words: list[str] = []
-    word, quote, begun, index = "", "", False, 0
-    while index < len(line):
-        if shell.twice and line.startswith(shell.twice * 2, index):
-            word, begun, index = word + shell.twice, True, index + 2
-            continue
-        name = None if quote and quote == shell.literal else shell.variable.match(line, index)
-        if name:
-            word += variables.get(name[1].lower(), f"{_UNSET}{name[0]}")
-            begun, index = True, name.end()
-            continue
-        sign = line[index]
-        index += 1
-        if quote:
-            if sign == quote and shell.doubles and line[index : index + 1] == quote:
-                word, index = word + quote, index + 1
-            elif sign == quote:
-                quote = ""
-            elif sign == shell.escape and _escapes(shell, quote) and line[index : index + 1] in (quote, shell.escape):
-                word, index = word + line[index], index + 1
-            else:
-                word += sign
-        elif sign in shell.quotes:
-            quote, begun = sign, True
-        elif sign == shell.escape and index < len(line):
-            word, begun, index = word + line[index], True, index + 1
-        elif sign.isspace():
-            words, word, begun = [*words, word] if begun else words, "", False
-        elif sign == shell.comment and not begun:
-            break
-        else:
-            word, begun = word + sign, True
-    return [*words, word] if begun else words

@@ -6,6 +6,7 @@ A file that leaves a field out means what the form holds. Fields for other model
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 FORM: Mapping[str, object] = {
     "LoRA_type": "Standard",
@@ -212,59 +213,63 @@ ELSEWHERE = (
 )
 """Fields that become something else than an argument of their name, in `kohya_json`."""
 
-_BLOCKS = ("down_lr_weight", "mid_lr_weight", "up_lr_weight", "block_lr_zero_threshold", "block_dims", "block_alphas")
-STANDARD = (*_BLOCKS, "conv_block_dims", "conv_block_alphas", "rank_dropout", "module_dropout")
-"""Fields that go into network_args for networks.lora, where they are not empty."""
-
+_DROPOUTS = ("rank_dropout", "module_dropout")
+_BLOCKS = (
+    *("down_lr_weight", "mid_lr_weight", "up_lr_weight", "block_lr_zero_threshold"),
+    *("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas"),
+    *_DROPOUTS,
+)
 _CONV = ("conv_dim", "conv_alpha")
-_WITH_DROPOUT = ("use_tucker", "rank_dropout", "bypass_mode", "dora_wd", "module_dropout")
+_TURNED = (*_CONV, "use_tucker", *_DROPOUTS, "rank_dropout_scale")
+_MATRICES = (*_TURNED, "bypass_mode", "dora_wd", "use_scalar")
 
-KINDS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
-    "Standard": ("networks.lora", "", ()),
-    "Kohya LoCon": ("networks.lora", "", _CONV),
-    "LoRA-FA": ("networks.lora_fa", "", ()),
-    "Kohya DyLoRA": ("networks.dylora", "", (*_CONV, "unit")),
-    "Kohya LoHa": ("networks.loha", "", _CONV),
-    "Kohya LoKr": ("networks.lokr", "", (*_CONV, "factor")),
-    "LyCORIS/LoCon": (
-        "lycoris.kohya",
-        "locon",
-        (*_CONV, *_WITH_DROPOUT, "use_scalar", "rank_dropout_scale"),
-    ),
-    "LyCORIS/LoHa": (
-        "lycoris.kohya",
-        "loha",
-        (*_CONV, *_WITH_DROPOUT, "use_scalar", "rank_dropout_scale"),
-    ),
-    "LyCORIS/LoKr": (
-        "lycoris.kohya",
-        "lokr",
-        (*_CONV, *_WITH_DROPOUT, "factor", "use_cp", "use_scalar", "decompose_both", "rank_dropout_scale"),
-    ),
-    "LyCORIS/GLoRA": (
-        "lycoris.kohya",
-        "glora",
-        (*_CONV, "use_tucker", "rank_dropout", "module_dropout", "rank_dropout_scale"),
-    ),
-    "LyCORIS/DyLoRA": ("lycoris.kohya", "dylora", (*_CONV, "use_tucker", "unit", "rank_dropout")),
-    "LyCORIS/iA3": ("lycoris.kohya", "ia3", (*_CONV, "train_on_input")),
-    "LyCORIS/BOFT": ("lycoris.kohya", "boft", (*_CONV, "module_dropout", "use_tucker", "rank_dropout")),
-    "LyCORIS/Diag-OFT": (
-        "lycoris.kohya",
-        "diag-oft",
-        (*_CONV, "module_dropout", "use_tucker", "rank_dropout", "constrain", "rescaled"),
-    ),
-    "LyCORIS/Native Fine-Tuning": ("lycoris.kohya", "full", ("rank_dropout", "module_dropout", "rank_dropout_scale")),
-    "Flux1": ("networks.lora_flux", "", ()),
-    "Flux1 OFT": ("networks.oft_flux", "", ()),
-    "Anima": ("networks.lora_anima", "", ()),
-    "Lumina": ("networks.lora_lumina", "", ()),
-    "HunyuanImage-2.1": ("networks.lora_hunyuan_image", "", ()),
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a kind of LoRA becomes: `network_module`, LyCORIS' algo, and the fields that go into network_args.
+
+    `always` go whatever they hold, `filled` where they are not empty, off or 0.
+    """
+
+    module: str
+    algo: str = ""
+    always: tuple[str, ...] = ()
+    filled: tuple[str, ...] = ()
+
+
+def _lycoris(algo: str, *fields: str) -> Kind:
+    return Kind("lycoris.kohya", algo, ("LyCORIS_preset", *fields))
+
+
+KINDS: Mapping[str, Kind] = {
+    "Standard": Kind("networks.lora", filled=_BLOCKS),
+    "Kohya LoCon": Kind("networks.lora", always=_CONV, filled=_BLOCKS),
+    "LoRA-FA": Kind("networks.lora_fa", filled=_BLOCKS),
+    "Kohya DyLoRA": Kind("networks.dylora", filled=(*_CONV, *_BLOCKS, "unit")),
+    "Kohya LoHa": Kind("networks.loha", filled=(*_CONV, "use_tucker", *_DROPOUTS)),
+    "Kohya LoKr": Kind("networks.lokr", always=("factor",), filled=(*_CONV, "use_tucker", *_DROPOUTS)),
+    "LyCORIS/LoCon": _lycoris("locon", *_MATRICES, "train_norm"),
+    "LyCORIS/LoHa": _lycoris("loha", *_MATRICES, "train_norm"),
+    "LyCORIS/LoKr": _lycoris("lokr", *_MATRICES, "factor", "use_cp", "decompose_both", "train_norm"),
+    "LyCORIS/GLoRA": _lycoris("glora", *_TURNED, "train_norm"),
+    "LyCORIS/DyLoRA": _lycoris("dylora", *_CONV, "use_tucker", "unit", *_DROPOUTS, "train_norm"),
+    "LyCORIS/iA3": _lycoris("ia3", *_CONV, "train_on_input"),
+    "LyCORIS/BOFT": _lycoris("boft", *_TURNED, "train_norm"),
+    "LyCORIS/Diag-OFT": _lycoris("diag-oft", *_TURNED, "constrain", "rescaled", "train_norm"),
+    "LyCORIS/Native Fine-Tuning": _lycoris("full", *_DROPOUTS, "rank_dropout_scale", "train_norm"),
+    "Flux1": Kind("networks.lora_flux", filled=_DROPOUTS),
+    "Flux1 OFT": Kind("networks.oft_flux"),
+    "Anima": Kind("networks.lora_anima", filled=_DROPOUTS),
+    "Lumina": Kind("networks.lora_lumina", filled=_DROPOUTS),
+    "HunyuanImage-2.1": Kind("networks.lora_hunyuan_image", filled=_DROPOUTS),
 }
-"""{LoRA_type: (network_module, LyCORIS' algo, fields that go into network_args whatever they hold)}."""
+"""{LoRA_type: what it becomes}."""
 
-WITHOUT_NORMS = ("ia3", "diag-oft")
-"""Kinds of LyCORIS that train_norm is not written for."""
+PACKED = frozenset(field for kind in KINDS.values() for field in (*kind.always, *kind.filled))
+"""Fields that go into network_args for some kind, beside those of LoRA+, which go for all."""
+
+INSIDE: Mapping[str, str] = {"constrain": "constraint", "LyCORIS_preset": "preset"}
+"""{field: its name inside network_args} where the two differ."""
 
 LEGACY_KINDS = {"LoCon": "LyCORIS/LoCon"}
 

@@ -10,10 +10,10 @@ import shlex
 from collections.abc import Callable, Mapping
 
 from trainer.settings.importing import kohya_form as form
-from trainer.settings.importing.command_line import options_of
+from trainer.settings.importing.command_line import read_options
 from trainer.settings.importing.others import json_of
 from trainer.settings.importing.recipe import Reader, Recipe, Source
-from trainer.settings.kohya import NETWORK_MODULES, Said
+from trainer.settings.kohya import Said
 from trainer.settings.sd_scripts import is_off
 from trainer.settings.walk import Setting
 
@@ -38,19 +38,31 @@ class KohyaJson(Reader):
     def read(self, source: Source, known: Mapping[str, Setting]) -> Recipe:
         document = json_of(source)
         assert isinstance(document, dict)
-        recipe = Recipe()
         given = {key: value for key, value in document.items() if value is not None}
         opened = _opened(given)
         fields = {**form.FORM, **{key: value for key, value in opened.items() if key in form.FORM}}
-        recipe.flat = {"network_module": "networks.lora", **arguments_of(fields, opened)}  # an empty kind is left out
+        recipe = read_options(_unquoted(fields["additional_parameters"]), known)
+        by_hand = dict(recipe.flat)
+        # An empty kind is left out.
+        recipe.flat = {"network_module": "networks.lora", **arguments_of(fields, opened), **by_hand}
         recipe.unused += sorted(key for key in given if key not in form.FORM and key not in form.OTHER_MODELS)
         recipe.assumed = {
             key: recipe.flat[key]
             for key in sorted(form.FORM)
             if key not in given and key not in form.ELSEWHERE and key in recipe.flat and form.FORM[key] != ""
         }
-        _tell(recipe, given, fields)
+        recipe.origins = _origins(given)
+        _tell(recipe, given, fields, by_hand)
         return recipe
+
+
+def _origins(given: Mapping[str, object]) -> dict[str, tuple[str, object]]:
+    """Return {what becomes an argument of the network's: field and its value in the file}."""
+    found = {"network_module": ("LoRA_type", given.get("LoRA_type"))}
+    names = {field: form.INSIDE.get(field, field) for field in form.FORM if _in_network_args(field)}
+    for field, name in [*names.items(), ("unit", "block_size")]:
+        found[f"network_args {name}"] = (field, given.get(field))
+    return found
 
 
 def _opened(given: Mapping[str, object]) -> Values:
@@ -109,12 +121,11 @@ def arguments_of(fields: Mapping[str, object], opened: Mapping[str, object]) -> 
     kept["max_data_loader_n_workers"] = fields["max_data_loader_n_workers"]
     if not fields["max_train_steps"] and not kept.get("max_train_epochs"):
         kept["max_train_epochs"] = fields["epoch"] or 1
-    return kept | options_of(_unquoted(fields["additional_parameters"]))
+    return kept
 
 
 def _in_network_args(key: str) -> bool:
-    packed = {name for _, _, names in form.KINDS.values() for name in names}
-    return key in packed or key in form.STANDARD or key.startswith("loraplus_") or key == "train_norm"
+    return key in form.PACKED or key.startswith("loraplus_")
 
 
 def _noise(fields: Mapping[str, object]) -> Values:
@@ -143,19 +154,15 @@ def _warmup(fields: Mapping[str, object]) -> object:
 
 def _network(fields: Mapping[str, object], opened: Mapping[str, object]) -> Values:
     """Return network_module and network_args of the form's kind of LoRA."""
-    kind = str(fields["LoRA_type"])
-    module, algo, always = form.KINDS.get(kind, (kind, "", ()))
-    other = next((name for box, name in form.OTHER_MODELS.items() if opened.get(box)), "")
-    arguments: list[str] = [f"preset={fields['LyCORIS_preset']}"] if algo else []
-    names = {"constrain": "constraint", "unit": "block_size" if algo else "unit"}
-    arguments += [f"{names.get(name, name)}={fields[name]}" for name in always]
-    if algo:
-        arguments.append(f"algo={algo}")
-        arguments += [f"train_norm={fields['train_norm']}"] * (algo not in form.WITHOUT_NORMS)
-    else:
-        arguments += [f"{name}={fields[name]}" for name in form.STANDARD if fields[name] not in ("", 0, None)]
-    plus = [name for name in fields if name.startswith("loraplus_") and fields[name]]
-    return {"network_module": other or module, "network_args": [*arguments, *(f"{n}={fields[n]}" for n in plus)]}
+    name = str(fields["LoRA_type"])
+    kind = form.KINDS.get(name, form.Kind(name))
+    other = next((module for box, module in form.OTHER_MODELS.items() if opened.get(box)), "")
+    plus = [field for field in fields if field.startswith("loraplus_")]
+    filled = [field for field in (*kind.filled, *plus) if fields.get(field) not in ("", 0, None)]
+    names = {**form.INSIDE, "unit": "block_size" if kind.algo else "unit"}
+    arguments = [f"{names.get(field, field)}={fields[field]}" for field in (*kind.always, *filled)]
+    algo = [f"algo={kind.algo}"] if kind.algo else []
+    return {"network_module": other or kind.module, "network_args": [*algo, *arguments]}
 
 
 def _list(value: object) -> list[object]:
@@ -163,23 +170,23 @@ def _list(value: object) -> list[object]:
 
 
 def _unquoted(value: object) -> list[str]:
-    """Return the words of a text; quotes hold a word together and go."""
+    """Return the words of a text; quotes hold a word together and go, backslashes stay."""
+    words = shlex.shlex(str(value), posix=True)
+    words.whitespace_split, words.escape, words.commenters = True, "", ""
     try:
-        return shlex.split(str(value), posix=True)
+        return list(words)
     except ValueError:
         return str(value).replace('"', "").split()
 
 
-def _tell(recipe: Recipe, given: Mapping[str, object], fields: Mapping[str, object]) -> None:
+def _tell(
+    recipe: Recipe, given: Mapping[str, object], fields: Mapping[str, object], by_hand: Mapping[str, object]
+) -> None:
     """Say of each field that is another argument, or another value, what has become of it."""
     flat = recipe.flat
     for key, argument in form.RENAMED.items():
         if key in given and argument in flat:
             recipe.said.append(Said(key, given[key], {argument: flat[argument]}))
-    module = str(flat["network_module"])
-    if module in NETWORK_MODULES:
-        kind = {"network_type": NETWORK_MODULES[module]}
-        recipe.said.append(Said("LoRA_type", given.get("LoRA_type", ""), kind))
     became = {
         "lr_warmup": ("lr_warmup_steps",),
         "sdxl": ("model_family",),
@@ -193,16 +200,15 @@ def _tell(recipe: Recipe, given: Mapping[str, object], fields: Mapping[str, obje
         if key in given and becomes and [*map(str, becomes.values())] != [str(given[key])]:
             recipe.said.append(Said(key, given[key], becomes))
     if fields["additional_parameters"]:
-        given_there = options_of(_unquoted(fields["additional_parameters"]))
-        recipe.said.append(Said("additional_parameters", fields["additional_parameters"], given_there))
+        recipe.said.append(Said("additional_parameters", fields["additional_parameters"], by_hand))
     for key, default in _MEANS_SOMETHING.items():
         if fields[key] == 0 and key not in flat:
             recipe.said.append(Said(key, 0, {key: default}, "kohya_ss leaves a 0 out, so sd-scripts takes its default"))
-    if not fields["max_train_steps"] and flat.get("max_train_epochs"):
+    if not fields["max_train_steps"] and not fields["max_train_epochs"] and "max_train_epochs" not in by_hand:
         recipe.said.append(Said("epoch", fields["epoch"], {"max_train_epochs": flat["max_train_epochs"]}))
     elif "epoch" in given:
-        steps = flat.get("max_train_epochs") or f"{flat.get('max_train_steps')} steps"
-        recipe.said.append(Said("epoch", given["epoch"], {}, f"without effect there, since the length is {steps}"))
+        key = "max_train_epochs" if flat.get("max_train_epochs") else "max_train_steps"
+        recipe.said.append(Said("epoch", given["epoch"], {}, f"without effect there, since {key} is {flat.get(key)}"))
     _tell_what_is_left_out(recipe, given)
 
 
@@ -211,5 +217,7 @@ def _tell_what_is_left_out(recipe: Recipe, given: Mapping[str, object]) -> None:
     told = {each.key for each in recipe.said} | {*recipe.flat} | {*recipe.unused}
     told |= {name for name, argument in form.RENAMED.items() if argument in recipe.flat}
     packed = {str(argument).partition("=")[0] for argument in _list(recipe.flat.get("network_args", []))}
-    for key in sorted(set(given) - told - packed - {"LyCORIS_preset", "LoRA_type"}):
+    told |= {field for name, (field, _) in recipe.origins.items() if name.removeprefix("network_args ") in packed}
+    told -= {"max_train_epochs"} if is_off(given.get("max_train_epochs")) else set()  # the length is then the epoch's
+    for key in sorted(set(given) - told - {"LoRA_type"}):
         (recipe.off if is_off(given[key]) else recipe.unused).append(key)

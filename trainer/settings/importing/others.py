@@ -1,18 +1,22 @@
-"""Files of programs whose settings have other meanings: recognised, named, and what means the same is taken over."""
+"""What recipes of programs with other words have in common: what means the same is taken over, the rest is named."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 from trainer.ground.errors import Problem
-from trainer.settings.importing.recipe import Reader, Recipe, Source
+from trainer.settings.importing.recipe import Recipe, Source
 from trainer.settings.kohya import Said
+from trainer.settings.problems import shown
+from trainer.settings.sd_scripts import is_off
 from trainer.settings.walk import Setting
 
-_NONE = "has no meaning of the same kind here"
+_DEEPEST = 8
+
+Table = Mapping[str, object]
 
 
 def json_of(source: Source) -> object:
@@ -25,108 +29,111 @@ def json_of(source: Source) -> object:
         return None
 
 
-_ONE_TRAINER: Mapping[str, tuple[str, Callable[[Any], object]]] = {
-    "lora_rank": ("network_dim", int),
-    "lora_alpha": ("network_alpha", float),
-    "learning_rate": ("learning_rate", float),
-    "batch_size": ("train_batch_size", int),
-    "gradient_accumulation_steps": ("gradient_accumulation_steps", int),
-    "epochs": ("max_train_epochs", int),
-    "resolution": ("resolution", str),
-    "clip_grad_norm": ("max_grad_norm", float),
-    "base_model_name": ("pretrained_model_name_or_path", str),
-}
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """A key that means the same here: our setting, and what makes our value of the one there.
+
+    `form` raises ValueError or TypeError, or returns None, where the value has none here.
+    """
+
+    key: str
+    form: Callable[[object], object]
 
 
-class OneTrainer(Reader):
-    """A preset or saved configuration of OneTrainer."""
-
-    name = "a file of OneTrainer"
-
-    def recognises(self, source: Source) -> bool:
-        document = json_of(source)
-        return isinstance(document, dict) and "training_method" in document
-
-    def read(self, source: Source, known: Mapping[str, Setting]) -> Recipe:
-        document = json_of(source)
-        assert isinstance(document, dict)
-        recipe = _taken(document, _ONE_TRAINER)
-        optimizer = document.get("optimizer")
-        name = optimizer.get("optimizer") if isinstance(optimizer, dict) else None
-        _take_optimizer(recipe, "optimizer", name, known)
-        return recipe
+def number(value: object) -> object:
+    """Return a number that may be written as text."""
+    found = float(str(value))
+    return int(found) if found.is_integer() and not isinstance(value, float) and "." not in str(value) else found
 
 
-_TOOLKIT = {
-    "linear": "network_dim",
-    "linear_alpha": "network_alpha",
-    "lr": "learning_rate",
-    "steps": "max_train_steps",
-    "batch_size": "train_batch_size",
-    "gradient_accumulation_steps": "gradient_accumulation_steps",
-    "name_or_path": "pretrained_model_name_or_path",
-}
-_PAIR = re.compile(r"^[ \t-]*([a-z_]+):[ \t]*(?:\"([^\"\n]*)\"|'([^'\n]*)'|([^#\n]*?))[ \t]*(?:#.*)?$", re.MULTILINE)
+def whole(value: object) -> object:
+    """Return a whole number that may be written with a decimal point."""
+    found = float(str(value))
+    if not found.is_integer():
+        raise ValueError
+    return int(found)
 
 
-class AiToolkit(Reader):
-    """A YAML file of ai-toolkit. Only its plain `key: value` lines are looked at."""
-
-    name = "a file of ai-toolkit"
-
-    def recognises(self, source: Source) -> bool:
-        return source.metadata is None and bool(re.search(r"^job:\s*['\"]?extension", source.text, re.MULTILINE))
-
-    def read(self, source: Source, known: Mapping[str, Setting]) -> Recipe:
-        pairs = {match[1]: match[2] or match[3] or match[4] or "" for match in _PAIR.finditer(source.text)}
-        recipe = _taken(pairs, {key: (name, _plain) for key, name in _TOOLKIT.items()})
-        sizes = re.search(r"^\s*resolution:\s*\[\s*(\d+)", source.text, re.MULTILINE)
-        if sizes:
-            recipe.flat["resolution"] = sizes[1]
-            recipe.said.append(Said("resolution", sizes[0].strip(), {"resolution": sizes[1]}, "the first of them"))
-        _take_optimizer(recipe, "optimizer", pairs.get("optimizer"), known)
-        return recipe
+def text(value: object) -> object:
+    """Return a text as it stands."""
+    if not isinstance(value, str):
+        raise TypeError
+    return value
 
 
-def _taken(document: Mapping[str, Any], names: Mapping[str, tuple[str, Callable[[Any], object]]]) -> Recipe:
-    recipe = Recipe()
-    for key, value in document.items():
-        if key not in names or value in (None, ""):
-            if key != "optimizer" and not isinstance(value, dict | list) and value not in (None, "", False):
-                recipe.unused.append(key)
+def switch(value: object) -> object:
+    """Return a truth value as it stands."""
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def reverse(value: object) -> object:
+    """Return the opposite of a truth value."""
+    return not switch(value)
+
+
+def one_of(names: Mapping[str, object]) -> Callable[[object], object]:
+    """Return what our value is for each name there."""
+    return lambda value: names.get(str(value).lower())
+
+
+def carry(
+    recipe: Recipe, document: Table, table: Mapping[str, Carried], silent: Table, known: Mapping[str, Setting]
+) -> None:
+    """Take over what `table` names; tell of all else.
+
+    Args:
+        table: {key, with dots for tables in tables: what it is here}.
+        silent: {our key: value} of what the other program takes where its file says nothing.
+    """
+    for name, value in _leaves(document):
+        carried = table.get(name)
+        if carried is None or carried.key not in known:
+            (recipe.off if is_off(value) else recipe.ignored).append(name)
             continue
-        name, form = names[key]
+        if value is None or value == "":
+            recipe.off.append(name)
+            continue
         try:
-            recipe.flat[name] = form(value)
-            recipe.said.append(Said(key, value, {name: recipe.flat[name]}))
-        except (TypeError, ValueError):
-            recipe.problems.append(Problem(key, f"{value!r} {_NONE}.", value))
-    return recipe
+            made = carried.form(value)
+        except (TypeError, ValueError, OverflowError):
+            made = None
+        if made is None:
+            message = f"{shown(value)} has no value of the same meaning here."
+            recipe.problems.append(Problem(name, message, value))
+            continue
+        recipe.flat[carried.key] = made
+        recipe.said.append(Said(name, value, {carried.key: made}))
+    for key, value in silent.items():
+        if key in known and key not in recipe.flat:
+            recipe.flat[key] = recipe.assumed[key] = value
 
 
-def _take_optimizer(recipe: Recipe, key: str, name: object, known: Mapping[str, Setting]) -> None:
-    """Take the optimizer over where one of ours has its name, whatever signs and letters it is written with."""
-    if name is None:
-        return
+def _leaves(document: Table, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, object]]:
+    for key, value in document.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value and depth < _DEEPEST:
+            yield from _leaves(value, f"{name}.", depth + 1)
+        else:
+            yield name, value
+
+
+def optimizer(known: Mapping[str, Setting]) -> Callable[[object], object]:
+    """Return what finds our optimizer of a name, whatever signs and letters it is written with."""
     ours = {_letters(str(choice)): str(choice) for choice in known["optimizer_type"].choices}
-    found = ours.get(_letters(str(name)))
-    if found is None:
-        recipe.problems.append(
-            Problem(key, f'"{name}" is not an optimizer of this program; choose one of its own.', name)
-        )
-        return
-    recipe.flat["optimizer_type"] = found
-    recipe.said.append(Said(key, name, {"optimizer_type": found}))
+    return lambda value: ours.get(_letters(str(value)))
 
 
 def _letters(text: str) -> str:
     return re.sub("[^a-z0-9]", "", text.lower())
 
 
-def _plain(text: str) -> object:
-    for number in (int, float):
-        try:
-            return number(text)
-        except ValueError:
-            continue
-    return text
+def size(value: object) -> object:
+    """Return the first size of a number, a text such as "512", "512,768" or "1024x768", or a list of sizes.
+
+    Commas and lists part sizes there; an x parts width and height.
+    """
+    first = value[0] if isinstance(value, list) and value else str(value).split(",")[0]
+    sides = re.findall(r"\d+", str(first))
+    return ",".join(sides[:2]) if sides else None

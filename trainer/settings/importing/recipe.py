@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -15,11 +15,20 @@ from trainer.settings.walk import Setting
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file as it was read: its text, or a LoRA's metadata; `path` is for messages and for what lies beside it."""
+    """A file as it was read: its text, or a LoRA's metadata; `path` is for messages and for what lies beside it.
+
+    `may` says which paths may be looked at: what a text names is not always for whoever brings it.
+    """
 
     path: Path
     text: str = ""
     metadata: Mapping[str, str] | None = None
+    may: Callable[[Path], bool] = lambda path: True
+
+    def named(self, name: str) -> Path | None:
+        """Return the file that a recipe names, as it stands or beside the recipe; None where there is none to read."""
+        places = (Path(name), self.path.parent / name)
+        return next((place for place in places if self.may(place) and place.is_file()), None)
 
 
 @dataclass(slots=True)
@@ -27,8 +36,10 @@ class Recipe:
     """A file's settings as arguments of sd-scripts, or under our keys, for `kohya.import_flat`.
 
     `said` are keys of the file that have another name or value there, `assumed` what the program that wrote the file
-    puts in where it is silent; `unused` what has no effect there, `off` what is switched off; `remarks` what else there
-    is to know. `foreign`: another program wrote it, perhaps on another computer.
+    puts in where it is silent; `unused` what has no effect there, `off` what is switched off, `ignored` what means
+    nothing that is known here; `remarks` what else there is to know. `foreign`: another program wrote it, perhaps on
+    another computer. `origins`: {argument: key and value in the file} where the file has another name for it; None for
+    the value where the file is silent.
     """
 
     flat: dict[str, object] = field(default_factory=dict)
@@ -37,8 +48,14 @@ class Recipe:
     unused: list[str] = field(default_factory=list)
     off: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     foreign: bool = True
+    origins: dict[str, tuple[str, object]] = field(default_factory=dict)
+
+    def in_file(self, name: str, value: object) -> tuple[str, object]:
+        """Return what the file calls an argument, and its value there."""
+        return self.origins.get(name, (name, value))
 
 
 class Reader(ABC):

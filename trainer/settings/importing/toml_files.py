@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from trainer.ground.errors import ConfigError, Problem
 from trainer.settings import toml
@@ -43,7 +42,7 @@ def take_dataset_config(recipe: Recipe, source: Source) -> None:
     name = recipe.flat.get("dataset_config")
     if not isinstance(name, str) or not name.lower().endswith(".toml"):
         return
-    found = next((path for path in (Path(name), source.path.parent / name) if path.is_file()), None)
+    found = source.named(name)
     if found is not None:
         del recipe.flat["dataset_config"]
         datasets.take(recipe, list(datasets.subsets_of(toml.parse(toml.read_text(found), str(found)))))

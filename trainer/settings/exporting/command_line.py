@@ -36,6 +36,11 @@ SHELLS: Mapping[str, Writing] = {
 """{ending of a script: how its shell is written}. PowerShell before 7.3 loses a double quote inside a word."""
 
 
+def script_of(family: str) -> str:
+    """Return sd-scripts' trainer for a `model_family`."""
+    return _SCRIPTS.get(family, _SCRIPT)
+
+
 def command_line(arguments: Mapping[str, object], shell: str, family: str = "") -> tuple[str, tuple[str, ...]]:
     """Return the call of sd-scripts' trainer with these arguments, and those whose values the shell cannot say.
 
@@ -57,8 +62,7 @@ def command_line(arguments: Mapping[str, object], shell: str, family: str = "") 
             words.append(" ".join([f"--{key}", *map(writing.quoted, values)]))
         else:
             words.append(writing.quoted(f"--{key}={values[0]}"))
-    script = _SCRIPTS.get(family, _SCRIPT)
-    lines = [f"accelerate launch {script}", *(f"  {word}" for word in words)]
+    lines = [f"accelerate launch {script_of(family)}", *(f"  {word}" for word in words)]
     return f" {writing.continuation}\n".join(lines) + "\n", tuple(unsaid)
 
 
