@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kohya_gui.form import leaving_demo, suggestions
 from kohya_gui.form.draft import Checked, Draft, defaults, is_form, payload, refused_paths
+from kohya_gui.form.opening import Openings
 from kohya_gui.form.presets import DEMO, Preset, Presets, laid_over
 from kohya_gui.form.survey import Survey, Surveyor
 from kohya_gui.parts.folders import Folders
@@ -38,6 +39,7 @@ class Session:
         self.presets = presets
         self.pictures = Pictures()
         self.draft = Draft(folders)
+        self.openings = Openings()
         self.run: Run | None = None
         self.runs_started = 0
         self.trouble = ""

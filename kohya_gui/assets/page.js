@@ -79,6 +79,40 @@ document.addEventListener('click', async (event) => {
   setTimeout(() => { button.textContent = 'Copy'; }, 1500);
 });
 
+// A file of settings that is dropped anywhere on the page is opened; of a LoRA file the browser reads the metadata alone.
+const MOST = 1e6;
+const hasFile = (event) => [...(event.dataTransfer?.types || [])].includes('Files');
+for (const name of ['dragenter', 'dragover']) document.addEventListener(name, (event) => {
+  if (!hasFile(event)) return;
+  event.preventDefault();
+  document.body.classList.add('dropping');
+});
+document.addEventListener('dragleave', (event) => !event.relatedTarget && document.body.classList.remove('dropping'));
+document.addEventListener('drop', async (event) => {
+  document.body.classList.remove('dropping');
+  const file = hasFile(event) && event.dataTransfer.files[0];
+  if (!file) return;
+  event.preventDefault();
+  if (document.querySelector('#dialog .dialog')) return;
+  const [name, text] = ['dropped_name', 'dropped_text'].map((each) => document.querySelector(`#preset-more [name=${each}]`));
+  name.value = file.name;
+  text.value = await textOf(file);
+  document.getElementById('dropped-open').click();
+  name.value = text.value = '';
+});
+async function textOf(file) {
+  if (!/\.safetensors$/i.test(file.name)) return file.size > MOST ? ' '.repeat(MOST + 1) : file.text();
+  try {
+    const length = Number(new DataView(await file.slice(0, 8).arrayBuffer()).getBigUint64(0, true));
+    if (length > 100 * MOST) return '';
+    const metadata = JSON.parse(await file.slice(8, 8 + length).text()).__metadata__ || {};
+    delete metadata.ss_tag_frequency; // long, and no setting
+    return JSON.stringify(metadata);
+  } catch {
+    return '';
+  }
+}
+
 // What was opened or closed by hand stays so when the server sends the part anew.
 const kept = new Map();
 document.addEventListener('toggle', (event) => {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kohya_gui.form.opening import ENDINGS
 from kohya_gui.form.presets import PROJECT
 from kohya_gui.parts.folders import MODEL_ENDINGS, Folders, Listing, Refused
 from kohya_gui.parts.markup import button, esc
@@ -16,7 +17,7 @@ TOML_FILE = "toml-file"
 def endings(key: str) -> tuple[str, ...]:
     """Return the kinds of files that may be picked for a setting; none where it wants a folder."""
     if key == TOML_FILE:
-        return (".toml",)
+        return ENDINGS
     setting = known_settings().get(key)
     return MODEL_ENDINGS if setting is not None and setting.show.widget == "file" else ()
 

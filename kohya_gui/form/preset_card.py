@@ -33,10 +33,18 @@ def more(path: str = "") -> str:
         '<div class="line"><label for="preset-name">Save the form as a preset named</label>'
         f'<input type="text" id="preset-name" name="preset_name" autocomplete="off" spellcheck="false">'
         f"{button('save-preset', 'Save', id_='preset-save')}</div>"
-        '<div class="line"><label for="toml-path">Settings file (.toml)</label>'
+        '<div class="line"><label for="toml-path">Settings file</label>'
         f'<input type="text" id="toml-path" name="path_typed" value="{esc(path)}" autocomplete="off" '
         f'spellcheck="false">{button("browse", "Browse", id_="toml-browse")}'
         f"{button('open-file', 'Open', id_='toml-open')}{button('save-file', 'Save', id_='toml-save')}</div>"
+        '<p class="quiet">Opens settings of this program, of kohya_ss, sd-scripts and LoRA_Easy_Training_Scripts, '
+        "scripts (.sh, .bat, .ps1), what a LoRA file tells of its training, and of OneTrainer and ai-toolkit what "
+        "means the same. A file can be dropped anywhere on the page.</p>"
+        '<div class="line"><label for="pasted">Or paste a command line, or the text of such a file</label>'
+        '<textarea id="pasted" name="pasted" rows="3" autocomplete="off" spellcheck="false"></textarea>'
+        f"{button('open-pasted', 'Open what is pasted', id_='pasted-open')}</div>"
+        '<div hidden><input type="text" name="dropped_name"><textarea name="dropped_text"></textarea>'
+        f"{button('open-dropped', 'Open what was dropped', id_='dropped-open')}</div>"
         f'<div class="line">{button("as-preset", "Undo all changes", id_="reset-preset")}'
         f"{button('defaults', 'All defaults', id_='reset-defaults')}</div></details>"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kohya_gui.form import fields
 from kohya_gui.form.draft import defaults
-from trainer.config import TrainingConfig, config_from_layers, known_settings, load_layers, to_flat
+from trainer.config import TrainingConfig, config_from_layers, known_settings, to_flat
 from trainer.config.values import parse_file_name
 from trainer.ground.errors import ConfigError, Problem
 from trainer.ground.paths import MOST_TEXT, read_text
@@ -164,18 +164,6 @@ def changes(current: Mapping[str, object], after: Mapping[str, object]) -> tuple
         for key, setting in known_settings().items()
         if current[key] != after[key]
     )
-
-
-def open_file(path: Path) -> tuple[dict[str, object], tuple[str, ...]]:
-    """Return the values of a TOML file, ours or one of sd-scripts', over the defaults, and the notices.
-
-    Raises:
-        ConfigError: with every problem.
-    """
-    assembled = load_layers(path)
-    if assembled.config is None:
-        raise ConfigError(assembled.problems)
-    return to_flat(assembled.config), assembled.notices
 
 
 def file_text(config: TrainingConfig) -> str:

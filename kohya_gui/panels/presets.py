@@ -8,16 +8,17 @@ from typing import Any
 
 import gradio as gr
 
-from kohya_gui.form import folder_dialog, own_files
+from kohya_gui.form import folder_dialog, opening, opening_report, own_files
 from kohya_gui.form.draft import defaults
 from kohya_gui.form.preset_card import applied, choice, more, preview
-from kohya_gui.form.presets import changes, file_text, laid_over, open_file
+from kohya_gui.form.presets import changes, file_text, laid_over
 from kohya_gui.panels.desk import Panel
 from kohya_gui.panels.wiring import Update, told
 from kohya_gui.parts.dialogs import overlay, question
 from kohya_gui.parts.folders import Refused
 from kohya_gui.parts.markup import confirmed, panel, refused
 from trainer.ground.errors import ConfigError, Problem
+from trainer.settings.importing import Source
 
 
 class PresetPanel(Panel):
@@ -69,6 +70,9 @@ class PresetPanel(Panel):
             "save-preset": self._save_preset,
             "delete-preset": self._delete_preset,
             "open-file": self._open_file,
+            "open-pasted": lambda said: self._open_text("", said.get("pasted")),
+            "open-dropped": lambda said: self._open_text(said.get("dropped_name"), said.get("dropped_text")),
+            "open-agreed": self._agreed,
             "save-file": self._save_file,
             "browse": lambda said: self._browse(str(said.get("path_typed") or "")),
             "look": lambda said: self._browse(str(said.get("at"))),
@@ -167,17 +171,40 @@ class PresetPanel(Panel):
         return {} if self.session.folders.problem(path) else {self.more: more(path)}
 
     def _open_file(self, said: Mapping[str, object]) -> Update:
-        """The form is to be filled from a settings file."""
-        notices: list[str] = []
+        """The form is to be filled from a file of settings."""
+        try:
+            path = self._typed(said.get("path_typed"))
+            return self._begin(path.name, opening.of_file(path, self.session.folders))
+        except ConfigError as error:
+            return {self.answer: refused(str(error))}
 
-        def read() -> str:
-            path = self._toml(said.get("path_typed"))
-            values, found = open_file(path)
-            notices.extend(found)
-            self.session.draft.lay(values, path.name, f"Opened {path.name}")
-            return ""
+    def _open_text(self, name: object, text: object) -> Update:
+        """The form is to be filled from a text that was pasted, or from a file that was dropped on the page."""
+        try:
+            source = opening.of_text(name, text, self.session.folders)
+            return self._begin(source.path.name, source)
+        except ConfigError as error:
+            shown = opening_report.refusal(str(name or opening.PASTED), str(error))
+            return self.desk.ask(overlay(self.name, shown))
 
-        return self._attempt(read, " ".join(["Opened.", *notices]) if not notices else " ".join(notices))
+    def _begin(self, name: str, source: Source) -> Update:
+        """Open at once where all is taken as it stands; else say first what becomes of it."""
+        found = opening.opening(name, source, self.session.draft.values)
+        if not found.asks:
+            return self._lay(found)
+        number = self.session.openings.keep(found)
+        return {**self.desk.ask(overlay(self.name, opening_report.dialog(found, number))), self.answer: ""}
+
+    def _agreed(self, said: Mapping[str, object]) -> Update:
+        """The report was read: what was read is laid into the form."""
+        found = self.session.openings.take(said.get("number"))
+        if found is None:
+            return {self.answer: refused("This was opened already, or long ago; open it again.")}
+        return self._lay(found)
+
+    def _lay(self, found: opening.Opening) -> Update:
+        self.session.draft.lay(found.values, found.name, f"Opened {found.name}")
+        return self._attempt(lambda: "", f"Opened {found.name}.")
 
     def _save_file(self, said: Mapping[str, object]) -> Update:
         """The form is to be written to a settings file."""
@@ -185,7 +212,7 @@ class PresetPanel(Panel):
             checked = self.session.draft.check()
             if checked.config is None:
                 raise ConfigError(checked.problems)
-            path, text = self._toml(said.get("path_typed")), file_text(checked.config)
+            path, text = self._typed(said.get("path_typed"), ".toml"), file_text(checked.config)
             asked = own_files.question_before(path, text, keeps_own=True)
             if asked and not said.get("sure"):
                 data = {"path_typed": str(path), "sure": "yes"}
@@ -195,7 +222,7 @@ class PresetPanel(Panel):
             return {self.answer: refused(str(error))}
         return {self.answer: confirmed(f"Saved to {path}.")}
 
-    def _toml(self, typed: object) -> Path:
+    def _typed(self, typed: object, ending: str = "") -> Path:
         """Return the settings file that is meant. Raises ConfigError where the page may not touch it."""
         name = str(typed or "").strip().strip('"')
         if not name:
@@ -204,6 +231,6 @@ class PresetPanel(Panel):
             path = self.session.folders.check(name)
         except Refused as refusal:
             raise ConfigError([Problem("", str(refusal))]) from None
-        if path.suffix.lower() != ".toml":
-            raise ConfigError([Problem("", f"{name!r} is not the path of a .toml file.")])
+        if ending and path.suffix.lower() != ending:
+            raise ConfigError([Problem("", f"{name!r} is not the path of a {ending} file.")])
         return path
