@@ -57,8 +57,9 @@ def _folder(folder: Folder, pictures: Pictures) -> str:
     more = len(folder.pictures) - THUMBNAILS
     rest = f'<span class="rest">+{number(more)}</span>' if more > 0 else ""
     kind = '<span class="badge">regularisation</span>' if folder.regularisation else ""
+    kind += f' <span class="badge">{esc(folder.place.partition(",")[0])}</span>' if folder.place else ""
     count = f"{len(folder.pictures)} × {folder.repeats} = {folder.count}"
-    opened, keep = "" if folder.regularisation else " open", f"folder {folder.path}"
+    opened, keep = "" if folder.regularisation else " open", f"folder {folder.place} {folder.path}"
     return (
         f'<details class="folder" data-keep="{esc(keep)}"{opened}><summary><b>{esc(folder.name)}</b> {kind}'
         f'<span class="quiet">{count}</span></summary><div class="thumbs">{shown}{rest}</div></details>'
@@ -78,7 +79,8 @@ def _thumbnail(picture: Picture, pictures: Pictures) -> str:
 def _buckets(buckets: Sequence[BucketCount]) -> str:
     most = max((bucket.samples for bucket in buckets), default=1)
     rows = "".join(
-        f"<tr><th>{bucket.resolution[0]} × {bucket.resolution[1]}</th><td>{number(bucket.images)}</td>"
+        f"<tr><th>{_of(bucket, buckets)}{bucket.resolution[0]} × {bucket.resolution[1]}</th>"
+        f"<td>{number(bucket.images)}</td>"
         f'<td class="bar"><i style="width:{100 * bucket.samples / most:.0f}%"></i></td>'
         f"<td>{number(bucket.batches)}</td></tr>"
         for bucket in buckets
@@ -88,3 +90,8 @@ def _buckets(buckets: Sequence[BucketCount]) -> str:
         f'<span class="quiet">{len(buckets)} in use</span></summary><table class="buckets"><thead><tr><th>size</th>'
         f"<th>pictures</th><th>samples</th><th>batches</th></tr></thead><tbody>{rows}</tbody></table></details>"
     )
+
+
+def _of(bucket: BucketCount, buckets: Sequence[BucketCount]) -> str:
+    """Return whose bucket it is, where there are several datasets; each of several resolutions counts as one."""
+    return f"{bucket.dataset + 1}: " if len({each.dataset for each in buckets}) > 1 else ""

@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 
 from kohya_gui.form import fields
 from kohya_gui.parts.folders import Folders
-from trainer.config import TrainingConfig, in_labels, known_settings, problems_of
+from trainer.config import TrainingConfig, datasets, in_labels, known_settings, problems_of
 from trainer.ground.errors import Problem
 from trainer.optimizers import OPTIMIZERS
 from trainer.results.run_folder import RunFolder, next_free_name
@@ -176,10 +176,11 @@ class Draft:
         values = self.values
         config, problems = problems_of(values)
         refused = refused_paths(self._folders, values)
-        problems = (*(each for each in problems if each.key not in {one.key for one in refused}), *refused)
+        named = {one.key for one in refused} - {datasets.KEY}
+        problems = (*(each for each in problems if each.key not in named), *refused)
         ordered = tuple(sorted(problems, key=lambda problem: _place(problem.key)))
         notes = {} if config is None or refused else self._notes(config)
-        usable = config if not ordered else problems_of(_mended(values, ordered))[0]
+        usable = config if not ordered else problems_of(_mended(values, ordered, refused))[0]
         return Checked(None if ordered else config, usable, ordered, notes)
 
     def _notes(self, config: TrainingConfig) -> dict[str, str]:
@@ -189,6 +190,9 @@ class Draft:
         if config.optimizer.unet_lr is not None:
             own = fields.plain(config.optimizer.unet_lr)
             notes["learning_rate"] = f"Not for the UNet: its own rate, {own}, is set under Advanced, Optimizer."
+        if config.dataset.datasets:
+            words = "For datasets that don't say their own: see Datasets."
+            notes |= {"resolution": words, "train_batch_size": words}
         free = next_free_name(Path(saving.output_dir), saving.output_name)
         if free == saving.output_name:
             words = f"The LoRA becomes {RunFolder(Path(saving.output_dir), free).lora}"
@@ -206,6 +210,10 @@ def refused_paths(folders: Folders, values: Mapping[str, object]) -> tuple[Probl
             reason = folders.problem(value)
             if reason:
                 problems.append(Problem(setting.key, reason, value))
+    for place, value in datasets.paths_in(values.get(datasets.KEY, ())):
+        reason = folders.problem(value)
+        if reason:
+            problems.append(Problem(datasets.KEY, f"{place}: {reason}", value))
     return tuple(problems)
 
 
@@ -221,8 +229,17 @@ def is_form(found: object, keys: set[str]) -> bool:
 
 def _is_value(value: object) -> bool:
     if isinstance(value, list):
-        return all(not isinstance(each, list) and _is_value(each) for each in value)
+        return all(not isinstance(each, list) and (_is_value(each) or _is_table(each)) for each in value)
     return value is None or isinstance(value, bool | int | float | str)
+
+
+def _is_table(value: object, depth: int = 0) -> bool:
+    """Say whether something is a dataset, or a folder of one: a table of values, with one list of tables in it."""
+    if not isinstance(value, dict) or depth > 1:
+        return False
+    inner = value.get(datasets.SUBSETS, [])
+    others = (each for key, each in value.items() if key != datasets.SUBSETS)
+    return isinstance(inner, list) and all(_is_table(each, depth + 1) for each in inner) and all(map(_is_value, others))
 
 
 def payload(
@@ -262,10 +279,13 @@ def payload(
     }
 
 
-def _mended(values: Mapping[str, object], problems: Iterable[Problem]) -> dict[str, object]:
-    """Return the values with defaults for those that cannot be used."""
+def _mended(values: Mapping[str, object], problems: Iterable[Problem], refused: Iterable[Problem]) -> dict[str, object]:
+    """Return the values with defaults for those that cannot be used; of datasets what can be used of them stays."""
     wrong = {problem.key for problem in problems}
-    return {key: defaults()[key] if key in wrong else value for key, value in values.items()}
+    mended = {key: defaults()[key] if key in wrong else value for key, value in values.items()}
+    if datasets.KEY in wrong and not any(problem.key == datasets.KEY for problem in refused):
+        mended[datasets.KEY] = datasets.read(values[datasets.KEY]).tables
+    return mended
 
 
 def _plain(value: object) -> object:

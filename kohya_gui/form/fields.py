@@ -75,6 +75,7 @@ _READERS: dict[str, Callable[[Setting, str], object]] = {
     "number": _read_number,
     "text": lambda setting, text: text,
     "list": _read_list,
+    "tables": lambda setting, text: text,
 }
 
 
@@ -101,6 +102,8 @@ def named(setting: Setting, value: object) -> str:
     """Return a value in words, for the list of what a preset changes."""
     if isinstance(value, bool):
         return "on" if value else "off"
+    if setting.kind == "tables" and isinstance(value, list | tuple):
+        return "1 dataset" if len(value) == 1 else f"{len(value) or 'no'} datasets"
     if value is None or value in ("", (), []):
         return "off" if setting.zero_is_off else "empty"
     return str(write(setting, value)).replace("\n", " ")

@@ -147,13 +147,15 @@ def is_kept(key: str) -> bool:
     return (
         setting.show.widget in PATHS
         or setting.section == "metadata"
-        or key in ("output_name", "sample_prompts", "seed")
+        or key in ("output_name", "sample_prompts", "seed", "datasets")
     )
 
 
 def laid_over(current: Mapping[str, object], preset: Mapping[str, object]) -> dict[str, object]:
     """Return all values after a preset is applied: its own over the defaults, with what is kept from `current`."""
     kept = {key: value for key, value in current.items() if is_kept(key)}
+    if preset.get("train_data_dir"):
+        kept["datasets"] = []
     return {**defaults(), **kept, **preset}
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from trainer.advice import Advice, Situation, advise
-from trainer.config import LATENT_STEP, TrainingConfig, assumed_parts, known_settings, rates
+from trainer.config import LATENT_STEP, TrainingConfig, assumed_parts, datasets_of, known_settings, rates
+from trainer.config.datasets import paths_in
 from trainer.families import COMPONENT_SETTINGS, FAMILIES, Recognition, recognise
 from trainer.ground.errors import ConfigError, Problem, TrainerError
 from trainer.pictures.batches import examples
@@ -140,15 +141,31 @@ def problems_in(error: TrainerError, key: str) -> tuple[Problem, ...]:
 
 
 def _signature(config: TrainingConfig) -> object:
-    folders = (config.dataset.train_data_dir, config.dataset.reg_data_dir)
+    named = [path for _, path in paths_in(config.dataset.datasets)]
+    folders = (config.dataset.train_data_dir, config.dataset.reg_data_dir, *named)
+    listed = [
+        (
+            each.place,
+            each.num_repeats,
+            each.class_tokens,
+            each.is_reg,
+            each.config.captions.caption_extension,
+            each.config.captions.caption_separator,
+            each.config.captions.enable_wildcard,
+        )
+        for dataset in datasets_of(config)
+        for each in dataset.subsets
+    ]
     captions = (config.captions.caption_extension, config.captions.enable_wildcard)
-    return (folders, captions, tuple(_changed(folder) for folder in folders if folder))
+    return (folders, listed, captions, tuple(_changed(folder) for folder in folders if folder))
 
 
 def _changed(folder: str) -> tuple[tuple[str, int], ...]:
     """Return the times at which a folder and those directly in it changed."""
     root = Path(folder)
     try:
+        if root.is_file():
+            return ((str(root), root.stat().st_mtime_ns),)
         inside = [Path(entry.path) for entry in os.scandir(root) if entry.is_dir()]
         return tuple((str(path), path.stat().st_mtime_ns) for path in (root, *sorted(inside)))
     except OSError:

@@ -109,7 +109,7 @@ class BasicFields(FieldsPanel):
 
 
 class AdvancedFields(FieldsPanel):
-    """Every other setting."""
+    """Every other setting that is one field."""
 
     name = "advanced"
     elem_id = "advanced-fields"
@@ -120,7 +120,7 @@ class AdvancedFields(FieldsPanel):
 
     def keys(self) -> set[str]:
         """Return the settings that are not in the basic tab."""
-        return set(known_settings()) - {setting.key for setting in basic_settings(known_settings().values())}
+        return {key for key, setting in known_settings().items() if setting.show.tab == "advanced"}
 
 
 def _only(part: object, keys: set[str]) -> object:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
+from kohya_gui.panels.datasets import DatasetsPanel
 from kohya_gui.panels.desk import Desk, Panel
 from kohya_gui.panels.fields import AdvancedFields, BasicFields
 from kohya_gui.panels.plan import PicturesPanel, PlanPanel
@@ -33,6 +34,7 @@ class Tab:
 
 TABS = (
     Tab("basic", "Basic", FORM, (PresetPanel, BasicFields)),
+    Tab("datasets", "Datasets", FORM, (DatasetsPanel,)),
     Tab("advanced", "Advanced", FORM, (AdvancedFields,)),
     Tab("plan", "Plan", WATCH, (PlanPanel, PicturesPanel)),
     Tab("training", "Training", WATCH, (RunPanel,)),

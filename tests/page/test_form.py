@@ -18,7 +18,7 @@ from kohya_gui.parts.markup import duration, esc, number, size
 from trainer.config import known_settings
 from trainer.settings.walk import Setting
 
-SETTINGS = tuple(known_settings().values())
+SETTINGS = tuple(setting for setting in known_settings().values() if setting.kind != "tables")
 MARKUP = {"basic": basic_markup(SETTINGS), "advanced": advanced_markup(SETTINGS)}
 
 

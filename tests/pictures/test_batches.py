@@ -40,7 +40,7 @@ def test_regularisation_is_counted_as_sd_scripts_counts(tmp_path: Path, case: di
     assert [example.repeats for example in found if example.regularisation] == case["reg_repeats_after"]
     counts = count(report, found, config)
     assert (counts.samples, counts.batches) == (case["items_per_epoch"], case["batches_per_epoch"])
-    assert batches_per_epoch(found, case["batch_size"]) == case["batches_per_epoch"]
+    assert batches_per_epoch(found, [case["batch_size"]]) == case["batches_per_epoch"]
 
 
 @given(st.lists(st.integers(1, 9), max_size=12), st.integers(1, 60))
@@ -61,37 +61,37 @@ def test_regularisation_pictures_carry_the_prior_loss_weight(tmp_path: Path) -> 
 @given(DATASETS, st.integers(1, 5), st.integers(0, 99), st.integers(1, 50))
 def test_an_epoch_is_a_permutation_in_whole_buckets(dataset, batch_size, seed, epoch) -> None:
     found = made_up(dataset)
-    batches = epoch_batches(found, batch_size, seed, epoch)
-    assert batches == epoch_batches(found, batch_size, seed, epoch)
+    batches = epoch_batches(found, [batch_size], seed, epoch)
+    assert batches == epoch_batches(found, [batch_size], seed, epoch)
     assert Counter(index for batch in batches for index in batch) == {i: e.repeats for i, e in enumerate(found)}
     assert all(len({found[index].bucket for index in batch}) == 1 for batch in batches)
     assert all(1 <= len(batch) <= batch_size for batch in batches)
-    assert len(batches) == batches_per_epoch(found, batch_size)
+    assert len(batches) == batches_per_epoch(found, [batch_size])
 
 
 def test_epochs_and_seeds_differ_in_order() -> None:
     found = made_up([((512, 512), 1)] * 30)
-    orders = {tuple(epoch_batches(found, 2, seed, epoch)) for seed in (0, 1) for epoch in (1, 2, 3)}
+    orders = {tuple(epoch_batches(found, [2], seed, epoch)) for seed in (0, 1) for epoch in (1, 2, 3)}
     assert len(orders) == 6
 
 
 def test_pictures_meet_others_in_every_epoch() -> None:
     found = made_up([((512, 512), 1)] * 30)
-    meetings = [{frozenset(batch) for batch in epoch_batches(found, 2, 0, epoch)} for epoch in (1, 2, 3)]
+    meetings = [{frozenset(batch) for batch in epoch_batches(found, [2], 0, epoch)} for epoch in (1, 2, 3)]
     assert len(set.union(*meetings)) > 40
 
 
 @given(DATASETS, st.integers(1, 3), st.integers(1, 3), st.integers(1, 3))
 def test_steps_group_the_epoch_and_number_the_slots(dataset, batch_size, accumulation, ranks) -> None:
     found = made_up(dataset)
-    plan = BatchPlan(found, batch_size=batch_size, accumulation=accumulation, ranks=ranks, seed=3)
+    plan = BatchPlan(found, sizes=[batch_size], accumulation=accumulation, ranks=ranks, seed=3)
     assert plan.steps_per_epoch == math.ceil(plan.micro_batches / (accumulation * ranks))
     for epoch in (1, 2):
         first = (epoch - 1) * plan.steps_per_epoch
         steps = [plan.step(step) for step in range(first, first + plan.steps_per_epoch)]
         assert {step.epoch for step in steps} == {epoch}
         flat = [tuple(example for _, example in micro) for step in steps for micro in step.micro]
-        assert flat == epoch_batches(found, batch_size, 3, epoch)
+        assert flat == epoch_batches(found, [batch_size], 3, epoch)
         for step in steps:
             slots = [slot for micro in step.micro for slot, _ in micro]
             assert len(set(slots)) == len(slots) and max(slots) < batch_size * accumulation * ranks
@@ -100,7 +100,7 @@ def test_steps_group_the_epoch_and_number_the_slots(dataset, batch_size, accumul
 @given(DATASETS, st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.integers(0, 7))
 def test_ranks_share_every_step_without_loss(dataset, batch_size, accumulation, ranks, step) -> None:
     """Together the ranks compute exactly the planned step, with equal numbers of batches."""
-    plan = BatchPlan(made_up(dataset), batch_size=batch_size, accumulation=accumulation, ranks=ranks, seed=3)
+    plan = BatchPlan(made_up(dataset), sizes=[batch_size], accumulation=accumulation, ranks=ranks, seed=3)
     numbers = range(plan.batches_before(step), plan.batches_before(step + 1))
     parts = [[plan.rank_batch(number, rank) for number in numbers] for rank in range(ranks)]
     together = [batch for at_once in zip(*parts, strict=True) for batch in at_once]

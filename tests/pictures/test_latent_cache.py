@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from trainer.pictures.batches import Example, examples
 from trainer.pictures.latent_cache import ENCODING, LatentCache
 from trainer.pictures.pixels import load_pixels
 from trainer.pictures.scan import scan
+from trainer.pictures.treatment import Treatment
 
 SIZES = [(64, 64), (128, 64), (64, 64), (64, 128), (64, 64), (128, 64)]
 
@@ -45,7 +47,9 @@ def found_in(tmp_path: Path) -> tuple[Example, ...]:
 
 
 def filled(folder: Path | None, pictures: Sequence[Example], **options: object) -> tuple[LatentCache, Encoder]:
-    cache, encoder = LatentCache(folder, flip=bool(options.pop("flip", False))), Encoder()
+    cache, encoder = LatentCache(folder), Encoder()
+    if options.pop("flip", False):
+        pictures = [replace(each, treatment=Treatment(flip=True)) for each in pictures]
     cache.fill(pictures, encoder, str(options.pop("vae_key", "vae")), **options)  # type: ignore[arg-type]
     return cache, encoder
 
@@ -204,8 +208,8 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, pictures: tuple
 
 
 def test_where_the_settings_put_it(tmp_path: Path) -> None:
-    in_memory = LatentCache.from_config(data_config(tmp_path, flip_aug=True))
-    assert in_memory is not None and in_memory.folder is None and in_memory.flip
+    in_memory = LatentCache.from_config(data_config(tmp_path))
+    assert in_memory is not None and in_memory.folder is None
     on_disk = LatentCache.from_config(data_config(tmp_path, cache_latents_to_disk=True, output_dir=str(tmp_path)))
     assert on_disk is not None and on_disk.folder == tmp_path / "latent_cache"
     assert LatentCache.from_config(data_config(tmp_path, cache_latents=False)) is None

@@ -41,7 +41,7 @@ class Drawn:
     slots: tuple[int, ...]
 
 
-def draw(shape: tuple[int, int, int, int], step: int, slots: tuple[int, ...]) -> Drawn:
+def draw(shape: tuple[int, int, int, int], step: int, slots: tuple[int, ...], timesteps: object = None) -> Drawn:
     """As the objective draws: one generator for each (step, slot)."""
     parts = [
         torch.randn(shape[1:], generator=torch.Generator().manual_seed(stream(1, step, s, "noise"))) for s in slots
@@ -84,7 +84,7 @@ def settings(root: Path, **changes: object) -> TrainingConfig:
 def loader(root: Path, *, cached: bool = True, start_step: int = 0, rank: int = 0, ranks: int = 1, **changes: object):
     config = settings(root, **changes)
     found = examples(scan(config), config)
-    cache = LatentCache(flip=config.dataset.flip_aug) if cached else None
+    cache = LatentCache() if cached else None
     if cache:
         cache.fill(found, encode, "vae", 2)
     return make_loader(

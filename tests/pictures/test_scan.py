@@ -124,7 +124,7 @@ def test_folders_passed_over_are_named(tmp_path: Path) -> None:
     report = scan(data_config(tmp_path))
     assert [folder.name for folder in report.folders] == ["2_a"]
     text = "\n".join(report.notices)
-    assert "0_c, b" in text and "loose.png" in text
+    assert "0 repeats: 0_c." in text and "as in '10_b': b." in text and "loose.png" in text
 
 
 def test_empty_folder_is_refused_with_what_was_looked_for(tmp_path: Path) -> None:

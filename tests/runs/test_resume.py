@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from tests.helpers.families import TINY
@@ -349,3 +350,29 @@ def assert_equal_runs(straight: dict[str, object], killed: dict[str, object]) ->
     one, other = Path(str(straight["output_dir"])), Path(str(killed["output_dir"]))
     assert_same_files(one, other)
     assert_steps_go_on(logged(other / "tiny.run"), logged(one / "tiny.run"))
+
+
+def test_several_datasets_go_on_bit_for_bit(server: RunServer, ground: tuple[Path, Path], tmp_path: Path) -> None:
+    """Two datasets over one folder, of two sizes each, one with all that is random or masked in its pictures."""
+    folder = ground[1] / "train" / "2_tok class"
+    (tmp_path / "masks").mkdir()
+    for picture in folder.glob("*.*"):
+        if picture.suffix != ".txt":
+            Image.linear_gradient("L").save(tmp_path / "masks" / f"{picture.stem}.png")
+    plain = {"image_dir": str(folder), "token_warmup_step": 4, "min_timestep": 200}
+    random_ones = {"color_aug": True, "random_crop": True, "conditioning_data_dir": str(tmp_path / "masks")}
+    datasets = [
+        {"resolutions": [64, 96], "batch_size": 3, "subsets": [plain]},
+        {"subsets": [{"image_dir": str(folder), "enable_wildcard": True, **random_ones}]},
+    ]
+    more = {
+        "cache_latents": False,
+        "masked_loss": True,
+        "datasets": datasets,
+        "sample_prompts": "",
+        "train_data_dir": "",
+    }
+    straight, killed = (settings_of(ground, tmp_path / name, **more) for name in ("one", "other"))
+    assert_survives(server, straight, killed, TWICE[1:])
+    log = logged(tmp_path / "one" / "tiny.run")
+    assert sum(record["event"] == "StepDone" for record in log) == log[0]["total_steps"]

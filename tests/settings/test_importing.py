@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from trainer.config import TrainingConfig, known_settings, load_config, load_layers, open_recipe, to_flat
+from trainer.config import TrainingConfig, datasets_of, known_settings, load_config, load_layers, open_recipe, to_flat
 from trainer.config.recipes import Opened
 from trainer.config.report import Report
 from trainer.ground.errors import ConfigError
@@ -499,12 +499,13 @@ def test_nested_tables_of_lora_easy_training_scripts(opened: Open) -> None:
         "optimizer_args": ["weight_decay=0.1"],
         "optimizer_type": "AdamW8bit",
         "resolution": "1024,1024",
-        "shuffle_caption": True,
         "train_batch_size": 2,
     }
     assert {key: values_of(found)[key] for key in expected} == expected
-    assert [problem.key for problem in found.report.wrong] == ["keep_tokens"], "the two folders differ in it"
-    assert sum("/pictures/" in remark for remark in found.report.remarks) == 2
+    (dataset,) = found.config.dataset.datasets
+    assert [subset["keep_tokens"] for subset in dataset["subsets"]] == [1, 2]
+    assert found.report.wrong == ()
+    assert sum("Not on this computer" in remark for remark in found.report.remarks) == 2
 
 
 DATASETS = """
@@ -546,27 +547,30 @@ def test_datasets_are_read_with_what_they_inherit(tmp_path: Path, opened: Open, 
         "on the command line": ("a.sh", "train_network.py --network_dim 8 --resolution 512 --dataset_config d.toml\n"),
     }
     found = opened(*texts[way])
-    expected = {"network_dim": 8, "resolution": "768,768", "train_batch_size": 4, "caption_prefix": "a"}
-    assert {key: values_of(found)[key] for key in expected} == expected
-    assert {problem.key for problem in found.report.wrong} == {"keep_tokens", "flip_aug"}
-    assert found.report.unsupported == ()
-    assert [remark for remark in found.report.remarks if "/pictures/" in remark] == [
-        "Folder of pictures: /pictures/dog. Put it into another folder as 10_sks dog, and name that as train_data_dir.",
-        "Folder of regularisation pictures: /pictures/reg. Put it into another folder as 1_NAME, and name that as "
-        "reg_data_dir.",
+    assert values_of(found)["network_dim"] == 8
+    (dataset,) = datasets_of(found.config)
+    assert dataset.config.dataset.resolution == "768,768" and dataset.config.training.train_batch_size == 4
+    told = [(each.image_dir, each.num_repeats, each.class_tokens, each.is_reg) for each in dataset.subsets]
+    assert told == [("/pictures/dog", 10, "sks dog", False), ("/pictures/reg", 1, "", True)]
+    captions = [each.config.captions for each in dataset.subsets]
+    assert [(each.caption_prefix, each.keep_tokens, each.caption_extension) for each in captions] == [
+        ("a", 1, ".txt"),
+        ("a", 2, ".txt"),
     ]
+    assert found.report.wrong == () and found.report.unsupported == ()
+    assert sum("Not on this computer" in remark for remark in found.report.remarks) == 2
 
 
-def test_a_single_folder_is_the_picture_folder(tmp_path: Path, opened: Open) -> None:
+def test_folders_beside_datasets_are_passed_over_as_sd_scripts_does(tmp_path: Path, opened: Open) -> None:
     (tmp_path / "dog").mkdir()
-    subset = f"[[datasets.subsets]]\nimage_dir = '{tmp_path / 'dog'}'\nalpha_mask = true\n"
-    text = f"train_data_dir = '{tmp_path}'\n[[datasets]]\nresolution = 512\n"
+    subset = f"[[datasets.subsets]]\nimage_dir = '{tmp_path / 'dog'}'\nface_crop_aug_range = [2.0, 4.0]\n"
+    text = f"network_module = 'networks.lora'\ntrain_data_dir = '{tmp_path}'\n[[datasets]]\nresolution = 512\n"
     found = opened("d.toml", text + subset)
-    assert values_of(found)["train_data_dir"] == str(tmp_path / "dog")
-    assert [problem.key for problem in found.report.unsupported] == ["alpha_mask"]
-    several = opened("d.toml", text + subset + subset)
-    assert values_of(several)["train_data_dir"] == "", "sd-scripts passes over it beside datasets"
-    assert "train_data_dir" in several.report.unused
+    assert values_of(found)["train_data_dir"] == "" and "train_data_dir" in found.report.unused
+    (problem,) = found.report.unsupported
+    assert problem.key == "datasets" and "dataset 1, subset 1: face_crop_aug_range" in problem.message
+    assert "cut the faces out beforehand" in problem.message
+    assert found.config.dataset.datasets[0]["subsets"] == [{"image_dir": str(tmp_path / "dog")}]
 
 
 def test_a_folder_that_a_run_makes_is_no_path_of_another_computer(tmp_path: Path, opened: Open) -> None:

@@ -29,6 +29,7 @@ ARGUMENTS_THERE = json.loads((Path(__file__).parents[1] / "data" / "sd_scripts_a
 ARGUMENTS_THERE |= {"cache_text_encoder_outputs": False, "cache_text_encoder_outputs_to_disk": False}  # SDXL's trainer
 
 STANDS_FOR = {
+    "datasets": (),
     "clip_skip": 1,
     "max_token_length": 75,
     "max_timestep": 1000,
@@ -214,8 +215,8 @@ def test_harmless_and_neutral_keys_are_named_and_left_out(tmp_path: Path) -> Non
     ("given", "key"),
     [
         ({"use_ema": True}, "use_ema"),
-        ({"color_aug": True}, "color_aug"),
-        ({"dataset_config": "d.toml"}, "dataset_config"),
+        ({"face_crop_aug_range": "2,4"}, "face_crop_aug_range"),
+        ({"in_json": "d.json"}, "in_json"),
         ({"network_args": ["train_norm=True"]}, "network_args"),
         ({"network_module": "networks.oft"}, "network_module"),
     ],

@@ -53,13 +53,13 @@ def test_a_form_becomes_a_file_that_trains(tmp_path: Path, capsys: Capture) -> N
 
 
 def test_what_is_not_supported_is_written_only_when_asked(tmp_path: Path, capsys: Capture) -> None:
-    source, target = preset(tmp_path, scale_weight_norms_typo=1, masked_loss=True), tmp_path / "RUN.toml"
+    source, target = preset(tmp_path, additional_parameters="--train_inpainting"), tmp_path / "RUN.toml"
     assert main(["import", str(source)]) == COMPLETED
     assert main(["import", str(source), "--out", str(target)]) == REFUSED
     assert not target.exists()
-    assert "masked_loss" in capsys.readouterr().out
+    assert "train_inpainting" in capsys.readouterr().out
     assert main(["import", str(source), "--out", str(target), "--ignore-unsupported"]) == COMPLETED
-    assert "# Not in it, since it is not supported: masked_loss = true\n" in target.read_text()
+    assert "# Not in it, since it is not supported: train_inpainting" in target.read_text()
     assert main(["import", str(source), "--out", str(target), "--ignore-unsupported"]) == REFUSED
     assert "is there already" in capsys.readouterr().err
     assert main(["import", str(source), "--out", str(target), "--ignore-unsupported", "--overwrite"]) == COMPLETED

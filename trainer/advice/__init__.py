@@ -7,6 +7,8 @@ An optimizer's usual rates are declared in its class.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from trainer.advice import leftovers
 from trainer.advice.learning_rates import (
     LearningRate,
@@ -39,7 +41,8 @@ from trainer.advice.model import (
 from trainer.advice.network import Alpha, Rank
 from trainer.advice.pictures import BucketStep, CaptionDropout, Enlarging, KeepTokens, Resolution
 from trainer.advice.rule import TRIAL_SIDE, Advice, Rule, Situation
-from trainer.config import TrainingConfig
+from trainer.config import TrainingConfig, datasets_of, known_settings
+from trainer.config.datasets import KEY
 
 __all__ = [
     "AIM_STEPS",
@@ -86,5 +89,20 @@ RULES: tuple[Rule, ...] = (
 
 def advise(config: TrainingConfig, known: Situation) -> tuple[Advice, ...]:
     """Return all advice on a configuration and its pictures: first what is serious, then in the order of the rules."""
-    found = [advice for rule in RULES for advice in rule.look(config, known)]
+    found = [advice for rule in RULES for advice in _of_rule(rule, config, known)]
     return tuple(sorted(found, key=lambda advice: not advice.serious))
+
+
+def _of_rule(rule: Rule, config: TrainingConfig, known: Situation) -> list[Advice]:
+    """Return what a rule says; where its setting may differ by dataset, it is each of them that it is about."""
+    if not config.dataset.datasets or not known_settings()[rule.key].within:
+        return list(rule.look(config, known))
+    found: dict[Advice, str] = {}
+    for dataset in datasets_of(config):
+        of_subsets = [(each.config, each.place) for each in dataset.subsets]
+        for own, place in [(dataset.config, dataset.place), *of_subsets]:
+            for advice in rule.look(own, known):
+                found.setdefault(replace(advice, remedy=None), place)
+    return [
+        replace(advice, key=KEY, message=f"{place}: {advice.key} {advice.message}") for advice, place in found.items()
+    ]

@@ -48,7 +48,7 @@ class TotalSteps(Rule):
             landing = f" {wanted} epochs make {steps / epochs * wanted:,.0f}."
             yield self.advice(message, reason + landing, {"max_train_epochs": wanted}, serious=absurd)
         elif steps > MOST_STEPS:
-            shorter = "A single epoch has as many: lower the repeats in the folders' names."
+            shorter = "A single epoch has as many: lower the repeats of the folders."
             yield self.advice(message, f"{reason} {shorter}", serious=absurd)
 
 
@@ -70,10 +70,13 @@ class RepeatsAlone(Rule):
     def look(self, config: TrainingConfig, known: Situation) -> Iterator[Advice]:
         if not known.images or known.reg_images or known.most_repeats <= 1:
             return
+        listed = bool(config.dataset.datasets)
+        how = "set num_repeats to 1." if listed else "name the folder 1_..."
         yield self.advice(
-            f"{known.most_repeats} repeats without regularisation pictures; 1 is enough: name the folder 1_...",
+            f"{known.most_repeats} repeats without regularisation pictures; 1 is enough: {how}",
             "Repeats are there to balance regularisation pictures; alone they only make an epoch longer, and saves "
             "and samples rarer. Raise the epochs instead.",
+            key="datasets" if listed else "",
         )
 
 
@@ -87,4 +90,5 @@ class Regularisation(Rule):
                 "there are no regularisation pictures.",
                 "Pictures of the class in general help against overfitting: without them every one of its kind may "
                 "come to look like yours.",
+                key="datasets" if config.dataset.datasets else "",
             )

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from trainer.config.rules import RULES, one_rate
+from trainer.config import datasets
+from trainer.config.rules import RULES, Rule, one_rate
 from trainer.config.training_config import TrainingConfig, known_settings
 from trainer.ground.errors import ConfigError, Problem
 from trainer.settings.problems import problems_of_section, unknown
@@ -16,6 +17,9 @@ from trainer.settings.section import Section
 from trainer.settings.walk import sections_of
 
 Layer = Mapping[str, object]
+
+
+_FOLDERS = ("train_data_dir", "reg_data_dir")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,19 +61,45 @@ def assemble(layers: Iterable[Layer]) -> Assembled:
     notices: list[str] = []
     for layer in layers:
         values = _overlaid(values, layer, notices)
-    sections, problems = _sections(values)
+    listed = datasets.read(values.get(datasets.KEY, ()))
+    sections, problems = _sections({**values, datasets.KEY: listed.tables})
+    problems += [*listed.problems, *listed.unsupported]
     problems += [unknown(key, known_settings()) for key in values if key not in known_settings()]
     config = _with_one_rate(TrainingConfig(**sections), values)
     wrong = {problem.key for problem in problems}
     for rule in RULES:
         if not wrong.intersection(rule.keys):
-            problems += rule.check(config)
+            problems += _broken(rule, config)
     return Assembled(None if problems else config, tuple(problems), tuple(notices))
 
 
+def _broken(rule: Rule, config: TrainingConfig) -> list[Problem]:
+    """Return what a rule finds; where its settings may differ by dataset, it is each of them that it is about."""
+    known = known_settings()
+    levels = {known[key].within for key in rule.keys if key in known}
+    if not config.dataset.datasets or not levels & {"dataset", "subset"}:
+        return list(rule.check(config))
+    found: dict[Problem, str] = {}
+    for dataset in datasets.datasets_of(config):
+        for each in dataset.subsets if "subset" in levels else (dataset,):
+            for problem in rule.check(each.config):
+                found.setdefault(dataclasses.replace(problem, value=None, remedy=None), each.place)
+    return [Problem(datasets.KEY, f"{place}: {problem.key} {problem.message}") for problem, place in found.items()]
+
+
 def _overlaid(values: Mapping[str, object], layer: Layer, notices: list[str]) -> dict[str, object]:
-    """Lay one layer over the values below. In one layer epochs win over steps; a later layer's one replaces either."""
+    """Lay one layer over the values below.
+
+    In one layer epochs win over steps, and datasets over folders; a later layer's one replaces either.
+    """
     merged = {**values, **layer}
+    if layer.get(datasets.KEY):
+        for key in _FOLDERS:
+            if layer.get(key):
+                notices.append(f"{key} {layer[key]} is not used, because datasets are set beside it.")
+            merged[key] = ""
+    elif any(layer.get(key) for key in _FOLDERS):
+        merged[datasets.KEY] = ()
     if layer.get("max_train_epochs"):
         steps = layer.get("max_train_steps")
         if not steps:

@@ -12,6 +12,7 @@ from trainer.config.assembly import Assembled, assemble
 from trainer.config.training_config import TrainingConfig, known_settings, to_flat
 from trainer.ground.errors import ConfigError, Problem
 from trainer.settings import importing, kohya, toml
+from trainer.settings.importing import datasets as listing
 from trainer.settings.section import PATHS
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -52,6 +53,8 @@ def load_layers(
         layers.append(imported.values)
         problems += imported.problems
         notices += imported.notices
+    overrides, misplaced = _with_datasets(overrides)
+    problems += misplaced
     assembled = assemble([*layers, overrides])
     problems += assembled.problems
     return Assembled(None if problems else assembled.config, tuple(problems), (*notices, *assembled.notices))
@@ -76,6 +79,17 @@ def _imported(path: Path, ignore_unsupported: bool) -> kohya.Imported:
     if path.resolve().parent == PRESETS:
         imported.values = _from_project(imported.values)
     return imported
+
+
+def _with_datasets(layer: Mapping[str, object]) -> tuple[Mapping[str, object], tuple[Problem, ...]]:
+    """Return a layer with the datasets of the file that its dataset_config names."""
+    if listing.FILE not in layer:
+        return layer, ()
+    others = {key: value for key, value in layer.items() if key != listing.FILE}
+    try:
+        return {**others, listing.KEY: listing.read_file(Path(str(layer[listing.FILE])))}, ()
+    except ConfigError as error:
+        return others, error.problems
 
 
 def _from_project(values: Mapping[str, object]) -> dict[str, object]:
@@ -103,9 +117,9 @@ def save_config(config: TrainingConfig, path: Path, header: str = "") -> None:
     toml.write(Path(path), toml.document(known_settings().values(), to_flat(config), header))
 
 
-def to_kohya(config: TrainingConfig, prompts_file: str = "") -> dict[str, object]:
+def to_kohya(config: TrainingConfig, prompts_file: str = "", datasets_file: str = "") -> dict[str, object]:
     """Return the configuration as sd-scripts reads it: flat, with `network_module` and `network_args` packed."""
-    return kohya.export_flat(to_flat(config), known_settings(), prompts_file)
+    return kohya.export_flat(to_flat(config), known_settings(), prompts_file, datasets_file)
 
 
 def parse_set(text: str) -> tuple[str, object]:

@@ -335,6 +335,7 @@ class TrainingSection(Section):
         sd_scripts=There(1),
         ge=1,
         le=1024,
+        within="dataset",
     )
     """Pictures in one step. More is faster for each picture and steadier, and takes more memory.
 

@@ -195,6 +195,7 @@ class NoiseSection(Section):
         sd_scripts=There(0),
         ge=0,
         le=999,
+        within="subset",
     )
     """Train no timestep below this one; low timesteps hold little noise and shape detail."""
 
@@ -206,6 +207,7 @@ class NoiseSection(Section):
         sd_scripts=There(1000),
         ge=1,
         le=1000,
+        within="subset",
     )
     """Train only timesteps below this one; high timesteps hold much noise and shape the composition."""
 

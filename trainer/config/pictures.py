@@ -1,15 +1,23 @@
-"""Settings of what goes in: the pictures and their captions."""
+"""Settings of what goes in: the pictures, and what is changed in them."""
 
 from __future__ import annotations
 
 import math
+from typing import Any, Literal
 
-from trainer.config.values import parse_extension, parse_resolution, parse_steps_or_share, size_of
+from trainer.config.values import parse_resolution, size_of
 from trainer.families import FAMILIES
-from trainer.settings.section import NO_ENTRY, NOT_THERE, OWN_NAME, Absence, Entry, Section, Show, There, setting
+from trainer.settings.section import NO_ENTRY, OWN_NAME, Absence, Entry, Section, Show, There, setting
 
 LATENT_STEP = math.gcd(*(family.latents.step for family in FAMILIES.values()))
 """Pixels that sides of pictures are multiples of, whatever the model; some families ask for more."""
+
+
+Table = dict[str, Any]
+"""A dataset as it is kept: its settings by key, and `subsets`, a list of such tables."""
+
+WITHOUT_DATASETS: dict[str, tuple[object, ...] | str] = {"datasets": ((), [])}
+"""In `Show.when`: settings that datasets take the place of."""
 
 
 class DatasetSection(Section):
@@ -22,6 +30,7 @@ class DatasetSection(Section):
             tab="basic",
             group="Pictures",
             widget="folder",
+            when=WITHOUT_DATASETS,
             place=2,
             also=("image_dir", "img_dir", "dataset_dir", "data_dir"),
         ),
@@ -43,6 +52,7 @@ class DatasetSection(Section):
             tab="basic",
             group="Pictures",
             widget="folder",
+            when=WITHOUT_DATASETS,
             place=3,
             also=("reg_dir", "regularization_dir", "class_data_dir"),
         ),
@@ -56,6 +66,22 @@ class DatasetSection(Section):
     so they double the steps. Without them, repeats of 1 and more epochs come to the same.
     """
 
+    datasets: tuple[Table, ...] = setting(
+        (),
+        Show("Datasets", tab="datasets", group="Datasets", widget="tables", also=("dataset_config", "subsets")),
+        resume="data",
+        metadata=NO_ENTRY,
+        sd_scripts=There((), matters=False, name="dataset_config"),
+        rule="a list of datasets, each a table with a list of subsets",
+    )
+    """Several folders with settings of their own, in place of the two folders above: sd-scripts' dataset_config.
+
+    Each dataset has its own resolution, batch size and buckets; each of its subsets is a folder with its repeats, class
+    tokens and caption options. What a subset leaves out is as its dataset says, and what that leaves out is as the
+    run's settings say. In a file of settings they are [[datasets]] and [[datasets.subsets]], or dataset_config names a
+    file that has them.
+    """
+
     resolution: str = setting(
         "512,512",
         Show("Resolution", tab="basic", group="Pictures", unit="pixels", place=10, also=("max_resolution",)),
@@ -64,6 +90,7 @@ class DatasetSection(Section):
         sd_scripts=There(Absence.REQUIRED),
         parse=parse_resolution,
         rule='a size such as 512 or "512,768", each side from 64 to 4096',
+        within="dataset",
     )
     """Size to train at, "width,height" or one number for a square. Larger pictures are scaled down.
 
@@ -72,7 +99,12 @@ class DatasetSection(Section):
     """
 
     enable_bucket: bool = setting(
-        True, Show("Buckets", group="Buckets"), resume="data", metadata=OWN_NAME, sd_scripts=There(False)
+        True,
+        Show("Buckets", group="Buckets"),
+        resume="data",
+        metadata=OWN_NAME,
+        sd_scripts=There(False),
+        within="dataset",
     )
     """Sort pictures by shape into buckets instead of asking for one size.
 
@@ -86,6 +118,7 @@ class DatasetSection(Section):
         resume="data",
         metadata=OWN_NAME,
         sd_scripts=There(False),
+        within="dataset",
     )
     """Leave pictures that are smaller than the resolution at their own size.
 
@@ -106,6 +139,7 @@ class DatasetSection(Section):
         sd_scripts=There(256),
         ge=64,
         le=4096,
+        within="dataset",
     )
     """The shortest side a bucket may have; rounded down to a multiple of the bucket step."""
 
@@ -122,6 +156,7 @@ class DatasetSection(Section):
         sd_scripts=There(1024),
         ge=64,
         le=8192,
+        within="dataset",
     )
     """The longest side a bucket may have; rounded up to a multiple of the bucket step."""
 
@@ -134,6 +169,7 @@ class DatasetSection(Section):
         ge=LATENT_STEP,
         le=1024,
         multiple_of=LATENT_STEP,
+        within="dataset",
     )
     """Sides of buckets are multiples of this; 64 suits Stable Diffusion.
 
@@ -142,7 +178,12 @@ class DatasetSection(Section):
     """
 
     flip_aug: bool = setting(
-        False, Show("Mirror at random", group="Pictures"), resume="data", metadata=OWN_NAME, sd_scripts=There(False)
+        False,
+        Show("Mirror at random", group="Pictures"),
+        resume="data",
+        metadata=OWN_NAME,
+        sd_scripts=There(False),
+        within="subset",
     )
     """Show each picture mirrored half of the time.
 
@@ -182,7 +223,7 @@ class DatasetSection(Section):
 
     prior_loss_weight: float = setting(
         1.0,
-        Show("Weight of regularisation pictures", group="Pictures", when={"reg_data_dir": "*"}),
+        Show("Weight of regularisation pictures", group="Pictures"),
         resume="learning",
         metadata=OWN_NAME,
         sd_scripts=There(1.0),
@@ -207,202 +248,84 @@ class DatasetSection(Section):
     """
 
 
-class CaptionsSection(Section):
-    """The captions, and what is done to them each time they are read."""
+class AugmentationSection(Section):
+    """What is changed in a picture each time that it is shown, and masks that say which parts of it count."""
 
-    caption_extension: str = setting(
-        ".txt",
-        Show("Caption extension", group="Captions"),
-        resume="learning",
-        metadata=NO_ENTRY,
-        sd_scripts=There(".caption", once=("caption_extention",)),
-        parse=parse_extension,
-        min_length=2,
-    )
-    """How caption files end: picture.png has its caption in picture.txt.
-
-    Where there is no such file, .caption is tried, then the words in the folder's name are used.
-    """
-
-    shuffle_caption: bool = setting(
-        False, Show("Shuffle tags", group="Captions"), resume="learning", metadata=OWN_NAME, sd_scripts=There(False)
-    )
-    """Put the comma-separated tags of a caption in a new random order each time.
-
-    Tags in front weigh more, so shuffling teaches all alike. For lists of tags, not for sentences. Keep the trigger
-    word in front with the setting below.
-    """
-
-    keep_tokens: int = setting(
-        0,
-        Show("Tags kept in front", group="Captions", widget="slider"),
-        resume="learning",
-        metadata=OWN_NAME,
-        sd_scripts=There(0),
-        ge=0,
-        le=255,
-    )
-    """The first so many tags stay in front: they are neither shuffled nor dropped.
-
-    Set it to at least 1 when you shuffle, with the trigger word first in every caption. A caption prefix counts as a
-    tag.
-    """
-
-    keep_tokens_separator: str = setting(
-        "", Show("Mark of kept tags", group="Captions"), resume="learning", metadata=NO_ENTRY, sd_scripts=There("")
-    )
-    """A mark such as ||| in the captions: tags before it are kept in front, however many they are.
-
-    A second mark in the same caption begins a part that is kept at the end. Takes the place of the number above in
-    captions that hold it.
-    """
-
-    caption_separator: str = setting(
-        ",",
-        Show("Tag separator", group="Captions"),
-        resume="learning",
-        metadata=NO_ENTRY,
-        sd_scripts=There(","),
-        min_length=1,
-    )
-    """What stands between the tags of a caption."""
-
-    secondary_separator: str = setting(
-        "", Show("Second separator", group="Captions"), resume="learning", metadata=NO_ENTRY, sd_scripts=There("")
-    )
-    """A mark such as ;;; that joins tags into one for shuffling and dropping; it becomes a tag separator afterwards."""
-
-    caption_prefix: str = setting(
-        "", Show("Caption prefix", group="Captions"), resume="learning", metadata=NO_ENTRY, sd_scripts=There("")
-    )
-    """Words put before every caption, with a space. Counts as a tag when tags are kept in front."""
-
-    caption_suffix: str = setting(
-        "", Show("Caption suffix", group="Captions"), resume="learning", metadata=NO_ENTRY, sd_scripts=There("")
-    )
-    """Words put after every caption, with a space. Shuffled and dropped like any tag."""
-
-    caption_dropout_rate: float = setting(
-        0.0,
-        Show("Caption dropout", group="Caption dropout", widget="slider"),
-        resume="learning",
-        metadata=OWN_NAME,
-        sd_scripts=There(0.0),
-        ge=0,
-        le=1,
-    )
-    """Chance that a picture is trained without any caption.
-
-    Teaches the look itself, for styles; 0.05 to 0.1 is in use. Too much and the trigger word loses its power.
-    """
-
-    caption_dropout_every_n_epochs: int = setting(
-        0,
-        Show("Caption dropout every", group="Caption dropout", unit="epochs"),
-        resume="learning",
-        metadata=OWN_NAME,
-        sd_scripts=There(0),
-        ge=0,
-        le=1_000_000,
-    )
-    """Train every so-manieth epoch without captions; 0 = never."""
-
-    caption_tag_dropout_rate: float = setting(
-        0.0,
-        Show("Tag dropout", group="Caption dropout", widget="slider"),
-        resume="learning",
-        metadata=OWN_NAME,
-        sd_scripts=There(0.0),
-        ge=0,
-        le=1,
-    )
-    """Chance that each single tag is left out; tags kept in front stay."""
-
-    enable_wildcard: bool = setting(
+    color_aug: bool = setting(
         False,
-        Show("Wildcards in captions", group="Captions"),
+        Show("Change colours at random", group="Pictures"),
+        resume="learning",
+        metadata=OWN_NAME,
+        sd_scripts=There(False),
+        within="subset",
+    )
+    """Change hue or brightness of every third picture a little each time. Needs pictures that are not cached.
+
+    Half of the changes turn the hue by up to 16 degrees, the others make the picture slightly lighter or darker. Not
+    where the colours are to be learned.
+    """
+
+    random_crop: bool = setting(
+        False,
+        Show("Cut at random", group="Pictures"),
+        resume="learning",
+        metadata=OWN_NAME,
+        sd_scripts=There(False),
+        within="subset",
+    )
+    """Cut what is too much of a picture at random, not from both sides alike. Needs pictures that are not cached.
+
+    Only pictures whose shape differs from their bucket's have anything to cut.
+    """
+
+    resize_interpolation: Literal["", "lanczos", "nearest", "bilinear", "linear", "bicubic", "cubic", "area", "box"] = (
+        setting(
+            "",
+            Show("Scaling", group="Pictures"),
+            resume="data",
+            metadata=Entry(write=lambda value: value or None),
+            sd_scripts=There(""),
+            within="subset",
+        )
+    )
+    """By what filter pictures are scaled to their bucket; empty is lanczos.
+
+    linear is bilinear, cubic is bicubic, area is box. Where a picture is shrunk, each of them but nearest averages over
+    all that falls on a pixel.
+    """
+
+    alpha_mask: bool = setting(
+        False,
+        Show("Transparency as mask", group="Masks"),
+        resume="learning",
+        metadata=NO_ENTRY,
+        sd_scripts=There(False),
+        within="subset",
+    )
+    """Let transparent parts of a picture count less in the loss, fully transparent ones not at all.
+
+    Pictures without transparency count whole.
+    """
+
+    conditioning_data_dir: str = setting(
+        "",
+        Show("Mask folder", group="Masks", widget="folder", also=("mask_dir", "mask_path")),
+        resume="learning",
+        metadata=NO_ENTRY,
+        sd_scripts=There(""),
+        within="subset",
+    )
+    """A folder with a mask for each picture, under the picture's name: white counts in the loss, black does not.
+
+    Grey counts in part. The mask is scaled and cut as its picture is; of colours the red channel is read. Goes before
+    the transparency of pictures.
+    """
+
+    masked_loss: bool = setting(
+        False,
+        Show("Loss by masks", group="Masks", when={"conditioning_data_dir": "*"}),
         resume="learning",
         metadata=NO_ENTRY,
         sd_scripts=There(False),
     )
-    """Let a caption hold choices, {red|blue}, and several lines, one of which is taken at random each time.
-
-    Write {{ and }} for braces that are meant as such.
-    """
-
-    token_warmup_min: int = setting(
-        1,
-        Show("Tags at the start", group="Captions", when={"token_warmup_step": "*"}),
-        resume="learning",
-        metadata=NO_ENTRY,
-        sd_scripts=There(1),
-        ge=1,
-        le=1000,
-    )
-    """With a tag warm-up: how many tags are used in the first step, beside those kept in front."""
-
-    token_warmup_step: int | float = setting(
-        0,
-        Show("Tag warm-up", group="Captions", unit="steps"),
-        resume="learning",
-        metadata=NO_ENTRY,
-        sd_scripts=There(0),
-        parse=parse_steps_or_share,
-        rule="0 for none, a whole number of steps, or a share of all steps below 1",
-    )
-    """Begin with few tags of each caption and add the others over so many steps; 0 = use all from the start.
-
-    Below 1 it is a share of all steps.
-    """
-
-
-class TextSection(Section):
-    """How captions become what the UNet is given."""
-
-    cache_text_encoder_outputs: bool = setting(
-        False,
-        Show("Encode captions ahead", group="Encoding captions"),
-        resume="learning",
-        metadata=NO_ENTRY,
-        sd_scripts=There(False),
-    )
-    """Encode all captions before training and free the text encoders, which saves much memory with SDXL.
-
-    Only where the text encoders are not trained. Captions that are shuffled or lose tags at random are encoded in
-    several variants, one of which each step sees.
-    """
-
-    cache_text_encoder_outputs_to_disk: bool = setting(
-        False,
-        Show("Keep encoded captions on disk", group="Encoding captions"),
-        resume="learning",
-        metadata=NO_ENTRY,
-        sd_scripts=There(False),
-    )
-    """Encode captions ahead into files, to be used again by the next run. Takes no memory while training."""
-
-    caption_variants: int = setting(
-        8,
-        Show("Variants of a caption", group="Encoding captions", when={"cache_text_encoder_outputs": (True,)}),
-        resume="learning",
-        metadata=NO_ENTRY,
-        sd_scripts=NOT_THERE,
-        ge=1,
-        le=1000,
-    )
-    """In how many random variants each caption is encoded ahead, where it is shuffled or loses tags at random.
-
-    More come nearer to a new variant in every step, and take more memory.
-    """
-
-    weighted_captions: bool = setting(
-        False,
-        Show("Weights in captions", group="Encoding captions"),
-        resume="learning",
-        metadata=NO_ENTRY,
-        sd_scripts=There(False),
-    )
-    """Read (word:1.2) and (word) in captions as stronger, [word] as weaker, as prompts in web UIs are.
-
-    A backslash before a bracket makes it a plain one. Off: brackets are read as they stand.
-    """
+    """Weight the loss by the masks in the mask folder. Transparency as mask works without this."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from trainer.config import datasets
 from trainer.config.assembly import assemble
 from trainer.config.report import SILENT, Report, listed, of_said, pairs, without_repeats
 from trainer.config.rules import LATENT_STEP, RULES
@@ -17,6 +18,7 @@ from trainer.settings import importing, kohya
 from trainer.settings.importing.recipe import Reader, Recipe, Source
 from trainer.settings.importing.toml_files import Toml
 from trainer.settings.kohya import Said
+from trainer.settings.problems import shown
 from trainer.settings.section import PATHS
 
 _MADE = ("output_dir", "logging_dir")
@@ -76,7 +78,7 @@ def open_recipe(recipe: Path | Source) -> Opened:
         unsupported=tuple(imported.unsupported),
         wrong=(*imported.problems, *wrong),
         missing=missing,
-        remarks=tuple(read.remarks),
+        remarks=(*read.remarks, *_missing_folders(values, source.may)),
     )
     return Opened(report, usable, config, _to_correct(values, wrong, imported.problems), read.foreign)
 
@@ -85,6 +87,12 @@ def translated(reader: Reader, recipe: Recipe) -> kohya.Imported:
     """Return a recipe under our keys; `problems` are its own and those of the translation, unsupported ones apart."""
     imported = kohya.translated(recipe.flat, known_settings())
     imported.problems[:0] = recipe.problems
+    if datasets.KEY in imported.values:
+        listed = datasets.read(imported.values[datasets.KEY])
+        imported.values[datasets.KEY] = listed.tables
+        imported.problems += listed.problems
+        imported.unsupported += listed.unsupported
+        imported.unused += listed.unused
     if recipe.foreign:
         _round(imported)
     _name_as_in_file(recipe, imported)
@@ -190,6 +198,16 @@ def _can_be_made(folder: str) -> bool:
         return True
     nearest = next((parent for parent in path.parents if parent.exists()), Path(path.anchor))
     return nearest != Path(path.anchor) and os.access(nearest, os.W_OK)
+
+
+def _missing_folders(values: Mapping[str, object], may: Callable[[Path], bool]) -> Iterator[str]:
+    """Yield a line for each folder or file that datasets name and this computer has not; they stay as they are."""
+    config, _, _ = _usable({datasets.KEY: values.get(datasets.KEY, ())})
+    for subset in (each for dataset in datasets.datasets_of(config) for each in dataset.subsets):
+        masks = subset.config.augmentation.conditioning_data_dir
+        for path in (subset.image_dir, subset.metadata_file, masks):
+            if path and not (may(Path(path)) and Path(path).exists()):
+                yield f"Not on this computer: {shown(path)} of {subset.place}. Choose another in its place."
 
 
 def _is_path(key: str, value: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from trainer.config.values import parse_file_name
+from trainer.config.values import parse_file_name, parse_lines
 from trainer.settings.section import NO_ENTRY, NOT_THERE, OWN_NAME, Absence, Entry, Section, Show, There, setting
 
 _APART: dict[str, Any] = {"resume": "free", "metadata": NO_ENTRY}
@@ -109,6 +109,7 @@ class SamplingSection(Section):
         ),
         **_APART,
         sd_scripts=There(""),
+        parse=parse_lines,
     )
     """What to draw: one prompt a line, or the path of a .txt file of such lines, or of a .toml or .json of sd-scripts.
 

@@ -350,3 +350,20 @@ def encoded_ahead_has_no_warmup(config: TrainingConfig) -> Iterator[Problem]:
             "set it to 0, or set cache_text_encoder_outputs to false."
         )
         yield Problem("token_warmup_step", message, captions.token_warmup_step)
+
+
+@rule("color_aug", "random_crop", "cache_latents", "cache_latents_to_disk")
+def changed_pictures_are_not_cached(config: TrainingConfig) -> Iterator[Problem]:
+    cached = config.dataset.cache_latents or config.dataset.cache_latents_to_disk
+    for key in ("color_aug", "random_crop"):
+        if cached and getattr(config.augmentation, key):
+            message = "true changes pictures each time, which cached latents cannot; set cache_latents and "
+            yield Problem(key, f"{message}cache_latents_to_disk to false, or leave this out.", True)
+
+
+@rule("conditioning_data_dir", "masked_loss")
+def masks_are_used(config: TrainingConfig) -> Iterator[Problem]:
+    folder = config.augmentation.conditioning_data_dir
+    if folder and not config.augmentation.masked_loss:
+        message = f"{shown(folder)} has no effect unless masked_loss is true; set that too, or leave this out."
+        yield Problem("conditioning_data_dir", message, folder, {"masked_loss": True})

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trainer.config.blocks import BlocksSection
+from trainer.config.captions import CaptionsSection, TextSection
 from trainer.config.learning import NetworkSection, OptimizerSection, TrainingSection
 from trainer.config.limits import LimitsSection
 from trainer.config.lycoris import LycorisSection
 from trainer.config.model import ModelSection
 from trainer.config.objective import FlowSection, LossSection, NoiseSection
-from trainer.config.pictures import CaptionsSection, DatasetSection, TextSection
+from trainer.config.pictures import AugmentationSection, DatasetSection
 from trainer.config.rates import RatesSection
 from trainer.config.results import LoggingSection, MetadataSection, SamplingSection, SavingSection
 from trainer.config.values import size_of
@@ -27,6 +28,7 @@ class TrainingConfig:
 
     model: ModelSection = ModelSection()
     dataset: DatasetSection = DatasetSection()
+    augmentation: AugmentationSection = AugmentationSection()
     captions: CaptionsSection = CaptionsSection()
     text: TextSection = TextSection()
     network: NetworkSection = NetworkSection()

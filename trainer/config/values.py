@@ -162,11 +162,20 @@ def _compiles(pattern: str) -> bool:
     return True
 
 
-def parse_extension(value: object) -> object:
-    """Return a caption file's ending, which begins with a dot."""
-    if isinstance(value, str) and (not value.startswith(".") or set(value) & _FORBIDDEN):
-        raise ValueError('it must begin with a dot and hold no path, such as ".txt"')
+def parse_lines(value: object) -> object:
+    """Return one text, a line for each of a list of texts."""
+    if isinstance(value, tuple) and all(isinstance(each, str) for each in value):
+        return "\n".join(value)
     return value
+
+
+def parse_extension(value: object) -> object:
+    """Return a caption file's ending, which begins with a dot; a missing one is added."""
+    if not isinstance(value, str):
+        return value
+    if set(value) & _FORBIDDEN:
+        raise ValueError('it must hold no path, such as ".txt"')
+    return value if value.startswith(".") or not value else f".{value}"
 
 
 def parse_file_name(value: object) -> object:

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from trainer.config import LATENT_STEP, TrainingConfig
+from trainer.config import LATENT_STEP, TrainingConfig, datasets_of
 from trainer.ground.randomness import python_random
 from trainer.pictures.buckets import Buckets, Placement, Size
-from trainer.pictures.report import DatasetReport, Picture
+from trainer.pictures.report import DatasetReport, Folder, Picture
+from trainer.pictures.treatment import Treatment
 
 MicroBatch = tuple[tuple[int, int], ...]
 """(slot, index of the example) of each sample. A slot is the sample's place in the step over all ranks."""
@@ -26,13 +27,18 @@ _EPOCHS_KEPT = 2
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One picture as it is trained: how often in an epoch, in which bucket, with what weight in the loss."""
+    """One picture as it is trained: how often in an epoch, in which bucket, with what weight in the loss.
+
+    `dataset` is the number of its dataset, whose pictures alone share batches; `treatment` what is done to it.
+    """
 
     picture: Picture
     regularisation: bool
     repeats: int
     placement: Placement
     loss_weight: float
+    dataset: int = 0
+    treatment: Treatment = Treatment()
 
     @property
     def bucket(self) -> Size:
@@ -75,17 +81,49 @@ def examples(report: DatasetReport, config: TrainingConfig, latent_step: int = L
     Raises:
         ConfigError: the bucket settings contradict each other.
     """
+    found: list[Example] = []
+    for number, of_dataset in enumerate(_configs(config)):
+        folders = [folder for folder in report.folders if folder.dataset == number]
+        found += _of_dataset(folders, of_dataset, latent_step, number)
+    return tuple(found)
+
+
+def _configs(config: TrainingConfig) -> list[tuple[TrainingConfig, tuple[TrainingConfig, ...]]]:
+    """Return the settings of each dataset and of its subsets, or those of the run."""
+    listed = [(each.config, tuple(subset.config for subset in each.subsets)) for each in datasets_of(config)]
+    return listed or [(config, (config,))]
+
+
+def _of_dataset(
+    folders: Sequence[Folder],
+    settings: tuple[TrainingConfig, tuple[TrainingConfig, ...]],
+    latent_step: int,
+    number: int,
+) -> list[Example]:
+    """Return the examples of one dataset: its training pictures, then as many of regularisation."""
+    config, of_subsets = settings
     place = cache(Buckets.from_config(config, latent_step).choose)
-    training = [(picture, folder.repeats) for folder in report.train_folders for picture in folder.pictures]
-    offered = [(picture, folder.repeats) for folder in report.reg_folders for picture in folder.pictures]
-    wanted = sum(repeats for _, repeats in training)
-    balanced = balance([repeats for _, repeats in offered], wanted)
-    regularising = [(picture, repeats) for (picture, _), repeats in zip(offered, balanced, strict=False)]
-    weight = config.dataset.prior_loss_weight
-    return (
-        *(Example(picture, False, repeats, place(picture.size), 1.0) for picture, repeats in training),
-        *(Example(picture, True, repeats, place(picture.size), weight) for picture, repeats in regularising),
-    )
+    treatments = [Treatment.from_config(each) for each in of_subsets]
+    pairs = [(picture, folder) for folder in folders for picture in folder.pictures]
+    training = [(picture, folder) for picture, folder in pairs if not folder.regularisation]
+    offered = [(picture, folder) for picture, folder in pairs if folder.regularisation]
+    wanted = sum(folder.repeats for _, folder in training)
+    balanced = balance([folder.repeats for _, folder in offered], wanted)
+    shown = [(*pair, pair[1].repeats) for pair in training]
+    shown += [(*pair, repeats) for pair, repeats in zip(offered, balanced, strict=False)]
+    weights = {False: 1.0, True: config.dataset.prior_loss_weight}
+    return [
+        Example(
+            picture,
+            folder.regularisation,
+            repeats,
+            place(picture.size),
+            weights[folder.regularisation],
+            number,
+            treatments[folder.subset],
+        )
+        for picture, folder, repeats in shown
+    ]
 
 
 def balance(repeats: Sequence[int], wanted: int) -> list[int]:
@@ -106,21 +144,26 @@ def balance(repeats: Sequence[int], wanted: int) -> list[int]:
     return [own + each + (index < first) for index, own in enumerate(taken)]
 
 
-def batches_per_epoch(examples: Sequence[Example], batch_size: int) -> int:
-    """Return the number of batches in an epoch; each bucket's last batch may be short."""
-    return sum(math.ceil(len(members) / batch_size) for members in _members(examples).values())
+def batches_per_epoch(examples: Sequence[Example], sizes: Sequence[int]) -> int:
+    """Return the number of batches in an epoch; each bucket's last batch may be short.
+
+    `sizes` are the batch sizes of the datasets.
+    """
+    return sum(math.ceil(len(members) / sizes[dataset]) for (dataset, _), members in _members(examples).items())
 
 
-def epoch_batches(examples: Sequence[Example], batch_size: int, seed: int, epoch: int) -> list[tuple[int, ...]]:
+def epoch_batches(examples: Sequence[Example], sizes: Sequence[int], seed: int, epoch: int) -> list[tuple[int, ...]]:
     """Return the batches of `epoch` (from 1) in order, as indices into `examples`.
 
-    Every batch holds pictures of one bucket; every example comes exactly `repeats` times.
+    Every batch holds pictures of one bucket of one dataset; every example comes exactly `repeats` times. `sizes` are
+    the batch sizes of the datasets, whose batches come in random order, in proportion to their number.
     """
     rng = python_random(seed, epoch, 0, "order")
     batches: list[tuple[int, ...]] = []
-    for members in _members(examples).values():
+    for (dataset, _), members in _members(examples).items():
         rng.shuffle(members)
-        batches += [tuple(members[start : start + batch_size]) for start in range(0, len(members), batch_size)]
+        size = sizes[dataset]
+        batches += [tuple(members[start : start + size]) for start in range(0, len(members), size)]
     rng.shuffle(batches)
     return batches
 
@@ -129,18 +172,19 @@ class BatchPlan:
     """The batches of a whole run: `accumulation` x `ranks` of an epoch's batches make one optimizer step.
 
     The last step of an epoch may have fewer. Within a step batch i belongs to rank i modulo `ranks`, so the slots, and
-    with them all random numbers, are the same however many ranks share the work.
+    with them all random numbers, are the same however many ranks share the work. `sizes` are the batch sizes of the
+    datasets.
     """
 
     def __init__(
-        self, examples: Sequence[Example], *, batch_size: int, accumulation: int, ranks: int, seed: int
+        self, examples: Sequence[Example], *, sizes: Sequence[int], accumulation: int, ranks: int, seed: int
     ) -> None:
         self.examples = examples
-        self.batch_size = batch_size
+        self.sizes = tuple(sizes)
         self.accumulation = accumulation
         self.ranks = ranks
         self.seed = seed
-        self.micro_batches = batches_per_epoch(examples, batch_size)
+        self.micro_batches = batches_per_epoch(examples, sizes)
         self.steps_per_epoch = math.ceil(self.micro_batches / (accumulation * ranks))
         self._epochs: dict[int, list[tuple[int, ...]]] = {}
 
@@ -160,8 +204,9 @@ class BatchPlan:
         epoch, place = step // self.steps_per_epoch + 1, step % self.steps_per_epoch
         group = self.accumulation * self.ranks
         batches = self._epoch(epoch)[place * group : (place + 1) * group]
+        largest = max(self.sizes)
         micro = (
-            tuple((index * self.batch_size + place, example) for place, example in enumerate(batch))
+            tuple((index * largest + place, example) for place, example in enumerate(batch))
             for index, batch in enumerate(batches)
         )
         return GlobalBatch(step, epoch, tuple(micro))
@@ -187,13 +232,14 @@ class BatchPlan:
         if epoch not in self._epochs:
             while len(self._epochs) >= _EPOCHS_KEPT:
                 del self._epochs[next(iter(self._epochs))]
-            self._epochs[epoch] = epoch_batches(self.examples, self.batch_size, self.seed, epoch)
+            self._epochs[epoch] = epoch_batches(self.examples, self.sizes, self.seed, epoch)
         return self._epochs[epoch]
 
 
-def _members(examples: Sequence[Example]) -> dict[Size, list[int]]:
-    """Return, for each bucket in order of size, the indices of its examples, each as often as it repeats."""
-    found: dict[Size, list[int]] = {bucket: [] for bucket in sorted({example.bucket for example in examples})}
+def _members(examples: Sequence[Example]) -> dict[tuple[int, Size], list[int]]:
+    """Return for each bucket of each dataset, in order, the indices of its examples, each as often as it repeats."""
+    keys = sorted({(example.dataset, example.bucket) for example in examples})
+    found: dict[tuple[int, Size], list[int]] = {key: [] for key in keys}
     for index, example in enumerate(examples):
-        found[example.bucket] += [index] * example.repeats
+        found[example.dataset, example.bucket] += [index] * example.repeats
     return found

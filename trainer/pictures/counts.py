@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from trainer.config import TrainingConfig
+from trainer.config import TrainingConfig, batch_sizes
 from trainer.pictures.batches import Example
 from trainer.pictures.buckets import Size
 from trainer.pictures.report import DatasetReport
@@ -16,12 +16,13 @@ _NAMED = 5
 
 @dataclass(frozen=True, slots=True)
 class BucketCount:
-    """One bucket: its size, its pictures, its samples (repeats included) and its batches in an epoch."""
+    """One bucket of a dataset: its size, its pictures, its samples (repeats included) and its batches in an epoch."""
 
     resolution: Size
     images: int
     samples: int
     batches: int
+    dataset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Counts:
 
     `train_images` and `reg_images` count the pictures that take part. `train_samples` and `reg_samples` count them
     with their repeats, as trained in an epoch. `unused_reg_images` were left out as surplus.
-    `mean_ar_error` is the mean |bucket width/height - picture width/height| over pictures.
+    `ar_errors` is the mean |bucket width/height - picture width/height| over the pictures of each dataset.
     """
 
     train_images: int
@@ -40,7 +41,7 @@ class Counts:
     reg_samples: int
     batches: int
     buckets: tuple[BucketCount, ...]
-    mean_ar_error: float
+    ar_errors: Mapping[int, float]
     notices: tuple[str, ...]
 
     @property
@@ -53,7 +54,7 @@ def count(report: DatasetReport, examples: Sequence[Example], config: TrainingCo
     """Return the numbers of `examples`, which were made from `report`."""
     training = [example for example in examples if not example.regularisation]
     regularising = [example for example in examples if example.regularisation]
-    buckets = bucket_counts(examples, config.training.train_batch_size)
+    buckets = bucket_counts(examples, batch_sizes(config))
     return Counts(
         train_images=len(training),
         reg_images=len(regularising),
@@ -62,30 +63,38 @@ def count(report: DatasetReport, examples: Sequence[Example], config: TrainingCo
         reg_samples=sum(example.repeats for example in regularising),
         batches=sum(bucket.batches for bucket in buckets),
         buckets=buckets,
-        mean_ar_error=sum(abs(example.placement.ar_error) for example in examples) / max(1, len(examples)),
+        ar_errors=_ar_errors(examples),
         notices=tuple(_notices(report, examples, config)),
     )
 
 
-def bucket_counts(examples: Sequence[Example], batch_size: int) -> tuple[BucketCount, ...]:
-    """Return the buckets in use, in order of their size."""
-    members: dict[Size, list[int]] = {}
+def _ar_errors(examples: Sequence[Example]) -> dict[int, float]:
+    errors: dict[int, list[float]] = {}
     for example in examples:
-        members.setdefault(example.bucket, []).append(example.repeats)
+        errors.setdefault(example.dataset, []).append(abs(example.placement.ar_error))
+    return {dataset: sum(each) / len(each) for dataset, each in errors.items()}
+
+
+def bucket_counts(examples: Sequence[Example], sizes: Sequence[int]) -> tuple[BucketCount, ...]:
+    """Return the buckets in use, dataset by dataset, in order of their size; `sizes` are the datasets' batch sizes."""
+    members: dict[tuple[int, Size], list[int]] = {}
+    for example in examples:
+        members.setdefault((example.dataset, example.bucket), []).append(example.repeats)
     return tuple(
-        BucketCount(resolution, len(repeats), sum(repeats), math.ceil(sum(repeats) / batch_size))
-        for resolution, repeats in sorted(members.items())
+        BucketCount(resolution, len(repeats), sum(repeats), math.ceil(sum(repeats) / sizes[dataset]), dataset)
+        for (dataset, resolution), repeats in sorted(members.items())
     )
 
 
-def bucket_info(counts: Counts) -> dict[str, object]:
-    """Return `ss_bucket_info` as sd-scripts writes it with buckets enabled."""
+def bucket_info(counts: Counts, dataset: int = 0) -> dict[str, object]:
+    """Return `ss_bucket_info` of a dataset as sd-scripts writes it with buckets enabled."""
+    mine = [bucket for bucket in counts.buckets if bucket.dataset == dataset]
     return {
         "buckets": {
             str(index): {"resolution": list(bucket.resolution), "count": bucket.samples}
-            for index, bucket in enumerate(counts.buckets)
+            for index, bucket in enumerate(mine)
         },
-        "mean_img_ar_error": counts.mean_ar_error,
+        "mean_img_ar_error": counts.ar_errors.get(dataset, 0.0),
     }
 
 
@@ -100,13 +109,22 @@ def _notices(report: DatasetReport, examples: Sequence[Example], config: Trainin
         else:
             why = "smaller than the size they are trained at and are scaled up"
         notices.append(f"{len(enlarged)} of {len(examples)} pictures are {why}: {_listed(enlarged)}.")
-    used = sum(example.regularisation for example in examples)
-    if used < report.reg_images:
-        notices.append(
-            f"Only {used} of {report.reg_images} regularisation pictures are used: together they reach the number of "
-            f"training pictures with repeats ({report.train_count})."
-        )
-    return notices
+    return [*notices, *_unused_regularisation(report, examples)]
+
+
+def _unused_regularisation(report: DatasetReport, examples: Sequence[Example]) -> Iterator[str]:
+    """Yield for each dataset how many of its regularisation pictures are used, where not all are."""
+    for number in dict.fromkeys(folder.dataset for folder in report.folders):
+        mine = [folder for folder in report.folders if folder.dataset == number]
+        images = sum(len(folder.pictures) for folder in mine if folder.regularisation)
+        used = sum(example.regularisation for example in examples if example.dataset == number)
+        if used < images:
+            place = f"{mine[0].place.partition(',')[0].capitalize()}: only" if mine[0].place else "Only"
+            count = sum(folder.count for folder in mine if not folder.regularisation)
+            yield (
+                f"{place} {used} of {images} regularisation pictures are used: together they reach the number of "
+                f"training pictures with repeats ({count})."
+            )
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -47,8 +47,8 @@ class Findings:
         self.others += found.others
         return found
 
-    def summaries(self, wildcards: bool) -> Iterator[str]:
-        """Yield what was left out and how captions are used; `wildcards` as the setting enable_wildcard."""
+    def summaries(self) -> Iterator[str]:
+        """Yield what was left out and how captions are used."""
         yield from left_out(self.unreadable)
         if self.hidden:
             yield f"Left out, as their names begin with a dot: {pictures(len(self.hidden))}: {listed(self.hidden)}."
@@ -59,7 +59,7 @@ class Findings:
             yield f"No caption for {pictures(len(self.missing))}, the folder's name is used: {listed(self.missing)}."
         if self.empty:
             yield f"Empty captions, trained without a text: {listed(self.empty)}."
-        if self.longer and not wildcards:
+        if self.longer:
             yield f"Only the first line is used (enable_wildcard picks any line) of: {listed(self.longer)}."
         if self.other_extension:
             yield f"Captions with the other usual extension are used: {listed(self.other_extension)}."

@@ -60,13 +60,12 @@ class _Item:
 class LatentCache:
     """The latents of a run's examples.
 
-    `folder` is where files go, None keeps all in memory. `flip` also keeps each picture mirrored (the latent of a
-    mirrored picture is not the mirrored latent).
+    `folder` is where files go, None keeps all in memory. Pictures that are mirrored at random are also kept mirrored
+    (the latent of a mirrored picture is not the mirrored latent).
     """
 
-    def __init__(self, folder: Path | None = None, *, flip: bool = False) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
-        self.flip = flip
         self._keys: dict[tuple[int, bool], str] = {}
         self._memory: dict[str, Latent] = {}
 
@@ -77,7 +76,7 @@ class LatentCache:
         if not (dataset.cache_latents or dataset.cache_latents_to_disk):
             return None
         folder = Path(config.saving.output_dir) / FOLDER if dataset.cache_latents_to_disk else None
-        return cls(folder, flip=dataset.flip_aug)
+        return cls(folder)
 
     def fill(
         self,
@@ -119,7 +118,7 @@ class LatentCache:
         Raises:
             DataError: its file was deleted or damaged since `fill`.
         """
-        key = self._keys[index, flipped and self.flip]
+        key = self._keys.get((index, flipped), self._keys[index, False])
         if self.folder is None:
             return self._memory[key]
         latent = _read(self._path(key), key)
@@ -135,7 +134,7 @@ class LatentCache:
         contents = _contents(list(dict.fromkeys(example.picture.path for example in examples)), report)
         items: dict[str, _Item] = {}
         for index, example in enumerate(examples):
-            for flipped in (False, True) if self.flip else (False,):
+            for flipped in (False, True) if example.treatment.flip else (False,):
                 key = entry_key(contents[example.picture.path], example, flipped, vae_key)
                 self._keys[index, flipped] = key
                 items.setdefault(key, _Item(key, example, flipped))
@@ -188,6 +187,8 @@ def entry_key(content: str, example: Example, flipped: bool, vae_key: str) -> st
         [*placement.bucket, *placement.resized, placement.left, placement.top],
         flipped,
     ]
+    if example.treatment.interpolation:
+        parts.append(example.treatment.interpolation)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

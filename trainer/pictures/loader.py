@@ -14,17 +14,22 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from trainer.config import TrainingConfig
+from trainer.config import TrainingConfig, batch_sizes
 from trainer.ground.errors import DataError, RunError
 from trainer.ground.randomness import python_random
 from trainer.pictures.batches import BatchPlan, Example, RankBatch
 from trainer.pictures.buckets import Placement, Size
-from trainer.pictures.captions import CaptionRules, choose, render
+from trainer.pictures.captions import choose, render
 from trainer.pictures.latent_cache import Latent, LatentCache
-from trainer.pictures.pixels import load_pixels
+from trainer.pictures.masks import check_masks, mask_of
+from trainer.pictures.pixels import change_colours, cut_at_random, load_pixels
+from trainer.pictures.treatment import ALL_TIMESTEPS
 
-Draw = Callable[[tuple[int, int, int, int], int, tuple[int, ...]], object]
-"""(shape of the latents, step, slots) -> the objective's random numbers."""
+Draw = Callable[[tuple[int, int, int, int], int, tuple[int, ...], "Timesteps"], object]
+"""(shape of the latents, step, slots, timesteps) -> the objective's random numbers."""
+
+Timesteps = tuple[tuple[int, int], ...] | None
+"""The lowest timestep and the one above the highest for each sample; None for those of the run."""
 
 LatentShape = Callable[[Size], tuple[int, int, int]]
 """(width, height) of a bucket in pixels -> (channels, height, width) of its latents."""
@@ -55,7 +60,7 @@ class Batch:
     `step` counts optimizer steps from 0, `epoch` from 1. This is batch `micro_index` of the `micro_count` that this
     rank computes in the step; `group_size` counts the step's batches over all ranks. Either `mean` and `std`
     (posterior, float32, unscaled) or `pixels` (float32 in [-1, 1]) are there. `conditions` are the model's own
-    further inputs. A
+    further inputs; `mask` weights the loss. A
     `padding` batch has loss weights of 0 and only keeps the ranks in step.
     """
 
@@ -76,6 +81,7 @@ class Batch:
     text: dict[str, torch.Tensor] | None = None  # each [b, ...]
     tokens: Tokens | None = None  # each [b, ...]
     conditions: Mapping[str, torch.Tensor] = field(default_factory=dict)  # each [b, ...]
+    mask: torch.Tensor | None = None  # [b, 1, h, w], from 0 to 1
 
     def split(self, most: int) -> tuple[Batch, ...]:
         """Return the samples in batches of at most `most`, in order, with their random numbers."""
@@ -134,11 +140,9 @@ class Source:
     """
 
     plan: BatchPlan
-    rules: CaptionRules
     total_steps: int
     seed: int
     rank: int = 0
-    flip_aug: bool = False
     cache: LatentCache | None = None
     draw: Draw | None = None
     latent_shape: LatentShape | None = None
@@ -156,9 +160,10 @@ class Source:
         planned = self.plan.rank_batch(number, self.rank)
         slots = tuple(slot for slot, _ in planned.samples)
         examples = [self.plan.examples[index] for _, index in planned.samples]
-        flips = [self._flipped(planned.step, slot) for slot in slots]
+        flips = [self._flipped(example, planned.step, slot) for example, slot in zip(examples, slots, strict=True)]
+        placements = [self._placed(example, planned.step, slot) for example, slot in zip(examples, slots, strict=True)]
         captions = tuple(self._caption(index, planned, slot) for slot, index in planned.samples)
-        mean, std, pixels = self._pictures(planned, examples, flips)
+        mean, std, pixels = self._pictures(planned, examples, flips, placements)
         weights = [0.0 if planned.padding else example.loss_weight for example in examples]
         return Batch(
             step=planned.step,
@@ -176,20 +181,27 @@ class Source:
             pixels=pixels,
             draws=self._draws(examples, planned.step, slots),
             text=self._text(captions),
-            conditions=self._conditions(examples, flips),
+            conditions=self._conditions(placements, flips),
             tokens=_stacked([self.tokenize(caption) for caption in captions]) if self.tokenize else None,
+            mask=self._mask(examples, flips, placements),
         )
 
-    def _flipped(self, step: int, slot: int) -> bool:
-        return self.flip_aug and python_random(self.seed, step, slot, "flip").random() < 0.5
+    def _placed(self, example: Example, step: int, slot: int) -> Placement:
+        if not example.treatment.crop:
+            return example.placement
+        return cut_at_random(example.placement, python_random(self.seed, step, slot, "crop"))
+
+    def _flipped(self, example: Example, step: int, slot: int) -> bool:
+        return example.treatment.flip and python_random(self.seed, step, slot, "flip").random() < 0.5
 
     def _caption(self, index: int, planned: RankBatch, slot: int) -> str:
         rng = python_random(self.seed, planned.step, slot, "caption")
+        example = self.plan.examples[index]
         if self.prepared is not None:
-            return choose(self.prepared[index], self.rules, rng=rng, epoch=planned.epoch)
+            return choose(self.prepared[index], example.treatment.captions, rng=rng, epoch=planned.epoch)
         return render(
-            self.plan.examples[index].picture.caption,
-            self.rules,
+            example.picture.caption,
+            example.treatment.captions,
             rng=rng,
             epoch=planned.epoch,
             step=planned.step,
@@ -197,26 +209,50 @@ class Source:
         )
 
     def _pictures(
-        self, planned: RankBatch, examples: Sequence[Example], flips: Sequence[bool]
+        self,
+        planned: RankBatch,
+        examples: Sequence[Example],
+        flips: Sequence[bool],
+        placements: Sequence[Placement],
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        """Return (mean, std, None) from the cache or (None, None, pixels)."""
+        """Return (mean, std, None) from the cache, or (None, None, pixels)."""
         if self.cache is None:
-            pixels = [load_pixels(example, flipped) for example, flipped in zip(examples, flips, strict=True)]
+            pixels = []
+            for example, flipped, placement, (slot, _) in zip(
+                examples, flips, placements, planned.samples, strict=True
+            ):
+                loaded = load_pixels(example, flipped, placement)
+                if example.treatment.color:
+                    loaded = change_colours(loaded, python_random(self.seed, planned.step, slot, "colour"))
+                pixels.append(loaded)
             return None, None, torch.stack(pixels)
         indices = (index for _, index in planned.samples)
         latents: list[Latent] = [self.cache.get(index, flipped) for index, flipped in zip(indices, flips, strict=True)]
         return torch.stack([mean for mean, _ in latents]), torch.stack([std for _, std in latents]), None
 
-    def _conditions(self, examples: Sequence[Example], flips: Sequence[bool]) -> dict[str, torch.Tensor]:
+    def _mask(
+        self, examples: Sequence[Example], flips: Sequence[bool], placements: Sequence[Placement]
+    ) -> torch.Tensor | None:
+        """Return the masks of a batch, None where no picture of it has one."""
+        if self.latent_shape is None or not any(example.treatment.masked for example in examples):
+            return None
+        size = self.latent_shape(examples[0].bucket)[1:]
+        each = zip(examples, flips, placements, strict=True)
+        return torch.stack([mask_of(example, placement, flipped, size) for example, flipped, placement in each])
+
+    def _conditions(self, placements: Sequence[Placement], flips: Sequence[bool]) -> dict[str, torch.Tensor]:
         if self.conditions is None:
             return {}
-        each = [self.conditions(example.placement, flipped) for example, flipped in zip(examples, flips, strict=True)]
+        each = [self.conditions(placement, flipped) for placement, flipped in zip(placements, flips, strict=True)]
         return {name: torch.stack([one[name] for one in each]) for name in each[0]}
 
     def _draws(self, examples: Sequence[Example], step: int, slots: Sequence[int]) -> object:
         if self.draw is None or self.latent_shape is None:
             return None
-        return self.draw((len(examples), *self.latent_shape(examples[0].bucket)), step, tuple(slots))
+        timesteps: Timesteps = tuple(example.treatment.timesteps for example in examples)
+        if all(each == ALL_TIMESTEPS for each in timesteps or ()):
+            timesteps = None
+        return self.draw((len(examples), *self.latent_shape(examples[0].bucket)), step, tuple(slots), timesteps)
 
     def _text(self, captions: Sequence[str]) -> dict[str, torch.Tensor] | None:
         if self.text_cache is None:
@@ -286,7 +322,6 @@ def make_loader(
     *,
     total_steps: int,
     start_step: int = 0,
-    rules: CaptionRules | None = None,
     steps_per_epoch: int | None = None,
     ranks: int = 1,
     rank: int = 0,
@@ -303,11 +338,13 @@ def make_loader(
     `steps_per_epoch` is what the plan says, to be compared with what the pictures give.
 
     Raises:
+        DataError: masks are missing.
         RunError: the two disagree.
     """
+    check_masks(examples)
     plan = BatchPlan(
         examples,
-        batch_size=config.training.train_batch_size,
+        sizes=batch_sizes(config),
         accumulation=config.training.gradient_accumulation_steps,
         ranks=ranks,
         seed=config.training.seed,
@@ -319,11 +356,9 @@ def make_loader(
         )
     source = Source(
         plan=plan,
-        rules=rules or CaptionRules.from_config(config),
         total_steps=total_steps,
         seed=config.training.seed,
         rank=rank,
-        flip_aug=config.dataset.flip_aug,
         cache=cache,
         draw=draw,
         latent_shape=latent_shape,

@@ -6,6 +6,9 @@ converted, animations by their first frame. Scaling is Pillow's LANCZOS.
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,6 +30,19 @@ _GAP = 3.0
 
 _DRAFT = 3
 """A JPEG is decoded at a half, quarter or eighth of its size while that is still this many times the final size."""
+
+FILTERS = {
+    "": Image.Resampling.LANCZOS,
+    "lanczos": Image.Resampling.LANCZOS,
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "linear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "cubic": Image.Resampling.BICUBIC,
+    "area": Image.Resampling.BOX,
+    "box": Image.Resampling.BOX,
+}
+"""{resize_interpolation: Pillow's filter}."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -66,8 +82,8 @@ def open_picture(path: Path, least: Size | None = None, expected: Size | None = 
         ) from error
 
 
-def fit(image: Image.Image, placement: Placement, flip: bool) -> torch.Tensor:
-    """Return the picture scaled and cut to its bucket: float32 [3, height, width] in [-1, 1], mirrored if `flip`.
+def fit(image: Image.Image, placement: Placement, flip: bool, interpolation: str = "") -> torch.Tensor:
+    """Return the picture scaled, cut to its bucket and mirrored if `flip`: float32 [channels, height, width], -1 to 1.
 
     Scaling and cutting are one step, so that a ribbon of a picture never becomes a giant in between. The result is
     that of scaling to `placement.resized` and cutting at (left, top).
@@ -80,25 +96,96 @@ def fit(image: Image.Image, placement: Placement, flip: bool) -> torch.Tensor:
         min((placement.left + width) * across, image.width),
         min((placement.top + height) * down, image.height),
     )
-    fitted = image.resize(placement.bucket, Image.Resampling.LANCZOS, box=box, reducing_gap=_GAP)
+    fitted = image.resize(placement.bucket, FILTERS[interpolation], box=box, reducing_gap=_GAP)
     if flip:
         fitted = fitted.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    pixels = torch.from_numpy(numpy.array(fitted))
+    pixels = torch.from_numpy(numpy.array(fitted).reshape(height, width, -1))
     return pixels.permute(2, 0, 1).to(torch.float32).div_(127.5).sub_(1.0).contiguous()
 
 
-def load_pixels(example: Example, flip: bool) -> torch.Tensor:
+def load_pixels(example: Example, flip: bool, placement: Placement | None = None) -> torch.Tensor:
     """Return an example's pixels in its bucket: float32 [3, height, width] in [-1, 1].
+
+    `placement` takes the place of its own, as where it is cut at random.
 
     Raises:
         DataError: the file cannot be decoded, or is not the one that was scanned.
     """
-    least = (_DRAFT * example.placement.resized[0], _DRAFT * example.placement.resized[1])
+    placement = placement or example.placement
+    least = (_DRAFT * placement.resized[0], _DRAFT * placement.resized[1])
     image = open_picture(example.picture.path, least, example.picture.size)
-    return fit(image, example.placement, flip)
+    return fit(image, placement, flip, example.treatment.interpolation)
 
 
-def _decode(file: BinaryIO, path: Path, least: Size | None, expected: Size | None) -> Image.Image:
+def cut_at_random(placement: Placement, rng: random.Random) -> Placement:
+    """Return a placement that is cut anywhere: a draw for the width, then one for the height."""
+    surplus = (placement.resized[0] - placement.bucket[0], placement.resized[1] - placement.bucket[1])
+    left, top = (rng.randint(0, each) for each in surplus)
+    return replace(placement, left=left, top=top)
+
+
+_COLOURED = 0.33
+"""Share of pictures whose colours are changed."""
+
+
+def change_colours(pixels: torch.Tensor, rng: random.Random) -> torch.Tensor:
+    """Return pixels, float32 [3, height, width] in [-1, 1], with hue or brightness changed, or as they are.
+
+    With sd-scripts' odds and amounts: of every third picture either the hue is turned by whole steps of 2 degrees up to
+    16, or each of its values from 0 to 255 is raised to a power between 0.95 and 1.05.
+    """
+    if rng.random() > _COLOURED:
+        return pixels
+    values = pixels.add(1.0).mul(127.5)
+    if rng.random() > 0.5:
+        turned = _hue_turned(values / 255.0, 2.0 * int(rng.uniform(-8, 8)))
+        return turned.mul(2.0).sub(1.0)
+    return values.pow(rng.uniform(0.95, 1.05)).clamp(max=255.0).div(127.5).sub(1.0)
+
+
+def _hue_turned(rgb: torch.Tensor, degrees: float) -> torch.Tensor:
+    """Return colours from 0 to 1, [3, ...], with their hue turned; value and saturation stay.
+
+    Smith 1978, "Color Gamut Transform Pairs": hexcone model.
+    """
+    value, lowest = rgb.amax(dim=0), rgb.amin(dim=0)
+    chroma = value - lowest
+    red, green, blue = rgb
+    divisor = torch.where(chroma == 0, torch.ones_like(chroma), chroma)
+    hue = torch.where(
+        value == red,
+        ((green - blue) / divisor) % 6.0,
+        torch.where(value == green, (blue - red) / divisor + 2.0, (red - green) / divisor + 4.0),
+    )
+    hue = hue + degrees / 60.0
+    return torch.stack([value - chroma * _shade((shift + hue) % 6.0) for shift in (5.0, 3.0, 1.0)])
+
+
+def _shade(sector: torch.Tensor) -> torch.Tensor:
+    return torch.minimum(sector, 4.0 - sector).clamp(0.0, 1.0)
+
+
+def decoded(path: Path, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Return what `convert` makes of a picture as it is seen, whole.
+
+    Raises:
+        DataError: the file is gone or cannot be decoded.
+    """
+    try:
+        with open_regular(path) as file:
+            return _decode(file, path, None, None, convert)
+    except UNREADABLE as error:
+        reason = str(error) or type(error).__name__
+        raise DataError(f"The picture {path} cannot be decoded: {reason}.", "Repair it, or save it anew.") from error
+
+
+def _decode(
+    file: BinaryIO,
+    path: Path,
+    least: Size | None,
+    expected: Size | None,
+    convert: Callable[[Image.Image], Image.Image] | None = None,
+) -> Image.Image:
     image = open_header(file)
     turn, seen = orientation(image, file), size_as_seen(image, file)
     if expected is not None and seen != expected:
@@ -110,8 +197,8 @@ def _decode(file: BinaryIO, path: Path, least: Size | None, expected: Size | Non
     if least is not None:
         image.draft(None, least if seen == image.size else (least[1], least[0]))
     image.load()
-    rgb = to_rgb(image)
-    return rgb.transpose(_TURNS[turn]) if turn in _TURNS else rgb
+    made = (convert or to_rgb)(image)
+    return made.transpose(_TURNS[turn]) if turn in _TURNS else made
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,7 +36,11 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """One folder of pictures with its repeats; `class_tokens` is what follows N_ in its name."""
+    """One folder of pictures with its repeats; `class_tokens` is what follows N_ in its name.
+
+    `dataset` and `subset` are its numbers among the run's datasets, from 0, and `place` what messages call it; it is ""
+    where the folder is one of `train_data_dir`'s.
+    """
 
     path: Path
     name: str
@@ -44,6 +48,9 @@ class Folder:
     class_tokens: str
     regularisation: bool
     pictures: tuple[Picture, ...]
+    dataset: int = 0
+    subset: int = 0
+    place: str = ""
 
     @property
     def count(self) -> int:
@@ -103,18 +110,29 @@ class DatasetReport:
         }
 
 
-def dataset_dirs(folders: Iterable[Folder]) -> dict[str, dict[str, int]]:
+Named = Callable[[Folder], str]
+"""What a folder is called."""
+
+
+def name_of(folder: Folder) -> str:
+    """Return a folder's own name."""
+    return folder.name
+
+
+def dataset_dirs(folders: Iterable[Folder], named: Named = name_of) -> dict[str, dict[str, int]]:
     """Return `ss_dataset_dirs` or `ss_reg_dataset_dirs`: folder name -> repeats and number of pictures."""
-    return {folder.name: {"n_repeats": folder.repeats, "img_count": len(folder.pictures)} for folder in folders}
+    return {named(folder): {"n_repeats": folder.repeats, "img_count": len(folder.pictures)} for folder in folders}
 
 
-def tag_frequency(report: DatasetReport, *, all_lines: bool = False) -> dict[str, dict[str, int]]:
+def tag_frequency(
+    report: DatasetReport, named: Named = name_of, *, all_lines: bool = False
+) -> dict[str, dict[str, int]]:
     """Return `ss_tag_frequency`: folder name -> lower-cased tag -> number of pictures that have it.
 
     Each picture counts once, whatever its repeats. `all_lines` counts every line of a wildcard file, as sd-scripts
     does with enable_wildcard; otherwise only the line that is trained with.
     """
-    return {folder.name: _tags_of(folder, all_lines) for folder in report.folders}
+    return {named(folder): _tags_of(folder, all_lines) for folder in report.folders}
 
 
 def _tags_of(folder: Folder, all_lines: bool) -> dict[str, int]:
@@ -132,6 +150,7 @@ def _folder_json(folder: Folder) -> dict[str, object]:
         "repeats": folder.repeats,
         "class_tokens": folder.class_tokens,
         "regularisation": folder.regularisation,
+        "dataset": folder.dataset,
         "pictures": [
             {
                 "name": picture.path.name,

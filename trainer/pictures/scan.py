@@ -13,20 +13,19 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import PIL
 from PIL import Image
 
-from trainer.config import TrainingConfig
+from trainer.config import TrainingConfig, datasets_of
 from trainer.ground.errors import ConfigError, DataError, Problem
-from trainer.ground.paths import TooLarge, read_bytes
-from trainer.pictures.encodings import fitting_encoding, utf8_text
+from trainer.pictures.caption_files import read_caption
 from trainer.pictures.findings import (
     Findings,
-    ForeignCaption,
     left_out,
     lie_deeper,
     listed,
@@ -38,37 +37,22 @@ from trainer.pictures.header_cache import WORTH, HeaderCache
 from trainer.pictures.image_headers import EXTENSIONS, UNREADABLE, read_size
 from trainer.pictures.listing import Listing, deeper, listing
 from trainer.pictures.report import DatasetReport, Folder, Picture
+from trainer.pictures.sources import KEY, Source, of_datasets
 
 Progress = Callable[[str, int, int], None]
 
 PHASE = "scanning pictures"
 
 _REPEATS = re.compile(r"\s*(\d+)\s*(?:_(.*))?", re.DOTALL)
-_FALLBACK_EXTENSION = {".caption": ".txt"}
 _SIZES = f"sizes, Pillow {PIL.__version__}"
 MOST_REPEATS, MOST_SAMPLES = 1_000_000, 5_000_000
 """Times that a folder's name may ask for a picture, and samples of an epoch: an epoch's order is kept in memory."""
-
-LARGEST_CAPTION = 1_000_000
-"""Bytes of a caption file."""
 
 _TRAINING, _REGULARISATION = "train_data_dir", "reg_data_dir"
 _PROJECT_PICTURES = {_TRAINING: "img", _REGULARISATION: "reg"}
 """What kohya_ss calls the folders of numbered folders in a project's folder."""
 
 _LAYOUT = "Pictures belong in subfolders named REPEATS_NAME, such as '10_mycat cat', or directly in the chosen folder"
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """A folder that was found to hold pictures, before these are opened."""
-
-    path: Path
-    repeats: int
-    class_tokens: str
-    regularisation: bool
-    files: Sequence[str]
-    names: Mapping[str, str]
 
 
 def scan(config: TrainingConfig, progress: Progress | None = None) -> DatasetReport:
@@ -83,30 +67,45 @@ def scan(config: TrainingConfig, progress: Progress | None = None) -> DatasetRep
         Stopped: raised by `progress(phase, done, total)`.
     """
     findings = Findings()
-    sources = _sources(config, findings)
+    listed_ones = datasets_of(config)
+    sources = of_datasets(listed_ones, findings) if listed_ones else _sources(config, findings)
     total = sum(len(source.files) for source in sources)
-    folders, done = [], 0
+    folders: list[Folder] = []
+    seen: dict[object, tuple[Picture, ...]] = {}
+    done = 0
     for source in sources:
-        pictures = []
-        sizes = HeaderCache(_SIZES, source.path) if len(source.files) >= WORTH else None
-        for name in source.files:
-            if progress:
-                progress(PHASE, done, total)
-            pictures.append(_read_picture(source, name, config, findings, sizes))
-            done += 1
-        if sizes:
-            sizes.save()
-        folders.append(_folder(source, [picture for picture in pictures if picture]))
-    if progress:
-        progress(PHASE, done, total)
+        # One folder may be in several datasets, one for each resolution.
+        same = (source.path, source.extension, source.wildcards, source.class_tokens, source.name, tuple(source.files))
+        if same not in seen:
+            seen[same] = _read_pictures(source, findings, partial(_tell, progress, done, total))
+        folders.append(_folder(source, seen[same]))
+        done += len(source.files)
+    _tell(progress, done, total, 0)
     _require_pictures(config, folders, findings)
     refuse_foreign(findings.foreign)
-    notices = (*findings.notices, *findings.summaries(config.captions.enable_wildcard))
+    notices = (*findings.notices, *findings.summaries())
     return DatasetReport(
         folders=tuple(folder for folder in folders if folder.pictures),
         notices=notices,
         unreadable=tuple(findings.unreadable),
     )
+
+
+def _tell(progress: Progress | None, before: int, total: int, more: int) -> None:
+    if progress:
+        progress(PHASE, before + more, total)
+
+
+def _read_pictures(source: Source, findings: Findings, tell: Callable[[int], None]) -> tuple[Picture, ...]:
+    """Return the pictures of a source that can be read; `tell` is told how many of them were looked at."""
+    found = []
+    sizes = HeaderCache(_SIZES, source.path) if len(source.files) >= WORTH else None
+    for number, name in enumerate(source.files):
+        tell(number)
+        found.append(_read_picture(source, name, findings, sizes))
+    if sizes:
+        sizes.save()
+    return tuple(picture for picture in found if picture)
 
 
 def split_name(name: str) -> tuple[int, str] | None:
@@ -118,7 +117,7 @@ def split_name(name: str) -> tuple[int, str] | None:
     return (int(match[1]), (match[2] or "").strip()) if match else None
 
 
-def _sources(config: TrainingConfig, findings: Findings) -> list[_Source]:
+def _sources(config: TrainingConfig, findings: Findings) -> list[Source]:
     """Return the folders with pictures of both settings; every problem with the settings at once."""
     chosen = [(_TRAINING, config.dataset.train_data_dir, False)]
     if config.dataset.reg_data_dir:
@@ -129,7 +128,7 @@ def _sources(config: TrainingConfig, findings: Findings) -> list[_Source]:
     sources = []
     for key, value, regularisation in chosen:
         root = Path(value)
-        sources += _sources_below(key, root, regularisation, findings)
+        sources += _sources_below(key, root, regularisation, findings, config)
     return sources
 
 
@@ -149,7 +148,9 @@ def _folder_problem(key: str, value: str) -> Problem | None:
     return None
 
 
-def _sources_below(key: str, root: Path, regularisation: bool, findings: Findings) -> list[_Source]:
+def _sources_below(
+    key: str, root: Path, regularisation: bool, findings: Findings, config: TrainingConfig
+) -> list[Source]:
     """Return the N_class folders below `root` that hold pictures; where there are none, `root` itself if it does.
 
     Raises:
@@ -165,8 +166,8 @@ def _sources_below(key: str, root: Path, regularisation: bool, findings: Finding
         raise _nothing_found(key, root, findings, inside, below)
     _tell_unused(root, top, inside, below, findings)
     if used:
-        return [_source(each, regularisation) for each in used]
-    return [_plain_source(root, regularisation, top, findings)]
+        return [_source(each, regularisation, config) for each in used]
+    return [_plain_source(root, regularisation, top, findings, config)]
 
 
 def _paths(found: Iterable[Listing]) -> Iterator[Path]:
@@ -178,10 +179,13 @@ def _tell_unused(
 ) -> None:
     """Say which pictures that were seen are not used for where they lie, and which numbered folders have none."""
     numbered = [each for each in inside if (split_name(each.path.name) or (0, ""))[0] >= 1]
-    passed_over = [each.path.name for each in inside if each.pictures and each not in numbered]
+    passed_over = [each.path.name for each in inside if each.pictures and not split_name(each.path.name)]
+    switched_off = [each.path.name for each in inside if each.pictures and (split_name(each.path.name) or (1,))[0] == 0]
     empty = [each.path.name for each in numbered if not each.pictures]
+    if switched_off:
+        findings.notices.append(f"{root}: left out, as their names say 0 repeats: {listed(switched_off)}.")
     if passed_over:
-        rule = f"the name does not begin with repeats, as in '10_{passed_over[0]}'"
+        rule = f"the name does not begin with repeats, as in '10_{_class_of(passed_over[0])}'"
         findings.notices.append(f"{root}: not used, as {rule}: {listed(passed_over)}.")
     if top.pictures and len(empty) < len(numbered):
         what = f"{pictures(len(top.pictures))} beside the numbered subfolders"
@@ -192,7 +196,12 @@ def _tell_unused(
         findings.notices.append(lie_deeper(root, below))
 
 
-def _source(found: Listing, regularisation: bool) -> _Source:
+def _class_of(name: str) -> str:
+    """Return a folder's name without repeats that do not count, as in 0_cat or -1_cat."""
+    return re.sub(r"^\s*[-+]?\d+\s*_", "", name).strip() or name
+
+
+def _source(found: Listing, regularisation: bool, config: TrainingConfig) -> Source:
     """Return a numbered folder.
 
     Raises:
@@ -205,15 +214,33 @@ def _source(found: Listing, regularisation: bool) -> _Source:
             f"more than {MOST_REPEATS:,} repeats of each picture.",
             f"Name it with the repeats in an epoch, such as '10_{class_tokens or 'mycat cat'}'.",
         )
-    return _Source(found.path, repeats, class_tokens, regularisation, found.pictures, found.names)
+    return _of_layout(found.path, repeats, class_tokens, regularisation, found, config)
 
 
-def _plain_source(root: Path, regularisation: bool, found: Listing, findings: Findings) -> _Source:
+def _of_layout(
+    path: Path, repeats: int, class_tokens: str, regularisation: bool, found: Listing, config: TrainingConfig
+) -> Source:
+    captions = config.captions
+    return Source(
+        path,
+        repeats,
+        class_tokens,
+        regularisation,
+        found.pictures,
+        found.names,
+        captions.caption_extension,
+        captions.enable_wildcard,
+    )
+
+
+def _plain_source(
+    root: Path, regularisation: bool, found: Listing, findings: Findings, config: TrainingConfig
+) -> Source:
     """Return a folder chosen directly: once an epoch, unless its own name says how often."""
     resolved = root.resolve()
     repeats, _ = split_name(resolved.name) or (0, "")
     if repeats >= 1:
-        source = _source(replace(found, path=resolved), regularisation)
+        source = _source(replace(found, path=resolved), regularisation, config)
         times = "1 repeat" if repeats == 1 else f"{repeats:,} repeats"
         findings.notices.append(
             f"{root} is itself a numbered folder: its name gives {times} and the class "
@@ -222,14 +249,12 @@ def _plain_source(root: Path, regularisation: bool, found: Listing, findings: Fi
         return replace(source, path=root)
     findings.notices.append(
         f"{root} is a plain folder of pictures: it counts as 1 repeat. For more, put them into a subfolder named "
-        f"REPEATS_NAME, such as '10_{resolved.name}'."
+        f"REPEATS_NAME, such as '10_{_class_of(resolved.name)}'."
     )
-    return _Source(root, 1, resolved.name, regularisation, found.pictures, found.names)
+    return _of_layout(root, 1, resolved.name, regularisation, found, config)
 
 
-def _read_picture(
-    source: _Source, name: str, config: TrainingConfig, findings: Findings, sizes: HeaderCache | None
-) -> Picture | None:
+def _read_picture(source: Source, name: str, findings: Findings, sizes: HeaderCache | None) -> Picture | None:
     path = source.path / name
     try:
         state = os.stat(path)
@@ -241,7 +266,9 @@ def _read_picture(
     except UNREADABLE as error:
         findings.unreadable.append((path, _reason(path, error)))
         return None
-    caption = _read_caption(source, name, config.captions.caption_extension, findings)
+    if source.captions is not None:
+        return Picture(path, size, source.captions[name], state.st_size)
+    caption = read_caption(source, name, findings)
     return Picture(
         path=path,
         size=size,
@@ -265,81 +292,48 @@ def _reason(path: Path, error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _read_caption(source: _Source, name: str, extension: str, findings: Findings) -> str | None:
-    """Return the caption's lines, stripped and without blank ones, or None where there is no caption file.
-
-    Raises:
-        DataError: the file is not UTF-8 or cannot be read.
-    """
-    stem = os.path.splitext(name)[0]
-    extension = extension if extension.startswith(".") else f".{extension}"
-    for candidate in (extension, _FALLBACK_EXTENSION.get(extension, ".caption")):
-        found = source.names.get(stem + candidate) or source.names.get((stem + candidate).lower())
-        if found:
-            if candidate != extension:
-                findings.other_extension.append(found)
-            lines = _caption_lines(os.path.join(source.path, found), findings)
-            if not lines:
-                findings.empty.append(found)
-            elif len(lines) > 1:
-                findings.longer.append(found)
-            return "\n".join(lines)
-    findings.missing.append(name)
-    return None
-
-
-def _caption_lines(path: str, findings: Findings) -> list[str]:
-    """Return the lines of a caption file; none of one that is not UTF-8, which is refused with all others of its kind.
-
-    Raises:
-        DataError: the file cannot be read, or is no caption for its size.
-    """
-    try:
-        content = read_bytes(path, LARGEST_CAPTION)
-    except TooLarge as error:
-        raise DataError(
-            f"caption_extension: {path} has more than {LARGEST_CAPTION:,} bytes, which captions never have.",
-            remedy="Remove it, or move it elsewhere.",
-        ) from error
-    except OSError as error:
-        raise DataError(
-            f"caption_extension: the caption {path} cannot be read: {error.strerror}.",
-            remedy="Check its permissions or remove it.",
-        ) from error
-    text = utf8_text(content)
-    if text is None:
-        findings.foreign.append(ForeignCaption(Path(path), fitting_encoding(content)))
-        return []
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return [stripped for line in text.split("\n") if (stripped := line.strip())]
-
-
-def _folder(source: _Source, pictures: list[Picture]) -> Folder:
+def _folder(source: Source, pictures: tuple[Picture, ...]) -> Folder:
     return Folder(
         path=source.path,
-        name=source.path.name or source.path.resolve().name,
+        name=source.name or source.path.name or source.path.resolve().name,
         repeats=source.repeats,
         class_tokens=source.class_tokens,
         regularisation=source.regularisation,
-        pictures=tuple(pictures),
+        pictures=pictures,
+        dataset=source.dataset,
+        subset=source.subset,
+        place=source.place,
     )
 
 
 def _require_pictures(config: TrainingConfig, folders: Sequence[Folder], findings: Findings) -> None:
     """Refuse a setting none of whose pictures could be read, and more samples than an epoch can have."""
     for key, regularisation in ((_TRAINING, False), (_REGULARISATION, True)):
-        here = [folder for folder in folders if folder.regularisation is regularisation]
+        here = [folder for folder in folders if folder.regularisation is regularisation and not folder.place]
         if here and not any(folder.pictures for folder in here):
             reasons = "; ".join(f"{path.name}: {reason}" for path, reason in findings.unreadable[:5])
             raise DataError(
                 f"{key}: none of the pictures in {getattr(config.dataset, key)} can be read ({reasons}).",
                 remedy=f"Pictures must be intact files of these kinds: {_kinds()}.",
             )
+    for folder in folders:
+        if folder.place and not folder.pictures:
+            reasons = "; ".join(f"{path.name}: {reason}" for path, reason in findings.unreadable[:5])
+            raise DataError(
+                f"{KEY}: none of the pictures of {folder.place}, {short(folder.path)}, can be read ({reasons}).",
+                remedy=f"Pictures must be intact files of these kinds: {_kinds()}.",
+            )
+    if not any(not folder.regularisation for folder in folders):
+        raise DataError(
+            f"{KEY}: all folders are of regularisation pictures, so there is nothing to learn.",
+            remedy="Add the folder with the pictures to learn, without is_reg.",
+        )
     samples = sum(folder.count for folder in folders if not folder.regularisation)
     if samples > MOST_SAMPLES:
         largest = max(folders, key=lambda folder: folder.count)
+        key = KEY if largest.place else _TRAINING
         raise DataError(
-            f"{_TRAINING}: pictures times repeats are {samples:,} samples an epoch; {MOST_SAMPLES:,} are the most.",
+            f"{key}: pictures times repeats are {samples:,} samples an epoch; {MOST_SAMPLES:,} are the most.",
             remedy=f"Give {short(largest.path)} fewer than its {largest.repeats:,} repeats, and train more epochs.",
         )
 
@@ -358,7 +352,8 @@ def _nothing_found(
         return ConfigError([Problem(key, message, str(root), {key: str(folder)})])
     unnumbered = [each.path.name for each in inside if each.pictures]
     if unnumbered:
-        what += f" There are pictures in {listed(unnumbered)}: rename to '10_{unnumbered[0]}', or choose it directly."
+        name = f"10_{_class_of(unnumbered[0])}"
+        what += f" There are pictures in {listed(unnumbered)}: rename to '{name}', or choose it directly."
     elif below:
         what += f" {lie_deeper(place, [replace(each, path=each.path.resolve()) for each in below])}"
     elif split_name(place.name):

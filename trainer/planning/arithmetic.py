@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from trainer.config import batch_sizes
 from trainer.pictures.counts import Counts
 from trainer.pictures.report import DatasetReport, Folder
 from trainer.planning.timetable import Timetable
@@ -19,18 +20,20 @@ def sum_of_steps(report: DatasetReport, counts: Counts, timetable: Timetable) ->
     Images × repeats, with what regularisation adds or loses by being balanced, over the batch size; then the batches
     that are short because their bucket is, the batches of one step, and the epochs.
     """
-    training = timetable.config.training
+    sizes = set(batch_sizes(timetable.config))
     words, samples = _samples(report, counts), counts.samples
-    batch = training.train_batch_size
-    if batch > 1:
+    batch = min(sizes)
+    if len(sizes) > 1:
+        words = f"({words}) in {_number(counts.batches)} batches of {' and '.join(map(str, sorted(sizes)))}"
+    elif batch > 1:
         words = f"({words})" if " + " in words or " − " in words else words
         words += f" ÷ {batch} a batch{_rounded(samples, batch)}"
     short = counts.batches - math.ceil(samples / batch)
-    if short:
+    if short > 0 and len(sizes) == 1:
         words += f" + {_number(short)} short {'batch' if short == 1 else 'batches'} of buckets"
     per_step = timetable.accumulation * timetable.ranks
     if per_step > 1:
-        words = f"({words})" if " + " in words or " ÷ " in words else words
+        words = f"({words})" if any(sign in words for sign in (" + ", " ÷ ", " in ")) else words
         words += f" ÷ {per_step} batches a step{_rounded(counts.batches, per_step)}"
     words += f" = {_number(timetable.steps_per_epoch)} an epoch"
     epochs = f"{_number(timetable.total_epochs)} {'epoch' if timetable.total_epochs == 1 else 'epochs'}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trainer.config import TrainingConfig, known_settings, to_flat
+from trainer.config.datasets import KEY as DATASETS
 from trainer.ground.errors import ConfigError, Problem
 from trainer.process import PROCESSES, ProcessKind
 from trainer.settings.problems import shown
@@ -15,7 +16,7 @@ def check_process(config: TrainingConfig, process: ProcessKind) -> None:
     Raises:
         ConfigError: some are; each is named.
     """
-    values, problems = to_flat(config), []
+    values, problems = to_flat(config), _in_datasets(config, process)
     for key, setting in known_settings().items():
         kinds = setting.show.when.get(PROCESS, (process.name,))
         default = list(setting.default) if isinstance(setting.default, tuple) else setting.default
@@ -26,3 +27,22 @@ def check_process(config: TrainingConfig, process: ProcessKind) -> None:
         problems.append(Problem(key, message, values[key], {key: default}))
     if problems:
         raise ConfigError(problems)
+
+
+def _in_datasets(config: TrainingConfig, process: ProcessKind) -> list[Problem]:
+    """Return a problem for each setting of another kind of process that datasets say otherwise than the run does."""
+    others = [
+        (key, " and ".join(PROCESSES[str(kind)].title for kind in setting.show.when[PROCESS]))
+        for key, setting in known_settings().items()
+        if setting.within and process.name not in setting.show.when.get(PROCESS, (process.name,))
+    ]
+    return [
+        Problem(DATASETS, f"{place}: {key} is for {theirs} models, and this is a {process.title} model; leave it out.")
+        for number, table in enumerate(config.dataset.datasets, 1)
+        for place, said in [
+            (f"dataset {number}", table),
+            *((f"dataset {number}, subset {index}", each) for index, each in enumerate(table["subsets"], 1)),
+        ]
+        for key, theirs in others
+        if key in said
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 from trainer import advice as recipe
 from trainer.adapters import AdapterSpec, make_spec, read_header
 from trainer.advice import Advice
-from trainer.config import TrainingConfig, rates
+from trainer.config import TrainingConfig, datasets_of, rates
 from trainer.families import FAMILIES, Recognition, recognise_chosen
 from trainer.families.family import HUB
 from trainer.families.reading.hub import cached_descriptions
@@ -114,7 +114,7 @@ class Plan:
         lines = [
             f"Model: {self.model}, {self.recognition.source}",
             f"Pictures: {counts.train_images}{reg}; {counts.samples} samples an epoch",
-            "Buckets: " + ", ".join(f"{b.resolution[0]}x{b.resolution[1]} ({b.images})" for b in counts.buckets),
+            *self._buckets(),
             f"Steps: {timetable.total_steps:,}",
             f"  {sum_of_steps(self.report, counts, timetable)}",
         ]
@@ -123,6 +123,21 @@ class Plan:
         lines += [f"Note: {notice}" for notice in self.notices]
         lines += [f"Advice: {each}" for each in self.advice]
         return lines
+
+    def _buckets(self) -> Iterator[str]:
+        """Yield the buckets in use, a line for each dataset."""
+        datasets = datasets_of(self.config)
+        for number in range(len(datasets) or 1):
+            mine = [each for each in self.counts.buckets if each.dataset == number]
+            listed = ", ".join(f"{b.resolution[0]}x{b.resolution[1]} ({b.images})" for b in mine) or "none"
+            if not datasets:
+                yield f"Buckets: {listed}"
+                continue
+            own = datasets[number].config
+            yield (
+                f"{datasets[number].place.capitalize()} at {own.dataset.resolution}, batches of "
+                f"{own.training.train_batch_size}: {listed}"
+            )
 
 
 def is_guess(seen: Recognition) -> bool:

@@ -75,7 +75,13 @@ class Ddpm(Process):
         target = TARGETS[self.prediction_type](latents, noise, draws.timesteps, levels)
         return Noised(noisy, draws.timesteps, target)
 
-    def losses(self, prediction: Tensor, noised: Noised, sample_weights: Tensor | None = None) -> Tensor:
+    def losses(
+        self,
+        prediction: Tensor,
+        noised: Noised,
+        sample_weights: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """Return one loss per sample; see `Process.losses`."""
         timesteps, levels = noised.timesteps, self.schedule.alphas_cumprod
         each = elementwise_loss(
@@ -84,7 +90,7 @@ class Ddpm(Process):
             self.loss,
             lambda: huber_threshold(timesteps, levels[timesteps], self.loss),
         )
-        losses = mean_of_each(each)
+        losses = mean_of_each(each, mask)
         if sample_weights is not None:
             losses = losses * sample_weights
         return losses * timestep_weights(self.schedule.snr[timesteps], self.loss)

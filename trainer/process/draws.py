@@ -81,7 +81,15 @@ class Drawing:
     options: NoiseOptions
     timesteps: TimestepRule
 
-    def __call__(self, shape: Sequence[int], step: int, slots: Sequence[int], *, seed: int) -> Draws:
+    def __call__(
+        self,
+        shape: Sequence[int],
+        step: int,
+        slots: Sequence[int],
+        timesteps: Sequence[tuple[int, int]] | None = None,
+        *,
+        seed: int,
+    ) -> Draws:
         """Draw every random number of a micro-batch, on the CPU.
 
         A sample's numbers depend on (seed, step, slot) and its own shape, never on its neighbours: strengths are
@@ -91,17 +99,19 @@ class Drawing:
             shape: (b, c, ...) of the latents.
             step: the optimizer step, from 0.
             slots: each sample's place in the global effective batch, b of them.
+            timesteps: for each sample the lowest and the one above the highest, where they are not the run's.
             seed: the run's seed.
         """
         batch, *sample_shape = shape
+        rules = [UniformTimesteps(*each) for each in timesteps] if timesteps else [self.timesteps] * batch
         samples = [
-            self._sample(tuple(sample_shape), Numbers(seed, step, slot))
-            for slot, _ in zip(slots, range(batch), strict=True)
+            self._sample(tuple(sample_shape), Numbers(seed, step, slot), rule)
+            for slot, rule in zip(slots, rules, strict=True)
         ]
         stacked = (_stack([getattr(sample, field.name) for sample in samples]) for field in fields(Draws))
         return Draws(*stacked)  # type: ignore[arg-type]
 
-    def _sample(self, shape: tuple[int, ...], numbers: Numbers) -> Draws:
+    def _sample(self, shape: tuple[int, ...], numbers: Numbers, rule: TimestepRule) -> Draws:
         """Draw for one sample of `shape` (c, ...); the results have no batch dimension."""
         options = self.options
         noise = numbers.normal("noise", shape)
@@ -118,7 +128,7 @@ class Drawing:
         return Draws(
             noise=noise,
             posterior=numbers.normal("posterior", shape),
-            timesteps=self.timesteps(numbers, shape),
+            timesteps=rule(numbers, shape),
             perturbation=_draw_perturbation(shape, numbers, options),
             offset=offset,
             offset_strength=strength,

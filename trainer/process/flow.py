@@ -226,12 +226,19 @@ class Flow(Process):
         perturbed = draws.noise if draws.perturbation is None else draws.noise + draws.perturbation
         return Noised((1.0 - sigmas) * latents + sigmas * perturbed, draws.timesteps, draws.noise - latents)
 
-    def losses(self, prediction: Tensor, noised: Noised, sample_weights: Tensor | None = None) -> Tensor:
+    def losses(
+        self,
+        prediction: Tensor,
+        noised: Noised,
+        sample_weights: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """Return one loss per sample; see `Process.losses`."""
         sigmas = noised.timesteps
         read = PREDICTIONS[self.options.model_prediction_type]
         predicted = read(prediction.float(), noised.latents, per_sample(sigmas, noised.latents))
-        losses = mean_of_each(elementwise_loss(predicted, noised.target, self.loss, lambda: self._threshold(sigmas)))
+        each = elementwise_loss(predicted, noised.target, self.loss, lambda: self._threshold(sigmas))
+        losses = mean_of_each(each, mask)
         if sample_weights is not None:
             losses = losses * sample_weights
         return losses * flow_weights(sigmas, self.options)

@@ -150,6 +150,8 @@ def elementwise_loss(
     return HUBER_LOSSES[options.loss_type](difference, per_sample(threshold(), difference))
 
 
-def mean_of_each(losses: Tensor) -> Tensor:
-    """Return the mean [b] over all but the first dimension of [b, ...]."""
+def mean_of_each(losses: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return the mean [b] over all but the first dimension of [b, ...], times `mask` [b, 1, ...] before."""
+    if mask is not None:
+        losses = losses * mask
     return losses.mean(dim=tuple(range(1, losses.dim())))

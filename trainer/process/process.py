@@ -53,7 +53,13 @@ class Process(ABC):
         """
 
     @abstractmethod
-    def losses(self, prediction: Tensor, noised: Noised, sample_weights: Tensor | None = None) -> Tensor:
+    def losses(
+        self,
+        prediction: Tensor,
+        noised: Noised,
+        sample_weights: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """Return one loss per sample, [b] float32: mean over its elements, times its own weight, times its timestep's.
 
         Their mean is the loss of the batch, as in sd-scripts.
@@ -62,6 +68,8 @@ class Process(ABC):
             prediction: [b, ...], what the model made of `noised`, any floating-point dtype.
             noised: what `corrupt` returned.
             sample_weights: [b], for instance prior_loss_weight for regularisation pictures; None = 1.
+            mask: [b, 1, ...] from 0 to 1, what each element's loss counts; None = 1. The mean is over all elements all
+                the same, as in sd-scripts.
         """
 
     @abstractmethod

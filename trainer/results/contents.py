@@ -126,7 +126,14 @@ def _seen(picture: Picture) -> PictureContent:
 
 
 def _pictures(report: DatasetReport) -> Iterator[Picture]:
-    return (picture for folder in report.folders for picture in folder.pictures)
+    """Yield each picture file once; one that is in several datasets has all its different captions."""
+    found: dict[Path, list[Picture]] = {}
+    for folder in report.folders:
+        for picture in folder.pictures:
+            found.setdefault(picture.path, []).append(picture)
+    for same in found.values():
+        captions = dict.fromkeys(each.caption for each in same)
+        yield replace(same[0], caption="\0".join(captions))
 
 
 def read(path: Path) -> dict[str, PictureContent]:

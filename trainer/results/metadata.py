@@ -21,14 +21,16 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 from trainer.adapters import AdapterSpec
-from trainer.config import TrainingConfig, known_settings, resolution_size, to_flat
+from trainer.config import TrainingConfig, batch_sizes, known_settings, resolution_size, to_flat
+from trainer.config.datasets import KEY as DATASETS
+from trainer.config.datasets import without_paths
 from trainer.config.files import PROJECT
 from trainer.ground.files import sha256_of
 from trainer.pictures.counts import Counts, bucket_info
-from trainer.pictures.report import DatasetReport, Folder, dataset_dirs, tag_frequency
-from trainer.pictures.scan import split_name
+from trainer.pictures.report import DatasetReport, dataset_dirs, tag_frequency
 from trainer.planning.timetable import Timetable
 from trainer.process import DDPM, FLOW
+from trainer.results.datasets_entry import datasets_entry, public_name
 from trainer.settings import sd_scripts
 from trainer.settings.kohya import names_a_file
 from trainer.settings.section import PATHS
@@ -64,6 +66,26 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(?<!\.safetensors)(?<!\.ckpt)")
 
 _PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
 """What a model predicts -> modelspec's word; it has none for rectified flow."""
+
+_OF_ONE_DATASET = frozenset(
+    {
+        "ss_batch_size_per_device",
+        "ss_bucket_info",
+        "ss_bucket_no_upscale",
+        "ss_color_aug",
+        "ss_enable_bucket",
+        "ss_flip_aug",
+        "ss_keep_tokens",
+        "ss_max_bucket_reso",
+        "ss_min_bucket_reso",
+        "ss_random_crop",
+        "ss_reg_dataset_dirs",
+        "ss_resolution",
+        "ss_shuffle_caption",
+        "ss_total_batch_size",
+    }
+)
+"""Entries whose place `ss_datasets` takes where there are several datasets, as with sd-scripts."""
 
 _ELSEWHERE: Mapping[str, object] = {
     "ss_fp8_base": False,
@@ -126,6 +148,9 @@ def build(facts: RunFacts, *, step: int, epoch: int, finished: float) -> dict[st
     found = _network(facts.adapter) | _dataset(facts) | _run(facts, step, epoch, finished) | _model(facts)
     of_run = {f"ss_{key}": value for key, value in found.items()}
     written = {**sd_scripts.entries(), **_ELSEWHERE, **_of_settings(facts), **of_run}
+    if facts.config.dataset.datasets:
+        written = {key: value for key, value in written.items() if key not in _OF_ONE_DATASET}
+        written["ss_datasets"] = datasets_entry(facts.config, facts.report, facts.counts)
     entries = {key: _text(value) for key, value in written.items()}
     if facts.config.metadata.no_metadata:
         entries = {key: value for key, value in entries.items() if key in NEEDED}
@@ -149,6 +174,7 @@ def settings_without_paths(config: TrainingConfig) -> dict[str, object]:
     flat = {key: value for key, value in to_flat(config).items() if shown[key] not in PATHS}
     if names_a_file(str(flat["sample_prompts"])):
         del flat["sample_prompts"]
+    flat[DATASETS] = [without_paths(table) for table in config.dataset.datasets]
     return flat
 
 
@@ -204,7 +230,7 @@ def _old_hash(path: Path) -> str:
 
 
 def _text(value: object) -> str:
-    return json.dumps(value) if isinstance(value, dict) else str(value)
+    return json.dumps(value) if isinstance(value, dict | list) else str(value)
 
 
 def _of_settings(facts: RunFacts) -> dict[str, object]:
@@ -243,7 +269,7 @@ def _run(facts: RunFacts, step: int, epoch: int, finished: float) -> dict[str, o
         "optimizer": facts.optimizer,
         "session_id": facts.session_id,
         "steps": step,
-        "total_batch_size": facts.config.training.train_batch_size * timetable.accumulation * timetable.ranks,
+        "total_batch_size": max(batch_sizes(facts.config)) * timetable.accumulation * timetable.ranks,
         "training_finished_at": finished,
         "training_started_at": facts.started,
     }
@@ -251,22 +277,16 @@ def _run(facts: RunFacts, step: int, epoch: int, finished: float) -> dict[str, o
 
 def _dataset(facts: RunFacts) -> dict[str, object]:
     report, config = facts.report, facts.config
-    names = {folder.name: _public_name(folder) for folder in report.folders}
-    tags = tag_frequency(report, all_lines=config.captions.enable_wildcard)
+    tags = tag_frequency(report, public_name, all_lines=config.captions.enable_wildcard)
     buckets = json.dumps(bucket_info(facts.counts) if config.dataset.enable_bucket else None)
     return {
         "bucket_info": buckets,
-        "dataset_dirs": {names[key]: value for key, value in dataset_dirs(report.train_folders).items()},
+        "dataset_dirs": dataset_dirs(report.train_folders, public_name),
         "num_reg_images": report.reg_count,
         "num_train_images": report.train_count,
-        "reg_dataset_dirs": {names[key]: value for key, value in dataset_dirs(report.reg_folders).items()},
-        "tag_frequency": {names[key]: value for key, value in _most_frequent(tags, TAGS_KEPT).items()},
+        "reg_dataset_dirs": dataset_dirs(report.reg_folders, public_name),
+        "tag_frequency": _most_frequent(tags, TAGS_KEPT),
     }
-
-
-def _public_name(folder: Folder) -> str:
-    """Return a numbered folder's name; what a plain folder of pictures is called is nobody's business."""
-    return folder.name if split_name(folder.name) else f"{folder.repeats}_pictures"
 
 
 def _most_frequent(tags: Mapping[str, Mapping[str, int]], limit: int) -> dict[str, dict[str, int]]:

@@ -13,6 +13,8 @@ from pathlib import Path
 from trainer import schedules
 from trainer.adapters.adapter import matrix
 from trainer.config import TrainingConfig, config_from_layers, known_settings, rates, to_flat
+from trainer.config.datasets import KEY as DATASETS
+from trainer.config.datasets import differences
 from trainer.ground.errors import ConfigError, StateError
 from trainer.ground.events import Started
 from trainer.ground.paths import read_json
@@ -308,6 +310,19 @@ def _contents(earlier: Earlier, report: DatasetReport) -> Iterator[Change]:
 def _settings(earlier: Earlier, settings: Mapping[str, object], differing: list[str]) -> Iterator[Change]:
     known = known_settings()
     for key in differing:
-        if known[key].resume != "free":
+        if key == DATASETS:
+            yield from _datasets(earlier, settings)
+        elif known[key].resume != "free":
             about, words = _MEANINGS[known[key].resume]
             yield Change(about, f"{_was(earlier, settings, key)}{words.format(next=earlier.step + 1)}")
+
+
+def _datasets(earlier: Earlier, settings: Mapping[str, object]) -> Iterator[Change]:
+    """Say in what datasets differ, each by what its own setting means to a run that is resumed."""
+    before, now = (each.get(DATASETS) or [] for each in (earlier.settings, settings))
+    if not isinstance(before, list) or not isinstance(now, list):
+        yield Change("data", f"{_was(earlier, settings, DATASETS)}{_MEANINGS['data'][1]}")
+        return
+    for place, setting, was, is_ in differences(before, now):
+        about, words = _MEANINGS[setting.resume if setting else "data"]
+        yield Change(about, f"{place} {_shown(was)} -> {_shown(is_)}{words.format(next=earlier.step + 1)}")

@@ -380,11 +380,13 @@ def _unsupported(key: str, value: object, instead: str = "") -> Problem:
     return Problem(key, f"{shown(value)} is not supported here and would change the result{way_out}.", value)
 
 
-def export_flat(flat: Mapping[str, object], known: Mapping[str, Setting], prompts_file: str = "") -> dict[str, object]:
+def export_flat(
+    flat: Mapping[str, object], known: Mapping[str, Setting], prompts_file: str = "", datasets_file: str = ""
+) -> dict[str, object]:
     """Return our values as sd-scripts' flat ones, with `network_module` and `network_args` packed.
 
     sd-scripts reads sample prompts from a file only: prompts that are text are replaced by `prompts_file`, which the
-    caller writes, or left out.
+    caller writes, or left out; and datasets by `datasets_file`.
     """
     exported: dict[str, object] = {}
     packed: dict[str, list[str]] = {}
@@ -401,6 +403,8 @@ def export_flat(flat: Mapping[str, object], known: Mapping[str, Setting], prompt
         else:
             exported |= {name: True for name, meant in [*there.switches.items()][:1] if meant == value}
     exported |= packed
+    if exported.pop("dataset_config", None) and datasets_file:
+        exported["dataset_config"] = datasets_file
     _adapt(exported, flat, prompts_file)
     return dict(sorted(exported.items()))
 

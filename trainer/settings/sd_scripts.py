@@ -56,18 +56,14 @@ def _harmless(names: str, entries: Mapping[str, object] | None = None) -> dict[s
     return {name: Argument(False, entry=(entries or {}).get(name, Silent.NO_ENTRY)) for name in names.split()}
 
 
-_FOLDERS = "name the folders with train_data_dir and reg_data_dir"
-_NUMBERED = "say it in the folder's name, such as 10_sks dog"
+_FOLDERS = "name the folders with train_data_dir and reg_data_dir, or write them as [[datasets]]"
+_NUMBERED = "say it in the folder's name, such as 10_sks dog, or write the folders as [[datasets]]"
 
 _TRAINER: Mapping[str, Argument] = {
-    "alpha_mask": _changing(),
-    "color_aug": _changing(entry=False),
-    "conditioning_data_dir": _changing(),
     "dataset_class": _changing(),
-    "dataset_config": _changing(instead=_FOLDERS),
     "ema_decay": _changing(),
     "enable_ema": _changing(),
-    "face_crop_aug_range": _changing(entry=None),
+    "face_crop_aug_range": _changing(instead="cut the faces out beforehand", entry=None),
     "fp16_master_weights_and_gradients": _changing(),
     "in_json": _changing(instead=_FOLDERS),
     "initial_epoch": _changing(1),
@@ -77,9 +73,6 @@ _TRAINER: Mapping[str, Argument] = {
     "lr_scheduler_min_lr_ratio": _changing(),
     "lr_scheduler_timescale": _changing(),
     "lr_scheduler_type": _changing(),
-    "masked_loss": _changing(),
-    "random_crop": _changing(entry=False),
-    "resize_interpolation": _changing(entry=None),
     "resume": _changing(instead="resume a run of this program with --resume"),
     "resume_from_huggingface": _changing(),
     "save_model_as": _changing("safetensors", instead="LoRAs are always written as .safetensors"),
@@ -115,7 +108,6 @@ _TRAINER: Mapping[str, Argument] = {
 _DATASETS: Mapping[str, Argument] = {
     "class_tokens": _changing(instead=_NUMBERED),
     "custom_attributes": _changing(),
-    "datasets": _changing(instead=_FOLDERS),
     "image_dir": _changing(instead=_FOLDERS),
     "is_reg": _changing(instead=_FOLDERS),
     "metadata_file": _changing(instead=_FOLDERS),

@@ -18,9 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from trainer.ground.paths import normalised
 
-Tab = Literal["basic", "advanced"]
+Tab = Literal["basic", "advanced", "datasets"]
 Widget = Literal[
-    "auto", "file", "files", "folder", "text", "multiline", "choice", "checkbox", "number", "slider", "list"
+    "auto", "file", "files", "folder", "text", "multiline", "choice", "checkbox", "number", "slider", "list", "tables"
 ]
 
 ANY = "*"
@@ -60,6 +60,10 @@ learning: from the next step on something else is learned. schedule: the rates o
 and random numbers are another series. beginning: nothing, since only a run that begins anew reads it. fixed: it cannot
 be, since the saved state would not fit.
 """
+
+
+Within = Literal["", "dataset", "subset"]
+"""How far down a setting may be said otherwise: for the whole run alone, for a dataset, or for a subset of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +132,7 @@ class Declaration:
     `resume`, `metadata` and `sd_scripts`: see `Resume`, `Entry` and `There`. `choices`: the values allowed where a
     registry, not the type, lists them. `zero_is_off`: 0 is read as None and None is written as 0. `parse`: brings
     accepted spellings into the stored form; raises ValueError with the rule. `rule`: the words for "it must be ..."
-    where type and bounds do not say it all.
+    where type and bounds do not say it all. `within`: see `Within`.
     """
 
     show: Show
@@ -139,6 +143,7 @@ class Declaration:
     zero_is_off: bool = False
     parse: Callable[[Any], Any] | None = None
     rule: str = ""
+    within: Within = ""
 
 
 def setting(
@@ -152,12 +157,13 @@ def setting(
     zero_is_off: bool = False,
     parse: Callable[[Any], Any] | None = None,
     rule: str = "",
+    within: Within = "",
     **bounds: Any,
 ) -> Any:
     """Declare one setting. `bounds` are pydantic's: ge, gt, le, lt, multiple_of, min_length, max_length."""
     if resume not in get_args(Resume):
         raise TypeError(f"resume={resume!r} is none of {', '.join(get_args(Resume))}")
-    declaration = Declaration(show, resume, metadata, sd_scripts, choices, zero_is_off, parse, rule)
+    declaration = Declaration(show, resume, metadata, sd_scripts, choices, zero_is_off, parse, rule, within)
     return Field(default, json_schema_extra={"declaration": declaration}, **bounds)  # type: ignore[dict-item]
 
 

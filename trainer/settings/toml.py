@@ -119,17 +119,44 @@ def document(settings: Iterable[Setting], values: Mapping[str, object], header: 
     """Return a TOML document: sections in order, each key under its help line. A key without a value is left out."""
     lines = [f"# {line}".rstrip() for line in header.splitlines()]
     section = ""
+    below: list[str] = []
     for setting in settings:
         value = values.get(setting.key)
         if value is None and setting.zero_is_off:
             value = 0
         if value is None:
             continue
+        if setting.kind == "tables":
+            below += _tables(setting, value)
+            continue
         if setting.section != section:
             section = setting.section
             lines += ["", f"[{section}]"]
         lines += [*comment(setting.help), f"{setting.key} = {encoded(value)}"]
-    return "\n".join(lines).lstrip("\n") + "\n"
+    return "\n".join([*lines, *below]).lstrip("\n") + "\n"
+
+
+def _tables(setting: Setting, value: object) -> list[str]:
+    """Return the lines of a list of tables; lists of tables in these are tables below them."""
+    listed = list(value) if isinstance(value, list | tuple) else []
+    return ["", *comment(setting.help), *tables(setting.key, listed)] if listed else []
+
+
+def tables(name: str, values: Iterable[Mapping[str, object]], depth: int = 0) -> list[str]:
+    """Return `[[name]]` for each table, with its values and the tables in it."""
+    lines: list[str] = []
+    indent = "  " * depth
+    for table in values:
+        inner = {key: value for key, value in table.items() if _is_tables(value)}
+        lines.append(f"{indent}[[{name}]]")
+        lines += [f"{indent}{key} = {encoded(value)}" for key, value in table.items() if key not in inner]
+        for key, value in inner.items():
+            lines += tables(f"{name}.{key}", value, depth + 1)  # type: ignore[arg-type]
+    return lines
+
+
+def _is_tables(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(each, dict) for each in value)
 
 
 def comment(text: str) -> list[str]:

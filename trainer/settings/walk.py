@@ -10,9 +10,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic.fields import FieldInfo
 
-from trainer.settings.section import ANY, Entry, Resume, Section, Show, There, declaration_of
+from trainer.settings.section import ANY, Entry, Resume, Section, Show, There, Within, declaration_of
 
-Kind = Literal["switch", "integer", "number", "choice", "text", "list"]
+Kind = Literal["switch", "integer", "number", "choice", "text", "list", "tables"]
 
 DOCUMENT = "docs/settings.md"
 
@@ -35,7 +35,8 @@ class Setting:
     """One setting as declared. `help` is one paragraph, `tooltip` what more there is to say, `link` where it is told.
 
     `accepts_list` marks a number that may also be a list of numbers; `accepts_share` one that is a whole number or a
-    fraction. `rule` is the declared wording of what values are allowed, "" where type and bounds say it all.
+    fraction. `rule` is the declared wording of what values are allowed, "" where type and bounds say it all. `within`
+    says how far down it may be said otherwise, in a dataset or a subset.
     """
 
     key: str
@@ -54,6 +55,7 @@ class Setting:
     help: str
     tooltip: str
     rule: str
+    within: Within
 
     @property
     def link(self) -> str:
@@ -110,7 +112,7 @@ def _setting(name: str, section: type[Section], key: str, field: FieldInfo) -> S
     return Setting(
         key=key,
         section=name,
-        kind=_kind(members, choices),
+        kind="tables" if declaration.show.widget == "tables" else _kind(members, choices),
         optional=type(None) in members,
         accepts_list=len(members) > 1 and any(get_origin(member) is tuple for member in members),
         choices=choices,
@@ -124,6 +126,7 @@ def _setting(name: str, section: type[Section], key: str, field: FieldInfo) -> S
         help=_one_line(help_line),
         tooltip="\n\n".join(_one_line(paragraph) for paragraph in tooltip.split("\n\n")),
         rule=declaration.rule,
+        within=declaration.within,
     )
 
 

@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from trainer.config import TrainingConfig, known_settings, to_flat, to_kohya
+from trainer.config.dataset_export import dataset_config
+from trainer.ground.errors import ConfigError, Problem
 from trainer.settings.exporting import SHELLS, command_line, kohya_form, script_of
 from trainer.settings.kohya import PROCESS_THERE
 from trainer.settings.problems import shown
 from trainer.settings.section import Show, argument
-from trainer.settings.toml import encoded
+from trainer.settings.toml import encoded, write
 from trainer.settings.walk import Setting
 from trainer.tools.of_settings import FileArguments, OfSettings, read_settings
 from trainer.tools.tool import COMPLETED, Desk
@@ -28,6 +30,9 @@ class ExportArguments(FileArguments):
     json is a file that kohya_ss opens.
     """
 
+    datasets: str = argument("", Show("File for datasets", unit="FILE"))
+    """Write the datasets into this file too, as sd-scripts reads them with --dataset_config."""
+
 
 class Export(OfSettings[ExportArguments]):
     """Prints them flat, with `network_module` and `network_args`; what sd-scripts cannot be told is noted."""
@@ -39,7 +44,8 @@ class Export(OfSettings[ExportArguments]):
 
     def run(self, arguments: ExportArguments, desk: Desk) -> int:
         config = read_settings(arguments, desk, Path(arguments.file))
-        exported = to_kohya(config)
+        exported = to_kohya(config, datasets_file=arguments.datasets)
+        _write_datasets(config, arguments.datasets, desk)
         for line in untold(config, arguments.form):
             desk.note(f"Note: {line}")
         text, unsaid = written(config, exported, arguments.form)
@@ -48,6 +54,25 @@ class Export(OfSettings[ExportArguments]):
             value = exported.get(key, to_flat(config).get(key))
             desk.note(f"Note: {key} = {shown(value)} cannot be written in this form; it is left out.")
         return COMPLETED
+
+
+def _write_datasets(config: TrainingConfig, path: str, desk: Desk) -> None:
+    """Write the datasets into a file that is not there yet, and note what sd-scripts cannot be told of them.
+
+    Raises:
+        ConfigError: the file is there, or cannot be written.
+    """
+    if not config.dataset.datasets:
+        return
+    text, unsaid = dataset_config(config)
+    if not path:
+        desk.note("Note: sd-scripts takes datasets from a file of their own; name one with --datasets FILE.")
+        return
+    if Path(path).exists():
+        raise ConfigError([Problem("datasets", f"{path!r} is there already; name another file.", path)])
+    write(Path(path), text)
+    for line in unsaid:
+        desk.note(f"Note: {line}")
 
 
 def written(config: TrainingConfig, exported: Mapping[str, object], form: str) -> tuple[str, tuple[str, ...]]:

@@ -11,9 +11,9 @@ from trainer.config.values import parse_extension
 from trainer.ground.errors import ConfigError, DataError, Problem
 from trainer.ground.files import replacing
 from trainer.ground.paths import TooLarge, read_bytes
+from trainer.pictures.caption_files import LARGEST_CAPTION
 from trainer.pictures.encodings import as_utf8, fitting_encoding, utf8_text
 from trainer.pictures.listing import deeper, listing
-from trainer.pictures.scan import LARGEST_CAPTION
 from trainer.settings.problems import shown
 from trainer.settings.section import Show, argument
 from trainer.tools.tool import COMPLETED, Arguments, Desk, Tool

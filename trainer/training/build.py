@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import platform
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ import torch
 
 from trainer import families, memory, schedules
 from trainer.adapters import Adapter, merging
-from trainer.config import TrainingConfig, resolution_size
+from trainer.config import TrainingConfig, datasets_of, resolution_size
 from trainer.families import Recognition
 from trainer.families.bundle import Bundle
 from trainer.gate import Gate
@@ -23,7 +24,7 @@ from trainer.ground.commands import Inbox
 from trainer.ground.control import Control, Progress
 from trainer.ground.events import Emit, Warned
 from trainer.optimizers import OPTIMIZERS
-from trainer.pictures.captions import CaptionRules, prepared
+from trainer.pictures.captions import prepared
 from trainer.pictures.latent_cache import LatentCache
 from trainer.pictures.loader import Batch, make_loader
 from trainer.planning.plan import Plan
@@ -215,9 +216,9 @@ def fill_text_cache(training: Training) -> Sequence[Sequence[str]] | None:
     on_disk = config.text.cache_text_encoder_outputs_to_disk
     if not (on_disk or config.text.cache_text_encoder_outputs):
         return None
-    rules, count, seed = CaptionRules.from_config(config), config.text.caption_variants, config.training.seed
+    count, seed = config.text.caption_variants, config.training.seed
     texts = [
-        prepared(example.picture.caption, rules, count=count, seed=seed, index=index)
+        prepared(example.picture.caption, example.treatment.captions, count=count, seed=seed, index=index)
         for index, example in enumerate(plan.examples)
     ]
     requests = [settle(prompt, config, index, bundle.latents.step) for index, prompt in enumerate(plan.prompts)]
@@ -243,7 +244,6 @@ def make_batches(
         training.plan.examples,
         cache,
         config,
-        rules=CaptionRules.from_config(config),
         start_step=training.step,
         total_steps=training.timetable.total_steps,
         steps_per_epoch=training.timetable.steps_per_epoch,
@@ -276,7 +276,9 @@ def attention_kernel(config: TrainingConfig, bundle: Bundle, state: State | None
     if config.training.deterministic:
         return {}
     known = str(state.position.environment.get("attention", "")) if state else ""
-    shape = (config.training.train_batch_size, *bundle.largest_attention(*resolution_size(config)))
+    sizes = [each.config for each in datasets_of(config)] or [config]
+    largest = max(sizes, key=lambda each: math.prod(resolution_size(each)) * each.training.train_batch_size)
+    shape = (largest.training.train_batch_size, *bundle.largest_attention(*resolution_size(largest)))
     chosen = ranks.from_first(attention.choose(shape, bundle.device, bundle.dtype, known))
     return {"attention": chosen} if chosen else {}
 

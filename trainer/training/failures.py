@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import psutil
 import torch
 
-from trainer.config import TrainingConfig
+from trainer.config import TrainingConfig, batch_sizes
 from trainer.ground.errors import RunError
 from trainer.ground.files import FULL_DISK
 
@@ -70,7 +70,7 @@ def out_of_memory(reason: str, config: TrainingConfig, *, least: bool = False) -
     remedies = []
     if not (config.training.gradient_checkpointing or least):
         remedies.append("turn on gradient_checkpointing")
-    if config.training.train_batch_size > 1 and not least:
+    if max(batch_sizes(config)) > 1 and not least:
         remedies.append("lower train_batch_size (and raise gradient_accumulation_steps to match)")
     if not config.dataset.cache_latents:
         remedies.append("turn on cache_latents")

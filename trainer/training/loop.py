@@ -64,7 +64,7 @@ def loss_of(training: Training, batch: Batch) -> Tensor:
     """Return the mean loss of one micro-batch, a scalar with gradient: add noise, predict, compare."""
     noised = training.process.corrupt(training.latents(batch), batch.draws)
     prediction = training.bundle.predict(noised.latents, noised.timesteps, training.texts(batch), batch.conditions)
-    return training.process.losses(prediction, noised, batch.loss_weights).mean()
+    return training.process.losses(prediction, noised, batch.loss_weights, batch.mask).mean()
 
 
 def clip(training: Training) -> Tensor:

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from trainer.adapters import Adapter
-from trainer.config import TrainingConfig, to_flat
+from trainer.config import TrainingConfig, batch_sizes, to_flat
 from trainer.families import FAMILIES
 from trainer.families.bundle import Bundle
 from trainer.gate import Gate
@@ -132,6 +132,11 @@ class Training:
         return self.seconds_before + time.monotonic() - self.clock
 
     @cached_property
+    def largest_batch(self) -> int:
+        """Samples of the largest micro-batch that there can be."""
+        return max(batch_sizes(self.config))
+
+    @cached_property
     def parameters(self) -> list[torch.nn.Parameter]:
         """Everything that learns, in a stable order."""
         return [parameter for part in self.adapter.parts for parameter in self.adapter.parameters(part)]
@@ -179,7 +184,7 @@ class Training:
 
     def parts(self, batch: Batch) -> Iterator[tuple[Batch, float]]:
         """Yield what of a micro-batch is computed at once, on the device, and its share of the micro-batch's mean."""
-        size = self.micro_batch_size.samples if self.micro_batch_size else self.config.training.train_batch_size
+        size = self.micro_batch_size.samples if self.micro_batch_size else self.largest_batch
         for part in batch.split(size):
             computed = part.filled(size) if self.one_size else part
             yield computed.to(self.device, non_blocking=True), len(computed.slots) / len(batch.slots)

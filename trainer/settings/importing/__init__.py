@@ -9,6 +9,7 @@ from trainer.ground.errors import ConfigError, Problem
 from trainer.ground.paths import MISSING, open_regular
 from trainer.ground.safetensors_header import HeaderError, read_table
 from trainer.settings import toml
+from trainer.settings.importing import datasets
 from trainer.settings.importing.ai_toolkit import AiToolkit
 from trainer.settings.importing.command_line import CommandLine
 from trainer.settings.importing.kohya_json import KohyaJson
@@ -35,7 +36,9 @@ _LORA_ENDINGS = (".safetensors",)
 def read(source: Source, known: Mapping[str, Setting]) -> tuple[Reader, Recipe]:
     """Return what kind of file it is and what it says. Raises ConfigError if it cannot be read."""
     reader = next(reader for reader in READERS if reader.recognises(source))
-    return reader, reader.read(source, known)
+    recipe = reader.read(source, known)
+    datasets.take_file(recipe, source)
+    return reader, recipe
 
 
 def source_of(path: Path) -> Source:

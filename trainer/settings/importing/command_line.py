@@ -10,7 +10,6 @@ from trainer.ground.errors import ConfigError, Problem
 from trainer.settings import toml
 from trainer.settings.importing.recipe import Reader, Recipe, Source
 from trainer.settings.importing.shells import BY_ENDING, Unclosed, Word, commands, shell_of
-from trainer.settings.importing.toml_files import take_dataset_config
 from trainer.settings.kohya import Said
 from trainer.settings.problems import shown
 from trainer.settings.sd_scripts import ARGUMENTS, switches
@@ -50,7 +49,6 @@ class CommandLine(Reader):
         if len(calls) > 1:
             recipe.remarks.append(f"The file holds {len(calls)} calls of a trainer; the first was read.")
         self._lay_over_config_file(recipe, source, known)
-        take_dataset_config(recipe, source)
         return recipe
 
     def _lay_over_config_file(self, recipe: Recipe, source: Source, known: Mapping[str, Setting]) -> None:

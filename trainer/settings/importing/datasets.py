@@ -1,65 +1,88 @@
-"""Folders of pictures that a recipe lists one by one, with options of their own: what they have in common is taken.
-
-Here a folder's name says its repeats, and options are for all folders: folders are told with the name to give them, and
-options in which they differ are problems.
-"""
+"""Datasets in recipes: in the file itself, in one that it names, or as a list of folders with options of their own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Mapping
+from pathlib import Path
 
-from trainer.ground.errors import Problem
-from trainer.settings.importing.recipe import Recipe
+from trainer.ground.errors import ConfigError, Problem
+from trainer.settings import toml
+from trainer.settings.importing.recipe import Recipe, Source
 from trainer.settings.kohya import Said
 
 Table = Mapping[str, object]
 
-_NAMES = {"batch_size": "train_batch_size"}
-_OF_THE_FOLDER = ("image_dir", "num_repeats", "is_reg", "class_tokens", "name", "subsets")
+KEY, FILE = "datasets", "dataset_config"
+PARTS = ("general", KEY)
+"""The tables that a dataset_config is made of."""
+
+_FOLDERS = ("train_data_dir", "reg_data_dir", "in_json")
+_ENDINGS = (".toml", ".json")
 
 
-def subsets_of(document: Table) -> Iterator[dict[str, object]]:
-    """Yield the subsets of a dataset_config of sd-scripts, each with what it inherits: general < dataset < subset."""
-    general = document.get("general")
-    for dataset in _tables(document.get("datasets")):
-        for subset in _tables(dataset.get("subsets")):
-            yield {**(general if isinstance(general, dict) else {}), **dataset, **subset}
+def take(recipe: Recipe, document: Table) -> None:
+    """Put the tables of a dataset_config into a recipe; what that says of the same is under them."""
+    general = document.get("general", {})
+    repeats = recipe.flat.pop("dataset_repeats", None)
+    if repeats is not None and isinstance(general, dict):
+        general = {"num_repeats": int(str(repeats)) if str(repeats).isdecimal() else repeats, **general}
+    recipe.unused += [key for key in _FOLDERS if recipe.flat.pop(key, "")]  # passed over by sd-scripts too
+    recipe.flat[KEY] = {"general": general, KEY: document.get(KEY, [])}
 
 
-def take(recipe: Recipe, subsets: object) -> None:
-    """Take over what all subsets have in common, and tell of each folder."""
-    tables = _tables(subsets)
-    for key in ("train_data_dir", "reg_data_dir"):  # sd-scripts passes over them where it is given subsets
-        if tables and recipe.flat.pop(key, ""):
-            recipe.unused.append(key)
-    for key in dict.fromkeys(key for table in tables for key in table if key not in _OF_THE_FOLDER):
-        values = [table.get(key) for table in tables]
-        name = _NAMES.get(key, key)
-        if all(value == values[0] for value in values):
-            recipe.flat[name] = values[0]
-            if name != key:
-                recipe.said.append(Said(key, values[0], {name: values[0]}))
-        else:
-            recipe.flat.pop(name, None)
-            message = "folders have different values of it, and there is one for all here; it is left out."
-            recipe.problems.append(Problem(key, message, values))
-    train = [table for table in tables if not table.get("is_reg")]
-    if len(train) == 1 and train[0].get("num_repeats", 1) == 1 and not train[0].get("class_tokens"):
-        recipe.flat["train_data_dir"] = train[0].get("image_dir", "")
-        recipe.said.append(
-            Said("image_dir", recipe.flat["train_data_dir"], {"train_data_dir": train[0].get("image_dir")})
-        )
-        tables = [table for table in tables if table.get("is_reg")]
-    recipe.remarks += [_told(table) for table in tables]
+def take_file(recipe: Recipe, source: Source) -> None:
+    """Read the file that dataset_config names; it is looked for from the working folder, then beside the recipe."""
+    name = recipe.flat.pop(FILE, None)
+    if name in (None, ""):
+        return
+    found = source.named(str(name))
+    if found is None:
+        message = f"{name!r} is not there (looked at {Path(str(name)).absolute()}); give the path of the file."
+        recipe.problems.append(Problem(FILE, message, name))
+        return
+    try:
+        take(recipe, read_file(found))
+    except ConfigError as error:
+        recipe.problems += error.problems
+        return
+    recipe.said.append(Said(FILE, name, {}, "its folders and their options were read with it"))
 
 
-def _tables(value: object) -> list[dict[str, object]]:
-    return [table for table in value if isinstance(table, dict)] if isinstance(value, list) else []
+def read_file(path: Path) -> Table:
+    """Return the tables of a dataset_config, told apart by its ending: .toml or .json.
+
+    Raises:
+        ConfigError: it cannot be read, is neither, or holds something else.
+    """
+    ending = path.suffix.lower()
+    if ending not in _ENDINGS:
+        message = f"{str(path)!r} cannot be used: a file of datasets ends in {' or '.join(_ENDINGS)}."
+        raise ConfigError([Problem(FILE, message, str(path))])
+    text = toml.read_text(path)
+    document = toml.parse(text, str(path)) if ending == ".toml" else _parse_json(text, path)
+    others = [key for key in document if key not in PARTS]
+    problems = [Problem(FILE, f"{path.name}: {key} {_misplaced(key)}", document[key]) for key in others]
+    if not document.get(KEY):
+        problems.append(Problem(FILE, f"{path.name} has no datasets; it needs at least one table [[datasets]]."))
+    if problems:
+        raise ConfigError(problems)
+    return document
 
 
-def _told(table: Table) -> str:
-    kind, above = ("regularisation pictures", "reg_data_dir") if table.get("is_reg") else ("pictures", "train_data_dir")
-    repeats = table.get("num_repeats", 1)
-    name = f"{repeats}_{table.get('class_tokens') or 'NAME'}"
-    folder = table.get("image_dir", "")
-    return f"Folder of {kind}: {folder}. Put it into another folder as {name}, and name that as {above}."
+def _misplaced(key: str) -> str:
+    if key == "subsets":
+        return "is said of a dataset; write it as [[datasets.subsets]]."
+    return "stands by itself; write it under [general] or under a table [[datasets]]."
+
+
+def _parse_json(text: str, path: Path) -> Table:
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise ConfigError([Problem(str(path), f"this is not valid JSON: {error}.")]) from None
+    except RecursionError:
+        raise ConfigError([Problem(str(path), "brackets are nested too deeply to be read.")]) from None
+    if not isinstance(document, dict):
+        raise ConfigError([Problem(str(path), "it must be an object with general and datasets.")])
+    return document

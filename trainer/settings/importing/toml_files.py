@@ -26,31 +26,16 @@ class Toml(Reader):
             message = "it is JSON, but of no program that is known here; known are kohya_ss and OneTrainer."
             raise ConfigError([Problem(str(source.path), message)])
         document = toml.parse(source.text, str(source.path))
-        listed = isinstance(document.get("datasets"), list)
+        listed = datasets.KEY in document
         flat, problems = toml.flatten(
-            {key: document[key] for key in document if not listed or key not in _DATASETS}, known
+            {key: document[key] for key in document if not listed or key not in datasets.PARTS}, known
         )
-        recipe = Recipe(flat, problems=list(problems), foreign=listed or "network_module" in flat)
+        recipe = Recipe(flat, problems=list(problems), foreign="network_module" in flat or (listed and not flat))
         if listed:
-            datasets.take(recipe, list(datasets.subsets_of(document)))
-        take_dataset_config(recipe, source)
+            datasets.take(recipe, document)
         return recipe
 
 
-def take_dataset_config(recipe: Recipe, source: Source) -> None:
-    """Read the file that dataset_config names, where it is there; its values are before those of the recipe."""
-    name = recipe.flat.get("dataset_config")
-    if not isinstance(name, str) or not name.lower().endswith(".toml"):
-        return
-    found = source.named(name)
-    if found is not None:
-        del recipe.flat["dataset_config"]
-        datasets.take(recipe, list(datasets.subsets_of(toml.parse(toml.read_text(found), str(found)))))
-        recipe.said.append(Said("dataset_config", name, {}, "its folders and their options were read with it"))
-        recipe.foreign = True
-
-
-_DATASETS = ("general", "datasets")
 _ARGUMENTS, _DATASET = "args", "dataset_args"
 _EASY_NAMES = {"batch_size": "train_batch_size", "warmup_ratio": "lr_warmup_steps"}
 _PACKED = ("network_args", "optimizer_args", "lr_scheduler_args")
@@ -74,7 +59,10 @@ class EasyToml(Reader):
             if name != key:
                 recipe.said.append(Said(key, value, {name: value}))
             recipe.flat[name] = value
-        datasets.take(recipe, recipe.flat.pop("subsets", None))
+        subsets = recipe.flat.pop("subsets", None)
+        if isinstance(subsets, list):
+            folders = [{key: value for key, value in each.items() if key != "name"} for each in subsets]
+            datasets.take(recipe, {datasets.KEY: [{"subsets": folders}]})
         for key in _PACKED:
             table = recipe.flat.get(key)
             if isinstance(table, dict):
