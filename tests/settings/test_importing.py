@@ -161,6 +161,44 @@ def test_what_is_inside_the_networks_arguments_is_told_by_the_names_of_the_form(
         assert "use_cp" in report_of_off(found)
 
 
+def of_form(given: dict[str, object]) -> dict[str, object]:
+    """Return the arguments of sd-scripts that a form becomes."""
+    _, recipe = importing.read(importing.Source(Path("preset.json"), json.dumps(given)), known_settings())
+    return recipe.flat
+
+
+def test_the_fields_for_flux_count_where_its_box_is_ticked() -> None:
+    own = {
+        "LoRA_type": "Flux1",
+        "ae": "/models/ae.safetensors",
+        "flux1_cache_text_encoder_outputs": True,
+        "guidance_scale": 1.0,
+        "img_attn_dim": 4,
+        "sdxl": False,
+        "t5xxl": "/models/t5.safetensors",
+    }
+    given = {**KOHYA_SS, **own, "flux1_checkbox": True}
+    flat = of_form(given)
+    expected = {
+        "ae": "/models/ae.safetensors",
+        "cache_text_encoder_outputs": True,
+        "discrete_flow_shift": 3.0,
+        "guidance_scale": 1.0,
+        "model_prediction_type": "sigma_scaled",
+        "network_module": "networks.lora_flux",
+        "t5xxl_max_token_length": 512,
+        "timestep_sampling": "sigma",
+    }
+    assert {key: flat[key] for key in expected} == expected
+    inside = ["img_attn_dim=4", "train_double_block_indices=all", "train_single_block_indices=all"]
+    assert sorted(flat["network_args"]) == inside  # type: ignore[call-overload]
+    assert "max_token_length" not in flat
+    _, without = importing.read(
+        importing.Source(Path("preset.json"), json.dumps({**KOHYA_SS, **own})), known_settings()
+    )
+    assert not {"ae", "t5xxl", "guidance_scale"} & {*without.flat}
+
+
 def report_of_off(found: Opened) -> tuple[str, ...]:
     return (*found.report.off, *found.report.unused)
 

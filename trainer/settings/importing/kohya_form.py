@@ -1,6 +1,7 @@
 """kohya_ss' LoRA form (v26.0.0), as data: what its fields hold before a file is opened, and where each one goes.
 
-A file that leaves a field out means what the form holds. Fields for other models than Stable Diffusion are not here.
+A file that leaves a field out means what the form holds. Fields for other models than Stable Diffusion and FLUX.1 are
+not here.
 """
 
 from __future__ import annotations
@@ -160,6 +161,41 @@ FORM: Mapping[str, object] = {
     "xformers": "xformers",
 }
 
+FLUX: Mapping[str, object] = {
+    "ae": "",
+    "apply_t5_attn_mask": False,
+    "blocks_to_swap": 0,
+    "clip_l": "",
+    "cpu_offload_checkpointing": False,
+    "discrete_flow_shift": 3.0,
+    "double_blocks_to_swap": 0,
+    "flux1_cache_text_encoder_outputs": False,
+    "flux1_cache_text_encoder_outputs_to_disk": False,
+    "fp8_base_unet": False,
+    "guidance_scale": 3.5,
+    "img_attn_dim": "",
+    "img_mlp_dim": "",
+    "img_mod_dim": "",
+    "in_dims": "",
+    "mem_eff_save": False,
+    "model_prediction_type": "sigma_scaled",
+    "single_blocks_to_swap": 0,
+    "single_dim": "",
+    "single_mod_dim": "",
+    "split_mode": False,
+    "split_qkv": False,
+    "t5xxl": "",
+    "t5xxl_max_token_length": 512,
+    "timestep_sampling": "sigma",
+    "train_double_block_indices": "all",
+    "train_single_block_indices": "all",
+    "train_t5xxl": False,
+    "txt_attn_dim": "",
+    "txt_mlp_dim": "",
+    "txt_mod_dim": "",
+}
+"""Fields of the form that count where its box for FLUX.1 is ticked."""
+
 WHOLE_NUMBERS: Mapping[str, int] = {
     "caption_dropout_every_n_epochs": 0,
     "clip_skip": 0,
@@ -194,6 +230,8 @@ ELSEWHERE = (
     "LoRA_type",
     "LyCORIS_preset",
     "additional_parameters",
+    "flux1_cache_text_encoder_outputs",
+    "flux1_cache_text_encoder_outputs_to_disk",
     "lr_scheduler_args",
     "lr_warmup",
     "lr_warmup_steps",
@@ -222,6 +260,13 @@ _BLOCKS = (
 _CONV = ("conv_dim", "conv_alpha")
 _TURNED = (*_CONV, "use_tucker", *_DROPOUTS, "rank_dropout_scale")
 _MATRICES = (*_TURNED, "bypass_mode", "dora_wd", "use_scalar")
+
+
+_OF_FLUX = (
+    *("img_attn_dim", "img_mlp_dim", "img_mod_dim", "single_dim", "txt_attn_dim", "txt_mlp_dim", "txt_mod_dim"),
+    *("single_mod_dim", "in_dims", "train_double_block_indices", "train_single_block_indices"),
+    *("split_qkv", "train_t5xxl"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +302,7 @@ KINDS: Mapping[str, Kind] = {
     "LyCORIS/BOFT": _lycoris("boft", *_TURNED, "train_norm"),
     "LyCORIS/Diag-OFT": _lycoris("diag-oft", *_TURNED, "constrain", "rescaled", "train_norm"),
     "LyCORIS/Native Fine-Tuning": _lycoris("full", *_DROPOUTS, "rank_dropout_scale", "train_norm"),
-    "Flux1": Kind("networks.lora_flux", filled=_DROPOUTS),
+    "Flux1": Kind("networks.lora_flux", filled=(*_OF_FLUX, *_DROPOUTS)),
     "Flux1 OFT": Kind("networks.oft_flux"),
     "Anima": Kind("networks.lora_anima", filled=_DROPOUTS),
     "Lumina": Kind("networks.lora_lumina", filled=_DROPOUTS),

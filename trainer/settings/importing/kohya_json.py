@@ -22,6 +22,8 @@ Values = dict[str, object]
 _SURE = ("LoRA_type", "max_resolution", "noise_offset_type", "LyCORIS_preset", "sdxl", "lr_warmup")
 """A file that has two of these fields is one of kohya_ss'."""
 
+_FLUX_BOX = "flux1_checkbox"
+
 _MEANS_SOMETHING = {"max_grad_norm": 1.0, "prior_loss_weight": 1.0, "learning_rate": 2e-6}
 """Arguments of which 0 means something, with what sd-scripts takes where kohya_ss leaves the 0 out."""
 
@@ -40,16 +42,19 @@ class KohyaJson(Reader):
         assert isinstance(document, dict)
         given = {key: value for key, value in document.items() if value is not None}
         opened = _opened(given)
-        fields = {**form.FORM, **{key: value for key, value in opened.items() if key in form.FORM}}
+        holds = {**form.FORM, **(form.FLUX if opened.get(_FLUX_BOX) else {})}
+        fields = {**holds, **{key: value for key, value in opened.items() if key in holds}}
         recipe = read_options(_unquoted(fields["additional_parameters"]), known)
         by_hand = dict(recipe.flat)
         # An empty kind is left out.
         recipe.flat = {"network_module": "networks.lora", **arguments_of(fields, opened), **by_hand}
-        recipe.unused += sorted(key for key in given if key not in form.FORM and key not in form.OTHER_MODELS)
+        if opened.get(_FLUX_BOX) and "flux" in known["model_family"].choices:
+            recipe.flat["model_family"] = "flux"
+        recipe.unused += sorted(key for key in given if key not in holds and key not in form.OTHER_MODELS)
         recipe.assumed = {
             key: recipe.flat[key]
-            for key in sorted(form.FORM)
-            if key not in given and key not in form.ELSEWHERE and key in recipe.flat and form.FORM[key] != ""
+            for key in sorted(holds)
+            if key not in given and key not in form.ELSEWHERE and key in recipe.flat and holds[key] != ""
         }
         recipe.origins = _origins(given)
         _tell(recipe, given, fields, by_hand)
@@ -59,7 +64,8 @@ class KohyaJson(Reader):
 def _origins(given: Mapping[str, object]) -> dict[str, tuple[str, object]]:
     """Return {what becomes an argument of the network's: field and its value in the file}."""
     found = {"network_module": ("LoRA_type", given.get("LoRA_type"))}
-    names = {field: form.INSIDE.get(field, field) for field in form.FORM if _in_network_args(field)}
+    fields = (*form.FORM, *form.FLUX)
+    names = {field: form.INSIDE.get(field, field) for field in fields if _in_network_args(field)}
     for field, name in [*names.items(), ("unit", "block_size")]:
         found[f"network_args {name}"] = (field, given.get(field))
     return found
@@ -115,6 +121,9 @@ def arguments_of(fields: Mapping[str, object], opened: Mapping[str, object]) -> 
             "cache_text_encoder_outputs": fields["sdxl_cache_text_encoder_outputs"],
             "no_half_vae": fields["sdxl_no_half_vae"],
         }
+    if opened.get(_FLUX_BOX):
+        ahead = ("cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk")
+        values |= {"max_token_length": None, **{name: fields[f"flux1_{name}"] for name in ahead}}
     if fields["train_inpainting"]:
         values |= {"cache_latents": False, "cache_latents_to_disk": False}
     kept = {key: value for key, value in values.items() if value == [] or value not in ("", False, None)}
@@ -192,12 +201,21 @@ def _tell(
         "sdxl": ("model_family",),
         "sdxl_no_half_vae": ("no_half_vae",),
         "sdxl_cache_text_encoder_outputs": ("cache_text_encoder_outputs",),
+        "flux1_cache_text_encoder_outputs": ("cache_text_encoder_outputs",),
+        "flux1_cache_text_encoder_outputs_to_disk": ("cache_text_encoder_outputs_to_disk",),
+        "flux1_checkbox": ("model_family",),
         "text_encoder_lr": ("text_encoder_lr", "network_train_unet_only"),
         "unet_lr": ("unet_lr", "network_train_text_encoder_only"),
     }
+    other = "sdxl_" if recipe.flat.get("model_family") != "sdxl" else "flux1_"
     for key, arguments in became.items():
         becomes = {argument: flat[argument] for argument in arguments if argument in flat}
-        if key in given and becomes and [*map(str, becomes.values())] != [str(given[key])]:
+        if (
+            key in given
+            and not key.startswith(other)
+            and becomes
+            and [*map(str, becomes.values())] != [str(given[key])]
+        ):
             recipe.said.append(Said(key, given[key], becomes))
     if fields["additional_parameters"]:
         recipe.said.append(Said("additional_parameters", fields["additional_parameters"], by_hand))
