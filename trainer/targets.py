@@ -14,13 +14,15 @@ class Part:
     """One part of a model that an adapter may attach to.
 
     `name` is its component's and that of its group in an optimizer, `role` is `DENOISER` or `TEXT`, `title` what
-    people call it. The names of its layers in a LoRA file begin with `prefix`.
+    people call it. The names of its layers in a LoRA file begin with `prefix`. `only_with` is the key of the setting
+    that must be true for the part to be trained, where its rate alone does not decide that.
     """
 
     name: str
     role: str
     title: str
     prefix: str = ""
+    only_with: str = ""
 
 
 def names_of(parts: Iterable[Part], role: str) -> tuple[str, ...]:
@@ -40,6 +42,9 @@ class Target:
     in the file, as in sd-scripts' files, which never get a gradient and are not trained.
     `rim` marks layers before the first and after the last block, adapted only by the presets of LyCORIS that say so.
     `alias` is another name that some files give it; "" where there is none.
+    `group` is the kind of layer that a rank of its own can be set for, such as "img_attn"; `block` says in which of
+    the model's blocks it is, by their kind and number. `parts` are the widths of the several layers that it is one of
+    (query, key and value) in the order of its rows.
     """
 
     component: str
@@ -53,3 +58,6 @@ class Target:
     alias: str = ""
     idle: bool = False
     rim: bool = False
+    group: str = ""
+    block: tuple[str, int] | None = None
+    parts: tuple[int, ...] = ()

@@ -10,7 +10,7 @@ from kohya_gui.form.presets import Preset
 from kohya_gui.form.survey import MODEL, PICTURES, Survey
 from trainer.advice import TRIAL_SIDE
 from trainer.config import known_settings, to_flat
-from trainer.planning.inspection import suits
+from trainer.planning.inspection import files_in_words, suits
 from trainer.planning.plan import is_guess, model_in_words
 
 MOST_PRESETS = 3
@@ -45,7 +45,8 @@ def notes(survey: Survey | None) -> dict[str, str]:
         return {MODEL: f"{model_in_words(seen)}."}
     suit = suits(seen)
     made = f", made for {survey.side} × {survey.side} pixels" if survey.side else ""
-    return {**suit.remarks, MODEL: " ".join([f"{model_in_words(seen)}{made}.", *suit.questions])}
+    chosen = files_in_words(survey.config, seen)
+    return {**suit.remarks, **chosen, MODEL: " ".join([f"{model_in_words(seen)}{made}.", *suit.questions])}
 
 
 def offers(survey: Survey | None, presets: Mapping[str, Preset], base: str) -> list[Offer]:

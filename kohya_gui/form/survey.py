@@ -79,7 +79,14 @@ class Survey:
 
     @property
     def _situation(self) -> Situation:
-        return Situation(model_side=self.side, model_family=self.recognition.family if self.recognition else "")
+        seen = self.recognition
+        if seen is None:
+            return Situation()
+        return Situation(
+            model_side=self.side,
+            model_family=seen.family,
+            model_variant=FAMILIES[seen.family].variant(seen.configs),
+        )
 
     @property
     def advice(self) -> tuple[Advice, ...]:

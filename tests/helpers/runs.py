@@ -157,7 +157,7 @@ PRELOADED = (
     "trainer.training.build",
     "trainer.training.loop",
     "trainer.__main__",
-    *(f"trainer.families.{name}.bundle" for name in ("sd15", "sd2", "sdxl")),
+    *(f"trainer.families.{name}.bundle" for name in ("sd15", "sd2", "sdxl", "flux")),
     "bitsandbytes.optim",
     "pytorch_optimizer",
     "torch.profiler",

@@ -18,7 +18,7 @@ from trainer.ground.errors import ModelError
 from trainer.planning.inspection import inspect, suits
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", sorted(TINY))
 def test_checkpoints(family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = TINY[family].write_file(tmp_path / "model.safetensors")
     assert main(["inspect", str(file)]) == 0

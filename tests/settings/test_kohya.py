@@ -19,7 +19,7 @@ from trainer.config import (
     to_kohya,
 )
 from trainer.ground.errors import ConfigError
-from trainer.settings.kohya import PROCESS_THERE
+from trainer.settings.processes import PROCESS_THERE
 from trainer.settings.sd_scripts import ARGUMENTS, NETWORK_ARGUMENTS, defaults, has_default
 from trainer.settings.section import Follows
 

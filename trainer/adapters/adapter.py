@@ -13,7 +13,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 
 from trainer.adapters.blocks import block_count, block_index, layout_of
@@ -69,7 +69,8 @@ class AdapterSpec(Rates, ABC):
     2023), and that is what the file says, so that it is read right everywhere. Where `given` names modules (from a
     file, `dim_from_weights`), exactly those are adapted, each with its own rank, alpha and shapes; else those of
     `coverage`, which is read from `lycoris_preset_file`, or of `lycoris_preset`, or without one those that sd-scripts'
-    `networks.lora` adapts.
+    `networks.lora` adapts. `group_dims` are ranks by the kind of layer (`Target.group`), `trained_blocks` says of which
+    kinds of blocks only some are adapted; `packed` is what of that stands in sd-scripts' `network_args`.
     """
 
     name: ClassVar[str]
@@ -106,6 +107,9 @@ class AdapterSpec(Rates, ABC):
     rank_dropout: float | None = None
     module_dropout: float | None = None
     scale_weight_norms: float | None = None
+    group_dims: Mapping[str, int] = field(default_factory=dict)
+    trained_blocks: Mapping[str, str] = field(default_factory=dict)
+    packed: Mapping[str, str] = field(default_factory=dict)
     parts: tuple[str, ...] | None = None
     given: Mapping[str, Module] | None = None
 
@@ -183,6 +187,10 @@ class AdapterSpec(Rates, ABC):
         """Which programs read the file otherwise than it was trained; to be said before the start."""
         return ()
 
+    def module_for(self, plain: str) -> str:
+        """Return sd-scripts' module for this kind on a model whose plain LoRAs have the module `plain`."""
+        return self.network_module
+
     def arguments(self) -> dict[str, str]:
         """Return sd-scripts' `network_args` for these settings; empty where it needs none."""
         found: dict[str, str] = {}
@@ -194,7 +202,8 @@ class AdapterSpec(Rates, ABC):
             alpha = 1 if self.conv_alpha is None else self.conv_alpha
             found |= {"conv_dim": str(self.conv_dim), "conv_alpha": str(alpha)}
         by_block = ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas")
-        return found | {key: ",".join(map(str, getattr(self, key))) for key in by_block if getattr(self, key)}
+        found |= {key: ",".join(map(str, getattr(self, key))) for key in by_block if getattr(self, key)}
+        return found | dict(self.packed)
 
     # --- what follows from it ---
 
@@ -221,16 +230,22 @@ class AdapterSpec(Rates, ABC):
 
     def _dim(self, target: Target) -> int:
         """Return the rank that settings give a layer: by its name, its block, or its kernel; 0 = it is left out."""
-        for each in self.network_reg_dims:
-            pattern, _, dim = each.rpartition("=")
-            if re.search(pattern, target.name):
-                return int(dim)
+        named = self._named_dim(target)
+        if named is not None:
+            return named
+        if target.group in self.group_dims:
+            return self.group_dims[target.group]
         square, index = target.kernel == _SQUARE, self._block(target)
         if index is not None and not square:
             return self.block_dims[index]
         if index is not None and self.conv_block_dims:
             return self.conv_block_dims[index]
         return self.conv_dim if square and self.conv_dim is not None else self.network_dim
+
+    def _named_dim(self, target: Target) -> int | None:
+        """Return the rank of the first expression that finds a layer's name, None where none does."""
+        parted = (each.rpartition("=") for each in self.network_reg_dims)
+        return next((int(dim) for pattern, _, dim in parted if re.search(pattern, target.name)), None)
 
     def _block(self, target: Target) -> int | None:
         """Return a layer's block where blocks have ranks of their own."""
@@ -276,14 +291,24 @@ class AdapterSpec(Rates, ABC):
             return bool(self.weight(target))
         if any(re.search(pattern, target.name) for pattern in self.exclude_patterns) or not self._dim(target):
             return False
-        if not self.weight(target):
+        if not self.weight(target) or not self._in_trained_block(target):
             return False
+        if target.rim and target.group:
+            return target.group in self.group_dims
         convolutions = self.conv_dim is not None or bool(self.block_dims and self.conv_block_dims)
         if self.coverage:
             return self.coverage.adapts(target) and (convolutions or target.kernel != _SQUARE)
         if self.lycoris_preset:
             return adapts(self.lycoris_preset, target) and (convolutions or target.kernel != _SQUARE)
         return (convolutions or not target.extra) and not target.rim
+
+    def _in_trained_block(self, target: Target) -> bool:
+        kind, number = target.block or ("", 0)
+        which = self.trained_blocks.get(kind, "all") if self._named_dim(target) is None else "all"
+        if which in ("all", "none"):
+            return which == "all"
+        ranges = (part.partition("-") for part in which.split(","))
+        return any(int(first) <= number <= int(last or first) for first, _, last in ranges)
 
     def _check_blocks(self, targets: Sequence[Target]) -> None:
         """Raise ModelError unless there is a number for each block of the model."""

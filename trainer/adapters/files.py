@@ -5,6 +5,7 @@ A key is NAME.ENTRY, where NAME is kohya's name of a layer and ENTRY what the ki
 
 from __future__ import annotations
 
+import json
 import math
 import struct
 from collections.abc import Collection, Mapping
@@ -22,6 +23,8 @@ ALPHA = "alpha"
 
 _NUMBERS = {"F16": "<e", "F32": "<f", "F64": "<d", "I8": "<b", "I16": "<h", "I32": "<i", "I64": "<q"}
 _LONGEST_NUMBER = 8
+_SPLIT = {"_img_attn_qkv": 3, "_txt_attn_qkv": 3, "_linear1": 4}
+"""What FLUX.1's layers that are several ones end with, and of how many."""
 
 _OTHERS = (
     ("lora_A", "a LoRA with PEFT's key names"),
@@ -107,6 +110,7 @@ def read_header_as(path: Path, kinds: Collection[Kind]) -> AdapterHeader:
             shapes = {key: entry.shape for key, entry in table.entries.items()}
             kind, modules = _modules(path, shapes, kinds)
             alphas = {name: _alpha(path, file, table, name) for name in modules}
+            alphas = {name: alpha * _left_out(name, alpha, table.metadata) for name, alpha in alphas.items()}
     except OSError as error:
         raise ModelError(
             f"The LoRA {path} can't be read: {error.strerror or error}.", "Check the path, and that it is a file."
@@ -116,6 +120,22 @@ def read_header_as(path: Path, kinds: Collection[Kind]) -> AdapterHeader:
         rank = _rank(path, name, kind, entries)
         found[name] = Module(rank, kind.alpha_of(alphas[name], rank), entries)
     return AdapterHeader(path, kind.name, kind.title_of(modules.values()), shapes, found, table.metadata)
+
+
+def _left_out(name: str, alpha: float, metadata: Mapping[str, str]) -> int:
+    """Return what a module's alpha lacks in files that sd-scripts wrote with `split_qkv`: 1 where it lacks nothing.
+
+    There query, key, value (and the feed-forward of a single block) are trained apart and written as one module of
+    three or four times the rank, with the alpha of one: read by the letter it counts a third or a quarter.
+    """
+    parts = next((count for layer, count in _SPLIT.items() if name.endswith(layer)), 1)
+    try:
+        arguments = json.loads(metadata.get("ss_network_args", "{}"))
+        of_one = float(metadata.get("ss_network_alpha", "0"))
+    except ValueError:
+        return 1
+    split = isinstance(arguments, dict) and arguments.get("split_qkv") == "True"
+    return parts if split and math.isclose(alpha, of_one, rel_tol=0.01) else 1
 
 
 def _table(path: Path, file: BinaryIO) -> Table:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from trainer.advice import leftovers
+from trainer.advice.flow import Distilled, GuidanceInTraining, MaskedPadding, Prediction, TextEncodedAhead
 from trainer.advice.learning_rates import (
     LearningRate,
     RateWithoutEffect,
@@ -84,6 +85,11 @@ RULES: tuple[Rule, ...] = (
     AdafactorClipping(),
     Samples(),
     ZeroTerminal(),
+    Prediction(),
+    Distilled(),
+    MaskedPadding(),
+    GuidanceInTraining(),
+    TextEncodedAhead(),
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from trainer.advice.flow import is_flow
 from trainer.advice.rule import Advice, Rule, Situation
 from trainer.config import TrainingConfig
 
@@ -18,7 +19,9 @@ class Rank(Rule):
 
     def look(self, config: TrainingConfig, known: Situation) -> Iterator[Advice]:
         rank = config.network.network_dim
-        if rank <= SMALL_RANK or LOWEST_RANK <= rank <= HIGHEST_RANK or config.network.dim_from_weights:
+        # A transformer's layers are so wide that lower ranks hold as much.
+        small = SMALL_RANK if not is_flow(known) else LOWEST_RANK
+        if rank <= small or LOWEST_RANK <= rank <= HIGHEST_RANK or config.network.dim_from_weights:
             return
         if rank < LOWEST_RANK:
             reason = "Lower ranks hold little; up to 8 is for trials."

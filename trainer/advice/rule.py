@@ -19,8 +19,9 @@ class Situation:
 
     `most_repeats` is the highest number of repeats among the training folders. `exact_steps` is the timetable's number
     of steps for the whole run, None before there is one. `model_side` is the side of the square pictures that the base
-    model was made for, 0 where the model is not known; `model_family` is its family, "" where that is not known.
-    `prompts_left_out` says that the sample prompts cannot be read, which is said for itself.
+    model was made for, 0 where the model is not known; `model_family` is its family and `model_variant` its kind in
+    that, "" where they are not known. `prompts_left_out` says that the sample prompts cannot be read, which is said for
+    itself.
     """
 
     images: int = 0
@@ -31,6 +32,7 @@ class Situation:
     exact_steps: int | None = None
     model_side: int = 0
     model_family: str = ""
+    model_variant: str = ""
     prompts_left_out: bool = False
 
     @property

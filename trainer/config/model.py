@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from trainer.config.values import DDPM_ONLY
+from trainer.config.values import DDPM_ONLY, FLOW_ONLY
 from trainer.families import FAMILIES
 from trainer.process import FLOW
 from trainer.settings.section import NO_ENTRY, OWN_NAME, Absence, Entry, Section, Show, There, setting
@@ -103,7 +103,8 @@ class ModelSection(Section):
     )
     """Another VAE in place of the one inside the base model: a file or a folder. Empty: the model's own.
 
-    The VAE turns pictures into latents before training; it is not trained.
+    The VAE turns pictures into latents before training; it is not trained. That of FLUX.1 is often called
+    ae.safetensors.
     """
 
     clip_l: str = setting(
@@ -113,7 +114,7 @@ class ModelSection(Section):
     )
     """A text encoder from a file of its own, for a model whose file has none inside: CLIP ViT-L.
 
-    Stable Diffusion 1.x and XL have one. Empty: the model's own.
+    Stable Diffusion 1.x, XL and FLUX.1 have one. Empty: the model's own.
     """
 
     clip_g: str = setting(
@@ -124,6 +125,58 @@ class ModelSection(Section):
     """The second text encoder of Stable Diffusion XL, OpenCLIP ViT-bigG, from a file of its own.
 
     Empty: the model's own.
+    """
+
+    t5xxl: str = setting(
+        "",
+        Show("T5-XXL text encoder", group="Model", widget="file", when=FLOW_ONLY),
+        resume="learning",
+        metadata=NO_ENTRY,
+        sd_scripts=There("", process=FLOW.name),
+    )
+    """The second text encoder of FLUX.1, T5 XXL, from a file of its own. Empty: the model's own.
+
+    Files in 8 bits are read too, those that ComfyUI calls "scaled" with their scales.
+    """
+
+    t5xxl_max_token_length: int | None = setting(
+        None,
+        Show("Longest caption for T5", group="Model", unit="tokens", when=FLOW_ONLY),
+        resume="learning",
+        metadata=NO_ENTRY,
+        sd_scripts=There(None, process=FLOW.name),
+        zero_is_off=True,
+        ge=8,
+        le=512,
+    )
+    """How many tokens T5 takes; what is longer is cut off. Left out it is the model's: 512 for dev, 256 for schnell.
+
+    A shorter text is filled up to this length, so fewer tokens make steps faster; captions of a sentence fit into 128.
+    """
+
+    apply_t5_attn_mask: bool = setting(
+        False,
+        Show("Mask the padding of T5", group="Model", when=FLOW_ONLY),
+        resume="learning",
+        metadata=OWN_NAME,
+        sd_scripts=There(False, process=FLOW.name),
+    )
+    """Hide what fills up a caption from T5 and from the transformer.
+
+    FLUX.1 was not trained so and is not used so anywhere, so leave it off for it.
+    """
+
+    t5_tokenizer_path: str = setting(
+        "",
+        Show("Vocabulary of T5", group="Model", widget="file", when=FLOW_ONLY),
+        resume="fixed",
+        metadata=NO_ENTRY,
+        sd_scripts=There("", matters=False, process=FLOW.name),
+    )
+    """T5's tokenizer.json or spiece.model: a file, a folder or a Hugging Face name.
+
+    Empty: the model's folder has it, or it lies beside T5's file, or it is fetched once from google/t5-v1_1-xxl, where
+    T5's publisher has it (a megabyte).
     """
 
     no_half_vae: bool = setting(
@@ -146,7 +199,7 @@ class ModelSection(Section):
         metadata=Entry("ss_fp8_base_unet", write=lambda value: value == "fp8"),
         sd_scripts=There("none", name=None, switches={"fp8_base_unet": "fp8", "fp8_base": "fp8"}),
     )
-    """Keep the UNet's linear layers in 8 or 4 bits a weight while training, for GPUs with little memory.
+    """Keep the linear layers of UNet or transformer in 8 or 4 bits a weight while training, to save memory.
 
     The LoRA itself trains in full precision and fits the whole model. int8 changes next to nothing, fp8 hardly more,
     nf4 a little; all make steps slower. Weights are made whole again where they are used, so no special GPU is needed.

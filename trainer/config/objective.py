@@ -325,3 +325,18 @@ class FlowSection(Section):
     Leave it at raw: only there the untrained model is near the goal. "additive" adds the noisy input, "sigma_scaled"
     takes the output times the noise level from it, and is the default of sd-scripts.
     """
+
+    guidance_scale: float = setting(
+        1.0,
+        Show("Guidance", group="Rectified flow", when=FLOW_ONLY),
+        resume="learning",
+        metadata=OWN_NAME,
+        sd_scripts=There(3.5, process=FLOW.name),
+        ge=0,
+        le=100,
+    )
+    """What a distilled model, such as FLUX.1 dev, is told in training of how strongly to follow the caption.
+
+    1 leaves the distillation alone and is what most recipes take; pictures are then made with 3.5 as ever. Models that
+    are told none, such as schnell, are the same with any number.
+    """

@@ -15,6 +15,7 @@ from trainer.config.objective import FlowSection, LossSection, NoiseSection
 from trainer.config.pictures import AugmentationSection, DatasetSection
 from trainer.config.rates import RatesSection
 from trainer.config.results import LoggingSection, MetadataSection, SamplingSection, SavingSection
+from trainer.config.transformer import TransformerSection
 from trainer.config.values import size_of
 from trainer.settings import wording
 from trainer.settings.section import Section
@@ -36,6 +37,7 @@ class TrainingConfig:
     blocks: BlocksSection = BlocksSection()
     limits: LimitsSection = LimitsSection()
     rates: RatesSection = RatesSection()
+    transformer: TransformerSection = TransformerSection()
     optimizer: OptimizerSection = OptimizerSection()
     training: TrainingSection = TrainingSection()
     loss: LossSection = LossSection()
@@ -49,7 +51,7 @@ class TrainingConfig:
     @property
     def of_adapters(self) -> tuple[Section, ...]:
         """The sections, beside `network`, that have settings of adapters."""
-        return self.lycoris, self.blocks, self.limits, self.rates
+        return self.lycoris, self.blocks, self.transformer, self.limits, self.rates
 
 
 def known_settings() -> Mapping[str, Setting]:
@@ -90,7 +92,8 @@ def rates(config: TrainingConfig, parts: Sequence[Part]) -> dict[str, float]:
     """Return the learning rate of each part that is trained, by name.
 
     A part that is not trained, by its rate of 0 or by a switch, is not in the dict and gets no adapter. The last of
-    the text encoders' rates holds for all further ones, so a single number is one for all.
+    the text encoders' rates holds for all further ones, so a single number is one for all. A part that is trained only
+    with a setting of its own has no rate without it.
 
     Args:
         parts: those that the model has; `assumed_parts` where it is not known.
@@ -104,4 +107,6 @@ def rates(config: TrainingConfig, parts: Sequence[Part]) -> dict[str, float]:
     if not network.network_train_unet_only:
         encoders = enumerate(names_of(parts, TEXT))
         found |= {name: given[min(place, len(given) - 1)] for place, name in encoders}
-    return {part: rate for part, rate in found.items() if rate > 0}
+    values = to_flat(config)
+    barred = {part.name for part in parts if part.only_with and not values[part.only_with]}
+    return {part: rate for part, rate in found.items() if rate > 0 and part not in barred}

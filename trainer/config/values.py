@@ -97,6 +97,24 @@ def parse_dims(value: object) -> object:
     return tuple(map(int, numbers))
 
 
+def parse_in_dims(value: object) -> object:
+    """Return five ranks, or none; sd-scripts writes them in brackets."""
+    text = value.strip().removeprefix("[").removesuffix("]") if isinstance(value, str) else value
+    numbers = parse_dims(text)
+    assert isinstance(numbers, tuple)
+    if len(numbers) not in (0, 5):
+        raise ValueError("")
+    return numbers
+
+
+def parse_indices(value: object) -> object:
+    """Return "all", "none", or numbers and ranges of them, such as "0,1,5-8", without spaces."""
+    text = "".join(str(value).split()) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    if text not in ("all", "none") and not re.fullmatch(r"[0-9]{1,3}(-[0-9]{1,3})?(,[0-9]{1,3}(-[0-9]{1,3})?)*", text):
+        raise ValueError("")
+    return text
+
+
 def parse_patterns(value: object) -> object:
     """Return a tuple of regular expressions."""
     patterns = (value,) if isinstance(value, str) else value

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.families.family import FILE, FOLDER, HUB, ComponentConfigs, Family, Recognition
+from trainer.families.flux import Flux
 from trainer.families.reading.configs import check_config, read_config, read_json
 from trainer.families.reading.folders import check_component, check_weights, component_folder
 from trainer.families.reading.headers import CONFIGS_ENTRY, Header, described, read_model_header
@@ -50,6 +51,7 @@ FAMILIES: Mapping[str, Family] = {
         StableDiffusion15(),
         StableDiffusion2(),
         StableDiffusionXL(),
+        Flux(),
     )
 }  # fmt: skip
 """Every family by the value of `model_family` that means it."""
@@ -175,6 +177,9 @@ def _with_files(recognition: Recognition, chosen: Mapping[str, str]) -> Recognit
             )
         if path and not _is_hub_id(path):
             configs[component] = _of_its_own(family, component, configs, key, path)
+    if not_fitting := family.disagreement(configs):
+        key, why = not_fitting
+        raise ModelError(f"{key}: {chosen[key] or recognition.source} {why}.", "Choose the one that it was made with.")
     return replace(recognition, configs=configs)
 
 
@@ -193,9 +198,9 @@ def _of_its_own(family: Family, component: str, configs: ComponentConfigs, key: 
             f"{key}: {path} is {name_file(header).title} and holds no {title} of this kind.",
             f"Choose a {title}, or leave the setting empty for the one inside the model.",
         )
-    if not a_part:
-        known = described(Path(path), header).get(component, known)
-        check_config(known, f"{CONFIGS_ENTRY} of {path}, {component}")
+    said = described(Path(path), header).get(component, {})
+    check_config(said, f"{CONFIGS_ENTRY} of {path}, {component}")
+    known = {**known, **said, **family.sizes(component, header)} if a_part else said or known
     check_weights(path, f"its {title}'s", header.shapes, family.layouts(component, {**configs, component: known}, FILE))
     return known
 

@@ -30,6 +30,6 @@ class Conditions:
         """Return the inputs of one picture, by name, without a batch dimension; `flipped` says that it is mirrored."""
         return {}
 
-    def of_sample(self, size: Size) -> Mapping[str, Tensor]:
-        """Return those of a sample picture of this size."""
+    def of_sample(self, size: Size, guidance: float) -> Mapping[str, Tensor]:
+        """Return those of a sample picture of this size; `guidance` is what a distilled model is told."""
         return {}

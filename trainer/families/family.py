@@ -86,13 +86,16 @@ class FileNames:
     """What a LoRA file's metadata call its base model.
 
     `base_model_version` and `v2` are kohya's entries ss_base_model_version and ss_v2; `architecture` and
-    `implementation` are modelspec's, the first without the "/lora" behind it.
+    `implementation` are modelspec's, the first without the "/lora" behind it. `network_module` is sd-scripts' module
+    for LoRAs of this family, `model_type` its entry ss_model_type, "" where it writes none.
     """
 
     base_model_version: str
     architecture: str
     implementation: str = "diffusers"
     v2: bool = False
+    network_module: str = "networks.lora"
+    model_type: str = ""
 
 
 class Family(ABC):
@@ -142,9 +145,20 @@ class Family(ABC):
         """Return what a file's metadata and marker entries say of components' configurations."""
         return {}
 
+    def sizes(self, component: str, header: Header) -> Mapping[str, Any]:
+        """Return what a file that is chosen for a component says of its configuration by the shapes of its weights."""
+        return {}
+
+    def disagreement(self, configs: ComponentConfigs) -> tuple[str, str] | None:
+        """Return the setting of a component that does not go with the others, and why; None where all do."""
+        return None
+
     @abstractmethod
-    def file_names(self, prediction_type: str) -> FileNames:
-        """Return what LoRA files call a model of this family that predicts "epsilon" or "v_prediction"."""
+    def file_names(self, prediction_type: str, configs: ComponentConfigs | None = None) -> FileNames:
+        """Return what LoRA files call a model of this family that predicts "epsilon" or "v_prediction".
+
+        Without `configs`, which are a model's, it is the published one.
+        """
 
     @abstractmethod
     def targets(self, configs: ComponentConfigs, *, conv: bool) -> tuple[Target, ...]:

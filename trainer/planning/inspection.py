@@ -11,6 +11,7 @@ from typing import Any
 
 from trainer.adapters import AdapterHeader, read_header, width_of
 from trainer.advice import is_anime
+from trainer.config import TrainingConfig
 from trainer.config.files import PRESETS
 from trainer.families import FAMILIES, Family, Recognition, recognise
 from trainer.families.reading.headers import CONFIGS_ENTRY, Header, read_model_header
@@ -56,6 +57,26 @@ def suits(seen: Recognition) -> Suits:
     names = sorted(path.stem for path in PRESETS.glob(f"{seen.family}-*.toml"))
     presets = tuple(sorted(names, key=lambda name: is_anime(name) != anime))
     return Suits(settings, presets, family.questions(seen.configs), family.remarks)
+
+
+def files_in_words(config: TrainingConfig, seen: Recognition) -> dict[str, str]:
+    """Return {setting: what the file that it names was recognised as} of the model's components that lie apart."""
+    family = FAMILIES[seen.family]
+    titles = {part.name: part.title for part in family.parts} | {"vae": "VAE"}
+    found = {}
+    for key, component in family.files.items():
+        path = str(getattr(config.model, key))
+        if not path or not os.path.isfile(path):
+            continue
+        try:
+            header = read_model_header(Path(path))
+        except ModelError:
+            continue  # the survey tells of it
+        if family.fits(component, header):
+            found[key] = f"{titles[component]}, {header.precision}."
+        else:
+            found[key] = f"It is {name_file(header).title}."
+    return found
 
 
 def inspect(path: Path) -> dict[str, Any]:

@@ -103,6 +103,7 @@ class Plan:
             exact_steps=self.timetable.total_steps,
             model_side=FAMILIES[self.recognition.family].side(self.recognition.configs),
             model_family=self.recognition.family,
+            model_variant=FAMILIES[self.recognition.family].variant(self.recognition.configs),
             prompts_left_out=bool(self.config.sampling.sample_prompts.strip()) and not self.prompts,
         )
         return recipe.advise(self.config, counted)

@@ -5,6 +5,7 @@ Unlike there, what stands before the first option is always the prompt: "n girl"
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -15,13 +16,15 @@ from trainer.ground.errors import ConfigError, Problem
 from trainer.ground.randomness import stream
 from trainer.preview.prompt_files import read_file, refused
 from trainer.preview.samplers import MOST_STEPS, SAMPLERS, Sampler
-from trainer.process import DDPM, ProcessKind
+from trainer.process import DDPM, FLOW, ProcessKind
 from trainer.settings.kohya import names_a_file
 from trainer.settings.problems import shown
 
 STEPS = 30
 SCALE = 7.5
 """sd-scripts' defaults for steps and guidance scale."""
+FLOW_STEPS, FLOW_SCALE, GUIDANCE = 20, 1.0, 3.5
+"""Those for rectified flow: distilled models are told a guidance, and need no second pass for the negative prompt."""
 
 _SMALLEST_SIDE, _LARGEST_SIDE = 64, 4096
 _HIGHEST_SCALE = 1000.0
@@ -30,6 +33,9 @@ _SEEDS = 2**32
 
 _INTEGER, _NUMBER, _TEXT = r"[0-9]{1,18}", r"[0-9]{1,18}(?:\.[0-9]{0,18})?|\.[0-9]{1,18}", r".+"
 _PARSERS = {_INTEGER: int, _NUMBER: float, _TEXT: str}
+
+_GUIDED, _GUIDANCE = "g", "guidance_scale"
+"""What a distilled model is told, as an option and in a table; only models of rectified flow are."""
 
 _OPTIONS = {
     "w": ("width", _INTEGER),
@@ -41,7 +47,7 @@ _OPTIONS = {
     "ss": ("sample_sampler", _TEXT),
 }
 _OPTIONS_OF_OTHER_FAMILIES = {
-    "g": ("guidance_scale", _NUMBER),
+    _GUIDED: (_GUIDANCE, _NUMBER),
     "fs": ("flow_shift", _TEXT),
     "ctr": ("cfg_trunc_ratio", _NUMBER),
     "rcfg": ("renorm_cfg", _NUMBER),
@@ -56,7 +62,7 @@ _TABLE_KEYS = {"prompt": _TEXT, **dict(_OPTIONS.values())}
 class SamplePrompt:
     """One line as written. None is "not said".
 
-    `others` are options of sd-scripts that have no meaning for the families we train; `ignored` is what is no option,
+    `others` are options of sd-scripts that have a meaning for some families only; `ignored` is what is no option,
     or no value of its option.
     """
 
@@ -74,7 +80,10 @@ class SamplePrompt:
 
 @dataclass(frozen=True, slots=True)
 class SampleRequest:
-    """One picture to draw, with every value decided. Sides in pixels; `index` counts the prompts from 0."""
+    """One picture to draw, with every value decided. Sides in pixels; `index` counts the prompts from 0.
+
+    `scale` pushes away from the negative prompt, `guidance` is what a distilled model is told.
+    """
 
     prompt: str
     negative_prompt: str
@@ -85,6 +94,7 @@ class SampleRequest:
     sampler: str
     seed: int
     index: int = 0
+    guidance: float = GUIDANCE
 
     @property
     def parameters(self) -> str:
@@ -199,7 +209,7 @@ def wanted_prompts(config: TrainingConfig, process: ProcessKind) -> tuple[tuple[
             raise
         left_out = "No sample pictures are asked for, so the run goes on without these prompts."
         return (), tuple(f"{problem} {left_out}" for problem in error.problems)
-    return prompts, prompt_notices(prompts)
+    return prompts, prompt_notices(prompts, process)
 
 
 def _steps_problem(
@@ -215,15 +225,25 @@ def _steps_problem(
     yield Problem("sample_prompts", message, text)
 
 
-def prompt_notices(prompts: Iterable[SamplePrompt]) -> tuple[str, ...]:
-    """Say which parts of sample prompts have no effect."""
-    without_effect = [(prompt.prompt, [*prompt.ignored, *(name for name, _ in prompt.others)]) for prompt in prompts]
+def prompt_notices(prompts: Iterable[SamplePrompt], process: ProcessKind = DDPM) -> tuple[str, ...]:
+    """Say which parts of sample prompts have no effect on models of this kind of process."""
+    used = {_GUIDANCE} if process is FLOW else set()
+    without_effect = [
+        (prompt.prompt, [*prompt.ignored, *(name for name, _ in prompt.others if name not in used)])
+        for prompt in prompts
+    ]
     return tuple(
         f"sample_prompts: no effect in {text!r}: {', '.join(parts)}." for text, parts in without_effect if parts
     )
 
 
-def settle(prompt: SamplePrompt, config: TrainingConfig, index: int, latent_step: int = LATENT_STEP) -> SampleRequest:
+def settle(
+    prompt: SamplePrompt,
+    config: TrainingConfig,
+    index: int,
+    latent_step: int = LATENT_STEP,
+    process: str = DDPM.name,
+) -> SampleRequest:
     """Decide what a prompt leaves open.
 
     The size is the training's, the sampler the settings', the seed a function of the training's seed and the prompt's
@@ -231,18 +251,30 @@ def settle(prompt: SamplePrompt, config: TrainingConfig, index: int, latent_step
     `latent_step`, and values out of all proportion to the nearest that can be drawn.
     """
     width, height = resolution_size(config)
+    steps, scale = (FLOW_STEPS, FLOW_SCALE) if process == FLOW.name else (STEPS, SCALE)
+    told = _number(dict(prompt.others).get(_GUIDANCE, GUIDANCE))
     seed = prompt.seed if prompt.seed is not None else stream(config.training.seed, 0, index, "sample") % _SEEDS
     return SampleRequest(
         prompt=prompt.prompt,
         negative_prompt=prompt.negative_prompt,
         width=_side(prompt.width or width, latent_step),
         height=_side(prompt.height or height, latent_step),
-        steps=min(max(STEPS if prompt.sample_steps is None else prompt.sample_steps, 1), MOST_STEPS),
-        scale=SCALE if prompt.scale is None else min(prompt.scale, _HIGHEST_SCALE),
+        steps=min(max(steps if prompt.sample_steps is None else prompt.sample_steps, 1), MOST_STEPS),
+        scale=scale if prompt.scale is None else min(prompt.scale, _HIGHEST_SCALE),
         sampler=prompt.sample_sampler or config.sampling.sample_sampler,
         seed=seed,
         index=index,
+        guidance=min(max(told, 0.0), _HIGHEST_SCALE),
     )
+
+
+def _number(value: object) -> float:
+    """Return a number that a table of a prompt file may have as text; the usual guidance where it is none."""
+    try:
+        number = float(str(value))
+    except ValueError:
+        return GUIDANCE
+    return number if math.isfinite(number) else GUIDANCE
 
 
 def picture_name(output_name: str, request: SampleRequest, *, step: int, epoch: int | None, moment: datetime) -> str:

@@ -97,7 +97,7 @@ def _guided(bundle: Bundle, request: SampleRequest, texts: Mapping[str, Mapping[
     guides = request.scale > 1
     prompts = [request.negative_prompt, request.prompt] if guides else [request.prompt]
     text = _text(bundle, prompts, texts)
-    told = bundle.conditions.of_sample((request.width, request.height))
+    told = bundle.conditions.of_sample((request.width, request.height), request.guidance)
     conditions = {name: value.expand(len(prompts), *value.shape).to(bundle.device) for name, value in told.items()}
 
     def predict(latents: Tensor, timestep: Tensor) -> Tensor:

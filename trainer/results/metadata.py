@@ -107,8 +107,9 @@ class FileHashes:
 class ModelFacts:
     """The base model as the file tells of it. Names are file names or hub ids, never paths (`model_name`).
 
-    `base_model_version`, `architecture`, `implementation` and `v2` are the family's; `prediction_type` is "epsilon" or
-    "v_prediction", or what modelspec has no word for; `zero_terminal_snr` whether the last timestep is pure noise.
+    `base_model_version`, `architecture`, `implementation`, `v2`, `network_module` and `model_type` are the family's;
+    `prediction_type` is "epsilon" or "v_prediction", or what modelspec has no word for; `zero_terminal_snr` whether the
+    last timestep is pure noise.
     Hashes are None where there is no local file.
     """
 
@@ -121,6 +122,8 @@ class ModelFacts:
     vae_hashes: FileHashes | None = None
     implementation: str = "diffusers"
     v2: bool = False
+    network_module: str = "networks.lora"
+    model_type: str = ""
     zero_terminal_snr: bool = False
 
 
@@ -145,7 +148,12 @@ def build(facts: RunFacts, *, step: int, epoch: int, finished: float) -> dict[st
 
     `export.save` adds the two hashes.
     """
-    found = _network(facts.adapter) | _dataset(facts) | _run(facts, step, epoch, finished) | _model(facts)
+    found = (
+        _network(facts.adapter, facts.model.network_module)
+        | _dataset(facts)
+        | _run(facts, step, epoch, finished)
+        | _model(facts)
+    )
     of_run = {f"ss_{key}": value for key, value in found.items()}
     written = {**sd_scripts.entries(), **_ELSEWHERE, **_of_settings(facts), **of_run}
     if facts.config.dataset.datasets:
@@ -244,9 +252,9 @@ def _of_settings(facts: RunFacts) -> dict[str, object]:
     }
 
 
-def _network(adapter: AdapterSpec) -> dict[str, object]:
+def _network(adapter: AdapterSpec, module: str) -> dict[str, object]:
     entries: dict[str, object] = {
-        "network_module": adapter.network_module,
+        "network_module": adapter.module_for(module),
         "network_dim": adapter.network_dim * adapter.copies,
         "network_alpha": adapter.network_alpha * adapter.copies,
     }
@@ -309,6 +317,8 @@ def _model(facts: RunFacts) -> dict[str, object]:
         "v2": model.v2,
         "zero_terminal_snr": model.zero_terminal_snr,
     }
+    if model.model_type:
+        entries["model_type"] = model.model_type
     if model.hashes:
         entries |= {"sd_model_hash": model.hashes.old, "new_sd_model_hash": model.hashes.new}
     if model.vae_name:

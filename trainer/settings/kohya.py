@@ -13,11 +13,17 @@ from dataclasses import dataclass, field, replace
 
 from trainer.ground.errors import Problem
 from trainer.settings.problems import nearest_key, shown, unknown
+from trainer.settings.processes import FLOW_FAMILIES, FLOW_THERE, family_of_module, process_of, unsaid_prediction
 from trainer.settings.sd_scripts import NETWORK_ARGUMENTS, Argument, argument, defaults, is_off
 from trainer.settings.section import Follows
 from trainer.settings.walk import Setting
 
-NETWORK_MODULES = {"networks.lora": "lora", "networks.loha": "loha", "networks.lokr": "lokr"}
+NETWORK_MODULES = {
+    "networks.lora": "lora",
+    "networks.lora_flux": "lora",
+    "networks.loha": "loha",
+    "networks.lokr": "lokr",
+}
 """{sd-scripts' network_module: our network_type}."""
 
 LYCORIS = "lycoris.kohya"
@@ -30,9 +36,6 @@ _HIGHEST_RANK = 4096
 
 _OF_ANOTHER_TRAINER = ("stop_text_encoder_training",)
 """Settings that recipes for LoRAs have as well, where sd-scripts' trainer of LoRAs does not read them."""
-
-PROCESS_THERE = "ddpm"
-"""The kind of process of the models that sd-scripts' trainers with these modules train."""
 
 _ADAFACTOR_DEFAULTS = {"relative_step": ("True", "False"), "scale_parameter": ("True", "False")}
 """{argument: (sd-scripts' default, ours)}."""
@@ -106,6 +109,7 @@ def tell(imported: Imported, *, ignore_unsupported: bool) -> None:
 def _translate(imported: Imported, known: Mapping[str, Setting]) -> None:
     """Bring the file's values into our forms, and put sd-scripts' defaults under them."""
     given = {key: value for key, value in imported.values.items() if not _is_unset(known.get(key), value)}
+    process = _process_of(given, imported)
     _rename(given, imported, known)
     _unpack_network(given, imported, known)
     imported.unused += [key for key in _OF_ANOTHER_TRAINER if given.pop(key, None) is not None]
@@ -118,10 +122,13 @@ def _translate(imported: Imported, known: Mapping[str, Setting]) -> None:
     for key, value in given.items():
         if key in known:
             given[key] = _number(known[key], value)
-    for key in [key for key in given if key in known and not known[key].belongs_to(PROCESS_THERE)]:
+    for key in [key for key in given if key in known and not known[key].belongs_to(process)]:
         imported.unused.append(key)
         del given[key]
-    base = defaults(known, PROCESS_THERE)
+    base = defaults(known, process)
+    if process == FLOW_THERE and (question := unsaid_prediction(given)):
+        imported.problems.append(question)
+        given |= question.remedy or {}
     if given.get("max_train_epochs"):
         base["max_train_steps"] = None
     for alpha, rank in (("network_alpha", "network_dim"), ("conv_alpha", "conv_dim")):
@@ -130,6 +137,20 @@ def _translate(imported: Imported, known: Mapping[str, Setting]) -> None:
             imported.said.append(Said(alpha, 0, {alpha: given[alpha]}, "0 means the rank there"))
     values = {**base, **given}
     imported.values = {key: values[value.key] if isinstance(value, Follows) else value for key, value in values.items()}
+
+
+def _process_of(given: dict[str, object], imported: Imported) -> str:
+    """Return the kind of process of the model that a recipe is for; say its family where the recipe's module does."""
+    module = given.get("network_module", "")
+    family = family_of_module(module)
+    if family and given.setdefault("model_family", family) == family:
+        imported.said.append(Said("network_module", module, {"model_family": family}))
+    process = process_of(given.get("model_family"))
+    vae = given.pop("ae", None) if process == FLOW_THERE else None
+    if vae:
+        imported.said.append(Said("ae", vae, {"vae": vae}))
+        given["vae"] = vae
+    return process
 
 
 def _is_unset(setting: Setting | None, value: object) -> bool:
@@ -388,11 +409,12 @@ def export_flat(
     sd-scripts reads sample prompts from a file only: prompts that are text are replaced by `prompts_file`, which the
     caller writes, or left out; and datasets by `datasets_file`.
     """
+    process = process_of(flat["model_family"])
     exported: dict[str, object] = {}
     packed: dict[str, list[str]] = {}
     for key, setting in known.items():
         there, value = setting.sd_scripts, flat[key]
-        if there is None or value in (None, "", []) or not setting.belongs_to(PROCESS_THERE):
+        if there is None or value in (None, "", []) or not setting.belongs_to(process):
             continue
         if there.inside:
             if value != there.default:
@@ -425,6 +447,8 @@ def _adapt(exported: dict[str, object], flat: Mapping[str, object], prompts_file
         exported.pop("sample_prompts", None)
         if flat["sample_prompts"] and prompts_file:
             exported["sample_prompts"] = prompts_file
+    if flat["model_family"] in FLOW_FAMILIES and "vae" in exported:
+        exported["ae"] = exported.pop("vae")
     exported["save_model_as"] = "safetensors"
 
 
@@ -434,7 +458,8 @@ def _pack_lycoris(exported: dict[str, object], flat: Mapping[str, object]) -> No
     assert isinstance(arguments, list)
     if not flat["dora_wd"]:
         arguments = [each for each in arguments if not each.startswith("wd_on_output=")]
-    exported["network_module"] = "networks.lora" if kind == "lora" else LYCORIS
+    own = FLOW_FAMILIES.get(str(flat["model_family"]), "networks.lora")
+    exported["network_module"] = own if kind == "lora" else LYCORIS
     if arguments:
         exported["network_args"] = arguments
     if kind == "lora":

@@ -125,12 +125,12 @@ _FORM: Mapping[str, Argument] = _harmless(
 """What kohya_ss' form writes and sd-scripts' trainer does not read, or what is about starting it."""
 
 _OTHER_MODELS: Mapping[str, Argument] = _harmless(
-    "ae apply_lg_attn_mask apply_t5_attn_mask attn_mode byt5 clip_g_dropout_rate clip_l_dropout_rate "
+    "ae apply_lg_attn_mask attn_mode byt5 clip_g_dropout_rate clip_l_dropout_rate "
     "double_blocks_to_swap enable_scaled_pos_embed fp8_scaled fp8_vl gemma2 "
-    "gemma2_max_token_length guidance_scale llm_adapter_path "
+    "gemma2_max_token_length llm_adapter_path "
     "model_type pos_emb_random_crop_rate qwen3 qwen3_max_token_length qwen_image_vae_2d save_clip save_t5xxl "
     "single_blocks_to_swap split_mode split_qkv_blocks system_prompt t5_dropout_rate t5_max_token_length "
-    "t5_tokenizer_path t5xxl t5xxl_device t5xxl_dtype t5xxl_max_token_length text_encoder_batch_size text_encoder_cpu "
+    "t5xxl_device t5xxl_dtype text_encoder_batch_size text_encoder_cpu "
     "training_shift unsloth_offload_checkpointing use_flash_attn use_sage_attn vae_chunk_size "
     "vae_disable_cache"
 )
@@ -148,6 +148,7 @@ NETWORK_ARGUMENTS: Mapping[str, Argument] = {
     "bypass_mode": _changing(),
     "ggpo_beta": _changing(),
     "ggpo_sigma": _changing(),
+    "split_qkv": _changing(),
     "train_norm": _changing(),
     "unit": _changing(),
     "weight_decompose": _changing(),

@@ -10,8 +10,8 @@ from trainer.config import TrainingConfig, known_settings, to_flat, to_kohya
 from trainer.config.dataset_export import dataset_config
 from trainer.ground.errors import ConfigError, Problem
 from trainer.settings.exporting import SHELLS, command_line, kohya_form, script_of
-from trainer.settings.kohya import PROCESS_THERE
 from trainer.settings.problems import shown
+from trainer.settings.processes import process_of
 from trainer.settings.section import Show, argument
 from trainer.settings.toml import encoded, write
 from trainer.settings.walk import Setting
@@ -96,7 +96,11 @@ def untold(config: TrainingConfig, form: str = TOML) -> Iterator[str]:
     family = str(values["model_family"])
     for key, setting in known_settings().items():
         default = list(setting.default) if isinstance(setting.default, tuple) else setting.default
-        if values[key] != default and key != "model_family" and not _has_a_place(setting, values[key]):
+        if (
+            values[key] != default
+            and key != "model_family"
+            and not _has_a_place(setting, values[key], process_of(family))
+        ):
             yield f"sd-scripts has no {key} like this; {shown(values[key])} is left out."
     if form == TOML and script_of(family) != script_of(""):
         yield f"which model it is only the script says; start it with {script_of(family)}."
@@ -104,9 +108,9 @@ def untold(config: TrainingConfig, form: str = TOML) -> Iterator[str]:
         yield "sd-scripts takes sample_prompts from a file alone; write them into one and name it."
 
 
-def _has_a_place(setting: Setting, value: object) -> bool:
+def _has_a_place(setting: Setting, value: object, process: str) -> bool:
     """Say whether sd-scripts' trainers of such models can be told a value."""
     there = setting.sd_scripts
-    if there is None or not setting.belongs_to(PROCESS_THERE):
+    if there is None or not setting.belongs_to(process):
         return False
     return there.name is not None or value in (there.default, *there.switches.values())

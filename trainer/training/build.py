@@ -221,7 +221,8 @@ def fill_text_cache(training: Training) -> Sequence[Sequence[str]] | None:
         prepared(example.picture.caption, example.treatment.captions, count=count, seed=seed, index=index)
         for index, example in enumerate(plan.examples)
     ]
-    requests = [settle(prompt, config, index, bundle.latents.step) for index, prompt in enumerate(plan.prompts)]
+    kind = bundle.process.name
+    requests = [settle(prompt, config, index, bundle.latents.step, kind) for index, prompt in enumerate(plan.prompts)]
     prompts = [text for request in requests for text in (request.prompt, request.negative_prompt)]
     folder = Path(config.saving.output_dir) / text_cache.FOLDER if on_disk else None
     training.text_cache = TextCache(folder)

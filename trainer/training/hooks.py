@@ -138,7 +138,8 @@ class Hooks:
             with suppress(Stopped):
                 for index, prompt in list(enumerate(training.plan.prompts))[first:]:
                     training.sampled = index
-                    self._sample_one(settle(prompt, training.config, index, training.bundle.latents.step))
+                    step, kind = training.bundle.latents.step, training.process.name
+                    self._sample_one(settle(prompt, training.config, index, step, kind))
             self._keeper.finish_samples()
         training.inbox.sampled()
 

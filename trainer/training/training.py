@@ -150,13 +150,15 @@ class Training:
     def facts(self) -> RunFacts:
         """What every file saved by this run says of it. Reads the whole model file once, for its hash."""
         config, seen = self.config, self.plan
-        names = FAMILIES[seen.recognition.family].file_names(self.process.prediction_type)
+        names = FAMILIES[seen.recognition.family].file_names(self.process.prediction_type, seen.recognition.configs)
         model = ModelFacts(
             name=model_name(seen.recognition.source),
             base_model_version=names.base_model_version,
             architecture=names.architecture,
             implementation=names.implementation,
             v2=names.v2,
+            network_module=names.network_module,
+            model_type=names.model_type,
             zero_terminal_snr=self.process.zero_terminal_snr,
             prediction_type=self.process.prediction_type,
             hashes=model_hashes(seen.recognition.source),

@@ -42,8 +42,8 @@ class FluxLike(Patchy):
     def matches_file(self, header: Header) -> bool:
         return header.has("transformer.single_transformer_blocks.")
 
-    def file_names(self, prediction_type: str) -> FileNames:
-        return FileNames("flux1", "flux-1-dev")
+    def file_names(self, prediction_type: str, configs: ComponentConfigs | None = None) -> FileNames:
+        return FileNames("fluxlike1", "fluxlike")
 
     def targets(self, configs: ComponentConfigs, *, conv: bool) -> tuple[Target, ...]:
         clip = [

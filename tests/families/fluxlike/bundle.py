@@ -93,7 +93,7 @@ class Guided(Conditions):
     def of_picture(self, placement: object, flipped: bool) -> Mapping[str, Tensor]:
         return {"guidance": torch.tensor(GUIDANCE)}
 
-    def of_sample(self, size: tuple[int, int]) -> Mapping[str, Tensor]:
+    def of_sample(self, size: tuple[int, int], guidance: float) -> Mapping[str, Tensor]:
         return {"guidance": torch.tensor(GUIDANCE)}
 
 

@@ -74,7 +74,7 @@ class Patchy(Family):
     def side(self, configs: ComponentConfigs) -> int:
         return 64
 
-    def file_names(self, prediction_type: str) -> FileNames:
+    def file_names(self, prediction_type: str, configs: ComponentConfigs | None = None) -> FileNames:
         return FileNames(self.name, "patchy")
 
     def targets(self, configs: ComponentConfigs, *, conv: bool) -> tuple[Target, ...]:

@@ -42,9 +42,9 @@ class TrainedSize(Conditions):
     """The model is told the size that it draws at, in units of 64 pixels."""
 
     def of_picture(self, placement: Placed, flipped: bool) -> Mapping[str, Tensor]:
-        return self.of_sample(placement.bucket)
+        return self.of_sample(placement.bucket, 0.0)
 
-    def of_sample(self, size: Size) -> Mapping[str, Tensor]:
+    def of_sample(self, size: Size, guidance: float) -> Mapping[str, Tensor]:
         return {"size": torch.tensor(size, dtype=torch.float32) / 64}
 
 

@@ -33,6 +33,10 @@ class LoraSpec(AdapterSpec):
 
     init_lora_weights: str = ""
 
+    def module_for(self, plain: str) -> str:
+        """Return the module of the model's family."""
+        return plain
+
     def entries(self, target: Target) -> dict[str, Shape]:
         """Return alpha, down [rank, in] and up [out, rank]; with the kernel where there is one.
 

@@ -25,7 +25,12 @@ _BOUNDS: Mapping[str, tuple[int, int]] = {
         ("cross_attention_dim", "projection_class_embeddings_input_dim", "addition_time_embed_dim"), _WIDTH
     ),
     **dict.fromkeys(("hidden_size", "num_attention_heads", "attention_head_dim"), _WIDTH),
-    **dict.fromkeys(("layers_per_block", "num_hidden_layers"), _DEPTH),
+    **dict.fromkeys(("d_model", "d_kv", "d_ff", "num_heads", "joint_attention_dim", "pooled_projection_dim"), _WIDTH),
+    **dict.fromkeys(("layers_per_block", "num_hidden_layers", "num_layers"), _DEPTH),
+    "num_single_layers": (0, 1 << 9),
+    "axes_dims_rope": _WIDTH,
+    "relative_attention_num_buckets": (1, 1 << 16),
+    "relative_attention_max_distance": (1, 1 << 20),
     "transformer_layers_per_block": (0, 1 << 9),
     "projection_dim": (0, 1 << 16),
     "intermediate_size": (1, 1 << 20),

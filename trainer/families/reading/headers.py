@@ -73,13 +73,15 @@ _SAFE_DOWNLOAD = "Copy or download the file again."
 class Header:
     """Names and shapes of the tensors of one file, its text metadata, and the container it is in.
 
-    `precision` is the dtype that most numbers of the file have: "fp32", "fp16", "bf16", "fp8", ...
+    `precision` is the dtype that most numbers of the file have: "fp32", "fp16", "bf16", "fp8", ... `name` is the
+    file's.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     metadata: Mapping[str, str]
     container: str
     precision: str = ""
+    name: str = ""
 
     def has(self, *prefixes: str) -> bool:
         """True when a tensor's name begins with one of `prefixes`."""
@@ -149,7 +151,7 @@ def _read_safetensors(path: Path, file: BinaryIO, size: int) -> Header:
         _damaged(path, str(error), error)
     shapes = {name: entry.shape for name, entry in table.entries.items()}
     precision = _precision((entry.dtype, entry.shape) for entry in table.entries.values())
-    return Header(shapes, table.metadata, SAFETENSORS, precision)
+    return Header(shapes, table.metadata, SAFETENSORS, precision, path.name)
 
 
 def _read_zip(path: Path, file: BinaryIO) -> Header:
@@ -192,7 +194,7 @@ def _header_of(path: Path, stream: BinaryIO, before: int) -> Header:
     precision = _precision((value.dtype, value.shape) for value in tensors.values())
     described = content.get(CONFIGS_ENTRY)
     metadata = {CONFIGS_ENTRY: described} if isinstance(described, str) else {}
-    return Header(shapes, metadata, PICKLE, precision)
+    return Header(shapes, metadata, PICKLE, precision, path.name)
 
 
 def _precision(tensors: Iterable[tuple[str, tuple[int, ...]]]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from trainer.ground.control import Progress
 from trainer.ground.errors import ModelError
 
-_DESCRIPTIONS = ("*.json", "*/*.json", "tokenizer/*.txt")
+_DESCRIPTIONS = ("*.json", "*/*.json", "tokenizer/*.txt", "spiece.model", "*/spiece.model")
 _WEIGHT_FILES = (
     "{stem}.safetensors",
     "{stem}-*-of-*.safetensors",

@@ -22,6 +22,18 @@ _OPEN_CLIP = "cond_stage_model.model."
 _INPAINTING_CHANNELS = 9
 _EDIT_CHANNELS = 8
 
+_BITSANDBYTES = (".absmax", ".quant_map")
+
+_SMALL = (
+    "Training reads 16 or 32 bits, or 8 with scales as ComfyUI has them; choose such a file, and quantize_base to keep "
+    "the model small."
+)
+_INPAINTING_FLUX = "It also takes a mask and a picture, which training has not. Train on FLUX.1 dev."
+_CONTROL = "It also takes a picture, which training has not. Train on FLUX.1 dev."
+_KONTEXT = (
+    "It is taught by pairs of pictures, before and after, which training has not. Train on FLUX.1 dev: Kontext loads "
+    "such LoRAs too."
+)
 _REFINER = (
     "Train on the base model: the refiner sees only the last steps of a picture, and no program uses LoRAs on it."
 )
@@ -47,6 +59,21 @@ def _named(*prefixes: str) -> Callable[[Header], bool]:
 
 def _input_channels(count: int) -> Callable[[Header], bool]:
     return lambda header: header.shapes.get(_FIRST_CONV, (0, 0))[1:2] == (count,)
+
+
+def _token_of(width: int) -> Callable[[Header], bool]:
+    """Fits transformers as FLUX.1's whose tokens have so many numbers."""
+    names = ("img_in.weight", f"{_UNET}img_in.weight", "x_embedder.weight")
+    return lambda header: (
+        any(header.shapes.get(name, (0, 0))[1:2] == (width,) for name in names)
+        and header.has("double_blocks.", f"{_UNET}double_blocks.", "single_transformer_blocks.")
+    )
+
+
+def says(header: Header, word: str) -> bool:
+    """Say whether a file's name, or its title, has a word."""
+    said = " ".join(header.metadata.get(f"modelspec.{key}", "") for key in ("architecture", "title"))
+    return word in f"{header.name} {said}".lower()
 
 
 def _is_textual_inversion(header: Header) -> bool:
@@ -77,7 +104,11 @@ UNSUPPORTED: tuple[Unsupported, ...] = (
     Unsupported("a Flux 2 model", _named("single_stream_modulation.")),
     Unsupported("a Chroma model", _named("distilled_guidance_layer.")),
     Unsupported("a HunyuanVideo model", _named("txt_in.individual_token_refiner.")),
-    Unsupported("a Flux model", _named("double_blocks.")),
+    Unsupported("a model in bitsandbytes' 4 bits", lambda header: header.ends(*_BITSANDBYTES), _SMALL),
+    Unsupported("a FLUX.1 Fill model", _token_of(384), _INPAINTING_FLUX),
+    Unsupported("a FLUX.1 Depth or Canny model", _token_of(128), _CONTROL),
+    Unsupported("a FLUX.1 Kontext model", lambda header: _token_of(64)(header) and says(header, "kontext"), _KONTEXT),
+    Unsupported("a Flux model", _named("double_blocks."), "Its layers are not those of FLUX.1 dev or schnell."),
     Unsupported("an AuraFlow model", _named("double_layers.")),
     Unsupported("an LTX-Video model", _named("patchify_proj.")),
     Unsupported("a Lumina or Z-Image model", _named("cap_embedder.")),
@@ -108,14 +139,16 @@ UNSUPPORTED_PIPELINES = {
     "StableDiffusionXLImg2ImgPipeline": "an SDXL refiner",
     "StableDiffusionInpaintPipeline": "an inpainting model",
     "StableDiffusion3Pipeline": "a Stable Diffusion 3 model",
-    "FluxPipeline": "a Flux model",
+    "FluxFillPipeline": "a FLUX.1 Fill model, which also takes a mask and a picture, and training has none",
+    "FluxControlPipeline": "a FLUX.1 Depth or Canny model, which also takes a picture, and training has none",
+    "FluxKontextPipeline": "a FLUX.1 Kontext model, which is taught by pairs of pictures, and training has none",
 }
 """Pipeline classes of diffusers folders, where the class's own name would say less."""
 
 
 def holds_vae(header: Header) -> bool:
     """Say whether a file has a VAE, alone or in a checkpoint."""
-    return header.has("first_stage_model.decoder.", "decoder.conv_in.")
+    return header.has("first_stage_model.decoder.", "vae.decoder.", "decoder.conv_in.")
 
 
 def name_file(header: Header) -> Unsupported:

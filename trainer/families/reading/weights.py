@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from trainer.families.reading.headers import SAFETENSORS, container_of
 from trainer.families.reading.pickles import Inert
+from trainer.families.reading.scaled import unscaled
 from trainer.ground.errors import ModelError
 from trainer.ground.paths import open_regular
 
@@ -63,7 +65,7 @@ def open_weights(*paths: Path) -> Iterator[Mapping[str, Tensor]]:
             files = [stack.enter_context(safe_open(path, framework="pt", device="cpu")) for path in safe]
         except (SafetensorError, OSError) as error:
             raise _unreadable(paths, error) from error
-        yield Weights(files, pickled)
+        yield unscaled(Weights(files, pickled), [file.metadata() or {} for file in files])
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
@@ -197,6 +199,47 @@ def fill(
 
 def _copy(value: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     return value.to(device=device, dtype=dtype, copy=True, memory_format=torch.contiguous_format)
+
+
+Naming = Callable[[str], str]
+"""From a name in a module's state dict to a name in a file."""
+
+
+def best_names(weights: Mapping[str, Tensor], module: nn.Module, namings: Sequence[Naming]) -> dict[str, str]:
+    """Choose the naming under which most weights are there; what is still missing is for `fill` to report."""
+    own = list(module.state_dict())
+    tables = [{name: naming(name) for name in own} for naming in namings]
+    return max(tables, key=lambda names: sum(name in weights for name in names.values()))
+
+
+def check_leftovers(
+    weights: Mapping[str, Tensor],
+    known: Iterable[str],
+    module: nn.Module,
+    *,
+    prefix: str,
+    unused: re.Pattern[str],
+    source: str,
+) -> None:
+    """See that a file has no weights of a component that its module has not.
+
+    Args:
+        known: the names of those that it has.
+        prefix: what the names of this component begin with.
+        unused: what the modules compute or do not use.
+
+    Raises:
+        ModelError: there are some.
+    """
+    having = set(known)
+    strange = [name for name in weights if name.startswith(prefix) and name not in having]
+    strange = [name for name in strange if not unused.fullmatch(name)]
+    if strange:
+        raise ModelError(
+            f"{source} has {len(strange)} weights that no {type(module).__name__} of its configuration has: "
+            f"{some(strange)}.",
+            "It is not the kind of model that its structure suggests.",
+        )
 
 
 def fingerprint(module: nn.Module) -> str:

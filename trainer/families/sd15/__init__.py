@@ -33,5 +33,5 @@ class StableDiffusion15(StableFamily):
             and not unet.get("use_linear_projection")
         )
 
-    def file_names(self, prediction_type: str) -> FileNames:
+    def file_names(self, prediction_type: str, configs: ComponentConfigs | None = None) -> FileNames:
         return FileNames(base_model_version="sd_v1", architecture="stable-diffusion-v1")

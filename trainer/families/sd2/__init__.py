@@ -38,7 +38,7 @@ class StableDiffusion2(StableFamily):
             and bool(unet.get("use_linear_projection"))
         )
 
-    def file_names(self, prediction_type: str) -> FileNames:
+    def file_names(self, prediction_type: str, configs: ComponentConfigs | None = None) -> FileNames:
         if prediction_type == VELOCITY:
             return FileNames("sd_v2_v", "stable-diffusion-v2-768-v", v2=True)
         return FileNames("sd_v2", "stable-diffusion-v2-512", v2=True)

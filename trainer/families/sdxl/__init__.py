@@ -39,7 +39,7 @@ class StableDiffusionXL(StableFamily):
             and configs["unet"].get("in_channels") == LATENT_CHANNELS
         )
 
-    def file_names(self, prediction_type: str) -> FileNames:
+    def file_names(self, prediction_type: str, configs: ComponentConfigs | None = None) -> FileNames:
         return FileNames(
             base_model_version="sdxl_base_v1-0",
             architecture="stable-diffusion-xl-v1-base",

@@ -19,7 +19,7 @@ class SizeConditions(Conditions):
     def of_picture(self, placement: Placed, flipped: bool) -> Mapping[str, Tensor]:
         return {"sizes": torch.tensor(size_numbers(placement, flipped), dtype=torch.int64)}
 
-    def of_sample(self, size: Size) -> Mapping[str, Tensor]:
+    def of_sample(self, size: Size, guidance: float) -> Mapping[str, Tensor]:
         width, height = size
         return {"sizes": torch.tensor([height, width, 0, 0, height, width], dtype=torch.int64)}
 

@@ -5,7 +5,7 @@ After Rombach et al. 2022; how text is cut, encoded and joined follows sd-script
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 
 from trainer.families.conditions import Conditions
@@ -25,12 +24,12 @@ from trainer.families.reading.weights import fingerprint, keep_whole
 from trainer.families.text.clip import LENGTH, PromptTokenizer
 from trainer.families.text.tokens import EncoderTokens, Tokenizers, Tokens
 from trainer.families.text.weighted import WeightedTokenizer, weigh
-from trainer.families.unet import tiled_vae
 from trainer.families.unet.checkpoint import Checkpoint, TextEncoder
 from trainer.families.unet.facts import EITHER_QUESTION, EPSILON, VELOCITY, StableFacts, TextEncoderFacts, latents_of
 from trainer.families.unet.targets import adapter_targets, text_layer
+from trainer.families.vae import HasVae
 from trainer.ground.control import Progress
-from trainer.ground.errors import ConfigError, ModelError, Problem
+from trainer.ground.errors import ConfigError, Problem
 from trainer.process import DDPM
 from trainer.targets import Target
 
@@ -39,13 +38,9 @@ if TYPE_CHECKING:
 from trainer.memory import free_memory
 
 _PHASE = "load model"
-_FLOAT32_NOTICE = (
-    "The VAE gave numbers that are not finite in half precision and goes on in float32. "
-    "no_half_vae = true avoids the detour."
-)
 
 
-class StableBundle(ABC):
+class StableBundle(HasVae):
     """The models of one checkpoint: frozen, in eval mode, on one device. See `trainer.families.bundle.Bundle`.
 
     A family's bundle says with `facts` what it is, and with `encode_text` what its text encoders give to the UNet.
@@ -179,33 +174,6 @@ class StableBundle(ABC):
         beside = self.added(text, conditions)
         return self.unet(noisy, timesteps.to(self.device), context, added_cond_kwargs=beside, return_dict=False)[0]
 
-    @torch.no_grad()
-    def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation of the VAE's posterior. Large pictures are encoded alone and in strips.
-
-        Args:
-            pixels: [b, 3, H, W] in [-1, 1], sides divisible by 8.
-
-        Returns:
-            Two float32 tensors [b, 4, H/8, W/8], not scaled, on the bundle's device.
-
-        Raises:
-            ModelError: the VAE gives numbers that are not finite, in float32 too.
-        """
-        mean, deviation = self._in_range(_encode, pixels)
-        if not bool(mean.isfinite().all() and deviation.isfinite().all()):
-            raise ModelError("The VAE gives numbers that are not finite.", "Choose another VAE with the setting vae.")
-        return mean, deviation
-
-    @torch.no_grad()
-    def decode_latents(self, latents: Tensor) -> Tensor:
-        """Return the picture of scaled latents [b, 4, h, w]: float32 [b, 3, 8h, 8w] in [-1, 1].
-
-        Latents that are not finite, as a training gone wrong makes them, come out black.
-        """
-        (pixels,) = self._in_range(_decode, self.latents.from_model(latents))
-        return pixels.nan_to_num(nan=-1).clamp(-1, 1)
-
     def enable_gradient_checkpointing(self) -> None:
         """Trade a second forward pass for memory, in the UNet and the text encoders.
 
@@ -234,11 +202,6 @@ class StableBundle(ABC):
                 block._compiled_call_impl = None
                 if backend is not None:
                     block.compile(backend=backend)
-
-    def release_vae(self) -> None:
-        """Free the VAE. `encode_images` and `decode_latents` load it again."""
-        self.vae = None
-        free_memory()
 
     def release_text_encoders(self) -> None:
         """Free the text encoders. `encode_text` loads them again, without adapters that they may have had."""
@@ -277,25 +240,11 @@ class StableBundle(ABC):
         shape = (count, chunks, length, -1)
         return output.hidden_states[-layer].reshape(shape), output.last_hidden_state.reshape(shape)
 
-    def _vae(self) -> AutoencoderKL:
-        if self.vae is None:
-            self.vae = self._checkpoint.vae()
-        return self.vae
-
-    def _in_range(self, work: _Work, values: Tensor) -> tuple[Tensor, ...]:
-        """Run the VAE; where half precision overflows, go over to float32 for good and say so."""
-        vae = self._vae()
-        # A VAE in float32 must stay so inside the caller's autocast.
-        with torch.autocast(self.device.type, enabled=False):
-            results = work(vae, values)
-            if vae.dtype == torch.float32 or all(bool(result.isfinite().all()) for result in results):
-                return results
-            if not bool(values.isfinite().all()):
-                return results
-            self.notices = (*self.notices, _FLOAT32_NOTICE)
-            self._checkpoint = replace(self._checkpoint, vae_dtype=torch.float32)
-            self.vae = self._checkpoint.vae()
-            return work(self.vae, values)
+    def load_vae(self, dtype: torch.dtype | None = None) -> AutoencoderKL:
+        """Load the VAE; `dtype` is what it is loaded in from now on, where it is given."""
+        if dtype is not None:
+            self._checkpoint = replace(self._checkpoint, vae_dtype=dtype)
+        return self._checkpoint.vae()
 
 
 class NormedTextBundle(StableBundle):
@@ -319,9 +268,6 @@ class NormedTextBundle(StableBundle):
         if self._clip_skip > 1:
             last = self.text_encoder(component).get_submodule("final_layer_norm")(states)
         return {"context": join_chunks(weigh(last, taken.get("weights")))}
-
-
-_Work = Callable[[AutoencoderKL, Tensor], tuple[Tensor, ...]]
 
 
 def load_bundle(
@@ -375,19 +321,6 @@ def join_chunks(states: Tensor) -> Tensor:
     """
     texts = states[:, :, 1:-1].flatten(1, 2)
     return torch.cat([states[:, 0, :1], texts, states[:, -1, -1:]], dim=1)
-
-
-def _encode(vae: AutoencoderKL, pixels: Tensor) -> tuple[Tensor, ...]:
-    if pixels.shape[-2] * pixels.shape[-1] > tiled_vae.LARGE:
-        each = [tiled_vae.encode(vae, picture.to(vae.dtype)) for picture in pixels.split(1)]
-        posterior = DiagonalGaussianDistribution(torch.cat(each))
-    else:
-        posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
-    return posterior.mean.float(), (0.5 * posterior.logvar.float()).exp()
-
-
-def _decode(vae: AutoencoderKL, latents: Tensor) -> tuple[Tensor, ...]:
-    return (vae.decode(latents.to(vae.device, vae.dtype), return_dict=False)[0].float(),)
 
 
 def _prediction(checkpoint: Checkpoint, config: TrainingConfig) -> tuple[str, tuple[str, ...]]:

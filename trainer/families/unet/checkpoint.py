@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -14,15 +14,22 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedModel
 
 from trainer.families.family import FILE, ComponentConfigs, Recognition
-from trainer.families.reading.configs import read_config
-from trainer.families.reading.folders import component_folder
-from trainer.families.reading.hub import download, weight_files
-from trainer.families.reading.weights import Module, build_empty, fill, keep_whole, open_weights, some
+from trainer.families.reading.hub import weight_files
+from trainer.families.reading.weights import (
+    Module,
+    Naming,
+    best_names,
+    build_empty,
+    check_leftovers,
+    fill,
+    keep_whole,
+    open_weights,
+)
 from trainer.families.text.clip import load_tokenizer
 from trainer.families.unet import weight_names
 from trainer.families.unet.facts import UNET_PREFIX, VAE_PREFIX, StableFacts, TextEncoderFacts
 from trainer.families.unet.slim_blocks import slimmed
-from trainer.ground.errors import ModelError
+from trainer.families.vae import place_of_vae, read_vae
 
 TextEncoder: TypeAlias = PreTrainedModel
 
@@ -65,7 +72,7 @@ class Checkpoint:
         config = self.configs["unet"]
         module = build_empty(UNet2DConditionModel.from_config, dict(config))
         prefix, paths = self._place("unet", UNET_PREFIX)
-        namings: list[_Naming] = [
+        namings: list[Naming] = [
             lambda name: UNET_PREFIX + weight_names.unet_name(name, config),
             lambda name: weight_names.unet_name(name, config),
             lambda name: name,
@@ -95,7 +102,7 @@ class Checkpoint:
                 # transformers 5 dropped the level "text_model" from the module without projection.
                 level = "" if which.projected else "text_model."
                 return self._filled(module, read, "", [lambda name: level + name])
-            namings: list[_Naming] = [lambda name: f"{prefix}text_model.{name}", lambda name: prefix + name]
+            namings: list[Naming] = [lambda name: f"{prefix}text_model.{name}", lambda name: prefix + name]
             return self._filled(module, weights, prefix, namings)
 
     def vae(self) -> AutoencoderKL:
@@ -104,20 +111,12 @@ class Checkpoint:
         Raises:
             ModelError: as `unet`, or the other VAE is missing or damaged.
         """
-        config, paths = self._vae_place()
-        module = build_empty(AutoencoderKL.from_config, dict(config))
-        namings: list[_Naming] = [
-            lambda name: VAE_PREFIX + weight_names.vae_name(name, config),
-            lambda name: weight_names.vae_name(name, config),
-            lambda name: name,
-            weight_names.vae_name_before_2023,
-        ]
-        with open_weights(*paths) as weights:
-            names = _names_in(weights, module, namings)
-            source = self.vae_source or self.recognition.source
-            vae = slimmed(fill(module, weights, names, device=self.device, dtype=self.vae_dtype, source=source))
-        # A CPU convolves pictures of so many pixels and few channels faster where a pixel's channels lie together.
-        return vae.to(memory_format=torch.channels_last) if self.device.type == "cpu" else vae
+        where = self.vae_source or self.recognition.source
+        if self.vae_source:
+            config, paths = place_of_vae(self.vae_source, self.configs["vae"])
+        else:
+            config, paths = self.configs["vae"], self._place("vae", VAE_PREFIX)[1]
+        return read_vae(config, paths, (VAE_PREFIX,), device=self.device, dtype=self.vae_dtype, source=where)
 
     def tokenizer(self) -> CLIPTokenizer:
         """Load the model's own (first) tokenizer, or CLIP's.
@@ -143,33 +142,13 @@ class Checkpoint:
         module: Module,
         weights: Mapping[str, Tensor],
         prefix: str,
-        namings: list[_Naming],
+        namings: Sequence[Naming],
         smaller: Callable[[nn.Module], nn.Module] = keep_whole,
     ) -> Module:
         source = self.recognition.source
-        names = _names_in(weights, module, namings)
-        known = set(names.values())
-        strange = [name for name in weights if name.startswith(prefix) and name not in known]
-        strange = [name for name in strange if not _UNUSED.fullmatch(name)]
-        if strange:
-            raise ModelError(
-                f"{source} has {len(strange)} weights that no {type(module).__name__} of its configuration has: "
-                f"{some(strange)}.",
-                "It is not the kind of model that its structure suggests.",
-            )
+        names = best_names(weights, module, namings)
+        check_leftovers(weights, names.values(), module, prefix=prefix, unused=_UNUSED, source=source)
         return fill(module, weights, names, device=self.device, dtype=self.dtype, source=source, smaller=smaller)
-
-    def _vae_place(self) -> tuple[Mapping[str, Any], list[Path]]:
-        """Return the VAE's configuration and the files with its weights."""
-        if not self.vae_source:
-            return self.configs["vae"], self._place("vae", VAE_PREFIX)[1]
-        path = Path(self.vae_source)
-        if path.is_file():
-            return self.configs["vae"], [path]
-        if path.is_dir():
-            return self.configs["vae"], weight_files(component_folder(path, "vae"))
-        folder = component_folder(download(self.vae_source, [""]), "vae")
-        return read_config(folder / "config.json"), weight_files(folder)
 
 
 class OpenClipWeights(Mapping[str, Tensor]):
@@ -222,14 +201,3 @@ def _transformers_names(layers: int) -> Iterator[str]:
     yield "text_model.final_layer_norm.weight"
     yield "text_model.final_layer_norm.bias"
     yield "text_projection.weight"
-
-
-_Naming = Callable[[str], str]
-"""From a name in a module's state dict to a name in a file."""
-
-
-def _names_in(weights: Mapping[str, Tensor], module: nn.Module, namings: list[_Naming]) -> dict[str, str]:
-    """Choose the naming under which most weights are there; what is still missing is for `fill` to report."""
-    own = list(module.state_dict())
-    tables = [{name: naming(name) for name in own} for naming in namings]
-    return max(tables, key=lambda names: sum(name in weights for name in names.values()))

@@ -16,7 +16,7 @@ SETTINGS_ENTRY = "trainer_config"
 """The entry of files of ours with all settings as JSON, without paths."""
 
 _NETWORK = "ss_network_module"
-_BASE = {"sd_v1": "sd15", "sd_v2": "sd2", "sd_v2_v": "sd2", "sdxl_base_v1-0": "sdxl"}
+_BASE = {"sd_v1": "sd15", "sd_v2": "sd2", "sd_v2_v": "sd2", "sdxl_base_v1-0": "sdxl", "flux1": "flux"}
 _OF_MODELSPEC = ("title", "author", "description", "license", "tags")
 _OPTIMIZER = re.compile(r"([\w.]+?)(?:\((.*)\))?$", re.DOTALL)
 

@@ -1,0 +1,149 @@
+"""FLUX.1: the family's entry in `trainer.families.FAMILIES`. No torch until `load`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from trainer.families.family import FOLDER, ComponentConfigs, Family, FileNames, Recognition
+from trainer.families.flux import recognition as told
+from trainer.families.flux.facts import CLIP, CONFIGS, DENOISER, LATENTS, T5, TOKEN
+from trainer.families.flux.targets import CLIP_PREFIX, PREFIX, T5_PREFIX, adapter_targets
+from trainer.families.flux.weight_names import diffusers_names, original_name
+from trainer.families.reading.folders import Shapes
+from trainer.families.reading.headers import Header
+from trainer.ground.control import Progress
+from trainer.process import FLOW
+from trainer.targets import DENOISER as DRAWS
+from trainer.targets import TEXT, Part, Target
+
+if TYPE_CHECKING:
+    import torch
+
+    from trainer.config import TrainingConfig
+    from trainer.families.bundle import Bundle
+
+_SIDE = 1024
+_PIPELINES = ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline")
+"""Classes of diffusers that draw with the plain model; the others are given a picture or a mask too."""
+
+
+class Flux(Family):
+    """FLUX.1 dev and schnell, and what was made from them (Krea-dev): a transformer, CLIP's summary and T5's words."""
+
+    name = "flux"
+    title = "FLUX.1"
+    configs = CONFIGS
+    process = FLOW
+    parts = (
+        Part(DENOISER, DRAWS, "Transformer", PREFIX),
+        Part(CLIP, TEXT, "CLIP-L", CLIP_PREFIX),
+        Part(T5, TEXT, "T5", T5_PREFIX, only_with="train_t5xxl"),
+    )
+    latents = LATENTS
+    files = {"vae": "vae", "clip_l": CLIP, "t5xxl": T5}
+    unused = frozenset({"clip_skip", "max_token_length", "weighted_captions"})
+    remarks = {
+        "learning_rate": "1e-4 to 4e-4 with AdamW is usual for FLUX.1: a transformer of this size takes more than a "
+        "UNet.",
+        "network_dim": "FLUX.1's layers are wide: 4 to 32 is usual, and 16 is often enough.",
+        "text_encoder_lr": "FLUX.1 has two text encoders: the first number is for CLIP-L, the second for T5, which is "
+        "trained only with train_t5xxl. Most recipes train neither.",
+        "vae": "The file is often called ae.safetensors.",
+    }
+
+    def matches_file(self, header: Header) -> bool:
+        return told.is_flux(header)
+
+    def matches_folder(self, pipeline: str, configs: ComponentConfigs) -> bool:
+        return pipeline in _PIPELINES and configs[DENOISER].get("in_channels", TOKEN) == TOKEN
+
+    def missing(self, header: Header) -> tuple[str, ...]:
+        encoders = (component for component in (CLIP, T5) if not told.sizes(component, header))
+        return (*super().missing(header), *encoders)
+
+    def fits(self, component: str, header: Header) -> bool:
+        return bool(told.sizes(component, header)) if component in (CLIP, T5) else told.holds_vae(header)
+
+    def sizes(self, component: str, header: Header) -> Mapping[str, Any]:
+        return told.sizes(component, header)
+
+    def marks(self, header: Header) -> ComponentConfigs:
+        return {component: told.sizes(component, header) for component in (DENOISER, CLIP, T5)}
+
+    def disagreement(self, configs: ComponentConfigs) -> tuple[str, str] | None:
+        pairs = (
+            ("clip_l", CLIP, "hidden_size", "pooled_projection_dim"),
+            ("t5xxl", T5, "d_model", "joint_attention_dim"),
+        )
+        for setting, component, width, wanted in pairs:
+            has, takes = configs[component][width], configs[DENOISER][wanted]
+            if has != takes:
+                return setting, f"is {has} wide, and the transformer takes {takes}"
+        return None
+
+    def file_names(self, prediction_type: str, configs: ComponentConfigs | None = None) -> FileNames:
+        return FileNames(
+            base_model_version="flux1",
+            architecture=f"flux-1-{self.variant(configs or CONFIGS)}",
+            implementation="https://github.com/black-forest-labs/flux",
+            network_module="networks.lora_flux",
+            model_type=self.name,
+        )
+
+    def targets(self, configs: ComponentConfigs, *, conv: bool) -> tuple[Target, ...]:
+        return adapter_targets(configs)
+
+    def shapes(self, configs: ComponentConfigs) -> Mapping[str, Mapping[str, tuple[int, ...]]]:
+        found: dict[str, dict[str, tuple[int, ...]]] = {}
+        for target in self.targets(configs, conv=True):
+            widths = target.parts or (target.out_features,)
+            name = f"{target.path}.weight"
+            names = diffusers_names(name) if target.component == DENOISER else (name,)
+            shapes = {name: (width, target.in_features) for name, width in zip(names, widths, strict=True)}
+            found.setdefault(target.component, {}).update(shapes)
+        head = configs[DENOISER]["attention_head_dim"]
+        axes = configs[DENOISER].get("axes_dims_rope") or CONFIGS[DENOISER]["axes_dims_rope"]
+        if sum(axes) != head:
+            raise ValueError(f"axes_dims_rope, {list(axes)}, does not add up to attention_head_dim, {head}")
+        vae = configs["vae"]
+        first, last, channels = vae["block_out_channels"][0], vae["block_out_channels"][-1], vae["latent_channels"]
+        found["vae"] = {
+            "encoder.conv_out.weight": (2 * channels, last, 3, 3),
+            "decoder.conv_in.weight": (last, channels, 3, 3),
+            "decoder.conv_out.weight": (vae["out_channels"], first, 3, 3),
+        }
+        return found
+
+    def layouts(self, component: str, configs: ComponentConfigs, form: str) -> Iterable[Shapes]:
+        plain = self.shapes(configs).get(component, {})
+        if form == FOLDER:
+            return [plain]
+        if component in (CLIP, T5):
+            levels = ("text_model.", "") if component == CLIP else ("",)
+            before = [prefix + level for prefix in (*told.PREFIXES[component], "") for level in levels]
+            return [{start + name: shape for name, shape in plain.items()} for start in before]
+        if component != DENOISER:
+            return []
+        layers = (target for target in self.targets(configs, conv=True) if target.component == DENOISER)
+        own = {original_name(f"{each.path}.weight"): (each.out_features, each.in_features) for each in layers}
+        return [plain, own, {told.PREFIX + name: shape for name, shape in own.items()}]
+
+    def side(self, configs: ComponentConfigs) -> int:
+        return _SIDE
+
+    def variant(self, configs: ComponentConfigs) -> str:
+        return "dev" if configs[DENOISER]["guidance_embeds"] else "schnell"
+
+    def load(
+        self,
+        recognition: Recognition,
+        config: TrainingConfig,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        progress: Progress | None = None,
+    ) -> Bundle:
+        from trainer.families.flux.bundle import load_bundle
+
+        return load_bundle(recognition, config, device=device, dtype=dtype, progress=progress)

@@ -1,0 +1,161 @@
+"""The VAE of a model: read from wherever it lies, and what a bundle does with it.
+
+Kingma & Welling 2013; as latent models use it: Rombach et al. 2022.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from torch import Tensor
+
+from trainer.families.family import Latents
+from trainer.families.reading.configs import read_config
+from trainer.families.reading.folders import component_folder
+from trainer.families.reading.hub import download, weight_files
+from trainer.families.reading.weights import Naming, best_names, build_empty, fill, open_weights
+from trainer.families.unet import tiled_vae, weight_names
+from trainer.families.unet.slim_blocks import slimmed
+from trainer.ground.errors import ModelError
+from trainer.memory import free_memory
+
+_FLOAT32_NOTICE = (
+    "The VAE gave numbers that are not finite in half precision and goes on in float32. "
+    "no_half_vae = true avoids the detour."
+)
+
+
+def read_vae(
+    config: Mapping[str, Any],
+    paths: Sequence[Path],
+    prefixes: Sequence[str],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    source: str,
+) -> AutoencoderKL:
+    """Load a VAE in the original layout, behind one of `prefixes` or alone, or in diffusers'.
+
+    Args:
+        source: where it comes from, for errors.
+
+    Raises:
+        ModelError: weights are missing or of other shapes.
+    """
+    module = build_empty(AutoencoderKL.from_config, dict(config))
+
+    def behind(prefix: str) -> Callable[[str], str]:
+        return lambda name: prefix + weight_names.vae_name(name, config)
+
+    original = [behind(prefix) for prefix in (*prefixes, "")]
+    namings: list[Naming] = [*original, lambda name: name, weight_names.vae_name_before_2023]
+    with open_weights(*paths) as weights:
+        names = best_names(weights, module, namings)
+        vae = slimmed(fill(module, weights, names, device=device, dtype=dtype, source=source))
+    # A CPU convolves pictures of so many pixels and few channels faster where a pixel's channels lie together.
+    return vae.to(memory_format=torch.channels_last) if device.type == "cpu" else vae
+
+
+def place_of_vae(source: str, known: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[Path]]:
+    """Return the configuration of the VAE that the setting `vae` names, and the files with its weights.
+
+    Args:
+        known: the configuration, as it was recognised; of a name on the hub the hub's is read.
+
+    Raises:
+        ModelError: it is missing or damaged.
+    """
+    path = Path(source)
+    if path.is_file():
+        return known, [path]
+    if path.is_dir():
+        return known, weight_files(component_folder(path, "vae"))
+    folder = component_folder(download(source, [""]), "vae")
+    return read_config(folder / "config.json"), weight_files(folder)
+
+
+class HasVae(ABC):
+    """The part of a bundle that turns pictures into latents and back."""
+
+    vae: AutoencoderKL | None
+    """None while it is released."""
+    notices: tuple[str, ...]
+
+    @property
+    @abstractmethod
+    def latents(self) -> Latents:
+        """What the VAE makes of pictures, and how the model takes it."""
+
+    @abstractmethod
+    def load_vae(self, dtype: torch.dtype | None = None) -> AutoencoderKL:
+        """Load the VAE; `dtype` is what it is loaded in from now on, where it is given."""
+
+    @torch.no_grad()
+    def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of the VAE's posterior. Large pictures are encoded alone and in strips.
+
+        Args:
+            pixels: [b, 3, H, W] in [-1, 1], sides divisible by 8.
+
+        Returns:
+            Two float32 tensors [b, c, H/8, W/8], not scaled, on the bundle's device.
+
+        Raises:
+            ModelError: the VAE gives numbers that are not finite, in float32 too.
+        """
+        mean, deviation = self._in_range(_encode, pixels)
+        if not bool(mean.isfinite().all() and deviation.isfinite().all()):
+            raise ModelError("The VAE gives numbers that are not finite.", "Choose another VAE with the setting vae.")
+        return mean, deviation
+
+    @torch.no_grad()
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Return the picture of latents as the model takes them, [b, c, h, w]: float32 [b, 3, 8h, 8w] in [-1, 1].
+
+        Latents that are not finite, as a training gone wrong makes them, come out black.
+        """
+        (pixels,) = self._in_range(_decode, self.latents.from_model(latents))
+        return pixels.nan_to_num(nan=-1).clamp(-1, 1)
+
+    def release_vae(self) -> None:
+        """Free the VAE. `encode_images` and `decode_latents` load it again."""
+        self.vae = None
+        free_memory()
+
+    def _in_range(self, work: _Work, values: Tensor) -> tuple[Tensor, ...]:
+        """Run the VAE; where half precision overflows, go over to float32 for good and say so."""
+        if self.vae is None:
+            self.vae = self.load_vae()
+        vae = self.vae
+        # A VAE in float32 must stay so inside the caller's autocast.
+        with torch.autocast(vae.device.type, enabled=False):
+            results = work(vae, values)
+            if vae.dtype == torch.float32 or all(bool(result.isfinite().all()) for result in results):
+                return results
+            if not bool(values.isfinite().all()):
+                return results
+            self.notices = (*self.notices, _FLOAT32_NOTICE)
+            self.vae = self.load_vae(torch.float32)
+            return work(self.vae, values)
+
+
+_Work = Callable[[AutoencoderKL, Tensor], tuple[Tensor, ...]]
+
+
+def _encode(vae: AutoencoderKL, pixels: Tensor) -> tuple[Tensor, ...]:
+    if pixels.shape[-2] * pixels.shape[-1] > tiled_vae.LARGE:
+        each = [tiled_vae.encode(vae, picture.to(vae.dtype)) for picture in pixels.split(1)]
+        posterior = DiagonalGaussianDistribution(torch.cat(each))
+    else:
+        posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
+    return posterior.mean.float(), (0.5 * posterior.logvar.float()).exp()
+
+
+def _decode(vae: AutoencoderKL, latents: Tensor) -> tuple[Tensor, ...]:
+    return (vae.decode(latents.to(vae.device, vae.dtype), return_dict=False)[0].float(),)
