@@ -78,6 +78,7 @@ def train(
             gate.take(partial(progress, "waiting_for_the_device", 0, 0) if start.wait else None)
             began = True
             progress.on_device = True
+            build.try_out(seen)
             models = build.load_models(config, progress, seen.recognition)
             metadata.hash_ahead(seen.recognition.source)
             own = goes_on(folder, start)

@@ -17,10 +17,23 @@ element.addEventListener('input', (event) => {
   if (input.matches('[data-search]')) return search(input.value);
   if (!input.dataset.key) return;
   clearTimeout(waiting.get(input));
+  if (input.selectedOptions && input.selectedOptions[0] && 'other' in input.selectedOptions[0].dataset) askForAnother(input);
   const now = input.type === 'checkbox' || input.tagName === 'SELECT';
   waiting.set(input, setTimeout(() => report(input), now ? 0 : WAIT));
 });
 element.addEventListener('change', (event) => event.target.dataset.key && report(event.target));
+
+// A choice that the list lacks, such as the class of a package: it becomes one more line of the list.
+function hold(select, value) {
+  if ([...select.options].some((option) => option.value === value && !('other' in option.dataset))) return;
+  select.insertBefore(new Option(value, value), select.querySelector('[data-other]'));
+}
+
+function askForAnother(select) {
+  const name = (window.prompt('Its name, such as package.Class') || '').trim();
+  if (name) hold(select, name);
+  select.value = name || select.reported;
+}
 element.addEventListener('focusout', (event) => {
   if (event.target.dataset.key) showProblem(event.target.dataset.key, false);
 });
@@ -98,6 +111,7 @@ function showField(place) {
   const input = place.querySelector('[data-key]');
   const typing = document.activeElement === input && input.tagName !== 'SELECT' && input.type !== 'checkbox';
   const value = state.values[key];
+  if (input.tagName === 'SELECT' && value && input.querySelector('[data-other]')) hold(input, value);
   if (input.type === 'checkbox') input.checked = Boolean(value);
   else if (!typing && input.value !== value && value !== undefined) input.value = value;
   if (!typing) input.reported = input.type === 'checkbox' ? input.checked : input.value;

@@ -12,9 +12,9 @@ from pathlib import Path, PurePath
 
 from kohya_gui.form import fields
 from kohya_gui.parts.folders import Folders
-from trainer.config import TrainingConfig, datasets, in_labels, known_settings, problems_of
+from trainer.config import TrainingConfig, datasets, in_labels, known_settings, problems_of, schedule_of
 from trainer.ground.errors import Problem
-from trainer.optimizers import OPTIMIZERS
+from trainer.optimizers import kind_of
 from trainer.results.run_folder import RunFolder, next_free_name
 from trainer.settings.kohya import names_a_file
 from trainer.settings.section import PATHS, PROCESS
@@ -184,9 +184,12 @@ class Draft:
         return Checked(None if ordered else config, usable, ordered, notes)
 
     def _notes(self, config: TrainingConfig) -> dict[str, str]:
-        saving, optimizer = config.saving, config.optimizer.optimizer_type
-        arguments = ", ".join(OPTIMIZERS[optimizer].arguments)
-        notes = {"optimizer_args": f"{optimizer} takes {arguments}."}
+        saving, optimizer, schedule = config.saving, config.optimizer.optimizer_type, schedule_of(config, 0)
+        arguments = ", ".join(kind_of(optimizer).arguments) or "what its package says"
+        notes = {
+            "optimizer_args": f"{optimizer} takes {arguments}.",
+            "lr_scheduler_args": f"{schedule.title} takes {', '.join(schedule.arguments_taken) or 'none'}.",
+        }
         if config.optimizer.unet_lr is not None:
             own = fields.plain(config.optimizer.unet_lr)
             notes["learning_rate"] = f"Not for the UNet: its own rate, {own}, is set under Advanced, Optimizer."

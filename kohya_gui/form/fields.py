@@ -22,6 +22,7 @@ WIKI = "https://github.com/bmaltais/kohya_ss/wiki/LoRA-training-parameters"
 """Kohya's own page on these parameters; opened only when somebody clicks it."""
 
 EMPTY_CHOICE = "none"
+OTHER_CHOICE = "Another, by its name…"
 
 _SCRIPT = (ASSETS / "fields.js").read_text(encoding="utf-8")
 
@@ -183,7 +184,8 @@ def _control(setting: Setting) -> str:
     if setting.kind == "switch":
         return f'<input type="checkbox" {common}>'
     if setting.kind == "choice":
-        return f"<select {common}>{''.join(map(_option, setting.choices))}</select>"
+        other = f'<option value="" data-other>{OTHER_CHOICE}</option>' if setting.open_choices else ""
+        return f"<select {common}>{''.join(map(_option, setting.choices))}{other}</select>"
     if widget == "multiline" or setting.kind == "list":
         return f'<textarea {common} rows="3" spellcheck="false" placeholder="{esc(_placeholder(setting))}"></textarea>'
     mode = ' inputmode="decimal"' if setting.kind in ("integer", "number") else ""

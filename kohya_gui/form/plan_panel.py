@@ -13,11 +13,11 @@ from kohya_gui.form.terminal_card import terminal_card
 from kohya_gui.parts.charts import Line, chart
 from kohya_gui.parts.markup import button, esc, number, size
 from trainer.advice import AIM_STEPS, FEWEST_STEPS, MOST_STEPS, TRIAL_SIDE, Advice
-from trainer.config import TrainingConfig, in_labels, known_settings
-from trainer.ground.errors import Problem
+from trainer.config import TrainingConfig, in_labels, known_settings, schedule_of
+from trainer.ground.errors import ConfigError, Problem
+from trainer.optimizers import kind_of
 from trainer.planning.arithmetic import sum_of_steps
 from trainer.planning.plan import model_in_words
-from trainer.schedules import multiplier, warmup_steps
 
 CURVE_POINTS = 120
 
@@ -149,29 +149,21 @@ def _schedule(config: TrainingConfig, survey: Survey) -> str:
     if survey.timetable is None or not found:
         return ""
     total, optimizer = survey.timetable.total_steps, config.optimizer
+    schedule, kind = schedule_of(config, total), kind_of(optimizer.optimizer_type)
     peak = max(found.values())
     points = sorted({round(place * (total - 1) / CURVE_POINTS) for place in range(CURVE_POINTS + 1)})
-    values = [
-        peak
-        * multiplier(
-            step,
-            name=optimizer.lr_scheduler,
-            total_steps=total,
-            warmup_steps=warmup_steps(optimizer.lr_warmup_steps, total),
-            num_cycles=optimizer.lr_scheduler_num_cycles,
-            power=optimizer.lr_scheduler_power,
-            learning_rate=peak,
-        )
-        for step in points
-    ]
+    try:
+        values = schedule.rates(peak, points)
+    except ConfigError as error:
+        return f'<p class="quiet">{esc(in_labels(str(error)))}</p>'
+    title, note = "Learning rate over the steps", schedule.title
+    if kind.acting_rate(peak, optimizer.optimizer_args) is None:
+        values = [kind.own_rate(step + 1, optimizer.optimizer_args) for step in points]
+        note = f"{kind.name}'s own"
+    elif kind.finds_rate:
+        title, note = "What the rate that is found is multiplied by", f"{note}, times what {kind.name} finds"
     steps = [step + 1 for step in points]
-    return chart(
-        "Learning rate over the steps",
-        [Line(steps, values, "rate")],
-        last=total,
-        floor=0.0,
-        note=optimizer.lr_scheduler,
-    )
+    return chart(title, [Line(steps, values, "rate")], last=total, floor=0.0, note=note)
 
 
 def advice_list(advice: Sequence[Advice], ways_out: Mapping[tuple[str, int], str]) -> str:

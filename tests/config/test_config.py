@@ -148,7 +148,7 @@ def test_resolution_that_is_none(value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given_value", "kept"), [(0, 0), (100, 100), (100.0, 100), (0.05, 0.05), (0.0, 0), (1, 1), (1.0, 1)]
+    ("given_value", "kept"), [(0, 0), (100, 100), (100.0, 100), (0.05, 0.05), (0.0, 0), (1, 1), (1.0, 1), ("10%", 0.1)]
 )
 def test_warmup_is_steps_or_a_share(given_value: object, kept: object) -> None:
     warmup = load_config(None, {"lr_warmup_steps": given_value}).optimizer.lr_warmup_steps
@@ -156,7 +156,7 @@ def test_warmup_is_steps_or_a_share(given_value: object, kept: object) -> None:
     assert type(warmup) is type(kept)
 
 
-@pytest.mark.parametrize("value", [1.5, -1, -0.1, "5%", True, float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [1.5, -1, -0.1, "five", "150%", True, float("nan"), float("inf")])
 def test_warmup_that_is_neither(value: object) -> None:
     assert "share of all steps" in refused(lr_warmup_steps=value)["lr_warmup_steps"]
 

@@ -1,7 +1,8 @@
 """A small problem to step optimizers on, and the recording of trajectories of the packages that ours are compared with.
 
 `tests/data/golden_optimizers.json` was written by `python -m tests.helpers.optimizers` with prodigyopt 1.1.2,
-dadaptation 3.2, lion-pytorch 0.2.5 and came-pytorch 0.1.3 installed; the tests themselves need none of them.
+dadaptation 3.2, lion-pytorch 0.2.5, came-pytorch 0.1.3, schedulefree 1.4.1 and prodigy-plus-schedule-free 2.0.1
+installed; the tests themselves need none of them but what the program needs.
 """
 
 from __future__ import annotations
@@ -76,10 +77,37 @@ def trajectory(optimizer: torch.optim.Optimizer, learning_rate: float) -> list[d
                 "sums": [float(f"{p.sum():.10g}") for p in parameters],
                 "values": [[float(f"{value:.10g}") for value in p[:3]] for p in parameters],
             }
+            if callable(getattr(optimizer, "eval", None)):
+                point["used"] = used(optimizer)
             if "d" in optimizer.param_groups[0]:
                 point["d"] = float(f"{float(optimizer.param_groups[0]['d']):.10g}")
             points.append(point)
     return points
+
+
+def used(optimizer: Any) -> list[list[float]]:
+    """Return the first values of every parameter as the package's own eval() makes them, and go back."""
+    optimizer.eval()
+    found = [
+        [float(f"{value:.10g}") for value in p.detach().double().flatten()[:3]]
+        for group in optimizer.param_groups
+        for p in group["params"]
+    ]
+    optimizer.train()
+    return found
+
+
+class RestingDAdaptSGD:
+    """dadaptation's DAdaptSGD, which fails at a learning rate of 0, without its steps there."""
+
+    def __new__(cls, params: Any, **options: Any) -> Any:
+        from dadaptation import DAdaptSGD
+
+        class Resting(DAdaptSGD):
+            def step(self, closure: Any = None) -> Any:
+                return super().step(closure) if self.param_groups[0]["lr"] else None
+
+        return Resting(params, **options)
 
 
 CASES: list[tuple[str, float, dict[str, Any]]] = [
@@ -94,32 +122,68 @@ CASES: list[tuple[str, float, dict[str, Any]]] = [
     ("Lion", 1e-2, {"weight_decay": 0.3, "betas": (0.95, 0.98)}),
     ("CAME", 1e-2, {}),
     ("CAME", 1e-2, {"weight_decay": 0.3, "betas": (0.95, 0.99, 0.995), "clip_threshold": 0.5, "eps": (1e-20, 1e-12)}),
+    ("DAdaptAdaGrad", 1.0, {}),
+    ("DAdaptAdaGrad", 0.5, {"momentum": 0.6, "weight_decay": 0.05, "growth_rate": 1.5, "eps": 1e-4, "d0": 1e-4}),
+    ("DAdaptAdan", 1.0, {}),
+    ("DAdaptAdan", 0.5, {"betas": (0.9, 0.8, 0.95), "no_prox": True, "weight_decay": 0.1, "growth_rate": 1.5}),
+    ("DAdaptLion", 1.0, {}),
+    ("DAdaptLion", 0.5, {"betas": (0.8, 0.95), "weight_decay": 0.05, "d0": 1e-4}),
+    ("DAdaptSGD", 1.0, {}),
+    ("DAdaptSGD", 0.5, {"momentum": 0.6, "weight_decay": 0.05, "growth_rate": 1.5, "d0": 1e-4}),
+    ("AdamWScheduleFree", 1e-2, {}),
+    ("AdamWScheduleFree", 1e-2, {"betas": (0.8, 0.95), "eps": 1e-4, "weight_decay": 0.1, "warmup_steps": 6, "r": 1.0}),
+    ("RAdamScheduleFree", 1e-2, {}),
+    ("RAdamScheduleFree", 1e-2, {"betas": (0.8, 0.95), "eps": 1e-4, "weight_decay": 0.1, "weight_lr_power": 1.0}),
+    ("SGDScheduleFree", 1e-1, {}),
+    ("SGDScheduleFree", 1e-1, {"momentum": 0.7, "weight_decay": 0.1, "warmup_steps": 6, "weight_lr_power": 0.0}),
+    ("ProdigyPlusScheduleFree", 1.0, {}),
+    ("ProdigyPlusScheduleFree", 0.5, {"split_groups": False, "use_bias_correction": True, "weight_decay": 0.05}),
 ]
+
+
+def begun(optimizer: Any) -> Any:
+    """Return the optimizer in its mode for training, where it has one."""
+    if callable(getattr(optimizer, "train", None)):
+        optimizer.train()
+    return optimizer
 
 
 def record() -> None:
     """Write the trajectories of the original packages."""
     from came_pytorch import CAME
-    from dadaptation import DAdaptAdam
+    from dadaptation import DAdaptAdaGrad, DAdaptAdam, DAdaptAdan, DAdaptLion
     from lion_pytorch import Lion
     from prodigyopt import Prodigy
+    from prodigyplus.prodigy_plus_schedulefree import ProdigyPlusScheduleFree
+    from schedulefree import AdamWScheduleFree, RAdamScheduleFree, SGDScheduleFree
 
     originals: dict[str, Callable[..., torch.optim.Optimizer]] = {
         "DAdaptAdam": DAdaptAdam,
         "Prodigy": Prodigy,
         "Lion": Lion,
         "CAME": CAME,
+        "DAdaptAdaGrad": DAdaptAdaGrad,
+        "DAdaptAdan": DAdaptAdan,
+        "DAdaptLion": DAdaptLion,
+        "DAdaptSGD": RestingDAdaptSGD,
+        "AdamWScheduleFree": AdamWScheduleFree,
+        "RAdamScheduleFree": RAdamScheduleFree,
+        "SGDScheduleFree": SGDScheduleFree,
+        "ProdigyPlusScheduleFree": ProdigyPlusScheduleFree,
     }
     cases = [
         {
             "optimizer": name,
             "learning_rate": rate,
             "arguments": [f"{key}={value}" for key, value in options.items()],
-            "points": trajectory(originals[name](groups(rate, torch.float64), lr=rate, **options), rate),
+            "points": trajectory(begun(originals[name](groups(rate, torch.float64), lr=rate, **options)), rate),
         }
         for name, rate, options in CASES
     ]
-    note = "prodigyopt 1.1.2, dadaptation 3.2, lion-pytorch 0.2.5, came-pytorch 0.1.3; torch 2.13.0 on a CPU, float64"
+    note = (
+        "prodigyopt 1.1.2, dadaptation 3.2, lion-pytorch 0.2.5, came-pytorch 0.1.3, schedulefree 1.4.1, "
+        "prodigy-plus-schedule-free 2.0.1; torch 2.13.0 on a CPU, float64"
+    )
     lines = ",\n  ".join(
         "{"
         + ", ".join(f'"{key}": {json.dumps(value)}' for key, value in case.items() if key != "points")

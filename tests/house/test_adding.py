@@ -26,7 +26,7 @@ TOUCHED = {
     "trainer/process/loss.py",
     "trainer/optimizers/sgd.py",
     "trainer/optimizers/__init__.py",
-    "trainer/schedules.py",
+    "trainer/schedules/shapes.py",
     "trainer/tools/pictures.py",
     "trainer/tools/__init__.py",
     "kohya_gui/panels/captions.py",

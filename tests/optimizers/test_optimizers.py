@@ -11,56 +11,81 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import bitsandbytes.optim
+import dadaptation
 import pytest
 import pytorch_optimizer
 import torch
 import transformers.optimization
-from bitsandbytes.optim import AdamW8bit
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prodigyplus.prodigy_plus_schedulefree import ProdigyPlusScheduleFree
 
 from tests.helpers.optimizers import RECORDED, groups, set_gradients, share, take_steps, trajectory
-from trainer import schedules
 from trainer.ground.errors import ConfigError, RunError
-from trainer.optimizers import OPTIMIZERS, Number, Numbers, OptimizerKind
-from trainer.optimizers.arguments import parse
+from trainer.optimizers import OPTIMIZERS, Number, Numbers, OptimizerKind, kind_of, optimizer_name
+from trainer.optimizers.bnb import BitsAndBytes
+from trainer.optimizers.schedule_free import ScheduleFree
+from trainer.schedules import Schedule
+from trainer.settings.arguments import parse
 
 RATES = {
-    "AdamW": 1e-2,
-    "AdamW8bit": 1e-2,
-    "DAdaptAdam": 1.0,
-    "Prodigy": 1.0,
-    "Adafactor": 1e-2,
-    "Lion": 1e-3,
-    "CAME": 1e-3,
+    name: 1.0 if kind.finds_rate else 1e-3 if "Lion" in name or name == "CAME" else 1e-2
+    for name, kind in OPTIMIZERS.items()
 }
 KINDS = [pytest.param(kind, id=name) for name, kind in OPTIMIZERS.items()]
 
 
 # --- arguments -------------------------------------------------------------------------------------------------------
 
+
+def is_free(kind: type[OptimizerKind]) -> bool:
+    return issubclass(kind, ScheduleFree)
+
+
+EIGHT_BIT = [kind for kind in OPTIMIZERS.values() if issubclass(kind, BitsAndBytes)]
 PACKAGES: dict[str, type[torch.optim.Optimizer]] = {
     "AdamW": torch.optim.AdamW,
-    "AdamW8bit": AdamW8bit,
+    **{kind.name: getattr(bitsandbytes.optim, kind.constructor) for kind in EIGHT_BIT},
     "DAdaptAdam": pytorch_optimizer.DAdaptAdam,
     "Prodigy": pytorch_optimizer.Prodigy,
     "Adafactor": transformers.optimization.Adafactor,
     "Lion": pytorch_optimizer.Lion,
     "CAME": pytorch_optimizer.CAME,
+    "SGDNesterov": torch.optim.SGD,
+    **{kind.name: getattr(pytorch_optimizer, kind.constructor) for kind in OPTIMIZERS.values() if is_free(kind)},
+    **{name: getattr(pytorch_optimizer, name) for name in ("DAdaptAdaGrad", "DAdaptLion", "DAdaptSGD")},
+    "DAdaptAdan": dadaptation.DAdaptAdan,
+    "ProdigyPlusScheduleFree": ProdigyPlusScheduleFree,
 }
 NOT_OFFERED = {
     "self", "params", "lr", "kwargs",  # ours to give
     "foreach", "fused", "capturable", "differentiable", "maximize",  # how torch computes, or not training at all
     "fixed_decay",  # sd-scripts' packages have no such thing
     "amsgrad", "optim_bits", "args", "is_paged",  # bitsandbytes refuses the first two; args replaces the others
+    "nesterov", "dampening",  # what the name says; 0 where there is a Nesterov's momentum
+    "log_every",  # of telling
 }  # fmt: skip
 NOT_OFFERED_BY = {
     "Lion": {"weight_decouple"},  # lion-pytorch has decoupled decay only
     "CAME": {"weight_decouple", "ams_bound"},  # came-pytorch has neither
+    "DAdaptAdaGrad": {"weight_decouple"},  # dadaptation's has coupled decay only,
+    "DAdaptSGD": {"weight_decouple"},  # as this one,
+    "DAdaptLion": {"weight_decouple"},  # and decoupled only here
+    "PagedAdamW32bit": {"min_8bit_size"},  # nothing is kept in 8 bits
+    "AdamWScheduleFree": {"decoupling_c", "ams_bound"},  # schedulefree has neither
+    "RAdamScheduleFree": {"silent_sgd_phase"},  # False takes other steps there
+    "SGDScheduleFree": {"eps"},  # which reads it nowhere
+    "ProdigyPlusScheduleFree": {"stochastic_rounding", "fused_back_pass"},  # of how sd-scripts runs it
 }
 TAKEN_APART = {("CAME", "eps"): ("eps1", "eps2")}
 """Arguments that the original package takes together, and ours one by one."""
-OUR_DEFAULTS = {("Adafactor", "scale_parameter"), ("Adafactor", "relative_step")}
+OUR_DEFAULTS = {
+    ("Adafactor", "scale_parameter"),
+    ("Adafactor", "relative_step"),
+    *[(name, "momentum") for name in ("SGDNesterov", "SGDNesterov8bit")],  # sd-scripts'
+    *[("DAdaptAdaGrad", "eps"), ("DAdaptLion", "betas"), ("DAdaptSGD", "momentum")],  # dadaptation's
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -171,8 +196,9 @@ def test_steps_are_those_of_the_original_package(case: dict[str, Any]) -> None:
     for ours, original in zip(trajectory(optimizer, rate), case["points"], strict=True):
         assert ours.get("d", 0) == pytest.approx(original.get("d", 0), rel=1e-6), original["step"]
         assert ours["sums"] == pytest.approx(original["sums"], rel=1e-5, abs=1e-6), original["step"]
-        for values, expected in zip(ours["values"], original["values"], strict=True):
-            assert values == pytest.approx(expected, rel=1e-5, abs=1e-6), original["step"]
+        for what in ("values", "used"):
+            for values, expected in zip(ours.get(what, []), original.get(what, []), strict=True):
+                assert values == pytest.approx(expected, rel=1e-5, abs=1e-6), (what, original["step"])
 
 
 @pytest.mark.parametrize(
@@ -207,9 +233,10 @@ def test_8bit_state_is_8bit_and_close_to_32bit() -> None:
 def test_a_gradient_of_none_is_left_alone(kind: type[OptimizerKind]) -> None:
     optimizer = kind.build(groups(RATES[kind.name]))
     before = [parameter.detach().clone() for parameter in parameters(optimizer)]
-    set_gradients(optimizer, 0)
-    optimizer.param_groups[0]["params"][1].grad = None
-    optimizer.step()
+    for step in range(8):  # RAdam does nothing in its first
+        set_gradients(optimizer, step)
+        optimizer.param_groups[0]["params"][1].grad = None
+        optimizer.step()
     changed = [not torch.equal(old, new) for old, new in zip(before, parameters(optimizer), strict=True)]
     assert changed == [True, False, True, True]
 
@@ -223,10 +250,11 @@ def test_the_rate_in_effect_is_told_for_each_group(kind: type[OptimizerKind]) ->
     take_steps(optimizer, RATES[kind.name], range(10))
     found = kind.step_size(optimizer)
     scheduled = RATES[kind.name] * share(9)
-    assert (found is not None) == kind.one_rate
-    assert kind.rates(optimizer) == pytest.approx(
-        {"text_encoder": scheduled * (found or 1.0), "unet": scheduled * (found or 1.0)}
-    )
+    assert (found is not None) == kind.finds_rate
+    found_by = [float(group.get("d", 1.0)) for group in optimizer.param_groups]
+    assert list(kind.rates(optimizer).values()) == pytest.approx([scheduled * each for each in found_by])
+    assert list(kind.rates(optimizer)) == ["text_encoder", "unet"]
+    assert found is None or found == max(found_by)
     if found is not None:
         assert found > 1e-6
 
@@ -242,12 +270,121 @@ def test_relative_steps_of_adafactor_tell_their_own_rate() -> None:
         assert kind.rates(optimizer) == pytest.approx({"text_encoder": expected, "unet": expected})
 
 
-@pytest.mark.parametrize("name", ["DAdaptAdam", "Prodigy"])
+@pytest.mark.parametrize("name", [name for name, kind in OPTIMIZERS.items() if kind.one_rate])
 def test_one_rate_optimizers_refuse_two(name: str) -> None:
     uneven = groups(1.0)
     uneven[0]["lr"] = 0.5
     with pytest.raises(ConfigError, match=r"learning_rate: .*text_encoder 0\.5, unet 1"):
         OPTIMIZERS[name].build(uneven)
+
+
+# --- what is used ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("name", [name for name, kind in OPTIMIZERS.items() if kind.schedule_free])
+def test_what_is_used_of_a_schedule_free_optimizer_is_its_average_and_changes_nothing(
+    name: str, dtype: torch.dtype
+) -> None:
+    optimizer = OPTIMIZERS[name].build(groups(RATES[name]))
+    take_steps(optimizer, RATES[name], range(12))
+    own = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for parameter in own:
+        parameter.grad = None
+        parameter.data = parameter.data.to(dtype)
+    before = through_a_file({"state": optimizer.state_dict(), "weights": parameters(optimizer)})
+    places = [parameter.data_ptr() for parameter in own]
+    found = OPTIMIZERS[name].evaluated(optimizer)
+    assert_same_bits(through_a_file({"state": optimizer.state_dict(), "weights": parameters(optimizer)}), before)
+    assert [parameter.data_ptr() for parameter in own] == places
+    for parameter in own:
+        parameter.data = parameter.data.float()
+    optimizer.eval()  # type: ignore[attr-defined]
+    assert found is not None
+    assert_same_bits(found, [parameter.detach().to(dtype) for parameter in own])
+    assert any(not torch.equal(mine, weights) for mine, weights in zip(found, before["weights"], strict=True))
+
+
+def test_what_is_used_of_the_others_is_what_is_trained() -> None:
+    for name in ("AdamW", "Prodigy", "CAME"):
+        assert OPTIMIZERS[name].evaluated(OPTIMIZERS[name].build(groups(1.0))) is None
+
+
+# --- by name ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name"),
+    [
+        ("adamw8BIT", "AdamW8bit"),
+        ("PagedAdamW", "PagedAdamW32bit"),
+        ("schedulefree.AdamWScheduleFree", "AdamWScheduleFree"),
+        ("prodigyplus.ProdigyPlusScheduleFree", "ProdigyPlusScheduleFree"),
+        ("pytorch_optimizer.AdaBelief", "pytorch_optimizer.AdaBelief"),
+        ("RMSprop", "RMSprop"),
+        ("DAdaptation", "dadaptation.experimental.DAdaptAdamPreprint"),
+    ],
+)
+def test_a_spelling_means_one_optimizer(spelling: str, name: str) -> None:
+    assert optimizer_name(spelling) == name
+    assert kind_of(name).name == name
+
+
+@pytest.mark.parametrize("text", ["AdamQ", "", "a.b; import os", "os.system('x')", "a..b", "a.__class__.b", "-x.y"])
+def test_what_is_no_name_of_a_class_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^$"):
+        optimizer_name(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("pytorch_optimizer.AdaBelief", ["weight_decay=0.1", "betas=0.9,0.99"]),
+        ("pytorch_optimizer.optimizer.adan.Adan", []),
+        ("bitsandbytes.optim.AdEMAMix8bit", ["weight_decay=0.1"]),
+        ("torch.optim.RMSprop", ["momentum=0.5"]),
+        ("Adamax", []),
+        ("dadaptation.experimental.DAdaptAdamPreprint", []),
+    ],
+)
+def test_any_optimizer_of_a_package_steps_and_resumes(name: str, arguments: list[str]) -> None:
+    def fresh() -> torch.optim.Optimizer:
+        return kind_of(name).build(groups(1e-2), arguments)
+
+    whole, first, second = fresh(), fresh(), fresh()
+    take_steps(whole, 1e-2, range(8))
+    take_steps(first, 1e-2, range(5))
+    saved = through_a_file({"optimizer": first.state_dict(), "parameters": parameters(first)})
+    for parameter, value in zip(parameters(second), saved["parameters"], strict=True):
+        parameter.copy_(value)
+    second.load_state_dict(saved["optimizer"])
+    take_steps(second, 1e-2, range(5, 8))
+    assert_same_bits(parameters(second), parameters(whole))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("antigravity.fly", [], "optimizer_type: no package 'antigravity' is installed"),
+        ("os.system", [], "optimizer_type: no package 'os' is installed"),
+        ("tests.helpers.optimizers", [], "optimizer_type: no package 'tests' is installed"),
+        ("nowhere.Adam", [], "optimizer_type: no package 'nowhere' is installed"),
+        ("torch.optim.AdamQ", [], "optimizer_type: it cannot be imported"),
+        ("torch.nn.Linear", [], "optimizer_type: it is no optimizer of PyTorch's kind"),
+        ("torch.optim.Optimizer", [], "optimizer_type: it is no optimizer that can be used by itself"),
+        (
+            "pytorch_optimizer.AdaBelief",
+            ["wieght_decay=1"],
+            "no argument 'wieght_decay'; did you mean weight_decay",
+        ),
+        ("pytorch_optimizer.AdaBelief", ["lr=1"], "has no argument 'lr'"),
+        ("pytorch_optimizer.AdaBelief", ["weight_decay=-1"], "refuses them"),
+        ("pytorch_optimizer.AdaBelief", ["weight_decay"], "has no value"),
+    ],
+)
+def test_what_cannot_be_an_optimizer_is_refused_by_name(name: str, arguments: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        kind_of(name).build(groups(1e-2), arguments)
 
 
 # --- state -----------------------------------------------------------------------------------------------------------
@@ -260,6 +397,10 @@ VARIANTS = [
     ("Prodigy", ["weight_decay=0.01", "use_bias_correction=True", "safeguard_warmup=True", "d_coef=2"]),
     ("Adafactor", ["beta1=0.9", "scale_parameter=True", "relative_step=True", "warmup_init=True"]),
     ("Lion", ["weight_decay=0.1"]),
+    ("AdamWScheduleFree", ["weight_decay=0.1", "warmup_steps=3"]),
+    ("DAdaptAdan", ["no_prox=True"]),
+    ("ProdigyPlusScheduleFree", ["split_groups=False", "use_bias_correction=True"]),
+    ("ProdigyPlusScheduleFree", ["use_schedulefree=False", "use_speed=True"]),
 ]
 
 
@@ -269,7 +410,7 @@ def parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
 
 def fresh(name: str, arguments: Sequence[str], dtype: torch.dtype) -> tuple[torch.optim.Optimizer, Any]:
     optimizer = OPTIMIZERS[name].build(groups(RATES[name], dtype, widen=256), arguments)
-    return optimizer, schedules.build(optimizer, name="cosine", total_steps=12, warmup=2)
+    return optimizer, Schedule(12, name="cosine", warmup=2).build(optimizer)
 
 
 def train(optimizer: torch.optim.Optimizer, scheduler: Any, steps: Sequence[int]) -> None:

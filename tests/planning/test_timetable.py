@@ -36,6 +36,44 @@ def test_names_of_epoch_saves_leave_out_the_last_epoch() -> None:
     assert named == {16: ("cat-000002.safetensors",)}
 
 
+@pytest.mark.parametrize(("ratio", "saved"), [(5, [4, 8, 12, 16]), (3, [6, 12, 18]), (30, list(range(1, 20))), (1, [])])
+def test_a_ratio_spreads_the_saves_over_the_epochs(ratio: int, saved: list[int]) -> None:
+    """floor(epochs / ratio) epochs between saves, as sd-scripts counts; it wins over the number of epochs."""
+    timetable = plan_of(max_train_epochs=20, save_every_n_epochs=3, save_n_epoch_ratio=ratio)
+    assert [timetable.epoch(step) for step in range(1, 161) if timetable.lora_names(step)] == saved
+
+
+BY_STEPS = {"save_state": True, "save_every_n_epochs": 0}
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({}, []),
+        ({"save_state": True}, [8, 16, 24]),
+        ({"save_state": True, "save_last_n_epochs": 2}, [16, 24]),
+        ({"save_state": True, "save_last_n_epochs": 2, "save_last_n_epochs_state": 1}, [24]),
+        ({"save_state": True, "save_every_n_epochs": 2}, [16]),
+        ({"save_state": True, "save_every_n_epochs": 0, "save_every_n_steps": 5}, [5, 10, 15, 20, 25, 30]),
+        (
+            {"save_state": True, "save_every_n_epochs": 0, "save_every_n_steps": 5, "save_last_n_steps_state": 10},
+            [20, 25, 30],
+        ),
+        ({"save_state": True, "save_every_n_epochs": 2, "save_every_n_steps": 10, "save_last_n_steps": 5}, [16, 30]),
+    ],
+)
+def test_states_are_kept_apart_from_files(settings: dict[str, object], kept: list[int]) -> None:
+    """What is kept once 32 steps, 4 epochs, are done; by sd-scripts' rules, `save_last_n_steps_state` counts steps."""
+    timetable = plan_of(max_train_epochs=4, **settings)
+    assert sorted(timetable.kept_states(32)) == kept
+    standing: set[int] = set()
+    for step in range(1, 33):
+        if timetable.keeps_state(step):
+            standing.add(step)
+        standing &= timetable.kept_states(step)
+    assert sorted(standing) == kept
+
+
 def test_names_of_step_saves_include_the_last_step() -> None:
     timetable = plan_of(max_train_steps=10, save_every_n_epochs=0, save_every_n_steps=5, output_name="cat")
     named = {step: timetable.lora_names(step) for step in range(1, 11) if timetable.lora_names(step)}

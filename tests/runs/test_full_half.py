@@ -27,7 +27,7 @@ STEPS = 4
 SOON = ("AdamW", "AdamW8bit")
 """The optimizers that the whole suite tries; the others behind --thorough."""
 RATES: dict[str, dict[str, object]] = {
-    name: {"learning_rate": 1.0, "text_encoder_lr": 1.0} if kind.one_rate else {} for name, kind in OPTIMIZERS.items()
+    name: {"learning_rate": 1.0, "text_encoder_lr": 1.0} if kind.finds_rate else {} for name, kind in OPTIMIZERS.items()
 }
 RATES["AdamW8bit"] = {"network_dim": 64}
 """Rank 64 on 64 channels gives matrices of 4,096 elements, which is where the 8-bit states begin."""

@@ -148,7 +148,21 @@ def test_killed_in_each_phase(server: RunServer, ground: tuple[Path, Path], tmp_
     assert_survives(server, straight, killed, FEW)
 
 
-@pytest.mark.parametrize("optimizer", [name for name in OPTIMIZERS if name != "AdamW"])
+SOON = (
+    "AdamW8bit", "DAdaptAdam", "DAdaptAdan", "Prodigy", "ProdigyPlusScheduleFree", "AdamWScheduleFree", "Adafactor",
+    "Lion", "CAME",
+)  # fmt: skip
+"""One of each make: the whole suite tries them, the others --thorough."""
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        name if name in SOON else pytest.param(name, marks=pytest.mark.thorough)
+        for name in OPTIMIZERS
+        if name != "AdamW"
+    ],
+)
 def test_every_optimizer_goes_on_bit_for_bit(
     server: RunServer, ground: tuple[Path, Path], tmp_path: Path, optimizer: str
 ) -> None:
@@ -180,6 +194,9 @@ KINDS: dict[str, dict[str, object]] = {
     "captions on disk": {**ENCODED, "cache_text_encoder_outputs_to_disk": True},
     "convolutions": {"conv_dim": 2, "gradient_checkpointing": True},
     "other noise": {"multires_noise_iterations": 4, "noise_offset": None, "ip_noise_gamma": 0.1, "min_snr_gamma": 5.0},
+    "an average": {"use_ema": True, "sample_ema": True, "ema_decay": 0.9, "save_state": True},
+    "halved, schedule-free": {"full_bf16": True, "optimizer_type": "ProdigyPlusScheduleFree"},
+    "a class of torch's": {"lr_scheduler_type": "OneCycleLR", "lr_scheduler_args": ["max_lr=1e-3", "total_steps=12"]},
     "int8": {"quantize_base": "int8"},
     "loha": {"network_type": "loha", "conv_dim": 2},
     "locon": {"network_type": "locon", "conv_dim": 2, "dora_wd": True, "use_tucker": True, "use_scalar": True},

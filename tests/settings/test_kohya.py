@@ -167,7 +167,7 @@ def test_optimizers_are_recognised_as_there(given: dict[str, object], name: str,
 def test_adafactor_finds_its_rate_itself_unless_told_otherwise(tmp_path: Path) -> None:
     found = imported(tmp_path, optimizer_type="AdaFactor", lr_scheduler="adafactor")
     assert found["optimizer_args"] == ["relative_step=True", "scale_parameter=True"]
-    assert found["lr_scheduler"] == "constant"
+    assert found["lr_scheduler"] == "adafactor"
     found = imported(tmp_path, optimizer_type="AdaFactor", optimizer_args=["relative_step=False"])
     assert found["optimizer_args"] == ["relative_step=False", "scale_parameter=True"]
 
@@ -204,17 +204,17 @@ def test_a_log_folder_means_tensorboard_and_wandb_is_left_out(tmp_path: Path) ->
 
 
 def test_harmless_and_neutral_keys_are_named_and_left_out(tmp_path: Path) -> None:
-    path = written(tmp_path, network_module="networks.lora", xformers=True, epoch=3, use_ema=False, v2=False)
+    path = written(tmp_path, network_module="networks.lora", xformers=True, epoch=3, enable_ema=False, v2=False)
     assembled = load_layers(path)
     assert assembled.problems == ()
     (notice,) = assembled.notices
-    assert all(key in notice for key in ("xformers", "epoch", "use_ema", "v2"))
+    assert all(key in notice for key in ("xformers", "epoch", "enable_ema", "v2"))
 
 
 @pytest.mark.parametrize(
     ("given", "key"),
     [
-        ({"use_ema": True}, "use_ema"),
+        ({"enable_ema": True}, "enable_ema"),
         ({"face_crop_aug_range": "2,4"}, "face_crop_aug_range"),
         ({"in_json": "d.json"}, "in_json"),
         ({"network_args": ["train_norm=True"]}, "network_args"),
@@ -260,7 +260,7 @@ def test_what_is_not_known_is_ignored_in_a_recipe_and_never_called_needless(
         {"class_tokens": "sks dog"},
         {"train_norm": True},
         {"train_inpainting": True},
-        {"ema_decay": 0.99},
+        {"fp16_master_weights_and_gradients": True},
         {"network_args": ["train_norm=True"]},
     ],
 )

@@ -39,6 +39,14 @@ def test_the_newest_are_kept_and_found(tmp_path: Path) -> None:
     assert newest.position.step == 10
 
 
+def test_states_that_are_to_stay_stay(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4, 5):
+        save_state(tmp_path, state_at(step), keep={2, 9})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000004", "step-00000005"]
+    save_state(tmp_path, state_at(6), keep=())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000005", "step-00000006"]
+
+
 @pytest.mark.parametrize("name", ["adapter.safetensors", "optimizer.pt", "state.json"])
 def test_damage_is_noticed_and_the_older_state_used(tmp_path: Path, name: str) -> None:
     save_state(tmp_path, state_at(1))

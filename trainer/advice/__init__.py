@@ -12,8 +12,10 @@ from dataclasses import replace
 from trainer.advice import leftovers
 from trainer.advice.flow import Distilled, GuidanceInTraining, MaskedPadding, Prediction, TextEncodedAhead
 from trainer.advice.learning_rates import (
+    FirstSteps,
     LearningRate,
     RateWithoutEffect,
+    ScheduleWithoutEffect,
     Strength,
     TextEncoderRate,
     Untrained,
@@ -31,8 +33,8 @@ from trainer.advice.length import (
     formula_steps,
 )
 from trainer.advice.model import (
-    AdafactorClipping,
     ClipSkip,
+    DoubleClipping,
     NoiseOffset,
     Samples,
     TwoWeightings,
@@ -70,6 +72,8 @@ RULES: tuple[Rule, ...] = (
     RateWithoutEffect(),
     Untrained(),
     Warmup(),
+    FirstSteps(),
+    ScheduleWithoutEffect(),
     TextEncoderRate(),
     Rank(),
     Alpha(),
@@ -82,7 +86,7 @@ RULES: tuple[Rule, ...] = (
     CaptionDropout(),
     TwoWeightings(),
     NoiseOffset(),
-    AdafactorClipping(),
+    DoubleClipping(),
     Samples(),
     ZeroTerminal(),
     Prediction(),

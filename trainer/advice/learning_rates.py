@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from trainer.advice.length import formula_steps
 from trainer.advice.parts import denoiser_rate, denoiser_title, text_rates
 from trainer.advice.rule import Advice, Rule, Situation
-from trainer.config import TrainingConfig
+from trainer.config import TrainingConfig, schedule_of
 from trainer.config.rules import rate_of_one
-from trainer.optimizers import OPTIMIZERS
+from trainer.optimizers import kind_of
+from trainer.schedules import using
 
 TEXT_ENCODER_RATE = 5e-5
 TRIAL_FACTOR = 30.0
@@ -24,7 +25,7 @@ def strength(config: TrainingConfig) -> float:
 def acting_rate(config: TrainingConfig, rate: float) -> float | None:
     """Return what the optimizer makes of a learning rate at first; None where the rate has no effect."""
     optimizer = config.optimizer
-    return OPTIMIZERS[optimizer.optimizer_type].acting_rate(rate, optimizer.optimizer_args)
+    return kind_of(optimizer.optimizer_type).acting_rate(rate, optimizer.optimizer_args)
 
 
 class LearningRate(Rule):
@@ -34,12 +35,12 @@ class LearningRate(Rule):
     def look(self, config: TrainingConfig, known: Situation) -> Iterator[Advice]:
         optimizer = config.optimizer
         name, key = optimizer.optimizer_type, "learning_rate" if optimizer.unet_lr is None else "unet_lr"
-        kind, rate = OPTIMIZERS[name], denoiser_rate(config, known.model_family)
+        kind, rate = kind_of(name), denoiser_rate(config, known.model_family)
         acts = None if rate is None else acting_rate(config, rate)
         if rate is None or acts is None or kind.usual_rates is None:
             return
         lowest, highest, advised = kind.usual_rates
-        if kind.one_rate:
+        if kind.finds_rate:
             if rate != advised:
                 reason = f"{name} finds the rate itself; this number only multiplies it."
                 message = f"{rate:g} with {name}; it should be exactly {advised:g}."
@@ -101,6 +102,36 @@ class Warmup(Rule):
             )
 
 
+class FirstSteps(Rule):
+    name = "first-steps"
+    key = "lr_warmup_steps"
+
+    def look(self, config: TrainingConfig, known: Situation) -> Iterator[Advice]:
+        optimizer = config.optimizer
+        kind, schedule = kind_of(optimizer.optimizer_type), schedule_of(config, 1000)
+        if kind.needs_warmup and schedule.rates(1.0, [0])[0] > 0.5:
+            remedy: dict[str, object] = {"lr_warmup_steps": optimizer.lr_warmup_steps or 0.05, "lr_scheduler_type": ""}
+            if optimizer.lr_scheduler not in using("lr_warmup_steps"):
+                remedy["lr_scheduler"] = "constant_with_warmup"
+            yield self.advice(f"{kind.name} is to begin without a warm-up.", kind.needs_warmup, remedy)
+
+
+class ScheduleWithoutEffect(Rule):
+    name = "schedule-without-effect"
+    key = "lr_scheduler"
+
+    def look(self, config: TrainingConfig, known: Situation) -> Iterator[Advice]:
+        optimizer = config.optimizer
+        kind, name = kind_of(optimizer.optimizer_type), optimizer.lr_scheduler_type or optimizer.lr_scheduler
+        if kind.schedule_free and name != "constant":
+            own = " Its argument warmup_steps makes one of its own." if "warmup_steps" in kind.arguments else ""
+            yield self.advice(
+                f"{name} and its warm-up have no effect with {kind.name}.",
+                f"It needs no schedule: the rate is the same at each step, and an average of the weights is used.{own}",
+                {"lr_scheduler": "constant", "lr_scheduler_type": "", "lr_scheduler_args": []},
+            )
+
+
 class TextEncoderRate(Rule):
     name = "text-encoder-rate"
     key = "text_encoder_lr"
@@ -108,7 +139,7 @@ class TextEncoderRate(Rule):
     def look(self, config: TrainingConfig, known: Situation) -> Iterator[Advice]:
         family = known.model_family
         other, highest = denoiser_rate(config, family), max(text_rates(config, family), default=0.0)
-        if other is None or OPTIMIZERS[config.optimizer.optimizer_type].one_rate or known.trial:
+        if other is None or kind_of(config.optimizer.optimizer_type).finds_rate or known.trial:
             return
         if highest > max(TEXT_ENCODER_RATE, other / 2):
             title = denoiser_title(config, family)
@@ -134,7 +165,7 @@ class Strength(Rule):
             acts = "by which what the optimizer moves is multiplied."
         elif acting != rate:
             acts = f"so {rate:g}, which acts like {acting:.3g} at first, acts like {acting * factor:.3g}."
-        elif OPTIMIZERS[config.optimizer.optimizer_type].one_rate:
+        elif kind_of(config.optimizer.optimizer_type).finds_rate:
             acts = f"and {config.optimizer.optimizer_type} finds a rate to match."
         yield self.advice(
             f"the strength is alpha / rank = {config.network.network_alpha:g} / {config.network.network_dim} = "

@@ -9,6 +9,7 @@ from pathlib import PurePath
 from trainer.advice.rule import Advice, Rule, Situation
 from trainer.config import TrainingConfig
 from trainer.families import FAMILIES
+from trainer.optimizers import kind_of
 
 ANIME = (
     "anime", "anything", "counterfeit", "abyssorange", "meina", "novelai", "waifu", "pastelmix", "illustrious",
@@ -74,14 +75,15 @@ class NoiseOffset(Rule):
             )
 
 
-class AdafactorClipping(Rule):
-    name = "adafactor-clipping"
+class DoubleClipping(Rule):
+    name = "double-clipping"
     key = "max_grad_norm"
 
     def look(self, config: TrainingConfig, known: Situation) -> Iterator[Advice]:
-        if config.optimizer.optimizer_type == "Adafactor" and config.optimizer.max_grad_norm > 0:
-            reason = "Adafactor clips its own updates; clipping the gradients too slows it down."
-            yield self.advice("Adafactor is used with gradient clipping.", reason, {"max_grad_norm": 0.0})
+        kind = kind_of(config.optimizer.optimizer_type)
+        if kind.clips and config.optimizer.max_grad_norm > 0:
+            reason = f"{kind.name} clips its own updates; clipping the gradients too slows it down."
+            yield self.advice(f"{kind.name} is used with gradient clipping.", reason, {"max_grad_norm": 0.0})
 
 
 class Samples(Rule):

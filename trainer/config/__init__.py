@@ -13,6 +13,7 @@ from trainer.config.training_config import (
     known_settings,
     rates,
     resolution_size,
+    schedule_of,
     to_flat,
 )
 
@@ -39,6 +40,7 @@ __all__ = [
     "read_layer",
     "resolution_size",
     "save_config",
+    "schedule_of",
     "to_flat",
     "to_kohya",
 ]

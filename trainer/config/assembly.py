@@ -9,9 +9,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from trainer.config import datasets
-from trainer.config.rules import RULES, Rule, one_rate
+from trainer.config.rules import RULES, Rule
 from trainer.config.training_config import TrainingConfig, known_settings
 from trainer.ground.errors import ConfigError, Problem
+from trainer.optimizers import kind_of
 from trainer.settings.problems import problems_of_section, unknown
 from trainer.settings.section import Section
 from trainer.settings.walk import sections_of
@@ -138,9 +139,9 @@ def _validated(section: type[Section], given: Mapping[str, object]) -> tuple[Sec
 
 
 def _with_one_rate(config: TrainingConfig, values: Mapping[str, object]) -> TrainingConfig:
-    """Let the text encoder follow the learning rate where the optimizer has one rate and nothing else was said."""
+    """Let the text encoder follow the learning rate where the optimizer finds its rate and nothing else was said."""
     optimizer = config.optimizer
-    if "text_encoder_lr" in values or not one_rate(optimizer.optimizer_type):
+    if "text_encoder_lr" in values or not kind_of(optimizer.optimizer_type).finds_rate:
         return config
     followed = optimizer.model_copy(update={"text_encoder_lr": optimizer.learning_rate})
     return dataclasses.replace(config, optimizer=followed)

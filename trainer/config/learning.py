@@ -1,20 +1,16 @@
-"""Settings of how it learns: the network, the optimizer, the length and precision of training."""
+"""Settings of what learns and for how long: the network, the length and precision of training."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from trainer.adapters import KINDS
-from trainer.config.values import parse_rate, parse_steps_or_share
-from trainer.optimizers import OPTIMIZERS
-from trainer.schedules import SCHEDULES
 from trainer.settings.section import (
     NO_ENTRY,
     NOT_THERE,
     OWN_NAME,
     Absence,
     Entry,
-    Follows,
     Section,
     Show,
     There,
@@ -175,145 +171,6 @@ class NetworkSection(Section):
         rule="a list of numbers",
     )
     """How much of each of these LoRAs is merged, in their order; left out it is 1."""
-
-
-class OptimizerSection(Section):
-    """How weights are changed: the optimizer, its rates and their course."""
-
-    optimizer_type: str = setting(
-        "AdamW",
-        Show("Optimizer", tab="basic", group="Optimizer", place=6, also=("optimizer",)),
-        resume="fixed",
-        metadata=Entry("ss_optimizer", of_run=True),
-        sd_scripts=There("AdamW", switches={"use_8bit_adam": "AdamW8bit", "use_lion_optimizer": "Lion"}),
-        choices=tuple(OPTIMIZERS),
-    )
-    """How gradients become changes. AdamW is the one most recipes are written for.
-
-    AdamW8bit does the same with less memory and needs bitsandbytes. DAdaptAdam and Prodigy find the rate themselves:
-    set the learning rate to 1, and one rate for all parts. Adafactor takes the least memory. Lion wants a rate three
-    to ten times smaller. CAME is near Adafactor, and wants a warm-up: its first steps are up to 37 times the rate.
-    """
-
-    optimizer_args: tuple[str, ...] = setting(
-        (),
-        Show("Optimizer arguments", group="Optimizer", widget="list"),
-        resume="learning",
-        metadata=Entry("ss_optimizer", of_run=True),
-        sd_scripts=There(()),
-    )
-    """More of the optimizer's own arguments, each as "name=value", such as "weight_decay=0.1" or "betas=0.9,0.99"."""
-
-    learning_rate: float = setting(
-        1e-4,
-        Show("Learning rate", tab="basic", group="Optimizer", place=7, also=("lr",)),
-        resume="schedule",
-        metadata=OWN_NAME,
-        sd_scripts=There(2e-6),
-        ge=0,
-        le=100,
-    )
-    """How large each change is. 1e-4 to 5e-5 for AdamW; exactly 1 for DAdaptAdam and Prodigy.
-
-    Too high and pictures burn or turn to noise, too low and nothing is learned. Alpha / rank scales it. 0 trains
-    nothing that has no rate of its own.
-    """
-
-    unet_lr: float | None = setting(
-        None,
-        Show("UNet learning rate", group="Optimizer"),
-        resume="schedule",
-        metadata=OWN_NAME,
-        sd_scripts=There(None),
-        ge=0,
-        le=100,
-    )
-    """The UNet's own learning rate. Left out it follows the learning rate; 0 = the UNet is not trained."""
-
-    text_encoder_lr: float | tuple[float, ...] = setting(
-        5e-5,
-        Show("Text encoder learning rate", group="Optimizer", also=("te_lr", "learning_rate_te")),
-        resume="schedule",
-        metadata=OWN_NAME,
-        sd_scripts=There(Follows("learning_rate")),
-        parse=parse_rate,
-        rule="a number from 0 to 100, or a list of one for each text encoder",
-    )
-    """The text encoder's own learning rate, lower than the UNet's; 0 = it is not trained and not in the file.
-
-    5e-5 or less for Stable Diffusion 1.5: it overfits first, and then words lose their meaning. With DAdaptAdam and
-    Prodigy it follows the learning rate unless it is 0. SDXL has two text encoders: [5e-5, 1e-5] is a rate for each,
-    and a single number holds for both.
-    """
-
-    lr_scheduler: str = setting(
-        "cosine",
-        Show("Learning rate schedule", group="Schedule", also=("scheduler",)),
-        resume="schedule",
-        metadata=OWN_NAME,
-        sd_scripts=There("constant"),
-        choices=SCHEDULES,
-    )
-    """How the rate goes on after the warm-up: constant, or falling to 0 along a line, a cosine or a power.
-
-    "constant" has no warm-up; use "constant_with_warmup" for one. "cosine_with_restarts" falls several times over.
-    """
-
-    lr_warmup_steps: int | float = setting(
-        0.05,
-        Show(
-            "Warm-up",
-            group="Schedule",
-            unit="steps",
-            when={"lr_scheduler": tuple(name for name in SCHEDULES if name != "constant")},
-            also=("lr_warmup", "warmup", "warmup_steps", "warmup_ratio"),
-        ),
-        resume="schedule",
-        metadata=OWN_NAME,
-        sd_scripts=There(0),
-        parse=parse_steps_or_share,
-        rule="0 for none, a whole number of steps, or a share of all steps below 1",
-    )
-    """Let the rate rise from 0 over so many steps; below 1 it is a share of all steps: 0.05 is a twentieth.
-
-    Steadies the start of training, above all at high rates.
-    """
-
-    lr_scheduler_num_cycles: int = setting(
-        1,
-        Show("Restarts", group="Schedule", when={"lr_scheduler": ("cosine_with_restarts",)}),
-        resume="schedule",
-        metadata=NO_ENTRY,
-        sd_scripts=There(1),
-        ge=1,
-        le=10_000,
-    )
-    """How often "cosine_with_restarts" falls from the full rate to 0."""
-
-    lr_scheduler_power: float = setting(
-        1.0,
-        Show("Power", group="Schedule", when={"lr_scheduler": ("polynomial",)}),
-        resume="schedule",
-        metadata=NO_ENTRY,
-        sd_scripts=There(1),
-        gt=0,
-        le=100,
-    )
-    """The power of "polynomial"; 1 is a straight line."""
-
-    max_grad_norm: float = setting(
-        1.0,
-        Show("Gradient clipping", group="Optimizer"),
-        resume="learning",
-        metadata=OWN_NAME,
-        sd_scripts=There(1.0),
-        ge=0,
-        le=1_000_000,
-    )
-    """Scale gradients down where their norm over all trained weights is larger than this; 0 = never.
-
-    Keeps one odd batch from undoing many good ones. Adafactor does its own: give it 0 here.
-    """
 
 
 class TrainingSection(Section):

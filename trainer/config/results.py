@@ -75,6 +75,90 @@ class SavingSection(Section):
     )
     """Keep only LoRAs saved within the last so many steps; older ones are deleted. Steps, not files."""
 
+    save_n_epoch_ratio: int | None = setting(
+        None,
+        Show("Save so many times", group="Saving", unit="files over all epochs"),
+        resume="free",
+        metadata=NO_ENTRY,
+        sd_scripts=There(None),
+        zero_is_off=True,
+        ge=1,
+        le=1_000_000,
+    )
+    """Spread so many saves over the epochs, in place of "save every so many epochs": 5 of 20 epochs is every fourth."""
+
+    save_state: bool = setting(
+        False,
+        Show("Keep states with the files", group="Saving"),
+        resume="free",
+        metadata=NO_ENTRY,
+        sd_scripts=There(False, matters=False),
+    )
+    """Keep the full state of each LoRA that is saved on the way, to go on from there; else the newest two are kept.
+
+    They lie in the run's folder, and each takes about three times the LoRA's room in float32.
+    """
+
+    save_last_n_epochs_state: int | None = setting(
+        None,
+        Show("Keep the last", group="Saving", unit="states of epochs", when={"save_state": (True,)}),
+        resume="free",
+        metadata=NO_ENTRY,
+        sd_scripts=There(None, matters=False),
+        zero_is_off=True,
+        ge=1,
+        le=1_000_000,
+    )
+    """Keep only so many of the states of epochs. Left out, as many as of the LoRAs saved after epochs."""
+
+    save_last_n_steps_state: int | None = setting(
+        None,
+        Show("Keep the last", group="Saving", unit="steps' states", when={"save_state": (True,)}),
+        resume="free",
+        metadata=NO_ENTRY,
+        sd_scripts=There(None, matters=False),
+        zero_is_off=True,
+        ge=1,
+        le=1_000_000_000,
+    )
+    """Keep only states of the last so many steps. Steps, not states. Left out, as with the LoRAs saved after steps."""
+
+    use_ema: bool = setting(
+        False,
+        Show("Average of the LoRA", group="Saving", also=("ema", "enable_ema")),
+        resume="free",
+        metadata=NO_ENTRY,
+        sd_scripts=NOT_THERE,
+    )
+    """Keep a moving average of the LoRA while it is trained, and save it beside each file, as NAME-ema.safetensors.
+
+    An average is calmer than the newest step, which helps at high rates. It changes nothing of the training, and takes
+    the LoRA's memory once more, in float32.
+    """
+
+    ema_decay: float = setting(
+        0.999,
+        Show("Decay of the average", group="Saving", when={"use_ema": (True,)}),
+        resume="free",
+        metadata=NO_ENTRY,
+        sd_scripts=NOT_THERE,
+        gt=0,
+        lt=1,
+    )
+    """How much of the average stays at each step: 0.999 is about the last thousand steps, 0.99 the last hundred.
+
+    In the first steps it is less, so that the start is soon forgotten.
+    """
+
+    sample_ema: bool = setting(
+        False,
+        Show("Show the average", group="Saving", when={"use_ema": (True,)}),
+        resume="free",
+        metadata=NO_ENTRY,
+        sd_scripts=NOT_THERE,
+    )
+    """Draw sample pictures, and validate, with the average in place of the newest step."""
+
     save_precision: Literal["fp16", "bf16", "float"] = setting(
         "fp16",
         Show("Precision of the file", group="Saving"),

@@ -16,9 +16,9 @@ from trainer.config.limits import LimitsSection
 from trainer.config.lycoris import LycorisSection
 from trainer.config.pictures import LATENT_STEP
 from trainer.config.rates import RatesSection
-from trainer.config.training_config import TrainingConfig, assumed_parts, rates, resolution_size
+from trainer.config.training_config import TrainingConfig, assumed_parts, rates, resolution_size, schedule_of
 from trainer.ground.errors import Problem
-from trainer.optimizers import OPTIMIZERS
+from trainer.optimizers import OPTIMIZERS, kind_of
 from trainer.settings.problems import shown
 from trainer.targets import DENOISER, TEXT, names_of
 
@@ -54,8 +54,8 @@ def _rates(config: TrainingConfig) -> dict[str, list[float]]:
 
 
 def one_rate(optimizer_type: str) -> bool:
-    """Say whether an optimizer finds the step size itself, so that every part must have the same rate."""
-    return OPTIMIZERS[optimizer_type].one_rate
+    """Say whether an optimizer finds one step size for all, so that every part must have the same rate."""
+    return kind_of(optimizer_type).one_rate
 
 
 @rule("max_train_epochs", "max_train_steps")
@@ -170,8 +170,48 @@ def rate_of_one(config: TrainingConfig) -> dict[str, object]:
 @rule("optimizer_type", "optimizer_args")
 def optimizer_arguments(config: TrainingConfig) -> Iterator[Problem]:
     arguments = config.optimizer.optimizer_args
-    for message in OPTIMIZERS[config.optimizer.optimizer_type].problems(arguments):
+    for message in kind_of(config.optimizer.optimizer_type).problems(arguments):
         yield Problem("optimizer_args", f"{message}.", list(arguments))
+
+
+@rule(
+    "optimizer_type",
+    "learning_rate",
+    "lr_scheduler",
+    "lr_scheduler_type",
+    "lr_scheduler_args",
+    "lr_scheduler_min_lr_ratio",
+    "lr_warmup_steps",
+    "lr_decay_steps",
+    "lr_scheduler_num_cycles",
+    "lr_scheduler_power",
+    "lr_scheduler_timescale",
+)
+def schedule_arguments(config: TrainingConfig) -> Iterator[Problem]:
+    given = list(config.optimizer.lr_scheduler_args)
+    for message in schedule_of(config, 0).problems():
+        yield Problem("lr_scheduler_args", f"{message}.", given)
+
+
+@rule("optimizer_type", "optimizer_args", "lr_scheduler", "lr_scheduler_type")
+def adafactor_schedules_itself(config: TrainingConfig) -> Iterator[Problem]:
+    optimizer = config.optimizer
+    if optimizer.lr_scheduler != "adafactor" or optimizer.lr_scheduler_type:
+        return
+    if kind_of(optimizer.optimizer_type).acting_rate(1.0, optimizer.optimizer_args) is not None:
+        message = (
+            "is for Adafactor where it takes its rate from the step count; set optimizer_type to Adafactor with "
+            "relative_step=True in optimizer_args, or choose another schedule."
+        )
+        yield Problem("lr_scheduler", f"'adafactor' {message}", "adafactor", {"lr_scheduler": "constant_with_warmup"})
+
+
+@rule("use_ema", "optimizer_type")
+def one_average_is_enough(config: TrainingConfig) -> Iterator[Problem]:
+    name = config.optimizer.optimizer_type
+    if config.saving.use_ema and kind_of(name).schedule_free:
+        message = f"true is too much with {name}, which saves an average already; set it to false."
+        yield Problem("use_ema", message, True, {"use_ema": False})
 
 
 @rule("noise_offset", "adaptive_noise_scale")
@@ -206,7 +246,7 @@ def full_half_precision_fits(config: TrainingConfig) -> Iterator[Problem]:
 @rule("full_fp16", "optimizer_type")
 def statistics_survive_fp16(config: TrainingConfig) -> Iterator[Problem]:
     name = config.optimizer.optimizer_type
-    if config.training.full_fp16 and not OPTIMIZERS[name].float16:
+    if config.training.full_fp16 and not kind_of(name).float16:
         able = " or ".join(kind.name for kind in OPTIMIZERS.values() if kind.float16)
         message = (
             f"{name} would keep squares of gradients in fp16, for which they are too small; choose {able} as "

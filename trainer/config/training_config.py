@@ -7,16 +7,19 @@ from dataclasses import dataclass
 
 from trainer.config.blocks import BlocksSection
 from trainer.config.captions import CaptionsSection, TextSection
-from trainer.config.learning import NetworkSection, OptimizerSection, TrainingSection
+from trainer.config.learning import NetworkSection, TrainingSection
 from trainer.config.limits import LimitsSection
 from trainer.config.lycoris import LycorisSection
 from trainer.config.model import ModelSection
 from trainer.config.objective import FlowSection, LossSection, NoiseSection
+from trainer.config.optimizing import OptimizerSection
 from trainer.config.pictures import AugmentationSection, DatasetSection
 from trainer.config.rates import RatesSection
 from trainer.config.results import LoggingSection, MetadataSection, SamplingSection, SavingSection
 from trainer.config.transformer import TransformerSection
 from trainer.config.values import size_of
+from trainer.optimizers import kind_of
+from trainer.schedules import Schedule
 from trainer.settings import wording
 from trainer.settings.section import Section
 from trainer.settings.walk import Setting, settings_of
@@ -77,6 +80,13 @@ def to_flat(config: TrainingConfig) -> dict[str, object]:
 def resolution_size(config: TrainingConfig) -> tuple[int, int]:
     """Return (width, height) in pixels that training aims at."""
     return size_of(config.dataset.resolution)
+
+
+def schedule_of(config: TrainingConfig, total_steps: int) -> Schedule:
+    """Return the schedule of a run of so many optimizer steps: none for optimizers that are free of one."""
+    if kind_of(config.optimizer.optimizer_type).schedule_free:
+        return Schedule(total_steps)
+    return Schedule.of_settings(config.optimizer, total_steps)
 
 
 def assumed_parts(config: TrainingConfig) -> tuple[Part, ...]:

@@ -50,7 +50,9 @@ def _sides(value: object) -> tuple[int, ...]:
 
 
 def parse_steps_or_share(value: object) -> object:
-    """Return a whole number of steps (0 for none) or a share of all steps between 0 and 1."""
+    """Return a whole number of steps (0 for none) or a share of all steps between 0 and 1; "10%" is a share too."""
+    if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,2}(\.[0-9]{1,6})?\s*%\s*", value):
+        value = float(value.strip().rstrip("%")) / 100
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 10**9:
         raise ValueError("")
     if value >= 1 and value != int(value):

@@ -45,7 +45,8 @@ class Stage(Event):
 class StepDone(Event):
     """One optimizer step. `loss` is the mean over its samples, before accumulation divides it.
 
-    `lr` maps a trained component to its learning rate; `step_size` is the D-Adaptation or Prodigy estimate d;
+    `lr` maps a trained component to its learning rate; `acting_lr` to what the optimizer makes of that, empty where it
+    is the same; `step_size` is the D-Adaptation or Prodigy estimate d;
     `seconds` is the step's duration; `memory` is bytes in use on the device, or of the process on a CPU;
     `skipped` says that a gradient was not finite and the weights stayed as they were.
     """
@@ -58,6 +59,7 @@ class StepDone(Event):
     seconds: float
     grad_norm: float | None = None
     step_size: float | None = None
+    acting_lr: Mapping[str, float] = field(default_factory=dict)
     memory: int = 0
     skipped: bool = False
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from trainer.optimizers.arguments import Flag, Number, Numbers, parse
 from trainer.optimizers.base import Group, OptimizerKind
 from trainer.optimizers.exact import restore_exactly
+from trainer.settings.arguments import Flag, Number, Numbers, parse
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +25,7 @@ class Adafactor(OptimizerKind):
     name = "Adafactor"
     help = "Needs the least memory. Learning rate around 1e-4, max_grad_norm 0."
     float16 = True
+    clips = True
     usual_rates = (5e-5, 1e-3, 1e-4)
     arguments = {
         "eps": Numbers(
@@ -77,6 +78,13 @@ class Adafactor(OptimizerKind):
         return rate * float(eps[1]) if values["scale_parameter"] and isinstance(eps, tuple) else rate
 
     @classmethod
+    def own_rate(cls, step: int, optimizer_args: Sequence[str]) -> float:
+        """The relative step; with `scale_parameter` times the smallest scale, that of a matrix of zeros."""
+        values = cls._with_defaults(parse(cls.name, cls.arguments, optimizer_args)[0])
+        eps, rate = values["eps"], _step_rate(step, warming=bool(values["warmup_init"]))
+        return rate * float(eps[1]) if values["scale_parameter"] and isinstance(eps, tuple) else rate
+
+    @classmethod
     def rates(cls, optimizer: torch.optim.Optimizer) -> dict[str, float]:
         return {
             group["name"]: (_relative_rate(group, optimizer) if group["relative_step"] else float(group["lr"]))
@@ -102,4 +110,8 @@ def _relative_rate(group: Group, optimizer: torch.optim.Optimizer) -> float:
     step = max((optimizer.state[parameter].get("step", 0) for parameter in group["params"]), default=0)
     if step == 0:
         return 0.0
-    return float(min(1e-6 * step if group["warmup_init"] else 1e-2, step**-0.5))
+    return _step_rate(step, warming=group["warmup_init"])
+
+
+def _step_rate(step: int, *, warming: bool) -> float:
+    return float(min(1e-6 * step if warming else 1e-2, step**-0.5))

@@ -1,14 +1,13 @@
-"""AdamW (Loshchilov & Hutter 2019), with full and with 8-bit state (Dettmers et al. 2022)."""
+"""AdamW (Loshchilov & Hutter 2019)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from trainer.ground.errors import RunError
-from trainer.optimizers.arguments import Flag, Number, Numbers
 from trainer.optimizers.base import Group, OptimizerKind
 from trainer.optimizers.exact import restore_exactly
+from trainer.settings.arguments import Flag, Number, Numbers
 
 if TYPE_CHECKING:
     import torch
@@ -61,30 +60,3 @@ class AdamW(OptimizerKind):
             optimizer.step()
         finally:
             del optimizer.found_inf  # type: ignore[attr-defined]
-
-
-class AdamW8bit(OptimizerKind):
-    """bitsandbytes' AdamW whose state takes a quarter of the memory; on the CPU as well."""
-
-    name = "AdamW8bit"
-    help = "AdamW with its memory cut to a quarter; nearly the same result. Learning rate around 1e-4."
-    float16 = True
-    usual_rates = (5e-5, 1e-4, 1e-4)
-    arguments = {
-        "betas": BETAS,
-        "eps": EPS,
-        "weight_decay": WEIGHT_DECAY,
-        "min_8bit_size": Number(4096, "Tensors with fewer elements keep 32-bit state.", at_least=0, whole=True),
-    }
-
-    @classmethod
-    def build(cls, groups: Sequence[Group], optimizer_args: Sequence[str] = ()) -> torch.optim.Optimizer:
-        options = cls.options(optimizer_args)
-        try:
-            from bitsandbytes.optim import AdamW8bit as Steps
-        except ImportError as error:
-            raise RunError(
-                f"optimizer_type = AdamW8bit needs the package bitsandbytes, which cannot be imported: {error}.",
-                remedy="Install bitsandbytes, or choose AdamW.",
-            ) from error
-        return Steps(list(groups), **options)

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.ground.errors import ConfigError, Problem
 from trainer.optimizers.adamw import BETAS, EPS
-from trainer.optimizers.arguments import Flag, Number
 from trainer.optimizers.base import Group, OptimizerKind
 from trainer.optimizers.exact import restore_exactly
+from trainer.settings.arguments import Flag, Number
 
 if TYPE_CHECKING:
     import torch
@@ -36,13 +36,23 @@ GROWTH_RATE = Number(
 )
 
 
-class DAdaptAdam(OptimizerKind):
+class FindsOneRate(OptimizerKind):
+    """What the methods share that find one step size `d` for all that they train."""
+
+    one_rate = True
+    finds_rate = True
+    usual_rates = (1.0, 1.0, 1.0)
+
+    @classmethod
+    def step_size(cls, optimizer: torch.optim.Optimizer) -> float | None:
+        return float(optimizer.param_groups[0]["d"])
+
+
+class DAdaptAdam(FindsOneRate):
     """Adam with D-Adaptation, as dadaptation 3.2 steps."""
 
     name = "DAdaptAdam"
     help = "Finds its own learning rate. Set learning_rate to 1."
-    one_rate = True
-    usual_rates = (1.0, 1.0, 1.0)
     arguments = {
         "betas": BETAS,
         "eps": POSITIVE_EPS,
@@ -60,29 +70,23 @@ class DAdaptAdam(OptimizerKind):
     @classmethod
     def build(cls, groups: Sequence[Group], optimizer_args: Sequence[str] = ()) -> torch.optim.Optimizer:
         options = cls.options(optimizer_args)
-        _require_one_rate(cls.name, groups)
+        require_one_rate(cls.name, groups)
         from pytorch_optimizer import DAdaptAdam as Steps
 
         class DAdaptAdam(Steps):
             __module__ = Steps.__module__  # the saved file names the optimizer by its module
 
             def step(self, closure: Callable[[], Any] | None = None) -> Any:
-                return None if _resting(self) else super().step(closure)
+                return None if resting(self) else super().step(closure)
 
         return restore_exactly(DAdaptAdam(list(groups), **options))
 
-    @classmethod
-    def step_size(cls, optimizer: torch.optim.Optimizer) -> float | None:
-        return float(optimizer.param_groups[0]["d"])
 
-
-class Prodigy(OptimizerKind):
+class Prodigy(FindsOneRate):
     """Prodigy, as prodigyopt 1.1 steps."""
 
     name = "Prodigy"
     help = "Finds its own learning rate, faster than DAdaptAdam. Set learning_rate to 1."
-    one_rate = True
-    usual_rates = (1.0, 1.0, 1.0)
     arguments = {
         "betas": BETAS,
         "beta3": Number(
@@ -107,26 +111,22 @@ class Prodigy(OptimizerKind):
     @classmethod
     def build(cls, groups: Sequence[Group], optimizer_args: Sequence[str] = ()) -> torch.optim.Optimizer:
         options = cls.options(optimizer_args)
-        _require_one_rate(cls.name, groups)
+        require_one_rate(cls.name, groups)
         from pytorch_optimizer import Prodigy as Steps
 
         class Prodigy(Steps):
             __module__ = Steps.__module__  # the saved file names the optimizer by its module
 
             def step(self, closure: Callable[[], Any] | None = None) -> Any:
-                if _resting(self):
+                if resting(self):
                     return None
                 _decay_gradients(self)
                 return super().step(closure)
 
         return restore_exactly(Prodigy(list(groups), **options))
 
-    @classmethod
-    def step_size(cls, optimizer: torch.optim.Optimizer) -> float | None:
-        return float(optimizer.param_groups[0]["d"])
 
-
-def _require_one_rate(name: str, groups: Sequence[Group]) -> None:
+def require_one_rate(name: str, groups: Sequence[Group]) -> None:
     """Raise ConfigError where the groups' rates differ: the steps would use the first group's for all."""
     rates = {group["lr"] for group in groups}
     if len(rates) > 1:
@@ -135,7 +135,7 @@ def _require_one_rate(name: str, groups: Sequence[Group]) -> None:
         raise ConfigError([Problem("learning_rate", message, tuple(sorted(rates)))])
 
 
-def _resting(optimizer: torch.optim.Optimizer) -> bool:
+def resting(optimizer: torch.optim.Optimizer) -> bool:
     """Tell whether every learning rate is 0."""
     return all(group["lr"] == 0 for group in optimizer.param_groups)
 

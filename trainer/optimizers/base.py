@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from trainer.ground.errors import ConfigError, Problem
-from trainer.optimizers.arguments import ArgumentSpec, parse
+from trainer.settings.arguments import ArgumentSpec, parse
 
 if TYPE_CHECKING:
     import torch
 
 Group = dict[str, Any]
 """One parameter group: {"params": list of Parameter, "lr": float, "name": the component it trains}."""
+
+_FLOAT32_BYTES = 4
 
 
 class OptimizerKind:
@@ -21,8 +23,16 @@ class OptimizerKind:
     Attributes:
         name: the value of `optimizer_type`.
         help: one line for the form.
-        one_rate: True where the method estimates one step size for everything it trains, so that all groups must
-            have the same learning rate (which is then a multiplier, 1 in nearly every case).
+        finds_rate: True where the method estimates the step size, and the learning rate only multiplies it, by 1 in
+            nearly every case.
+        one_rate: True where that is one step size for everything, so that all groups must have the same learning rate.
+        schedule_free: True where the method wants no schedule: the rate is the same at each step but for a warm-up of
+            its own.
+        also: what else the optimizer is called: package.Class of the packages that have it.
+        needs_warmup: why it wants a warm-up; "" where it does without.
+        clips: True where it keeps its own steps from being too large, so that gradients need no clipping.
+        kept_in_bfloat16: what of its state is bfloat16 whatever the weights are.
+        notice: what a user should know before a run with it; "" for nothing.
         elementwise: True where a step is the same whether weights are in one tensor or in several.
         float16: True where what it keeps of squared gradients is not in the parameters' dtype, so that it can train
             float16 parameters: the square of a gradient of 1e-4 is below float16's smallest number.
@@ -32,7 +42,14 @@ class OptimizerKind:
 
     name: ClassVar[str]
     help: ClassVar[str]
+    finds_rate: ClassVar[bool] = False
     one_rate: ClassVar[bool] = False
+    schedule_free: ClassVar[bool] = False
+    also: ClassVar[tuple[str, ...]] = ()
+    kept_in_bfloat16: ClassVar[frozenset[str]] = frozenset()
+    notice: ClassVar[str] = ""
+    needs_warmup: ClassVar[str] = ""
+    clips: ClassVar[bool] = False
     elementwise: ClassVar[bool] = False
     float16: ClassVar[bool] = False
     usual_rates: ClassVar[tuple[float, float, float] | None] = None
@@ -85,6 +102,32 @@ class OptimizerKind:
             optimizer.step()
 
     @classmethod
+    def evaluated(cls, optimizer: torch.optim.Optimizer) -> list[torch.Tensor] | None:
+        """Return the weights that are meant to be used, where those being trained are others; None where they are not.
+
+        In the order of the groups and their parameters, in their dtypes. Optimizer and weights are afterwards what
+        they were, to the bit: a package's own way there and back is not exact.
+        """
+        change, back = getattr(optimizer, "eval", None), getattr(optimizer, "train", None)
+        if not (callable(change) and callable(back)):
+            return None
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        before = [parameter.data for parameter in parameters]
+        try:
+            for parameter, values in zip(parameters, before, strict=True):
+                # The average that it is mixed with is float32, however the weights are kept.
+                parameter.data = values.float() if values.element_size() < _FLOAT32_BYTES else values.clone()
+            change()
+            used = [
+                parameter.data.to(values.dtype, copy=True) for parameter, values in zip(parameters, before, strict=True)
+            ]
+            back()
+        finally:
+            for parameter, values in zip(parameters, before, strict=True):
+                parameter.data = values
+        return used
+
+    @classmethod
     def step_size(cls, optimizer: torch.optim.Optimizer) -> float | None:
         """Return the step size that the method has found (its `d`), or None where it looks for none.
 
@@ -99,6 +142,11 @@ class OptimizerKind:
         Arguments that `problems` names are taken as not given.
         """
         return rate
+
+    @classmethod
+    def own_rate(cls, step: int, optimizer_args: Sequence[str]) -> float:
+        """Return the rate that the method takes at a step, from 1, where it follows none: see `acting_rate`."""
+        raise NotImplementedError
 
     @classmethod
     def rates(cls, optimizer: torch.optim.Optimizer) -> dict[str, float]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from trainer.optimizers.arguments import Number, Numbers
 from trainer.optimizers.base import Group, OptimizerKind
 from trainer.optimizers.exact import restore_exactly
+from trainer.settings.arguments import Number, Numbers
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +22,9 @@ class CAME(OptimizerKind):
 
     name = "CAME"
     help = "As little memory as Adafactor. Its first steps are large: a warm-up, and a learning rate around 5e-5."
+    also = ("pytorch_optimizer.CAME", "came_pytorch.CAME")
+    needs_warmup = "Its first hundred steps are 11 to 37 times the learning rate, since a mean of its starts at 0."
+    clips = True
     usual_rates = (1e-5, 1e-4, 5e-5)
     arguments = {
         "betas": Numbers(

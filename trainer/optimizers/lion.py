@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from trainer.optimizers.arguments import Number, Numbers
 from trainer.optimizers.base import Group, OptimizerKind
 from trainer.optimizers.exact import restore_exactly
+from trainer.settings.arguments import Number, Numbers
 
 if TYPE_CHECKING:
     import torch
+
+
+LION_BETAS = Numbers(
+    (0.9, 0.99),
+    "Weight of the mean in the direction of a step; decay of that mean.",
+    each=Number(0.9, "", at_least=0, below=1),
+)
 
 
 class Lion(OptimizerKind):
@@ -22,11 +29,7 @@ class Lion(OptimizerKind):
     float16 = True
     usual_rates = (5e-6, 3e-5, 1e-5)
     arguments = {
-        "betas": Numbers(
-            (0.9, 0.99),
-            "Weight of the mean in the direction of a step; decay of that mean.",
-            each=Number(0.9, "", at_least=0, below=1),
-        ),
+        "betas": LION_BETAS,
         "weight_decay": Number(
             0.0, "Share of each weight, times the learning rate, taken off at each step.", at_least=0
         ),

@@ -15,6 +15,7 @@ from trainer.families import FAMILIES, Recognition, recognise_chosen
 from trainer.families.family import HUB
 from trainer.families.reading.hub import cached_descriptions
 from trainer.ground.errors import ModelError
+from trainer.optimizers import kind_of
 from trainer.pictures.batches import Example, examples
 from trainer.pictures.counts import Counts, count
 from trainer.pictures.report import DatasetReport
@@ -75,7 +76,8 @@ class Plan:
         """What the user should know about rates, the file, pictures and steps."""
         said = (*self._left_out, *self.report.notices, *self.counts.notices, *self.prompt_notices)
         of_adapter = (*self.spec.notices, *self.spec.notices_on(self.targets))
-        return (*self._unused_rates, *of_adapter, *said)
+        optimizer = kind_of(self.config.optimizer.optimizer_type).notice
+        return (*self._unused_rates, *([optimizer] if optimizer else []), *of_adapter, *said)
 
     @property
     def _left_out(self) -> tuple[str, ...]:

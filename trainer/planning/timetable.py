@@ -52,10 +52,39 @@ class Timetable:
             names.append(epoch_name(saving.output_name, self.epoch(step)))
         return tuple(names)
 
+    @property
+    def epochs_between_saves(self) -> int:
+        """How many epochs lie between two LoRAs saved after epochs; 0 where none is."""
+        saving = self.config.saving
+        if saving.save_n_epoch_ratio:
+            return max(1, self.total_epochs // saving.save_n_epoch_ratio)
+        return saving.save_every_n_epochs or 0
+
     def _saves_epoch(self, step: int) -> bool:
         """The last epoch's file is the finished one."""
-        every, epoch = self.config.saving.save_every_n_epochs, self.epoch(step)
-        return bool(every) and self.ends_epoch(step) and epoch % (every or 1) == 0 and epoch < self.total_epochs
+        every, epoch = self.epochs_between_saves, self.epoch(step)
+        return bool(every) and self.ends_epoch(step) and epoch % every == 0 and epoch < self.total_epochs
+
+    def keeps_state(self, step: int) -> bool:
+        """True where the state of `step` is to be kept, with the LoRA that is saved then."""
+        return self.config.saving.save_state and bool(self.lora_names(step))
+
+    def kept_states(self, step: int) -> frozenset[int]:
+        """Return the steps whose states stay, besides the newest, when `step` steps are done."""
+        saving = self.config.saving
+        if not saving.save_state:
+            return frozenset()
+        kept: set[int] = set()
+        if every := saving.save_every_n_steps:
+            limit = saving.save_last_n_steps_state or saving.save_last_n_steps or step
+            newest = step // every * every
+            kept |= set(range(max(0, (newest - limit - 1) // every * every) + every, newest + 1, every))
+        if between := self.epochs_between_saves:
+            newest = min(step // self.steps_per_epoch, self.total_epochs - 1) // between * between
+            count = saving.save_last_n_epochs_state or saving.save_last_n_epochs or newest
+            first = max(0, newest - between * count)
+            kept |= {epoch * self.steps_per_epoch for epoch in range(first + between, newest + 1, between)}
+        return frozenset(kept)
 
     def expired_names(self, step: int) -> tuple[str, ...]:
         """Return the earlier files to remove once those of `step` are written.
@@ -68,7 +97,7 @@ class Timetable:
         if every and saving.save_last_n_steps and step % every == 0:
             last = (step - saving.save_last_n_steps - 1) // every * every
             names += [step_name(saving.output_name, last)] if last > 0 else []
-        every = saving.save_every_n_epochs
+        every = self.epochs_between_saves
         if every and saving.save_last_n_epochs and self._saves_epoch(step):
             last = self.epoch(step) - every * saving.save_last_n_epochs
             names += [epoch_name(saving.output_name, last)] if last > 0 else []
@@ -96,6 +125,11 @@ def step_name(output_name: str, step: int) -> str:
 def epoch_name(output_name: str, epoch: int) -> str:
     """Return kohya's file name for a LoRA saved after `epoch`."""
     return f"{output_name}-{epoch:06d}{LORA_SUFFIX}"
+
+
+def average_name(name: str) -> str:
+    """Return what the average of the LoRA is called that is saved under a name."""
+    return f"{name.removesuffix(LORA_SUFFIX)}-ema{LORA_SUFFIX}"
 
 
 def final_name(output_name: str) -> str:

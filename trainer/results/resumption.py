@@ -10,9 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from trainer import schedules
 from trainer.adapters.adapter import matrix
-from trainer.config import TrainingConfig, config_from_layers, known_settings, rates, to_flat
+from trainer.config import TrainingConfig, config_from_layers, known_settings, rates, schedule_of, to_flat
 from trainer.config.datasets import KEY as DATASETS
 from trainer.config.datasets import differences
 from trainer.ground.errors import ConfigError, StateError
@@ -256,24 +255,15 @@ def _rates(earlier: Earlier, config: TrainingConfig, timetable: Timetable, parts
     for part, rate in _rates_at(config, parts, earlier.step, timetable.total_steps).items():
         if part in old and old[part] != rate:
             text = f"The rate of {part} at step {earlier.step + 1} is {rate:.4g} instead of {old[part]:.4g}"
-            yield Change("schedule", f"{text} ({config.optimizer.lr_scheduler} over {timetable.total_steps} steps).")
+            yield Change(
+                "schedule",
+                f"{text} ({schedule_of(config, timetable.total_steps).title} over {timetable.total_steps} steps).",
+            )
 
 
 def _rates_at(config: TrainingConfig, parts: Sequence[Part], step: int, total_steps: int) -> dict[str, float]:
-    settings = config.optimizer
-    return {
-        part: rate
-        * schedules.multiplier(
-            step,
-            name=settings.lr_scheduler,
-            total_steps=total_steps,
-            warmup_steps=schedules.warmup_steps(settings.lr_warmup_steps, total_steps),
-            num_cycles=settings.lr_scheduler_num_cycles,
-            power=settings.lr_scheduler_power,
-            learning_rate=rate,
-        )
-        for part, rate in rates(config, parts).items()
-    }
+    schedule = schedule_of(config, total_steps)
+    return {part: schedule.rates(rate, [step])[0] for part, rate in rates(config, parts).items()}
 
 
 def _pictures(earlier: Earlier, report: DatasetReport) -> Iterator[Change]:

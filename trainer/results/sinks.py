@@ -43,6 +43,8 @@ class TensorBoard:
                 self._add("loss/average", event.average_loss, event.step)
                 for component, rate in event.lr.items():
                     self._add(f"lr/{component}", rate, event.step)
+                for component, rate in event.acting_lr.items():
+                    self._add(f"lr/d*lr/{component}", rate, event.step)
                 if event.step_size is not None:
                     self._add("lr/d", event.step_size, event.step)
             case events.EpochDone():

@@ -136,7 +136,8 @@ def _stage(snapshot: RunSnapshot, event: events.Stage) -> dict[str, Any]:
 
 def _step_done(snapshot: RunSnapshot, event: StepDone) -> dict[str, Any]:
     before = snapshot.seconds_per_step
-    rate = next(iter(event.lr.values()), 0.0)
+    acting = dict(event.acting_lr or event.lr)
+    rate = next(iter(acting.values()), 0.0)
     fields: dict[str, Any] = {
         "status": "training" if snapshot.status != "stopping" else "stopping",
         "phase": "training",
@@ -146,7 +147,7 @@ def _step_done(snapshot: RunSnapshot, event: StepDone) -> dict[str, Any]:
         "epoch": event.epoch,
         "loss": event.loss,
         "average_loss": event.average_loss,
-        "lr": dict(event.lr),
+        "lr": acting,
         "step_size": event.step_size,
         "memory": event.memory,
         "seconds_per_step": before + _SMOOTHING * (event.seconds - before) if before else event.seconds,

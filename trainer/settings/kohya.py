@@ -324,10 +324,10 @@ def _translate_optimizer(given: dict[str, object], imported: Imported, optimizer
     if name != "Adafactor" or not isinstance(arguments, list | tuple):
         return
     given["optimizer_args"] = _with_arguments(arguments, {key: pair[0] for key, pair in _ADAFACTOR_DEFAULTS.items()})
-    if str(given.get("lr_scheduler")).startswith("adafactor"):
+    if str(given.get("lr_scheduler")).startswith("adafactor:"):
         why = "Adafactor finds the rate itself"
-        imported.said.append(Said("lr_scheduler", given["lr_scheduler"], {"lr_scheduler": "constant"}, why))
-        given["lr_scheduler"] = "constant"  # what the schedule of that name does to a rate that Adafactor finds itself
+        imported.said.append(Said("lr_scheduler", given["lr_scheduler"], {"lr_scheduler": "adafactor"}, why))
+        given["lr_scheduler"] = "adafactor"
 
 
 def _with_arguments(arguments: Iterable[object], added: Mapping[str, str]) -> list[object]:
@@ -438,7 +438,7 @@ def _adapt(exported: dict[str, object], flat: Mapping[str, object], prompts_file
         exported["mixed_precision"] = "fp16"
     if flat["max_token_length"] == 75:  # sd-scripts calls this length None
         del exported["max_token_length"]
-    if flat["lr_scheduler"] == "constant":
+    if flat["lr_scheduler"] == "constant" or flat["lr_scheduler_type"]:
         exported["lr_warmup_steps"] = 0  # sd-scripts refuses a warm-up there; we don't use it
     if flat["optimizer_type"] == "Adafactor":
         ours = {key: pair[1] for key, pair in _ADAFACTOR_DEFAULTS.items()}

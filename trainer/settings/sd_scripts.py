@@ -61,25 +61,17 @@ _NUMBERED = "say it in the folder's name, such as 10_sks dog, or write the folde
 
 _TRAINER: Mapping[str, Argument] = {
     "dataset_class": _changing(),
-    "ema_decay": _changing(),
     "enable_ema": _changing(),
     "face_crop_aug_range": _changing(instead="cut the faces out beforehand", entry=None),
     "fp16_master_weights_and_gradients": _changing(),
     "in_json": _changing(instead=_FOLDERS),
     "initial_epoch": _changing(1),
     "initial_step": _changing(),
-    "lr_decay_steps": _changing(),
-    "lr_scheduler_args": _changing(),
-    "lr_scheduler_min_lr_ratio": _changing(),
-    "lr_scheduler_timescale": _changing(),
-    "lr_scheduler_type": _changing(),
     "resume": _changing(instead="resume a run of this program with --resume"),
     "resume_from_huggingface": _changing(),
     "save_model_as": _changing("safetensors", instead="LoRAs are always written as .safetensors"),
-    "save_n_epoch_ratio": _changing(instead="say how often with save_every_n_epochs"),
     "skip_until_initial_step": _changing(),
     "train_inpainting": _changing(),
-    "use_ema": _changing(),
     "validation_split": _changing(entry=0.0),
     **_harmless(
         "async_upload blocks_to_swap cache_info config_file console_log_file console_log_level console_log_simple "
@@ -90,7 +82,7 @@ _TRAINER: Mapping[str, Argument] = {
         "mem_eff_attn mem_eff_save metadata_is_negative_embedding metadata_merged_from metadata_preprocessor "
         "metadata_thumbnail metadata_trigger_phrase metadata_usage_hint offload_optimizer_device "
         "offload_optimizer_nvme_path offload_param_device offload_param_nvme_path output_config "
-        "persistent_data_loader_workers save_last_n_epochs_state save_last_n_steps_state save_state "
+        "persistent_data_loader_workers "
         "save_state_on_train_end save_state_to_huggingface sdpa skip_cache_check split_attn tokenizer_cache_dir "
         "validate_every_n_epochs validate_every_n_steps validation_seed wandb_api_key wandb_run_name xformers "
         "zero3_init_flag zero3_save_16bit_model zero_stage",

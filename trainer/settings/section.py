@@ -130,9 +130,10 @@ class Declaration:
     """What a setting declares beyond its type, bounds and default.
 
     `resume`, `metadata` and `sd_scripts`: see `Resume`, `Entry` and `There`. `choices`: the values allowed where a
-    registry, not the type, lists them. `zero_is_off`: 0 is read as None and None is written as 0. `parse`: brings
-    accepted spellings into the stored form; raises ValueError with the rule. `rule`: the words for "it must be ..."
-    where type and bounds do not say it all. `within`: see `Within`.
+    registry, not the type, lists them; with `open_choices` whatever `parse` lets through as well. `zero_is_off`: 0 is
+    read as None and None is written as 0. `parse`: brings accepted spellings into the stored form; raises ValueError
+    with the rule. `rule`: the words for "it must be ..." where type and bounds do not say it all. `within`: see
+    `Within`.
     """
 
     show: Show
@@ -144,6 +145,7 @@ class Declaration:
     parse: Callable[[Any], Any] | None = None
     rule: str = ""
     within: Within = ""
+    open_choices: bool = False
 
 
 def setting(
@@ -158,12 +160,15 @@ def setting(
     parse: Callable[[Any], Any] | None = None,
     rule: str = "",
     within: Within = "",
+    open_choices: bool = False,
     **bounds: Any,
 ) -> Any:
     """Declare one setting. `bounds` are pydantic's: ge, gt, le, lt, multiple_of, min_length, max_length."""
     if resume not in get_args(Resume):
         raise TypeError(f"resume={resume!r} is none of {', '.join(get_args(Resume))}")
-    declaration = Declaration(show, resume, metadata, sd_scripts, choices, zero_is_off, parse, rule, within)
+    declaration = Declaration(
+        show, resume, metadata, sd_scripts, choices, zero_is_off, parse, rule, within, open_choices
+    )
     return Field(default, json_schema_extra={"declaration": declaration}, **bounds)  # type: ignore[dict-item]
 
 
@@ -212,6 +217,6 @@ def prepared(value: object, declaration: Declaration) -> object:
         value = tuple(normalised(each) if isinstance(each, str) else each for each in value)
     if declaration.parse is not None and value is not None:
         value = declaration.parse(value)
-    if declaration.choices and value not in declaration.choices:
+    if declaration.choices and value not in declaration.choices and not declaration.open_choices:
         raise ValueError("")
     return value

@@ -34,9 +34,10 @@ class Bounds:
 class Setting:
     """One setting as declared. `help` is one paragraph, `tooltip` what more there is to say, `link` where it is told.
 
-    `accepts_list` marks a number that may also be a list of numbers; `accepts_share` one that is a whole number or a
-    fraction. `rule` is the declared wording of what values are allowed, "" where type and bounds say it all. `within`
-    says how far down it may be said otherwise, in a dataset or a subset.
+    `open_choices`: other values than `choices` may do as well. `accepts_list` marks a number that may also be a list of
+    numbers; `accepts_share` one that is a whole number or a fraction. `rule` is the declared wording of what values are
+    allowed, "" where type and bounds say it all. `within` says how far down it may be said otherwise, in a dataset or a
+    subset.
     """
 
     key: str
@@ -45,6 +46,7 @@ class Setting:
     optional: bool
     accepts_list: bool
     choices: tuple[object, ...]
+    open_choices: bool
     bounds: Bounds
     default: object
     zero_is_off: bool
@@ -116,6 +118,7 @@ def _setting(name: str, section: type[Section], key: str, field: FieldInfo) -> S
         optional=type(None) in members,
         accepts_list=len(members) > 1 and any(get_origin(member) is tuple for member in members),
         choices=choices,
+        open_choices=declaration.open_choices,
         bounds=_bounds(field),
         default=None if field.is_required() else field.default,
         zero_is_off=declaration.zero_is_off,

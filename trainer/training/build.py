@@ -14,16 +14,16 @@ from pathlib import Path
 
 import torch
 
-from trainer import families, memory, schedules
+from trainer import families, memory
 from trainer.adapters import Adapter, merging
-from trainer.config import TrainingConfig, datasets_of, resolution_size
+from trainer.config import TrainingConfig, datasets_of, resolution_size, schedule_of
 from trainer.families import Recognition
 from trainer.families.bundle import Bundle
 from trainer.gate import Gate
 from trainer.ground.commands import Inbox
 from trainer.ground.control import Control, Progress
 from trainer.ground.events import Emit, Warned
-from trainer.optimizers import OPTIMIZERS
+from trainer.optimizers import kind_of
 from trainer.pictures.captions import prepared
 from trainer.pictures.latent_cache import LatentCache
 from trainer.pictures.loader import Batch, make_loader
@@ -39,6 +39,7 @@ from trainer.training.states import Position, State
 from trainer.training.text_cache import TextCache
 from trainer.training.text_states import TextStates
 from trainer.training.training import Training
+from trainer.training.weights import Average
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,22 @@ class Models:
 
     bundle: Bundle
     precision: Precision
+
+
+def try_out(plan: Plan) -> None:
+    """See that optimizer and schedule can be built, on a matrix for each rate, before anything is read or written.
+
+    Raises:
+        ConfigError: arguments that only the packages can judge are none that they take.
+        RunError: the package is not there.
+    """
+    config = plan.config
+    groups = [
+        {"params": [torch.nn.Parameter(torch.zeros(4, 4))], "lr": rate, "name": name}
+        for name, rate in plan.rates.items()
+    ]
+    optimizer = kind_of(config.optimizer.optimizer_type).build(groups, config.optimizer.optimizer_args)
+    make_schedule(config, optimizer, plan.timetable.total_steps)
 
 
 def load_models(config: TrainingConfig, progress: Progress, recognition: Recognition | None = None) -> Models:
@@ -106,6 +123,8 @@ def build(
         environment=environment(accelerator.device) | attention_kernel(config, bundle, state),
         contents=contents.of_models(config),
     )
+    if config.saving.use_ema:
+        training.average = Average(training.optimized, config.saving.ema_decay)
     if state is not None:
         for change in changes(state.position, training.environment):
             tell(Warned(message=change))
@@ -165,7 +184,7 @@ def make_optimizer(
     config: TrainingConfig, adapter: Adapter, learning_rates: Mapping[str, float]
 ) -> torch.optim.Optimizer:
     """Return the optimizer with one group for each trained component."""
-    kind = OPTIMIZERS[config.optimizer.optimizer_type]
+    kind = kind_of(config.optimizer.optimizer_type)
     # A compiler joins operations by itself, and better with the matrices where their layers are.
     if kind.elementwise and not config.training.torch_compile:
         adapter.stack()
@@ -180,17 +199,9 @@ def make_schedule(
     config: TrainingConfig, optimizer: torch.optim.Optimizer, total_steps: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
     """Return the learning-rate schedule over the whole run."""
-    settings = config.optimizer
     # A step whose gradient is not finite leaves the optimizer alone, and the schedule goes on: no mistake of ours.
     warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler\.step\(\)` before", UserWarning)
-    return schedules.build(
-        optimizer,
-        name=settings.lr_scheduler,
-        total_steps=total_steps,
-        warmup=settings.lr_warmup_steps,
-        num_cycles=settings.lr_scheduler_num_cycles,
-        power=settings.lr_scheduler_power,
-    )
+    return schedule_of(config, total_steps).build(optimizer)
 
 
 def fill_cache(training: Training) -> LatentCache | None:

@@ -13,7 +13,7 @@ from trainer.ground import events
 from trainer.ground.commands import Command
 from trainer.ground.errors import Stopped
 from trainer.memory import free_memory
-from trainer.planning.timetable import final_name
+from trainer.planning.timetable import average_name, final_name
 from trainer.preview.prompts import SampleRequest, picture_name, settle
 from trainer.preview.sampling import sample, save_picture
 from trainer.training import failures, ranks
@@ -65,10 +65,11 @@ class Hooks:
             keeper.save_lora(name)
         for name in timetable.expired_names(step):
             if keeper.writes:
-                (training.folder.output_dir / name).unlink(missing_ok=True)
+                for each in (name, average_name(name)):
+                    (training.folder.output_dir / each).unlink(missing_ok=True)
         if timetable.sample_due(step):
             self._sample()
-        if epoch_ended or keeper.minutes >= training.config.saving.save_state_minutes:
+        if epoch_ended or timetable.keeps_state(step) or keeper.minutes >= training.config.saving.save_state_minutes:
             keeper.begin_state()
 
     def obey(self) -> None:
@@ -149,7 +150,8 @@ class Hooks:
         epoch = training.epoch if training.timetable.samples_epoch(step) else None
         path = training.folder.samples / picture_name(name, request, step=step, epoch=epoch, moment=datetime.now())
         with only_watching(f"Sample picture {request.index + 1} after step {step}", training.tell):
-            self._draw(request, path)
+            with training.shown():
+                self._draw(request, path)
             ready = events.SampleReady(
                 path=str(path), step=step, epoch=training.epoch, index=request.index, prompt=request.prompt
             )

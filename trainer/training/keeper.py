@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import torch
 
@@ -13,7 +14,7 @@ from trainer.ground import events
 from trainer.ground.control import wait
 from trainer.ground.errors import RunError, TrainerError
 from trainer.memory import free_memory
-from trainer.planning.timetable import step_name
+from trainer.planning.timetable import average_name, step_name
 from trainer.results import export, metadata
 from trainer.training import ranks
 from trainer.training.state_writer import StateWriter, Written
@@ -25,7 +26,7 @@ class Keeper:
 
     def __init__(self, training: Training) -> None:
         self._training = training
-        self._states = StateWriter(training.folder.state)
+        self._states = StateWriter(training.folder.state, training.timetable.kept_states)
         self.writes = training.accelerator.is_main_process
         self._begun = time.monotonic()
         self._saved = self._moment if training.resumed else None
@@ -124,13 +125,21 @@ class Keeper:
             training.tell(events.Warned(message=f"{name} is not written: no step has changed a weight yet."))
             return ""
         if self.writes:
-            entries = metadata.build(training.facts, step=training.step, epoch=training.epoch, finished=time.time())
-            precision_name = training.config.saving.save_precision
-            size = export.save(path, training.adapter.tensors(), entries, precision_name)
-            training.tell(
-                events.Saved(kind="lora", path=str(path), step=training.step, epoch=training.epoch, bytes=size)
-            )
+            with training.used():
+                self._write_lora(path)
+            if training.average is not None:
+                with training.averaged():
+                    self._write_lora(path.with_name(average_name(name)), {"ss_ema_decay": str(training.average.decay)})
         return str(path)
+
+    def _write_lora(self, path: Path, more: Mapping[str, str] | None = None) -> None:
+        """Write the LoRA with the weights that the parameters hold."""
+        training = self._training
+        entries = metadata.build(training.facts, step=training.step, epoch=training.epoch, finished=time.time())
+        size = export.save(
+            path, training.adapter.tensors(), {**entries, **(more or {})}, training.config.saving.save_precision
+        )
+        training.tell(events.Saved(kind="lora", path=str(path), step=training.step, epoch=training.epoch, bytes=size))
 
     def save_now(self) -> None:
         """Write the LoRA and the state as they are now."""

@@ -93,4 +93,5 @@ def update(training: Training, grad_norm: Tensor) -> None:
     training.step_optimizer(torch.isfinite(grad_norm))
     training.optimizer.zero_grad(set_to_none=True)
     training.limit_norms()
+    training.take_average()
     training.advance_schedule()

@@ -11,7 +11,7 @@ rank round alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -80,9 +80,12 @@ def _signed(number: int) -> int:
     return (number & 0xFFFFFFFF ^ 0x80000000) - 0x80000000
 
 
-def widen(states: Iterable[dict[str, object]]) -> None:
-    """Turn what an optimizer keeps in bfloat16 into float32: states saved before it kept its means so."""
+def widen(states: Iterable[dict[str, object]], own: Container[str] = ()) -> None:
+    """Turn what an optimizer keeps in bfloat16 into float32: states saved before it kept its means so.
+
+    `own` are the names of what it keeps in bfloat16 of its own accord.
+    """
     for state in states:
         for name, value in state.items():
-            if isinstance(value, Tensor) and value.dtype == torch.bfloat16:
+            if name not in own and isinstance(value, Tensor) and value.dtype == torch.bfloat16:
                 state[name] = value.float()

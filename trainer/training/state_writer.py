@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +26,9 @@ class Written:
 class StateWriter:
     """Writes one state after another into `folder`, each whole or not at all."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, kept: Callable[[int], Container[int]] = lambda step: ()) -> None:
+        """`kept` tells which steps' states stay, besides the newest, once that of a step is written."""
+        self._folder, self._kept = folder, kept
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="state")
         self._under_way: Future[Written] | None = None
 
@@ -46,7 +47,9 @@ class StateWriter:
         Raises:
             RunError: see `checkpoints.save_state`.
         """
-        return Written(states.save_state(self._folder, state), state.position.step, epoch)
+        return Written(
+            states.save_state(self._folder, state, self._kept(state.position.step)), state.position.step, epoch
+        )
 
     def take(self, *, wait: bool) -> Written | None:
         """Return the state that was begun, once it is written; with `wait` it is waited for.

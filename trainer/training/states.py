@@ -15,7 +15,7 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,8 +77,10 @@ class State:
     trained: dict[str, Any]
 
 
-def save_state(folder: Path, state: State) -> Path:
-    """Write a state into `folder`, remove all but the newest `KEPT`, and return the new state's folder.
+def save_state(folder: Path, state: State, keep: Container[int] = ()) -> Path:
+    """Write a state into `folder`, remove all but the newest `KEPT` and those of the steps in `keep`.
+
+    Returns the new state's folder.
 
     Raises:
         RunError: the disk is full or the folder cannot be written; earlier states stay as they are.
@@ -102,8 +104,10 @@ def save_state(folder: Path, state: State) -> Path:
             f"The resume state could not be written to {str(target)!r} ({reason}).",
             "Free disk space or restore the folder, then resume; the earlier state is untouched.",
         ) from error
-    for old in (replaced, *_complete(folder)[:-KEPT]):
-        shutil.rmtree(old, ignore_errors=True)
+    kept = {_name(state.position.step), *(path.name for path in _complete(folder)[-KEPT:])}
+    for old in (replaced, *_complete(folder)):
+        if old.name not in kept and not (old.name.startswith(_PREFIX) and _step_of(old) in keep):
+            shutil.rmtree(old, ignore_errors=True)
     return target
 
 
@@ -221,6 +225,11 @@ def _record(path: Path) -> dict[str, Any]:
 
 def _name(step: int) -> str:
     return f"{_PREFIX}{step:08d}"
+
+
+def _step_of(path: Path) -> int:
+    number = path.name.removeprefix(_PREFIX)
+    return int(number) if number.isdecimal() else -1
 
 
 def _complete(folder: Path) -> list[Path]:

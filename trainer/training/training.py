@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from itertools import groupby
@@ -27,7 +27,7 @@ from trainer.ground.commands import Command, Inbox
 from trainer.ground.control import Control
 from trainer.ground.events import Emit
 from trainer.ground.randomness import stream
-from trainer.optimizers import OPTIMIZERS, OptimizerKind
+from trainer.optimizers import OptimizerKind, kind_of
 from trainer.pictures.loader import Batch
 from trainer.planning.plan import Plan
 from trainer.planning.timetable import Timetable
@@ -42,9 +42,13 @@ from trainer.training.micro_batches import MicroBatchSize
 from trainer.training.states import Position, State
 from trainer.training.text_cache import TextCache
 from trainer.training.text_states import TextStates
+from trainer.training.weights import Average, Weights
 
 _SESSION_IDS = 2**32
 """sd-scripts draws ss_session_id from this range."""
+
+_AVERAGE = "ema"
+"""The name of the moving average among a parameter's states."""
 
 _MOMENTS = frozenset({"exp_avg", "exp_avg_sq", "state1", "state2"})
 """Names under which torch, pytorch-optimizer and bitsandbytes keep averages of a parameter's shape."""
@@ -85,6 +89,7 @@ class Training:
     text_cache: TextCache | None = None
     batches: Iterable[Batch] = ()
     rates_used: dict[str, float] = field(default_factory=dict)
+    rates_acting: dict[str, float] = field(default_factory=dict)
     current: Sequence[Batch] = ()
     micro_batch_size: MicroBatchSize | None = None
     one_size: bool = False
@@ -95,6 +100,7 @@ class Training:
     clock: float = field(default_factory=time.monotonic)
     ending: Command | None = None
     gate: Gate | None = None
+    average: Average | None = None
 
     @property
     def config(self) -> TrainingConfig:
@@ -119,7 +125,7 @@ class Training:
     @property
     def optimizer_kind(self) -> type[OptimizerKind]:
         """What kind the optimizer is of."""
-        return OPTIMIZERS[self.config.optimizer.optimizer_type]
+        return kind_of(self.config.optimizer.optimizer_type)
 
     @property
     def epoch(self) -> int:
@@ -241,12 +247,39 @@ class Training:
         for gradient, part in zip(gradients, flat.split([each.numel() for each in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
 
+    @cached_property
+    def weights(self) -> Weights:
+        """Which weights the parameters hold, in the optimizer's order."""
+        return Weights(self.optimized)
+
+    @property
+    def optimized(self) -> list[torch.nn.Parameter]:
+        """Everything that learns, in the order of the optimizer's groups."""
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Hold the weights that a file gets: the average of a schedule-free optimizer, else those being trained."""
+        with self.weights.trained(), self.weights.instead(self.optimizer_kind.evaluated(self.optimizer.optimizer)):
+            yield
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Hold the moving average, where there is one (`use_ema`)."""
+        with self.weights.trained(), self.weights.instead(self.average.values if self.average else None):
+            yield
+
+    def shown(self) -> AbstractContextManager[None]:
+        """Hold what sample pictures and validation are made with."""
+        return self.averaged() if self.average and self.config.saving.sample_ema else self.used()
+
     def advance_schedule(self) -> None:
         """Remember the rates that the step under way used, and set those of the next."""
-        self.rates_used = {
-            group["name"]: 0.0 if self._part_of[group["name"]] in self.held else float(group["lr"])
-            for group in self.optimizer.param_groups
-        }
+        held = {group["name"] for group in self.optimizer.param_groups if self._part_of[group["name"]] in self.held}
+        scheduled = {group["name"]: float(group["lr"]) for group in self.optimizer.param_groups}
+        self.rates_used = scheduled | dict.fromkeys(held, 0.0)
+        acting = self.optimizer_kind.rates(self.optimizer.optimizer)
+        self.rates_acting = {} if acting == scheduled else acting | dict.fromkeys(held, 0.0)
         self.schedule.step()
 
     def step_optimizer(self, finite: Tensor) -> None:
@@ -259,6 +292,11 @@ class Training:
             return
         with rounding.in_float32(self.parameters, seed=self.config.training.seed, step=self.step):
             self.optimizer_kind.step(self.optimizer.optimizer, finite)
+
+    def take_average(self) -> None:
+        """Take the new weights into the moving average, where there is one."""
+        if self.average is not None:
+            self.average.update(self.step)
 
     def count(self, loss: Tensor, grad_norm: Tensor, seconds: float) -> None:
         """Take note of one more step, to be told of when its numbers, scalars on the device, are known.
@@ -274,6 +312,7 @@ class Training:
             loss=math.nan,
             average_loss=math.nan,
             lr=dict(self.rates_used),
+            acting_lr=self.rates_acting,
             seconds=seconds,
             step_size=self.optimizer_kind.step_size(self.optimizer.optimizer),
             memory=memory_in_use(self.device),
@@ -284,6 +323,9 @@ class Training:
         """Move the models and the optimizer's state, in place: parameters keep their identity."""
         self.bundle.to(device)
         self.adapter.to(device)
+        self.weights.to(device)
+        if self.average is not None:
+            self.average.to(device)
         for state in self.optimizer.state.values():
             for name, value in state.items():
                 if isinstance(value, Tensor):
@@ -304,13 +346,37 @@ class Training:
             learned=self.metrics.learned,
             sampled=self.sampled,
         )
-        scaler = self.accelerator.scaler
-        trained = {
-            "optimizer": self.adapter.state_by_matrix(self.optimizer.state_dict()),
-            "schedule": self.schedule.state_dict(),
-            "scaler": scaler.state_dict() if scaler else None,
+        scaler, copy = self.accelerator.scaler, self.weights.replaced
+        with self.weights.trained():
+            trained = {
+                "optimizer": self.adapter.state_by_matrix(self._with_average(self.optimizer.state_dict())),
+                "schedule": self.schedule.state_dict(),
+                "scaler": scaler.state_dict() if scaler else None,
+            }
+            adapter = {name: tensor.to("cpu", copy=copy) for name, tensor in self.adapter.state().items()}
+        return State(position, adapter, trained)
+
+    def _with_average(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """Return an optimizer's state_dict with the average in it, as one more state of each parameter."""
+        if self.average is None:
+            return saved
+        state = {
+            index: {**saved["state"].get(index, {}), _AVERAGE: each} for index, each in enumerate(self.average.values)
         }
-        return State(position, {name: tensor.cpu() for name, tensor in self.adapter.state().items()}, trained)
+        return {**saved, "state": {**saved["state"], **state}}
+
+    def _take_average(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """Return an optimizer's state_dict without the average, which is taken over where it is wanted."""
+        found = {index: each[_AVERAGE] for index, each in saved["state"].items() if _AVERAGE in each}
+        if self.average is not None and found:
+            self.average.restore([found[index] for index in range(len(self.average.values))])
+        elif self.average is not None:
+            self.average.restore([parameter.detach().float() for parameter in self.optimized])
+        bare = {
+            index: {name: value for name, value in each.items() if name != _AVERAGE}
+            for index, each in saved["state"].items()
+        }
+        return {**saved, "state": {index: each for index, each in bare.items() if each}}
 
     def restore(self, state: State) -> None:
         """Continue from a state. The reverse of `state`.
@@ -321,9 +387,11 @@ class Training:
         self.adapter.restore(state.adapter)
         fresh = [dict(group) for group in self.optimizer.param_groups]
         try:
-            self.optimizer.load_state_dict(self.adapter.state_by_parameter(state.trained["optimizer"]))
+            self.optimizer.load_state_dict(
+                self._take_average(self.adapter.state_by_parameter(state.trained["optimizer"]))
+            )
             self.schedule.load_state_dict(state.trained["schedule"])
-            rounding.widen(self.optimizer.state.values())
+            rounding.widen(self.optimizer.state.values(), self.optimizer_kind.kept_in_bfloat16)
             _check_moments(self.optimizer.state)
         except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
             raise states.unfit(error) from error
@@ -343,7 +411,7 @@ class Training:
         """Let the settings hold where the state brought others along; where they are the same, so is every bit."""
         settings, schedule = self.config.optimizer, self.schedule
         same = list(settings.optimizer_args) == before.get("optimizer_args")
-        names = () if same else tuple(OPTIMIZERS[settings.optimizer_type].options(settings.optimizer_args))
+        names = () if same else tuple(self.optimizer_kind.options(settings.optimizer_args))
         schedule.base_lrs = [group["initial_lr"] for group in fresh]
         for group, new, factor in zip(self.optimizer.param_groups, fresh, schedule.lr_lambdas, strict=True):
             group.update({name: new[name] for name in (*names, "initial_lr") if name in new})

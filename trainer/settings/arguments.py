@@ -1,7 +1,7 @@
-"""The arguments that an optimizer takes through `optimizer_args`: what each may be, said once, without torch.
+"""The arguments that an optimizer or a schedule takes as a list of texts: what each may be, said once, without torch.
 
-`optimizer_args` is a list of `name=value` texts. A value is a Python literal, as in sd-scripts: `weight_decay=0.1`,
-`betas=0.9,0.99`, `betas=(0.9, 0.99)`, `decouple=True`.
+`optimizer_args` and `lr_scheduler_args` are lists of `name=value` texts. A value is a Python literal, as in sd-scripts:
+`weight_decay=0.1`, `betas=0.9,0.99`, `betas=(0.9, 0.99)`, `decouple=True`, `decay_type='linear'`; words need no quotes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 
 _COUNTED = {2: "two", 3: "three"}
@@ -96,22 +96,67 @@ class Numbers(ArgumentSpec):
         )
 
 
-def parse(
-    owner: str, specs: Mapping[str, ArgumentSpec], optimizer_args: Sequence[str]
-) -> tuple[dict[str, object], list[str]]:
-    """Read `name=value` texts against the arguments that an optimizer takes.
+@dataclass(frozen=True, slots=True)
+class Steps(ArgumentSpec):
+    """Whole numbers in order, as many as one likes."""
+
+    def rule(self) -> str:
+        return "whole numbers from 0 on, such as 100,200"
+
+    def accepts(self, value: object) -> bool:
+        numbers = (value,) if isinstance(value, int) else value
+        return isinstance(numbers, tuple | list) and all(
+            isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in numbers
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Word(ArgumentSpec):
+    """One of several words."""
+
+    words: tuple[str, ...]
+
+    def rule(self) -> str:
+        return f"one of {', '.join(self.words)}"
+
+    def accepts(self, value: object) -> bool:
+        return value in self.words
+
+
+@dataclass(frozen=True, slots=True)
+class Text(ArgumentSpec):
+    """A text in a form of its own: `form` says which, `reads` raises ValueError for another."""
+
+    form: str
+    reads: Callable[[str], object]
+
+    def rule(self) -> str:
+        return self.form
+
+    def accepts(self, value: object) -> bool:
+        if not isinstance(value, str):
+            return False
+        try:
+            self.reads(value)
+        except ValueError:
+            return False
+        return True
+
+
+def parse(owner: str, specs: Mapping[str, ArgumentSpec], texts: Sequence[str]) -> tuple[dict[str, object], list[str]]:
+    """Read `name=value` texts against the arguments that an optimizer or a schedule takes.
 
     Args:
-        owner: the optimizer's name, for the messages.
+        owner: its name, for the messages.
         specs: what it takes, by name.
-        optimizer_args: the texts as the user wrote them.
+        texts: as the user wrote them.
 
     Returns:
         The values of the texts that are right, by name, and a message for each one that is not.
     """
     values: dict[str, object] = {}
     problems: list[str] = []
-    for text in optimizer_args:
+    for text in texts:
         name, value, problem = _read(owner, specs, text)
         if not problem and name in values:
             problem = f"{name} is given twice; leave one out"
@@ -131,7 +176,7 @@ def _read(owner: str, specs: Mapping[str, ArgumentSpec], text: str) -> tuple[str
     if spec is None:
         near = difflib.get_close_matches(name, specs, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        return name, None, f"{owner} has no argument {name!r}; {hint}it takes {', '.join(specs)}"
+        return name, None, f"{owner} has no argument {name!r}; {hint}it takes {', '.join(specs) or 'none'}"
     try:
         value = ast.literal_eval(literal)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
@@ -142,4 +187,4 @@ def _read(owner: str, specs: Mapping[str, ArgumentSpec], text: str) -> tuple[str
 
 
 def _example(specs: Mapping[str, ArgumentSpec]) -> str:
-    return "weight_decay=0.01" if "weight_decay" in specs else f"{next(iter(specs))}=..."
+    return "weight_decay=0.01" if "weight_decay" in specs else f"{next(iter(specs), 'name')}=..."

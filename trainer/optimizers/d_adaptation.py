@@ -1,0 +1,116 @@
+"""D-Adaptation (Defazio & Mishchenko 2023, arXiv 2301.07733) for methods other than Adam.
+
+pytorch-optimizer's steps where they are those of dadaptation 3.2 (the tests compare whole trajectories), which is for
+AdaGrad, Lion and SGD; its Adan squares the gradient's square once more, so there the original is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from trainer.ground.errors import RunError
+from trainer.optimizers.adaptive import D0, GROWTH_RATE, POSITIVE_EPS, FindsOneRate, require_one_rate, resting
+from trainer.optimizers.base import Group
+from trainer.optimizers.exact import restore_exactly
+from trainer.optimizers.lion import LION_BETAS
+from trainer.settings.arguments import Flag, Number, Numbers
+
+if TYPE_CHECKING:
+    import torch
+
+COUPLED_DECAY = Number(0.0, "Share of each weight that is added to its gradient.", at_least=0)
+DECAY = Number(0.0, "Share of each weight, times the step size, taken off at each step.", at_least=0)
+MOMENTUM = Number(0.0, "Share of the last place that is kept.", at_least=0, below=1)
+
+
+class DAdaptAdaGrad(FindsOneRate):
+    """AdaGrad with D-Adaptation."""
+
+    name = "DAdaptAdaGrad"
+    help = "Finds its own learning rate, more slowly than DAdaptAdam. Set learning_rate to 1."
+    arguments = {
+        "momentum": MOMENTUM,
+        "eps": Number(1e-6, POSITIVE_EPS.help, above=0),
+        "weight_decay": COUPLED_DECAY,
+        "d0": D0,
+        "growth_rate": GROWTH_RATE,
+    }
+
+    @classmethod
+    def build(cls, groups: Sequence[Group], optimizer_args: Sequence[str] = ()) -> torch.optim.Optimizer:
+        options = cls.options(optimizer_args)
+        require_one_rate(cls.name, groups)
+        from pytorch_optimizer import DAdaptAdaGrad as Steps
+
+        return restore_exactly(Steps(list(groups), **options))
+
+
+class DAdaptLion(FindsOneRate):
+    """Lion with D-Adaptation."""
+
+    name = "DAdaptLion"
+    help = "Lion that finds its own learning rate. Set learning_rate to 1."
+    arguments = {"betas": LION_BETAS, "weight_decay": DECAY, "d0": D0}
+
+    @classmethod
+    def build(cls, groups: Sequence[Group], optimizer_args: Sequence[str] = ()) -> torch.optim.Optimizer:
+        options = cls.options(optimizer_args)
+        require_one_rate(cls.name, groups)
+        from pytorch_optimizer import DAdaptLion as Steps
+
+        return restore_exactly(Steps(list(groups), weight_decouple=True, **options))
+
+
+class DAdaptSGD(FindsOneRate):
+    """SGD with D-Adaptation. A step at learning rate 0, at which the original fails, changes nothing."""
+
+    name = "DAdaptSGD"
+    help = "SGD that finds its own learning rate, sometimes far too high a one. Set learning_rate to 1."
+    arguments = {"momentum": MOMENTUM, "weight_decay": COUPLED_DECAY, "d0": D0, "growth_rate": GROWTH_RATE}
+
+    @classmethod
+    def build(cls, groups: Sequence[Group], optimizer_args: Sequence[str] = ()) -> torch.optim.Optimizer:
+        options = cls.options(optimizer_args)
+        require_one_rate(cls.name, groups)
+        from pytorch_optimizer import DAdaptSGD as Steps
+
+        class DAdaptSGD(Steps):
+            __module__ = Steps.__module__  # the saved file names the optimizer by its module
+
+            def step(self, closure: Callable[[], Any] | None = None) -> Any:
+                return None if resting(self) else super().step(closure)
+
+        return restore_exactly(DAdaptSGD(list(groups), **options))
+
+
+class DAdaptAdan(FindsOneRate):
+    """Adan (Xie et al. 2022, arXiv 2208.06677) with D-Adaptation: the original, of dadaptation."""
+
+    name = "DAdaptAdan"
+    help = "Adan that finds its own learning rate. Set learning_rate to 1."
+    arguments = {
+        "betas": Numbers(
+            (0.98, 0.92, 0.99),
+            "Decay of the means of the gradient, of its change, and of the square of both.",
+            each=Number(0.9, "", at_least=0, below=1),
+        ),
+        "eps": POSITIVE_EPS,
+        "weight_decay": Number(0.02, DECAY.help, at_least=0),
+        "no_prox": Flag(False, "Take weight decay off before the step, as AdamW does."),
+        "d0": D0,
+        "growth_rate": GROWTH_RATE,
+    }
+
+    @classmethod
+    def build(cls, groups: Sequence[Group], optimizer_args: Sequence[str] = ()) -> torch.optim.Optimizer:
+        options = cls.options(optimizer_args)
+        require_one_rate(cls.name, groups)
+        try:
+            from dadaptation import DAdaptAdan as Steps
+        except ImportError as error:
+            raise RunError(
+                f"optimizer_type = {cls.name} needs the package dadaptation, which cannot be imported: {error}.",
+                remedy="Install dadaptation, or choose DAdaptAdam.",
+            ) from error
+        return restore_exactly(Steps(list(groups), **options))
