@@ -261,6 +261,29 @@ def test_every_weight_of_the_published_models_is_mapped(guided: bool, layout: st
     assert family.marks(header)[DENOISER] == {key: config[key] for key in family.marks(header)[DENOISER]}
 
 
+def test_every_weight_of_a_folder_and_of_files_is_looked_for(tmp_path: Path) -> None:
+    """What a header lacks is named before anything is read."""
+    family, made = FAMILIES["flux"], tiny.modules()
+    configs = {**family.configs, **tiny.described(), T5: tiny.T5_SIZES}
+    for component, shapes in family.shapes(configs).items():
+        state = {name: tuple(value.shape) for name, value in made[component].state_dict().items()}
+        tables = {"shared.weight", TABLE} if component == T5 else set()
+        assert dict(shapes) == {name: shape for name, shape in state.items() if name not in tables}
+    given = tiny.write_files(tmp_path)
+    for component, key in (
+        (DENOISER, "pretrained_model_name_or_path"),
+        (T5, "t5xxl"),
+        ("vae", "vae"),
+        (CLIP, "clip_l"),
+    ):
+        tensors = tiny.parts()[component]
+        lost = next(name for name in reversed(tensors) if "norm" in name)
+        torn = {name: value for name, value in tensors.items() if name != lost}
+        path = tiny.write(tmp_path / "torn.safetensors", torn, {component: tiny.described().get(component, {})})
+        with pytest.raises(ModelError, match=lost.replace(".", r"\.")):
+            recognise_chosen(load_config(overrides={**given, key: str(path)}))
+
+
 def test_all_forms_are_one_model(forms: dict[str, dict[str, str]]) -> None:
     seen = {name: recognise_chosen(load_config(overrides=given)) for name, given in forms.items()}
     assert {each.family for each in seen.values()} == {"flux"}

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.families.family import FOLDER, ComponentConfigs, Family, FileNames, Recognition
 from trainer.families.flux import recognition as told
+from trainer.families.flux import weights
 from trainer.families.flux.facts import CLIP, CONFIGS, DENOISER, LATENTS, T5, TOKEN
 from trainer.families.flux.targets import CLIP_PREFIX, PREFIX, T5_PREFIX, adapter_targets
-from trainer.families.flux.weight_names import diffusers_names, original_name
 from trainer.families.reading.folders import Shapes
 from trainer.families.reading.headers import Header
+from trainer.families.unet.weight_names import vae_name
+from trainer.families.unet.weights import text_shapes, vae_layouts, vae_shapes
 from trainer.ground.control import Progress
 from trainer.process import FLOW
 from trainer.targets import DENOISER as DRAWS
@@ -95,39 +97,32 @@ class Flux(Family):
         return adapter_targets(configs)
 
     def shapes(self, configs: ComponentConfigs) -> Mapping[str, Mapping[str, tuple[int, ...]]]:
-        found: dict[str, dict[str, tuple[int, ...]]] = {}
-        for target in self.targets(configs, conv=True):
-            widths = target.parts or (target.out_features,)
-            name = f"{target.path}.weight"
-            names = diffusers_names(name) if target.component == DENOISER else (name,)
-            shapes = {name: (width, target.in_features) for name, width in zip(names, widths, strict=True)}
-            found.setdefault(target.component, {}).update(shapes)
-        head = configs[DENOISER]["attention_head_dim"]
-        axes = configs[DENOISER].get("axes_dims_rope") or CONFIGS[DENOISER]["axes_dims_rope"]
-        if sum(axes) != head:
+        targets, config = self.targets(configs, conv=True), configs[DENOISER]
+        axes = config.get("axes_dims_rope") or CONFIGS[DENOISER]["axes_dims_rope"]
+        if sum(axes) != config["attention_head_dim"]:
+            head = config["attention_head_dim"]
             raise ValueError(f"axes_dims_rope, {list(axes)}, does not add up to attention_head_dim, {head}")
-        vae = configs["vae"]
-        first, last, channels = vae["block_out_channels"][0], vae["block_out_channels"][-1], vae["latent_channels"]
-        found["vae"] = {
-            "encoder.conv_out.weight": (2 * channels, last, 3, 3),
-            "decoder.conv_in.weight": (last, channels, 3, 3),
-            "decoder.conv_out.weight": (vae["out_channels"], first, 3, 3),
+        return {
+            DENOISER: weights.as_diffusers(weights.transformer_shapes(config, targets), targets),
+            CLIP: text_shapes(configs[CLIP], projected=False),
+            T5: weights.t5_shapes(configs[T5], targets),
+            "vae": vae_shapes(configs["vae"]),
         }
-        return found
 
     def layouts(self, component: str, configs: ComponentConfigs, form: str) -> Iterable[Shapes]:
         plain = self.shapes(configs).get(component, {})
+        if component == "vae":
+            own = [*vae_layouts(plain, configs["vae"], form)]
+            inside = {f"vae.{vae_name(name, configs['vae'])}": shape for name, shape in plain.items()}
+            return own if form == FOLDER else [*own, inside]
         if form == FOLDER:
             return [plain]
-        if component in (CLIP, T5):
-            levels = ("text_model.", "") if component == CLIP else ("",)
-            before = [prefix + level for prefix in (*told.PREFIXES[component], "") for level in levels]
-            return [{start + name: shape for name, shape in plain.items()} for start in before]
-        if component != DENOISER:
-            return []
-        layers = (target for target in self.targets(configs, conv=True) if target.component == DENOISER)
-        own = {original_name(f"{each.path}.weight"): (each.out_features, each.in_features) for each in layers}
-        return [plain, own, {told.PREFIX + name: shape for name, shape in own.items()}]
+        if component == DENOISER:
+            shapes = weights.transformer_shapes(configs[DENOISER], self.targets(configs, conv=True))
+            return [plain, *(weights.as_original(shapes, prefix) for prefix in ("", told.PREFIX))]
+        levels = ("text_model.", "") if component == CLIP else ("",)
+        before = [prefix + level for prefix in (*told.PREFIXES[component], "") for level in levels]
+        return [{start + name: shape for name, shape in plain.items()} for start in before]
 
     def side(self, configs: ComponentConfigs) -> int:
         return _SIDE
