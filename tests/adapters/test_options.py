@@ -270,6 +270,23 @@ def test_a_sample_leaves_out_its_own_wherever_it_is_computed(share: dict[str, fl
             torch.testing.assert_close(model.linear(x[first : first + 2]), together[first : first + 2])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_layer_that_is_left_out_gets_no_gradient_so_that_an_optimizer_leaves_it(kind: str) -> None:
+    model, adapter = made(kind, module_dropout=0.5)
+    adapter.stack()
+    for step in range(20):
+        key = (7, step, (0, 1), 0)
+        with adapter.dropping(*key):
+            left = [adapter.dropouts.leaves_out(module.target.name) for module in adapter.modules]
+            loss = run(model).square().mean()
+            if loss.requires_grad:
+                loss.backward()
+        for module, out in zip(adapter.modules, left, strict=True):
+            assert all((each.grad is None) == out for each in module.matrices.values())
+            for each in module.matrices.values():
+                each.grad = None
+
+
 @pytest.mark.parametrize("kind", ["locon", "loha", "lokr"])
 def test_rank_dropout_of_lycoris_leaves_rows_out(kind: str) -> None:
     model, adapter = made(kind, rank_dropout=0.5)

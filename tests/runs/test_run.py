@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from tests.helpers.checkpoints import tiny_sd15
@@ -234,3 +235,37 @@ def test_the_folder_tells_of_the_run(ground: tuple[Path, Path], tmp_path: Path) 
     assert kinds[0] == "Started"
     assert kinds[-1] == "Finished"
     assert kinds.count("StepDone") == 2
+
+
+def test_text_encoders_stop_and_the_rest_goes_on(ground: tuple[Path, Path], tmp_path: Path) -> None:
+    told: list[events.Event] = []
+    settings = {"stop_text_encoder_training": 2, "save_every_n_steps": 2, "save_every_n_epochs": None}
+    finished = train(tiny_config(*ground, tmp_path, **settings), emit=told.append)
+    then, now = load_file(tmp_path / "tiny-step00000002.safetensors"), load_file(finished.path)
+    text = [key for key in now if key.startswith("lora_te") and "lora_" in key.partition(".")[2]]
+    assert len(text) > 4
+    assert all(torch.equal(then[key], now[key]) for key in text)
+    assert any(then[key].any() for key in text if "lora_up" in key)
+    assert not any(torch.equal(then[key], now[key]) for key in now if "unet" in key and "lora_up" in key)
+    rates = [event.lr["text_encoder"] for event in told if isinstance(event, events.StepDone)]
+    assert [bool(rate) for rate in rates] == [True, True, False, False, False, False]
+
+
+def test_loras_merged_into_the_model_count_from_the_first_step(ground: tuple[Path, Path], tmp_path: Path) -> None:
+    """The first loss is that of going on from the LoRA; half of it twice is all of it; the file is a LoRA beside it."""
+    base = Path(train(tiny_config(*ground, tmp_path / "base", max_train_steps=4, learning_rate=1e-2)).path)
+
+    def first(name: str, **settings: object) -> float:
+        told: list[events.Event] = []
+        train(tiny_config(*ground, tmp_path / name, max_train_steps=1, **settings), emit=told.append)
+        return next(event.loss for event in told if isinstance(event, events.StepDone))
+
+    gone_on = first("on", network_weights=str(base))
+    merged = first("merged", base_weights=[str(base)])
+    halves = first("halves", base_weights=[str(base), str(base)], base_weights_multiplier=[0.5, 0.5])
+    assert abs(first("without") - gone_on) > 1e-4
+    assert merged == pytest.approx(gone_on, rel=1e-6)
+    assert halves == pytest.approx(gone_on, rel=1e-6)
+    said = safe_open(tmp_path / "merged" / "tiny.safetensors", "pt").metadata()["trainer_config"]
+    assert 'base_weights"' not in said
+    assert str(base.parent) not in said

@@ -182,7 +182,7 @@ class AdditiveLayer(AdaptedLayer):
     def _thin(self, x: Tensor) -> Tensor | None:
         """Return the layer's output without making D, where that can be."""
         if DORA in self._names:
-            return self.lengthened(x) if self.strength == 1.0 else None
+            return self.lengthened(x) if self.strength == 1.0 and not torch.compiler.is_compiling() else None
         factors = {entry: factor.to(x.dtype) for entry, factor in self.factors.items()}
         added = self.added(x, factors)
         if added is None:

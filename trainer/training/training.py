@@ -239,10 +239,16 @@ class Training:
         """Add up the ranks' gradients in one message; a rank without pictures in a short last step adds zeros."""
         if self.accelerator.num_processes == 1:
             return
-        for parameter in self.parameters:
-            if parameter.grad is None and parameter.requires_grad:
+        learning = [parameter for parameter in self.parameters if parameter.requires_grad]
+        if self.config.limits.module_dropout:  # what no rank has computed gets no gradient at all, as with one rank
+            there = torch.tensor([float(each.grad is not None) for each in learning], device=self.device)
+            learning = [each for each, count in zip(learning, ranks.add_up(there).tolist(), strict=True) if count]
+        for parameter in learning:
+            if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        if not gradients:
+            return
         flat = ranks.add_up(torch.cat([gradient.flatten() for gradient in gradients]))
         for gradient, part in zip(gradients, flat.split([each.numel() for each in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))

@@ -89,7 +89,9 @@ class _Slim(peft_layers.LoraLayer):
         if dropouts.leaves_out(self.name):
             return output
         x = x.to(self.compute_dtype(x))
-        down, up = self.siblings.of(self, x.dtype)
+        # Its own where it can: what is made for all layers together gives a gradient of 0 to those that are left out.
+        down, up = self.siblings.of(self, x.dtype) if self.siblings.stack.stacked else self.own(x.dtype)
+        up = up.flatten(1)
         if isinstance(base, nn.Conv2d):
             kernel = down if down.dim() == 4 else down[..., None, None]
             inner = self.lora_A[PEFT_NAME]._conv_forward(x, kernel, None)
