@@ -253,7 +253,8 @@ def test_text_encoders_stop_and_the_rest_goes_on(ground: tuple[Path, Path], tmp_
 
 def test_loras_merged_into_the_model_count_from_the_first_step(ground: tuple[Path, Path], tmp_path: Path) -> None:
     """The first loss is that of going on from the LoRA; half of it twice is all of it; the file is a LoRA beside it."""
-    base = Path(train(tiny_config(*ground, tmp_path / "base", max_train_steps=4, learning_rate=1e-2)).path)
+    config = tiny_config(*ground, tmp_path / "base", max_train_steps=4, learning_rate=1e-2)
+    base = Path(train(config, emit=lambda event: None).path)
 
     def first(name: str, **settings: object) -> float:
         told: list[events.Event] = []
@@ -264,8 +265,8 @@ def test_loras_merged_into_the_model_count_from_the_first_step(ground: tuple[Pat
     merged = first("merged", base_weights=[str(base)])
     halves = first("halves", base_weights=[str(base), str(base)], base_weights_multiplier=[0.5, 0.5])
     assert abs(first("without") - gone_on) > 1e-4
-    assert merged == pytest.approx(gone_on, rel=1e-6)
-    assert halves == pytest.approx(gone_on, rel=1e-6)
+    assert merged == pytest.approx(gone_on, rel=1e-5)
+    assert halves == pytest.approx(gone_on, rel=1e-5)
     said = safe_open(tmp_path / "merged" / "tiny.safetensors", "pt").metadata()["trainer_config"]
     assert 'base_weights"' not in said
     assert str(base.parent) not in said

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from trainer import advice as recipe
-from trainer.adapters import AdapterSpec, make_spec, read_header
+from trainer.adapters import AdapterHeader, AdapterSpec, make_spec, read_header
 from trainer.advice import Advice
 from trainer.config import TrainingConfig, datasets_of, rates
 from trainer.families import FAMILIES, Recognition, recognise_chosen
@@ -182,13 +182,19 @@ def plan(
     counts = count(report, chosen, config)
     timetable = make_timetable(config, micro_batches=counts.batches, ranks=ranks)
     seen = Plan(config, report, chosen, counts, timetable, recognition, prompts, said)
+    seen.spec.select(seen.targets)
     if config.network.network_weights:
-        try:
-            begun_from = read_header(Path(config.network.network_weights))
-        except ModelError as error:
-            raise ModelError(f"network_weights: {error.message}", error.remedy) from error
+        begun_from = _header_of("network_weights", config.network.network_weights)
         check_family_of_lora(begun_from, recognition)
         seen.spec.check(seen.targets, begun_from)
     for path in config.network.base_weights:
-        check_merged(read_header(Path(path)), recognition, seen.targets)
+        check_merged(_header_of("base_weights", path), recognition, seen.targets)
     return seen
+
+
+def _header_of(key: str, path: str) -> AdapterHeader:
+    """Return the header of a LoRA that a setting names. Raises ModelError, naming the setting."""
+    try:
+        return read_header(Path(path))
+    except ModelError as error:
+        raise ModelError(f"{key}: {error.message}", error.remedy) from error
