@@ -9,7 +9,7 @@ D would be lost in the sum W + D.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -26,7 +26,7 @@ from trainer.ground.randomness import stream
 from trainer.targets import Target
 
 Pull = Callable[[Tensor], Sequence[Tensor]]
-"""The gradient of what is added to a weight -> those of the factors."""
+"""The gradient of a weight that factors are part of -> those of the factors."""
 
 
 class AdaptedLayer(nn.Module):
@@ -217,12 +217,20 @@ class AdditiveLayer(AdaptedLayer):
             difference = whole * (length.view_as(norm) / (norm + torch.finfo(torch.float32).eps)) - weight
         return difference if self.strength == 1.0 else difference * self.strength
 
+    def made(self, values: Sequence[Tensor], rows: Tensor | None) -> Tensor:
+        """Return W', float32 in the shape of W."""
+        return self.weight() + self.effect(values, rows)
+
     def pull(self, values: Sequence[Tensor], rows: Tensor | None) -> tuple[Tensor, Pull]:
-        """Return what is added to W, and a function from its gradient to those of the factors."""
+        """Return W', and a function from its gradient to those of the factors."""
         with torch.enable_grad():
             factors = [factor.detach().requires_grad_() for factor in values]
             effect = self.effect(factors, rows)
-        return effect.detach(), lambda outer: torch.autograd.grad(effect, factors, outer)
+        return self.weight() + effect.detach(), lambda outer: torch.autograd.grad(effect, factors, outer)
+
+    def is_plain(self, entries: Collection[str], rows: Tensor | None) -> bool:
+        """Say whether these are all the factors, and nothing else takes part."""
+        return self.strength == 1.0 and rows is None and self.ratio is None and self._names.keys() == set(entries)
 
     def whole(self, strength: float) -> Tensor:
         """Return W + D, with DoRA's lengths, at a strength."""
@@ -251,15 +259,15 @@ class AdditiveLayer(AdaptedLayer):
             return output
         factors = tuple(self.factors.values())
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-            return _added(self, x, self.effect(factors))
+            return _added(self, x, factors, None)
         return cast(Tensor, _Added.apply(x, self, self.rows(), *factors))
 
 
-def _added(layer: AdditiveLayer, x: Tensor, effect: Tensor) -> Tensor:
+def _added(layer: AdditiveLayer, x: Tensor, factors: Sequence[Tensor], rows: Tensor | None) -> Tensor:
     base = layer.base_layer
     if x.dtype == torch.float32 and type(base) in (nn.Linear, nn.Conv2d):
-        return layer.product(x, cast(Tensor, base.weight) + effect, cast("Tensor | None", base.bias))
-    return cast(Tensor, base(x)) + layer.product(x, effect.to(x.dtype))
+        return layer.product(x, layer.made(factors, rows), cast("Tensor | None", base.bias))
+    return cast(Tensor, base(x)) + layer.product(x, layer.effect(factors, rows).to(x.dtype))
 
 
 class _Added(torch.autograd.Function):
@@ -269,15 +277,14 @@ class _Added(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, layer: AdditiveLayer, rows: Tensor | None, *factors: Tensor) -> Tensor:
         ctx.layer, ctx.strength, ctx.rows = layer, layer.strength, rows
         ctx.save_for_backward(x, *factors)
-        return _added(layer, x, layer.effect(factors, ctx.rows))
+        return _added(layer, x, factors, rows)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,), layer = gradients, ctx.layer
         x, *saved = ctx.saved_tensors
-        effect, pull = layer.pull(saved, ctx.rows)
-        whole = (layer.weight() + effect).to(x.dtype)
-        inner, outer = _gradients(layer.base_layer, gradient, x, whole, needed=ctx.needs_input_grad[0])
+        whole, pull = layer.pull(saved, ctx.rows)
+        inner, outer = _gradients(layer.base_layer, gradient, x, whole.to(x.dtype), needed=ctx.needs_input_grad[0])
         return inner, None, None, *pull(outer.float())
 
 

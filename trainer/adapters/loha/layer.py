@@ -33,28 +33,36 @@ class LohaLayer(AdditiveLayer):
             return left * tucker(factors[RIGHT_CORE], factors[RIGHT_UP] * scale, factors[RIGHT_DOWN])
         return (factors[LEFT_UP] @ factors[LEFT_DOWN]) * (factors[RIGHT_UP] * scale @ factors[RIGHT_DOWN])
 
+    def made(self, values: Sequence[Tensor], rows: Tensor | None) -> Tensor:
+        """Return W + D, in one pass over W where D is the plain product of two products."""
+        if not self.is_plain(PLAIN, rows):
+            return super().made(values, rows)
+        factors = {entry: value.float() for entry, value in zip(self._names, values, strict=True)}
+        left, right = factors[LEFT_UP] @ factors[LEFT_DOWN], factors[RIGHT_UP] @ factors[RIGHT_DOWN]
+        weight = self.weight()
+        return torch.addcmul(weight.flatten(1), left, right, value=self.scale).view_as(weight)
+
     def pull(self, values: Sequence[Tensor], rows: Tensor | None) -> tuple[Tensor, Pull]:
-        """Return D and what gives the factors' gradients; by hand where D is the plain product of two products."""
-        plain = self.strength == 1.0 and rows is None and self.ratio is None and set(self.factors) == PLAIN
-        if not plain:
+        """Return W + D and what gives the factors' gradients; by hand where D is the plain product of two products."""
+        if not self.is_plain(PLAIN, rows):
             return super().pull(values, rows)
-        factors = {entry: value.float() for entry, value in zip(self.factors, values, strict=True)}
-        first, second = factors[LEFT_UP], factors[LEFT_DOWN]
-        third, fourth = factors[RIGHT_UP] * self.scale, factors[RIGHT_DOWN]
+        factors = {entry: value.float() for entry, value in zip(self._names, values, strict=True)}
+        first, second, third, fourth = (factors[entry] for entry in (LEFT_UP, LEFT_DOWN, RIGHT_UP, RIGHT_DOWN))
         left, right = first @ second, third @ fourth
 
         def pulled(outer: Tensor) -> Sequence[Tensor]:
-            outer = outer.flatten(1)
+            outer = outer.flatten(1) * self.scale
             of_left, of_right = outer * right, outer * left
             found = {
                 LEFT_UP: of_left @ second.t(),
                 LEFT_DOWN: first.t() @ of_left,
-                RIGHT_UP: of_right @ fourth.t() * self.scale,
+                RIGHT_UP: of_right @ fourth.t(),
                 RIGHT_DOWN: third.t() @ of_right,
             }
-            return [found[entry].to(value.dtype) for entry, value in zip(self.factors, values, strict=True)]
+            return [found[entry].to(value.dtype) for entry, value in zip(self._names, values, strict=True)]
 
-        return (left * right).view(self.weight_shape), pulled
+        weight = self.weight()
+        return torch.addcmul(weight.flatten(1), left, right, value=self.scale).view_as(weight), pulled
 
 
 def tucker(core: Tensor, up: Tensor, down: Tensor) -> Tensor:
