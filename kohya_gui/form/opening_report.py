@@ -123,4 +123,6 @@ def _named(key: str, value: object) -> str:
 
 
 def _written(value: object) -> str:
+    if isinstance(value, list):
+        return " ".join(map(_written, value))
     return value if isinstance(value, str) else shown(value)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trainer.config import TrainingConfig, known_settings, load_config, open_recipe, rates, to_flat, to_kohya
@@ -117,7 +117,7 @@ def meant(config: TrainingConfig) -> dict[str, object]:
         "" if kind == "lora" else "attn-mlp" if flat["conv_dim"] is None else "full"
     )
     flat["wd_on_output"] = flat["wd_on_output"] if flat["dora_wd"] else None
-    if flat["lr_scheduler"] == "constant":
+    if flat["lr_scheduler"] == "constant" or flat["lr_scheduler_type"]:
         flat["lr_warmup_steps"] = 0
     return {**flat, "rates": rates(config, parts)}
 
@@ -147,6 +147,8 @@ def goes_round(folder: Path, values: dict[str, object], form: str) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 @settings(deadline=None, max_examples=12, derandomize=True)
+@example(values={"lycoris_preset": "full"})
+@example(values={"text_encoder_lr": [1e-4, 0.0], "seed": 0, "prior_loss_weight": 0.0})
 @given(values=st.fixed_dictionaries({}, optional=ANY))
 def test_any_configuration_goes_out_and_comes_in_again(
     tmp_path_factory: pytest.TempPathFactory, form: str, values: dict[str, object]

@@ -188,6 +188,8 @@ def _said_inside(arguments: object, known: Mapping[str, Setting]) -> list[str]:
     on = {each.sd_scripts.name or each.key for each in inside if each.sd_scripts and each.sd_scripts.default is True}
     parted = [str(each).partition("=") for each in _list(arguments)]
     silent = {form.INSIDE.get(field, field): str(value) for field, value in _NOTHING_SAID.items()}
+    if not any(name == "algo" for name, _, _ in parted):
+        del silent["preset"]  # only LyCORIS' own kinds have one by themselves
     said = [(name, text) for name, _, text in parted if silent.get(name) != text]
     return [f"{name}={text}" for name, text in said if name in on or not is_off(text)]
 

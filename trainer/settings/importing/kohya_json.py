@@ -236,6 +236,8 @@ def _tell_what_is_left_out(recipe: Recipe, given: Mapping[str, object]) -> None:
     told |= {name for name, argument in form.RENAMED.items() if argument in recipe.flat}
     packed = {str(argument).partition("=")[0] for argument in _list(recipe.flat.get("network_args", []))}
     told |= {field for name, (field, _) in recipe.origins.items() if name.removeprefix("network_args ") in packed}
-    told -= {"max_train_epochs"} if is_off(given.get("max_train_epochs")) else set()  # the length is then the epoch's
+    # What such a field is told to be elsewhere is said there; the field itself is off.
+    elsewhere = {key for each in recipe.said if each.key in ("additional_parameters", "epoch") for key in each.becomes}
+    told -= {key for key in elsewhere if is_off(given.get(key))}
     for key in sorted(set(given) - told - {"LoRA_type"}):
         (recipe.off if is_off(given[key]) else recipe.unused).append(key)
