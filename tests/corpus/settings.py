@@ -39,7 +39,7 @@ WRONG_VALUES: dict[str, tuple[str, ...]] = {
     "optimizer_type": ('"SGD; import os"', "1", '""'),
     "optimizer_args": ('["weight_decay"]', "[\"weight_decay=__import__('os')\"]", '["betas=(0.9"]', "1", "[1]"),
     "output_name": ('"../up"', '"a/b"', '"CON"', '""', '"' + "x" * 300 + '"', '"a\\u0001"', "1"),
-    "caption_extension": ('"../.txt"', '"txt"', "1"),
+    "caption_extension": ('"../.txt"', '"a|b"', '".a:b"'),
     "text_encoder_lr": ("nan", "[]", "[1e-4, nan]", '"x"'),
     "lr_warmup_steps": ("-1", "nan", "1e12", "1.5"),
     "mixed_precision": ('"fp8"', "16", "true"),

@@ -194,7 +194,7 @@ def parse_extension(value: object) -> object:
     if not isinstance(value, str):
         return value
     if set(value) & _FORBIDDEN:
-        raise ValueError('it must hold no path, such as ".txt"')
+        raise ValueError('it must be an ending without a path, such as ".txt"')
     return value if value.startswith(".") or not value else f".{value}"
 
 
