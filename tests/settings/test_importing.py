@@ -887,6 +887,8 @@ FIELDS = st.dictionaries(
 @settings(deadline=None, max_examples=150)
 @given(FIELDS)
 @example({"LoRA_type": ""})
+@example({"lr_warmup_steps": float("inf")})
+@example({"lr_warmup": float("nan"), "epoch": float("-inf")})
 @example({"LoRA_type": " "})
 @example({"additional_parameters": "--network_module a b"})
 @example({"additional_parameters": "--network_module"})

@@ -157,8 +157,8 @@ def _rates(fields: Mapping[str, object]) -> Values:
 
 
 def _warmup(fields: Mapping[str, object]) -> object:
-    steps = _made(float, fields["lr_warmup_steps"], 0)
-    return int(steps) if steps > 0 else _made(float, fields["lr_warmup"], 0) / 100
+    steps = _made(int, _made(float, fields["lr_warmup_steps"], 0), 0)
+    return steps if steps > 0 else _made(float, fields["lr_warmup"], 0) / 100
 
 
 def _network(fields: Mapping[str, object], opened: Mapping[str, object]) -> Values:
