@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from trainer.config.values import parse_rate, parse_steps_or_share
 from trainer.optimizers import OPTIMIZERS, optimizer_name
 from trainer.schedules import SCHEDULES, TORCH_CLASSES, class_name, using
 from trainer.settings.section import NO_ENTRY, OWN_NAME, Entry, Follows, Section, Show, There, setting
+
+
+def _named(names: Iterable[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)
 
 
 def _of_shapes(key: str) -> Mapping[str, tuple[object, ...]]:
@@ -27,7 +31,7 @@ class OptimizerSection(Section):
         choices=tuple(OPTIMIZERS),
         parse=optimizer_name,
         open_choices=True,
-        rule=f"one of {', '.join(OPTIMIZERS)}, or the name of a class such as package.Class",
+        rule=f"one of {_named(OPTIMIZERS)}, or the name of a class such as package.Class",
     )
     """How gradients become changes. AdamW is the one most recipes are written for.
 
