@@ -19,24 +19,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tests.helpers.checkpoints import tiny_sd15, tiny_sd15_ckpt, tiny_sd15_folder
 from tests.helpers.families import TINY
 from trainer.families import FAMILIES, recognise
 from trainer.families.reading.headers import read_model_header
 from trainer.families.sd15 import facts
 from trainer.families.unet.facts import FIRST_CONV
 from trainer.ground.errors import ModelError
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("models")
-    return {
-        "file": tiny_sd15(folder),
-        "ckpt": tiny_sd15_ckpt(folder / "new"),
-        "legacy": tiny_sd15_ckpt(folder / "old", legacy=True),
-        "folder": tiny_sd15_folder(folder),
-    }
 
 
 def fake(path: Path, *names: str, **shaped: tuple[int, ...]) -> Path:

@@ -18,7 +18,7 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, con
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tests.helpers.checkpoints import tiny_modules, tiny_sd15, tiny_sd15_ckpt, tiny_sd15_folder
+from tests.helpers.checkpoints import tiny_modules, tiny_sd15, tiny_sd15_folder
 from tests.helpers.texts import tokens_of
 from trainer import families
 from trainer.config import TrainingConfig, load_config
@@ -31,17 +31,6 @@ from trainer.families.unet.facts import UNET_PREFIX, VAE_PREFIX
 from trainer.ground.errors import ConfigError, ModelError, Stopped
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("models")
-    return {
-        "file": tiny_sd15(folder),
-        "ckpt": tiny_sd15_ckpt(folder / "new"),
-        "legacy": tiny_sd15_ckpt(folder / "old", legacy=True),
-        "folder": tiny_sd15_folder(folder),
-    }
 
 
 def settings(model: Path | str, **overrides: object) -> TrainingConfig:

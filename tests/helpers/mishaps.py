@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.helpers.runs import RunServer
+from tests.helpers.runs import RunServer, exit_code
 from trainer.config import load_config
 from trainer.ground import events
 from trainer.ground.errors import TrainerError
@@ -169,9 +169,4 @@ class MishapServer(RunServer):
         mine, its = self.context.Pipe(duplex=False)
         process = self.context.Process(target=run_and_suffer, args=(dict(settings), mishap, its, resume))
         process.start()
-        process.join(timeout=300)
-        if process.is_alive():
-            process.kill()
-            process.join()
-            raise TimeoutError("the run did not end within 300 seconds")
-        return int(process.exitcode or 0), mine.recv() if mine.poll() else None
+        return exit_code(process), mine.recv() if mine.poll() else None

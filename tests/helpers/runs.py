@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,16 @@ def logged(folder: Path) -> list[dict[str, Any]]:
     """Return the records of a run folder's log, without a last line that is still being written."""
     lines = (folder / "events.jsonl").read_text().splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def exit_code(process: BaseProcess) -> int:
+    """Wait for a process to end, and return its exit code."""
+    process.join(timeout=300)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        raise TimeoutError("the run did not end within 300 seconds")
+    return int(process.exitcode or 0)
 
 
 @dataclass(frozen=True)
@@ -183,9 +194,4 @@ class RunServer:
         """Run to the end or to the kill; return the exit code (-9 where it was killed)."""
         process = self.context.Process(target=run_and_die, args=(dict(settings), resume, kill, prepare))
         process.start()
-        process.join(timeout=300)
-        if process.is_alive():
-            process.kill()
-            process.join()
-            raise TimeoutError("the run did not end within 300 seconds")
-        return int(process.exitcode or 0)
+        return exit_code(process)

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.checking import check_run
 from tests.helpers.checkpoints import tiny_sd15
 from tests.helpers.pictures import write_folder, write_picture
 from tests.helpers.runs import tiny_settings
 from trainer.__main__ import COMPLETED, REFUSED, main
 from trainer.pictures import listing
 from trainer.pictures.encodings import fitting_encoding
-from trainer.settings.toml import encoded
 
 Capture = pytest.CaptureFixture[str]
 posix = pytest.mark.skipif(sys.platform == "win32", reason="links and sockets need a POSIX system")
@@ -45,13 +45,7 @@ def check(model: Path, tmp_path: Path, capsys: Capture) -> Callable[..., tuple[i
 
     def run(train: Path, **settings: object) -> tuple[int, str]:
         values = tiny_settings(model, tmp_path, tmp_path / "out", **{"train_data_dir": str(train), **settings})
-        path = tmp_path / "RUN.toml"
-        path.write_text("\n".join(f"{key} = {encoded(value)}" for key, value in values.items()), encoding="utf-8")
-        capsys.readouterr()
-        code = main(["train", str(path), "--check"])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return code, out + err
+        return check_run(tmp_path, values, capsys)
 
     return run
 

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from tests.helpers.damage import damaged_picture
 from tests.helpers.pictures import GOLDEN, gradient, write_picture
 from trainer.ground.errors import DataError
 from trainer.pictures.batches import Example
@@ -194,14 +195,7 @@ def test_a_picture_exchanged_after_the_scan_is_refused(tmp_path: Path) -> None:
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(["png", "jpg", "webp", "bmp", "gif", "tiff", "avif"]), st.data())
 def test_damaged_files_are_pictures_or_one_kind_of_error(tmp_path: Path, extension: str, data: st.DataObject) -> None:
-    clean = tmp_path / f"clean.{extension}"
-    if not clean.exists():
-        write_picture(clean, (24, 16))
-    content = bytearray(clean.read_bytes())
-    for _ in range(data.draw(st.integers(1, 6))):
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    damaged = tmp_path / f"damaged.{extension}"
-    damaged.write_bytes(content[: data.draw(st.integers(1, len(content)))])
+    damaged = damaged_picture(tmp_path, extension, data)
     try:
         image = open_picture(damaged)
     except DataError:

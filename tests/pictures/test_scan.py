@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.helpers.damage import damaged_picture
 from tests.helpers.pictures import data_config, gradient, write_folder, write_picture
 from trainer.ground.errors import ConfigError, DataError, Stopped
 from trainer.pictures.image_headers import UNREADABLE, read_size
@@ -289,14 +290,7 @@ def test_a_thousand_pictures_take_well_under_two_seconds(tmp_path: Path) -> None
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(FORMATS), st.data())
 def test_damaged_files_raise_only_what_the_scan_expects(tmp_path: Path, extension: str, data: st.DataObject) -> None:
-    clean = tmp_path / f"clean.{extension}"
-    if not clean.exists():
-        write_picture(clean, (24, 16))
-    content = bytearray(clean.read_bytes())
-    for _ in range(data.draw(st.integers(1, 6))):
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    damaged = tmp_path / f"damaged.{extension}"
-    damaged.write_bytes(content[: data.draw(st.integers(1, len(content)))])
+    damaged = damaged_picture(tmp_path, extension, data)
     try:
         width, height = read_size(damaged)
     except UNREADABLE:

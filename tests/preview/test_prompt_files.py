@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.checking import check_run
 from tests.helpers.checkpoints import tiny_sd15
 from tests.helpers.runs import tiny_config, tiny_settings, write_dataset
-from trainer.__main__ import COMPLETED, REFUSED, main
+from trainer.__main__ import COMPLETED, REFUSED
 from trainer.preview.prompts import SamplePrompt, read_prompts
 from trainer.settings.kohya import names_a_file
-from trainer.settings.toml import encoded
 
 Capture = pytest.CaptureFixture[str]
 Check = Callable[..., tuple[int, str]]
@@ -59,14 +59,7 @@ def check(ground: tuple[Path, Path], tmp_path: Path, capsys: Capture) -> Check:
 
     def run(prompts: str, **settings: object) -> tuple[int, str]:
         changed = {"sample_prompts": prompts, "sample_every_n_epochs": 1, **settings}
-        values = tiny_settings(*ground, tmp_path / "out", **changed)
-        path = tmp_path / "RUN.toml"
-        path.write_text("\n".join(f"{key} = {encoded(value)}" for key, value in values.items()), encoding="utf-8")
-        capsys.readouterr()
-        code = main(["train", str(path), "--check"])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return code, out + err
+        return check_run(tmp_path, tiny_settings(*ground, tmp_path / "out", **changed), capsys)
 
     return run
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.helpers.checking import check_run
 from tests.helpers.checkpoints import tiny_sd15
 from tests.helpers.runs import tiny_settings, write_dataset
 from trainer.__main__ import COMPLETED, REFUSED, main
 from trainer.ground.files import write_text
 from trainer.ground.safetensors_header import LONGEST_NAME
-from trainer.settings.toml import encoded
 
 Capture = pytest.CaptureFixture[str]
 posix = pytest.mark.skipif(sys.platform == "win32", reason="pipes and devices are a POSIX system's")
@@ -31,12 +31,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def check(ground: tuple[Path, Path], folder: Path, capsys: Capture, *words: str, **changed: object) -> tuple[int, str]:
     """Return the exit code of a check and all that it printed."""
-    path = folder / "RUN.toml"
-    settings = tiny_settings(*ground, folder / "out", **changed)
-    path.write_text("".join(f"{key} = {encoded(value)}\n" for key, value in settings.items()), encoding="utf-8")
-    code = main(["train", str(path), "--check", *words])
-    out, err = capsys.readouterr()
-    return code, out + err
+    return check_run(folder, tiny_settings(*ground, folder / "out", **changed), capsys, *words)
 
 
 # --- what a path leads to ---------------------------------------------------------------------------------------------
