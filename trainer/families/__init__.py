@@ -176,14 +176,17 @@ def _with_files(recognition: Recognition, chosen: Mapping[str, str]) -> Recognit
                 f"Choose the {titles[component]} that belongs to this kind of model.",
             )
         if path and not _is_hub_id(path):
-            configs[component] = _of_its_own(family, component, configs, key, path)
+            try:
+                configs[component] = _of_its_own(family, component, configs, path)
+            except ModelError as error:
+                raise ModelError(f"{key}: {error.message}", error.remedy) from error
     if not_fitting := family.disagreement(configs):
         key, why = not_fitting
         raise ModelError(f"{key}: {chosen[key] or recognition.source} {why}.", "Choose the one that it was made with.")
     return replace(recognition, configs=configs)
 
 
-def _of_its_own(family: Family, component: str, configs: ComponentConfigs, key: str, path: str) -> Mapping[str, Any]:
+def _of_its_own(family: Family, component: str, configs: ComponentConfigs, path: str) -> Mapping[str, Any]:
     """See that a file or a folder holds a component, whole; return how the component is built."""
     title, a_part = _titles(family)[component], component in {part.name for part in family.parts}
     known = configs[component] if a_part else family.configs[component]
@@ -195,7 +198,7 @@ def _of_its_own(family: Family, component: str, configs: ComponentConfigs, key: 
     header = read_model_header(Path(path))
     if not family.fits(component, header):
         raise ModelError(
-            f"{key}: {path} is {name_file(header).title} and holds no {title} of this kind.",
+            f"{path} is {name_file(header).title} and holds no {title} of this kind.",
             f"Choose a {title}, or leave the setting empty for the one inside the model.",
         )
     said = described(Path(path), header).get(component, {})
@@ -275,7 +278,7 @@ def _check_layers(family: Family, configs: ComponentConfigs, source: str) -> Non
 
 def _recognise_folder(path: Path) -> Recognition:
     index = path / "model_index.json"
-    if not index.is_file():
+    if not index.exists():
         raise ModelError(
             f"The folder {path} is no diffusers model: it has no model_index.json.",
             "Choose the checkpoint file inside it, or the folder that holds unet, vae and text_encoder.",
@@ -308,6 +311,6 @@ def _name_folder(pipeline: str, configs: ComponentConfigs) -> str:
 def _component_config(folder: Path) -> Mapping[str, Any]:
     """Return a component's configuration; none where the folder lacks the component."""
     for name in ("config.json", "scheduler_config.json"):
-        if (folder / name).is_file():
+        if (folder / name).exists():
             return read_config(folder / name)
     return {}
