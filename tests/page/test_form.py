@@ -48,7 +48,7 @@ def test_no_text_of_a_setting_is_taken_for_a_template(markup: str) -> None:
 
 
 def test_the_basic_tab_is_in_the_order_that_a_first_lora_needs() -> None:
-    basic = [setting for setting in SETTINGS.values() if setting.show.tab == "basic"]
+    basic = [setting for setting in SETTINGS if setting.show.tab == "basic"]
     assert list(basic_settings(SETTINGS)) == sorted(basic, key=lambda setting: setting.show.place)
 
 
