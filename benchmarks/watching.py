@@ -125,7 +125,7 @@ def _take_turn(name: str, url: str, page: Page, ours: Trainer, headless: Trainer
     first.process.resume()
     page.goto(url if name == "open" else "about:blank")
     if name == "open":
-        page.locator("#curves svg").wait_for()
+        page.locator("#curves canvas").wait_for()
     time.sleep(SETTLING_SECONDS)
 
 

@@ -96,7 +96,7 @@ def show_advanced(page: Page) -> None:
 def show_training(page: Page) -> None:
     """Bring the run into sight."""
     page.get_by_role("tab", name="Training").click()
-    page.locator("#curves svg").first.wait_for()
+    page.locator("#curves canvas").first.wait_for()
     if page.viewport_size and page.viewport_size["width"] < min(size for size in SIZES if size > 900):
         page.locator("#watch-tabs").evaluate("tabs => tabs.scrollIntoView()")
 

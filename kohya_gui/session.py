@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
+from collections import OrderedDict
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from kohya_gui.form import leaving_demo, suggestions
@@ -17,18 +20,36 @@ from kohya_gui.parts.served import Pictures
 from trainer.config import TrainingConfig, known_settings, to_flat
 from trainer.ground.commands import Command
 from trainer.ground.errors import ConfigError, StateError
-from trainer.ground.events import Event
 from trainer.ground.files import write_text
 from trainer.ground.paths import read_json
-from trainer.results import resumption
+from trainer.results import housekeeping, resumption
 from trainer.results.resumption import Resumption
-from trainer.results.run_folder import PastRun, RunFolder, next_free_name, past_runs
+from trainer.results.run_folder import PastRun, RunFolder, next_free_name, past_runs, run_names
+from trainer.results.run_record import RunReader, RunRecord
 from trainer.results.snapshot import RunSnapshot
 from trainer.run import Run, Start
 
-LOG_LINES = 300
-
 BY = "started in the page"
+
+REMEMBERED = ".remembered.json"
+"""Beside the form: what the page remembers besides."""
+
+MOST_READERS = 12
+"""Runs whose numbers are kept in memory, the last ones looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A run as it is looked at: `record` is what its folder tells, None while it has none; `live`: it is under way."""
+
+    snapshot: RunSnapshot
+    record: RunRecord | None = None
+    live: bool = False
+
+    @property
+    def name(self) -> str:
+        """The run's name, "" where it has none yet."""
+        return self.record.name if self.record else ""
 
 
 class Session:
@@ -46,8 +67,8 @@ class Session:
         self._surveyor = Surveyor()
         self._store = store
         self._lock = threading.Lock()
-        self._log: list[Event] = []
-        self._log_number = 0
+        self.lora_folder = self._remembered()
+        self._readers: OrderedDict[RunFolder, RunReader] = OrderedDict()
         demo = presets.all().get(DEMO)
         self._demo = demo.values() if demo else {}
         self._open_form()
@@ -211,7 +232,6 @@ class Session:
             self.run = None  # the old run's memory goes before the new one's comes
             self.run = Run(config, start)
             self.runs_started += 1
-            self._log, self._log_number = [], 0
             self.run.start()
             return self.run
 
@@ -225,18 +245,112 @@ class Session:
         if self.run:
             self.run.send(command)
 
-    def log(self) -> list[Event]:
-        """Return the newest events of the run that a person reads, oldest first."""
-        run = self.run
-        if run is None:
-            return []
+    # --- looking at runs --------------------------------------------------------------------------------------------
+
+    def view(self, name: str = "") -> View:
+        """Return the run of a name; without one that of this program's last start, else the newest in the folder."""
+        live, started = self.snapshot, self.run is not None
+        if not name and started and not live.folder:
+            return View(live, None, self.busy)
+        folder = self._run_named(name)
+        if folder is None:
+            return View(live if started and not name else RunSnapshot())
+        own = bool(started and live.folder and Path(live.folder).resolve() == folder.path.resolve())
+        try:
+            record = self._reader(folder).read(live=own and self.busy)
+        except OSError:
+            return View(live if own else RunSnapshot(status="unreadable", folder=str(folder.path)))
+        if not record.revision:
+            return View(live if own else RunSnapshot(), None, own and self.busy)
+        if not (own and self.busy):
+            return View(record.snapshot, record)
+        now = dataclasses.replace(
+            record.snapshot,
+            status=live.status,
+            phase=live.phase,
+            phase_done=live.phase_done,
+            phase_total=live.phase_total,
+            paused=live.paused,
+            error=live.error,
+            finished=live.finished,
+        )
+        return View(now, record, live=True)
+
+    def _run_named(self, name: str) -> RunFolder | None:
+        """Return the folder of a run that may be looked at, or None."""
+        last = Path(self.snapshot.folder) if self.snapshot.folder else None
+        if last is not None and name in ("", last.stem):
+            return RunFolder(last.parent, last.stem)
+        if not name:
+            name = next(iter(run_names(self.output_dir())), "")
+        folder = RunFolder(self.output_dir(), name)
+        plain = bool(name) and Path(name).name == name and not self.folders.problem(str(folder.path))
+        return folder if plain and folder.events.is_file() else None
+
+    def _reader(self, folder: RunFolder) -> RunReader:
         with self._lock:
-            for number, event in run.board.since(self._log_number):
-                self._log_number = number
-                if not _is_routine(event):
-                    self._log.append(event)
-            del self._log[:-LOG_LINES]
-            return list(self._log)
+            reader = self._readers.setdefault(folder, RunReader(folder))
+            self._readers.move_to_end(folder)
+            while len(self._readers) > MOST_READERS:
+                self._readers.popitem(last=False)
+            return reader
+
+    def forget(self, folder: RunFolder) -> None:
+        """A run has another name now, or is gone: nothing of it is kept in memory."""
+        with self._lock:
+            self._readers.pop(folder, None)
+            if self.run is not None and not self.run.alive and self.snapshot.folder == str(folder.path):
+                self.run = None
+
+    def write_notes(self, name: object, text: str) -> None:
+        """Keep what was written about a run.
+
+        Raises:
+            StateError: there is no such run, or it cannot be written.
+        """
+        housekeeping.write_notes(self._looked_at(name).folder, text)
+
+    def copy_file(self, name: object, file: str, target: str) -> Path:
+        """Copy a LoRA of a run into the folder that is named, which is remembered, and return where it is.
+
+        Raises:
+            StateError: there is no such run or file, or it cannot be copied.
+            Refused: the page may not use the folder.
+        """
+        record = self._looked_at(name)
+        path = next((path for path in record.files.values() if path.name == file), None)
+        if path is None:
+            raise StateError(f"{record.name!r} has no file {file!r} any more.", "Look at the list again.")
+        if not target.strip():
+            raise StateError("The LoRA folder is not named yet.", "Write the path of your program's LoRA folder.")
+        copy = housekeeping.copy_file(path, self.folders.check(target))
+        self.lora_folder = target.strip()
+        self._remember()
+        return copy
+
+    def _looked_at(self, name: object) -> RunRecord:
+        record = self.view(str(name)).record
+        if record is None or record.name != name:
+            raise StateError(f"There is no run named {name!r}.", "Look at the list again.")
+        return record
+
+    def _remember(self) -> None:
+        """Write what is remembered beside the form."""
+        if self._store:
+            with suppress(OSError):
+                write_text(self._store.with_name(REMEMBERED), json.dumps({"lora_folder": self.lora_folder}))
+
+    def _remembered(self) -> str:
+        if self._store is None:
+            return ""
+        try:
+            return str(read_json(self._store.with_name(REMEMBERED))["lora_folder"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
+
+    def run_names(self) -> tuple[str, ...]:
+        """Return the names of the runs in the output folder, the newest first."""
+        return run_names(self.output_dir())
 
     # --- past runs --------------------------------------------------------------------------------------------------
 
@@ -266,8 +380,3 @@ class Session:
             if run.folder.output_name == name:
                 return run
         raise StateError(f"There is no run named {name!r} in {str(self.output_dir())!r}.", "Look at the list again.")
-
-
-def _is_routine(event: Event) -> bool:
-    """True for events that are shown as numbers, not as lines of the log."""
-    return type(event).__name__ in ("StepDone", "Stage") or getattr(event, "kind", "") == "state"

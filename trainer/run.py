@@ -24,7 +24,7 @@ from trainer.ground.errors import StateError, Stopped, TrainerError
 from trainer.ground.events import Emit, Event
 from trainer.ground.files import write_text
 from trainer.planning.plan import Plan, plan
-from trainer.results import contents, resumption, sinks
+from trainer.results import contents, event_log, resumption, sinks
 from trainer.results.event_log import JsonLines, cut_events, read_events, remove_log
 from trainer.results.run_folder import RunFolder
 from trainer.results.snapshot import Board, RunSnapshot
@@ -87,6 +87,7 @@ def train(
                     inbox.watch(folder.path)
                 with failures.in_words(config):
                     training = build.build(seen, models, folder, (tell, inbox, progress), state, gate)
+                    training.validated.extend(event_log.validations(folder.events) if is_first_rank() else ())
                     return loop.train(training)
     except Stopped:
         finished = _early_end(RunSnapshot(step=state.position.step if state else 0))

@@ -4,6 +4,7 @@ const NEWS = {
   RUNNING: 1000, IDLE: 3000, HIDDEN: 15000, // milliseconds from one answer to the next question
   PATIENCE: 20000, // milliseconds to wait for an answer
   number: 0, parts: {}, controls: null, busy: false, form: null, fetched: null, timer: 0, asking: null,
+  run: '', // the run that is looked at in this tab, "" for the newest
 
   // One question after another: who asks after something was done gets an answer from after it.
   ask() {
@@ -14,7 +15,9 @@ const NEWS = {
   async askOnce() {
     clearTimeout(NEWS.timer);
     try {
-      const answer = await fetch(`news/${NEWS.number}`, {signal: AbortSignal.timeout(NEWS.PATIENCE)});
+      const asked = NEWS.run;
+      const answer = await fetch(`news/${NEWS.number}?run=${encodeURIComponent(asked)}`, {signal: AbortSignal.timeout(NEWS.PATIENCE)});
+      if (asked !== NEWS.run) return; // another run was opened meanwhile, and is asked for next
       if (!answer.ok) throw new Error(answer.statusText);
       if (answer.status === 200) Object.assign(NEWS, NEWS.merged(await answer.json()));
       NEWS.show();
@@ -38,6 +41,7 @@ const NEWS = {
       wanted.innerHTML = markup;
       alikeInside(place, wanted);
     }
+    CURVES.look();
     if (!NEWS.controls) return;
     const share = NEWS.controls.share;
     if (document.body.style.getPropertyValue('--share') !== share) document.body.style.setProperty('--share', share);
@@ -48,6 +52,16 @@ const NEWS = {
     }
     const pause = document.getElementById('pause');
     if (pause && pause.textContent.trim() !== NEWS.controls.pause) pause.textContent = NEWS.controls.pause;
+  },
+
+  // Show another run, here and after a reload; "" goes back to the newest.
+  open(run) {
+    if (run === NEWS.run) return;
+    NEWS.run = run;
+    NEWS.number = 0;
+    const place = run ? `#run=${encodeURIComponent(run)}` : '#';
+    if (location.hash !== place && (run || location.hash)) history.replaceState(null, '', run ? place : location.pathname);
+    NEWS.ask();
   },
 
   // What was changed in another tab is shown here too. window.FORM is the revision of the form that the fields show.
@@ -73,6 +87,7 @@ const NEWS = {
 };
 
 function alike(old, wanted) {
+  if (old.dataset?.own !== undefined && wanted.dataset?.own !== undefined) return; // filled by a script
   for (const {name, value} of wanted.attributes) {
     if (name !== 'open' && old.getAttribute(name) !== value) old.setAttribute(name, value); // open is the person's
   }
@@ -87,12 +102,27 @@ function alikeInside(old, wanted) {
   [...wanted.childNodes].forEach((child, place) => {
     const there = before[place];
     if (!there) old.append(child);
-    else if (there.nodeName !== child.nodeName) there.replaceWith(child);
+    else if (there.nodeName !== child.nodeName || isOther(there, child)) there.replaceWith(child);
     else if (child.nodeType === Node.ELEMENT_NODE) alike(there, child);
     else if (there.data !== child.data) there.data = child.data;
   });
   for (const there of before.slice(wanted.childNodes.length)) there.remove();
 }
 
+// What a script has filled belongs to its run, and to no other.
+function isOther(there, child) {
+  return there.dataset?.curves !== child.dataset?.curves || (there.dataset?.own === undefined) !== (child.dataset?.own === undefined);
+}
+
+function runOfAddress() {
+  const found = /^#run=(.+)$/.exec(location.hash);
+  try {
+    return found ? decodeURIComponent(found[1]) : '';
+  } catch {
+    return '';
+  }
+}
+NEWS.run = runOfAddress();
+window.addEventListener('hashchange', () => NEWS.open(runOfAddress()));
 document.addEventListener('visibilitychange', () => document.hidden || NEWS.ask());
 NEWS.ask();

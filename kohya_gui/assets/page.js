@@ -31,6 +31,17 @@ document.addEventListener('click', (event) => {
   document.getElementById('more-orders')?.setAttribute('aria-expanded', String(open));
 });
 
+// A run of the list is opened in this tab; Start and Resume lead back to the run under way.
+document.addEventListener('click', (event) => {
+  const link = event.target.closest('[data-open-run]');
+  if (link) {
+    NEWS.open(link.dataset.openRun);
+    for (const tab of document.querySelectorAll('#watch-tabs [role=tab]')) if (tab.textContent.trim() === 'Training') tab.click();
+    document.getElementById('watch-side').scrollTo({top: 0});
+  }
+  if (event.target.closest('#start, [data-act^=resume], [data-act=go-on], [data-act=delete-run], [data-act=delete-all], [data-act=rename-to]')) NEWS.open('');
+});
+
 document.addEventListener('keydown', (event) => {
   if (event.key !== 'Escape') return;
   const cancel = document.querySelector('#dialog [data-act=close]');

@@ -10,18 +10,23 @@ import json
 import math
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from kohya_gui.session import Session
+from kohya_gui.session import Session, View
 from kohya_gui.watch import run_panel
 from trainer.results.snapshot import RunSnapshot
 
-CURVE_SECONDS = 2.0
-"""Least time between two drawings of a curve while it grows: a few pixels, at the price of all the numbers."""
+MOST_NAME = 300
+"""Letters of a run's name."""
+
+MOST_VIEWS = 12
+"""Runs of which it is remembered how their page looks, those last asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,14 @@ class Part:
     of: Callable[[RunSnapshot], object]
     draw: Callable[[RunSnapshot], str]
     seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ViewPart:
+    """One part of a run's page, as `Part`, of the run that a tab looks at."""
+
+    of: Callable[[View], object]
+    draw: Callable[[View], str]
 
 
 @dataclass(slots=True)
@@ -66,15 +79,22 @@ class News:
         self._form = 0
         self._parts: dict[str, Part] = {}
         self._drawn: dict[str, Drawn] = {}
+        self._view_parts: dict[str, ViewPart] = {}
+        self._views: OrderedDict[str, dict[str, Drawn]] = OrderedDict()
 
-    def add(self, name: str, part: Part) -> None:
+    def add(self, name: str, part: Part | ViewPart) -> None:
         """Take up a part of the page, which it has under `data-part`."""
-        self._parts[name], self._drawn[name] = part, Drawn()
+        if isinstance(part, Part):
+            self._parts[name], self._drawn[name] = part, Drawn()
+        else:
+            self._view_parts[name] = part
 
     def draw_again(self, name: str) -> None:
         """Draw a part anew at the next question, for what it is of has changed outside the program."""
         with self._lock:
-            self._drawn[name].of = None
+            for drawn in (self._drawn, *self._views.values()):
+                if name in drawn:
+                    drawn[name].of = None
 
     # --- what was asked for -----------------------------------------------------------------------------------------
 
@@ -99,29 +119,48 @@ class News:
 
     # --- what is new ------------------------------------------------------------------------------------------------
 
-    def since(self, number: int) -> dict[str, object] | None:
-        """Return what changed after `number`, with the number to ask with next; None when nothing did."""
+    def since(self, number: int, looked_at: str = "") -> dict[str, object] | None:
+        """Return what changed after `number`, with the number to ask with next; None when nothing did.
+
+        `looked_at` is the run whose page is open, "" for the one of the last start, or the newest.
+        """
         with self._lock:
             self._draw()
+            drawn = {**self._drawn, **self._draw_view(looked_at)}
             if number == self._number:
                 return None
             if number > self._number:  # of a program whose clock was ahead
                 number = 0
-            newer = {name: drawn.html for name, drawn in self._drawn.items() if drawn.number > number}
+            newer = {name: each.html for name, each in drawn.items() if each.number > number}
             about = {"controls": self._controls, "busy": self._session.busy, "form": self._form}
             return {"number": self._number, "parts": newer, **about}
+
+    def _draw_view(self, looked_at: str) -> dict[str, Drawn]:
+        """Draw the parts of one run's page that differ."""
+        drawn = self._views.setdefault(looked_at, {name: Drawn() for name in self._view_parts})
+        self._views.move_to_end(looked_at)
+        while len(self._views) > MOST_VIEWS:
+            self._views.popitem(last=False)
+        view = self._session.view(looked_at)
+        for name, part in self._view_parts.items():
+            self._renew(drawn[name], (view.name, view.live, part.of(view)), partial(part.draw, view))
+        return drawn
+
+    def _renew(self, drawn: Drawn, of: object, draw: Callable[[], str]) -> None:
+        if drawn.of == of:
+            return
+        html = draw()
+        if drawn.html != html or not drawn.number:
+            self._number += 1
+            drawn.number = self._number
+        drawn.html, drawn.of, drawn.at = html, of, time.monotonic()
 
     def _draw(self) -> None:
         run, busy, now = self._session.snapshot, self._session.busy, time.monotonic()
         for name, part in self._parts.items():
-            drawn, of = self._drawn[name], (self._session.runs_started, part.of(run))
-            if drawn.of == of or (busy and now - drawn.at < part.seconds):
-                continue
-            html = part.draw(run)
-            if drawn.html != html or not drawn.number:
-                self._number += 1
-                drawn.number = self._number
-            drawn.html, drawn.of, drawn.at = html, of, now
+            drawn = self._drawn[name]
+            if not (busy and now - drawn.at < part.seconds):
+                self._renew(drawn, (self._session.runs_started, part.of(run)), partial(part.draw, run))
         usable = run_panel.controls(run, busy=busy)
         share = f"{100 * run_panel.share(run):.1f}%"
         controls = {
@@ -137,7 +176,7 @@ class News:
 
     def answer(self, request: Request) -> Response:
         """Answer GET news/{number}: what is new as JSON, or nothing."""
-        new = self.since(request.path_params["number"])
+        new = self.since(request.path_params["number"], request.query_params.get("run", "")[:MOST_NAME])
         headers = {"Cache-Control": "no-store"}
         if new is None:
             return Response(status_code=204, headers=headers)

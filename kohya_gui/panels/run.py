@@ -9,14 +9,16 @@ from typing import Any
 import gradio as gr
 
 from kohya_gui.panels.desk import ASK_NEWS, Panel
-from kohya_gui.panels.news import CURVE_SECONDS, Part
+from kohya_gui.panels.news import Part, ViewPart
 from kohya_gui.panels.wiring import QUIET, Update, told
 from kohya_gui.parts.dialogs import overlay, question
-from kohya_gui.parts.markup import news_panel, panel, refused
-from kohya_gui.watch import past_runs, resume_dialog, run_panel
+from kohya_gui.parts.markup import confirmed, news_panel, panel, refused
+from kohya_gui.session import View
+from kohya_gui.watch import curve_panel, past_runs, picture_panel, resume_dialog, run_page, run_panel
 from trainer.config import in_labels, to_flat
 from trainer.ground.commands import Command
 from trainer.ground.errors import ConfigError, TrainerError
+from trainer.results import housekeeping
 from trainer.results.snapshot import RunSnapshot
 
 ORDERS = {"pause": "Pause", "stop": "Stop", "save-now": "Save now", "sample-now": "Sample now", "abort": "Abort"}
@@ -68,8 +70,8 @@ class Controls(Panel):
             self.desk.on(self.orders[name].click, act, of_run=True, queue=False)
 
     def opened(self) -> Update:
-        """The run is in front where there is one."""
-        return self.desk.show("training") if self.session.run else {}
+        """The run is in front where there is one to look at, of this program's or an earlier one's."""
+        return self.desk.show("training") if self.session.run or self.session.run_names() else {}
 
     def on_start(self) -> Update:
         """Train what the form says."""
@@ -122,35 +124,100 @@ class Controls(Panel):
 
 
 class RunPanel(Panel):
-    """What is told of the run: an error or what to do with the result, the curve, samples, files, the log."""
+    """The page of one run: the one under way, or another that was opened from the list. Each tab looks at its own."""
 
     name = "run"
 
     def build(self) -> Sequence[Any]:
         """Make the places that the news fill."""
-        session, news = self.session, self.desk.news
-        self.message = news_panel("message", "message")
-        for elem_id, part in {
-            "curves": "curves",
-            "samples-panel": "samples",
-            "rates": "rates",
-            "files-panel": "files",
-            "log": "log",
-        }.items():
-            news_panel(elem_id, part)
-        about = (lambda run: (run.status, run.warnings, run.error, run.finished)), run_panel.message
-        news.add("message", Part(*about))
-        news.add("curves", Part(lambda run: run.losses.steps, run_panel.curves, CURVE_SECONDS))
-        news.add("samples", Part(lambda run: run.samples, lambda run: run_panel.samples(run, session.pictures)))
-        news.add("rates", Part(lambda run: run.rates.steps, run_panel.rates, CURVE_SECONDS))
-        news.add("files", Part(lambda run: run.saved, lambda run: run_panel.files(run, session.pictures)))
-        news.add("log", Part(lambda run: session.log(), lambda run: run_panel.log(session.log())))
-        return []
+        session = self.session
+        parts: dict[str, tuple[str, ViewPart]] = {
+            "head": ("run-head-panel", ViewPart(_standing, run_page.head)),
+            "message": ("message", ViewPart(_standing, lambda view: run_panel.message(view.snapshot))),
+            "verdict": ("verdict-panel", ViewPart(_judged, run_page.verdict)),
+            "curves": ("curves", ViewPart(_drawn, lambda view: curve_panel.plot(view, session.run_names()))),
+            "samples": (
+                "samples-panel",
+                ViewPart(
+                    lambda view: view.snapshot.samples,
+                    lambda view: run_panel.samples(view.snapshot, session.pictures),
+                ),
+            ),
+            "files": (
+                "files-panel",
+                ViewPart(
+                    lambda view: (_judged(view), session.lora_folder),
+                    lambda view: run_page.files(view, session.pictures, session.lora_folder),
+                ),
+            ),
+            "pictures": ("pictures-panel", ViewPart(_judged, self._pictures)),
+            "settings": ("settings-panel", ViewPart(_sat, run_page.settings)),
+            "notes": ("notes-panel", ViewPart(_noted, run_page.notes)),
+            "log": ("log", ViewPart(_told, lambda view: run_panel.log(view.record.log if view.record else ()))),
+        }
+        self.told = panel(elem_id="run-told")
+        self.places = {}
+        for name, (elem_id, part) in parts.items():
+            self.places[name] = news_panel(elem_id, name)
+            self.desk.news.add(name, part)
+        return [self.told]
+
+    def _pictures(self, view: View) -> str:
+        return picture_panel.table(view.record, self.session.pictures, self.session.folders) if view.record else ""
 
     def wire(self) -> None:
-        """Take clicks, which the list of runs understands."""
+        """Take clicks; what is done with a whole run the list of runs understands."""
         runs = next(panel for panel in self.desk.panels if isinstance(panel, RunsPanel))
-        self.desk.on(self.message.act, runs.on_act, of_run=True)
+        for name in ("head", "message"):
+            self.desk.on(self.places[name].act, runs.on_act, of_run=True)
+        for name in ("files", "notes"):
+            self.desk.on(self.places[name].act, self.on_act, of_run=True)
+
+    def on_act(self, event: gr.EventData) -> Update:
+        """Copy a file, or keep notes."""
+        said = told(event)
+        name = said.get("name")
+        try:
+            if said.get("act") == "copy-file":
+                copy = self.session.copy_file(name, str(said.get("file")), str(said.get("folder") or ""))
+                return self._answered(confirmed(f"Copied to {copy}"))
+            if said.get("act") == "write-notes":
+                self.session.write_notes(name, str(said.get("notes") or ""))
+                return self._answered(confirmed("The notes are kept in the run's folder."))
+        except TrainerError as error:
+            return self._answered(refused(str(error)))
+        return {}
+
+    def _answered(self, words: str) -> Update:
+        self.desk.news.draw_again("files")
+        return {self.told: words}
+
+
+def _standing(view: View) -> object:
+    run = view.snapshot
+    step = 0 if view.live else run.step
+    return run.status, step, run.warnings, run.error, run.finished, run.paused, run.started_at
+
+
+def _judged(view: View) -> object:
+    record = view.record
+    return (len(record.validated), view.snapshot.saved) if record else None
+
+
+def _drawn(view: View) -> object:
+    return (view.snapshot.step, len(view.record.validated), view.snapshot.total_steps) if view.record else None
+
+
+def _sat(view: View) -> object:
+    return len(view.record.sittings) if view.record else None
+
+
+def _noted(view: View) -> object:
+    return view.record.notes if view.record else None
+
+
+def _told(view: View) -> object:
+    return (len(view.record.log), view.record.log[-1] if view.record.log else None) if view.record else None
 
 
 class RunsPanel(Panel):
@@ -199,11 +266,37 @@ class RunsPanel(Panel):
                 run = self.session.past_named(name).folder
                 words = f"The settings of {run.output_name} were taken"
                 self.session.draft.lay(to_flat(run.read_config()), run.output_name, words)
-                return {**self.desk.opened(), self.answer: "", **self.desk.show("plan")}
+                return {**self.desk.form_update(), self.answer: "", **self.desk.show("plan")}
+            if act in ("rename", "delete"):
+                return self._ask(str(act), name)
+            if act in ("rename-to", "delete-run", "delete-all"):
+                return self._keep_house(said)
         except TrainerError as error:
             self.desk.news.say("Refused", SAID_SECONDS, refused=True)
             return {self.answer: refused(str(error)), **self.desk.show("runs")}
         return {self.answer: self.look()}
+
+    def _ask(self, act: str, name: object) -> Update:
+        """Ask for another name, or whether the run is to go."""
+        run = self.session.past_named(name)
+        record = self.session.view(run.folder.output_name).record
+        if act == "rename" or record is None:
+            return self.desk.ask(run_page.rename_dialog(self.name, run.folder.output_name))
+        return self.desk.ask(run_page.delete_dialog(self.name, record))
+
+    def _keep_house(self, said: Mapping[str, object]) -> Update:
+        """Rename or delete a run, as it was answered."""
+        folder = self.session.past_named(said.get("name")).folder
+        if said.get("act") != "rename-to":
+            housekeeping.delete(folder, files=said.get("act") == "delete-all")
+            self.session.forget(folder)
+            return {self.answer: confirmed(f"{folder.output_name} is deleted.") + self.look(), **self.desk.show("runs")}
+        try:
+            new = housekeeping.rename(folder, str(said.get("new_name") or ""))
+        except TrainerError as error:
+            return self.desk.ask(run_page.rename_dialog(self.name, folder.output_name, str(error)))
+        self.session.forget(folder)
+        return {self.answer: confirmed(f"{folder.output_name} is {new.output_name} now.") + self.look()}
 
     def _resume(self, name: object, *, with_form: bool, asked: bool) -> Update:
         """Go on with a run; where that would be another run than was begun, ask first."""

@@ -32,6 +32,7 @@ from kohya_gui.shell import guide, look
 from kohya_gui.shell.early import Early
 from kohya_gui.shell.guard import LOCAL_HOSTS, Guard
 from kohya_gui.shell.page import Page
+from kohya_gui.watch.curve_panel import answer_comparison, answer_curves
 from trainer.faststart import libraries
 from trainer.ground.commands import Command
 
@@ -124,6 +125,8 @@ def serve(page: Page, given: argparse.Namespace, password: str, *, open_to_other
         "routes": [
             Route("/news/{number:int}", page.news.answer),
             Route("/pictures/{kind}/{name}", pictures.answer),
+            Route("/curves/{name}", answer_curves(page.session)),
+            Route("/comparison/{name}/{other}", answer_comparison(page.session)),
             Route("/guide/images/{name}", guide.answer_picture),
             Route("/guide/{name}", guide.answer_page),
         ],

@@ -28,11 +28,12 @@ def runs_panel(runs: Sequence[PastRun], folder: Path) -> str:
 
 def _row(run: PastRun) -> str:
     name = run.folder.output_name
+    look = f'<button type="button" class="link" data-open-run="{esc(name)}">{esc(name)}</button>'
     again = button("resume", "Resume", style="primary", name=name) if run.status != "finished" else ""
     other = button("resume-form", "Resume with the form's settings", name=name)
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.updated))
     return (
-        f'<li data-run="{esc(name)}"><div><b>{esc(name)}</b> <span class="badge {run.status}">{run.status}</span>'
+        f'<li data-run="{esc(name)}"><div>{look} <span class="badge {run.status}">{run.status}</span>'
         f'<p class="quiet">step {number(run.step)} of {number(run.total_steps)}, <time>{when}</time></p></div>'
-        f'<div class="actions">{again}{other}{button("reuse", "Use its settings", name=name)}</div></li>'
+        f'<div class="actions">{again}{other}{button("reuse", "Clone settings", name=name)}</div></li>'
     )

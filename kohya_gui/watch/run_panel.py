@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from kohya_gui.parts.charts import Line, chart
-from kohya_gui.parts.markup import button, clock, copyable, duration, esc, number, size
+from kohya_gui.parts.markup import button, clock, duration, esc, number, size
 from kohya_gui.parts.served import Pictures
 from trainer.config import in_labels
 from trainer.ground import events
@@ -23,6 +22,8 @@ STATUS_WORDS = {
     "finished": "Finished",
     "stopped": "Stopped",
     "failed": "Failed",
+    "interrupted": "Interrupted",
+    "unreadable": "Unreadable",
 }
 
 TRAINING = "training"
@@ -147,13 +148,14 @@ def message(snapshot: RunSnapshot) -> str:
         parts.insert(0, _failure(snapshot, snapshot.error))
     elif snapshot.finished is not None:
         parts.insert(0, _ending(snapshot, snapshot.finished))
+    elif snapshot.status == "interrupted":
+        parts.insert(0, _interruption(snapshot))
     elif snapshot.status == "paused":
         parts.insert(0, _pause(snapshot.paused or events.Paused(step=snapshot.step)))
     elif snapshot.status == "idle":
         parts.append(
-            '<section class="card"><div class="empty"><p>Nothing has been trained since the program started.</p>'
-            '<p class="quiet">Press Start: the loss, sample pictures and files appear here. Earlier runs are under '
-            "Runs.</p></div></section>"
+            '<section class="card"><div class="empty"><p>There is no run to look at yet.</p><p class="quiet">Press '
+            "Start: the loss, sample pictures and files appear here.</p></div></section>"
         )
     return "".join(parts)
 
@@ -179,6 +181,15 @@ def _failure(snapshot: RunSnapshot, error: events.Failed) -> str:
     return f'<section class="card bad" id="failure" role="alert"><h3>{heading}</h3>{lines}{remedy}{again}</section>'
 
 
+def _interruption(snapshot: RunSnapshot) -> str:
+    again = button("resume", "Resume from the last saved state", style="primary", name=Path(snapshot.folder).stem)
+    return (
+        f'<section class="card warn-card" id="interruption"><h3>Interrupted after step {number(snapshot.step)}</h3>'
+        "<p>The program ended before the run did. What was trained up to its last saved state is kept.</p>"
+        f'<p class="actions">{again}</p></section>'
+    )
+
+
 def _pause(paused: events.Paused) -> str:
     """Return what a pause has reached: it says of the state and the device what is so."""
     return (
@@ -191,8 +202,8 @@ def _ending(snapshot: RunSnapshot, finished: events.Finished) -> str:
     if not finished.path:
         return (
             '<section class="card" id="ending"><h3>Ended without a file</h3><p>The run was ended before its file was '
-            "written. What was saved on the way is listed below; under Runs it can be resumed from its last saved "
-            "state.</p></section>"
+            "written. What was saved on the way is listed below; it can be resumed from its last saved state.</p>"
+            "</section>"
         )
     path = Path(finished.path)
     word = "Stopped early and saved" if finished.stopped else "Done"
@@ -210,31 +221,6 @@ def _ending(snapshot: RunSnapshot, finished: events.Finished) -> str:
         f'<p class="quiet">Too strong? Lower the weight to 0.7, or take one saved earlier, listed below.</p>{more}'
         "</section>"
     )
-
-
-def curves(snapshot: RunSnapshot) -> str:
-    """Return the curve of the loss: each step's, and the average as kohya's programs count it."""
-    if not snapshot.losses.steps:
-        return ""
-    last, loss = float(snapshot.total_steps), snapshot.losses
-    note = f"{snapshot.average_loss:.4f} on average" if snapshot.average_loss is not None else ""
-    averages = Line(snapshot.averages.steps, snapshot.averages.values, "bold")
-    drawn = chart("Loss", [Line(loss.steps, loss.values, "raw"), averages], last=last, note=note)
-    return f'<section class="card loss">{drawn}</section>'
-
-
-def rates(snapshot: RunSnapshot) -> str:
-    """Return the curves of the learning rate and, where the optimizer estimates it, of d."""
-    if not snapshot.rates.steps:
-        return ""
-    last, rate = float(snapshot.total_steps), snapshot.rates
-    parts = ", ".join(f"{part.replace('_', ' ')} {number(value)}" for part, value in snapshot.lr.items())
-    drawn = [chart("Learning rate", [Line(rate.steps, rate.values, "rate")], last=last, floor=0.0, note=parts)]
-    if snapshot.step_sizes.steps:
-        sizes = snapshot.step_sizes
-        note = number(snapshot.step_size) if snapshot.step_size is not None else ""
-        drawn.append(chart("Step size d", [Line(sizes.steps, sizes.values, "rate")], last=last, floor=0.0, note=note))
-    return f'<section class="card rates-card">{"".join(drawn)}</section>'
 
 
 def samples(snapshot: RunSnapshot, pictures: Pictures) -> str:
@@ -271,25 +257,6 @@ def _sample(sample: SampleReady, pictures: Pictures) -> str:
         f'<a href="{pictures.full(path)}" target="_blank" rel="noopener" class="sample"><figure>'
         f'<img src="{pictures.full(path)}" alt="{esc(sample.prompt)}, {label}" loading="lazy">'
         f"<figcaption>{label}</figcaption></figure></a>"
-    )
-
-
-def files(snapshot: RunSnapshot, pictures: Pictures) -> str:
-    """Return the LoRA files written, the newest first, to download, and their folder."""
-    if not snapshot.saved:
-        return ""
-    newest = {saved.path: saved for saved in snapshot.saved}
-    rows = "".join(
-        f'<tr><td><a href="{pictures.download(Path(saved.path))}" download>{esc(Path(saved.path).name)}</a></td>'
-        f"<td>epoch {saved.epoch}</td>"
-        f"<td>step {number(saved.step)}</td><td>{size(saved.bytes)}</td></tr>"
-        for saved in sorted(newest.values(), key=lambda saved: (saved.step, saved.time), reverse=True)
-        if Path(saved.path).exists()
-    )
-    folder = Path(snapshot.saved[-1].path).resolve().parent
-    return (
-        f'<section class="card" id="files"><h3>Files</h3>{copyable(folder)}'
-        f'<div class="scroll"><table class="files"><tbody>{rows}</tbody></table></div></section>'
     )
 
 

@@ -35,6 +35,7 @@ ROWS = {
     "trainer.pictures": 4,
     "trainer.preview": 4,
     "trainer.advice": 4,
+    "trainer.validation": 5,
     "trainer.planning": 5,
     "trainer.results": 6,
     "trainer.training": 7,

@@ -266,7 +266,7 @@ def test_nothing_typed_then_start_watch_reload_second_tab_stop(app: App, tab: Pa
     expect(tab.locator("[data-number=step]")).to_have_text(re.compile(rf"^[1-9]\d* / {planned}$"), timeout=PATIENCE)
     loss, step, name = tab.inner_text("[data-number=loss]"), step_shown(tab), tab.inner_text(".run-name")
     expect(tab.locator("[data-number=loss]")).not_to_have_text(loss)
-    expect(tab.locator("#curves polyline.bold")).to_have_count(1)
+    expect(tab.locator("#curves canvas")).to_have_count(1)
     assert "Traceback" not in app.log.read_text(errors="replace"), "opening the page or the start failed unseen"
 
     tab.reload()

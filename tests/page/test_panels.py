@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import time
 from pathlib import Path
 from typing import TypeVar, cast
@@ -36,6 +37,7 @@ from tests.helpers.families import TINY
 from trainer.config import load_config, save_config
 from trainer.ground import events
 from trainer.ground.errors import ConfigError
+from trainer.results.curves import GROUPS, curves
 from trainer.results.run_folder import RunFolder
 from trainer.results.snapshot import Board, RunSnapshot, fold
 from trainer.run import Run
@@ -90,19 +92,32 @@ def run_of(steps: int, total: int | None = None) -> RunSnapshot:
 
 
 def test_a_refresh_stays_light_after_100_000_steps(session: Session) -> None:
-    snapshot = run_of(100_000)
+    folder = logged_run(Path("outputs"), "long", 100_000)
+    news = Page(session).news
+    assert folder.output_name in parts_since(news, 0)[1]["head"]
+    with folder.events.open("ab") as log:
+        log.write(json.dumps(events.to_record(step_done(100_001))).encode() + b"\n")
     began = time.process_time()
-    parts = (
-        run_panel.bar(snapshot, busy=True),
-        run_panel.message(snapshot),
-        run_panel.curves(snapshot),
-        run_panel.rates(snapshot),
-        run_panel.samples(snapshot, session.pictures),
-        run_panel.files(snapshot, session.pictures),
+    news._views.clear()
+    parts = parts_since(news, 0)[1]
+    record = session.view("long").record
+    assert record is not None
+    drawn = [json.dumps(curves(record, group)) for group in GROUPS]
+    assert time.process_time() - began < 0.4, "four groups of curves and the whole page"
+    assert sum(map(len, parts.values())) < 100_000
+    assert max(map(len, drawn)) < 100_000
+
+
+def logged_run(output_dir: Path, name: str, steps: int, *more: events.Event) -> RunFolder:
+    """Write the log of a run of so many steps, ended by `more`, and return its folder."""
+    folder = RunFolder(output_dir, name)
+    folder.make()
+    began = events.Started(
+        folder=str(folder.path), step=0, total_steps=steps, total_epochs=1, steps_per_epoch=steps, resumed=False
     )
-    assert time.process_time() - began < 0.1
-    assert sum(map(len, parts)) < 100_000
-    assert parts[2].count(",") <= 2 * 510
+    told = (began, *(step_done(step) for step in range(1, steps + 1)), *more)
+    folder.events.write_text("".join(json.dumps(events.to_record(event)) + "\n" for event in told))
+    return folder
 
 
 def parts_since(news: News, number: int) -> tuple[int, dict[str, str]]:
@@ -140,11 +155,12 @@ def step_done(step: int) -> events.StepDone:
 def test_a_page_is_told_only_what_is_newer_than_what_it_has(session: Session, watched: Watched) -> None:
     news = Page(session).news
     number, parts = parts_since(news, 0)
-    assert set(parts) == {"bar", "message", "curves", "samples", "rates", "files", "log", "form-note", "runs"}
+    of_a_run = {"head", "message", "verdict", "curves", "samples", "files", "pictures", "settings", "notes", "log"}
+    assert set(parts) == {"bar", "form-note", "runs", *of_a_run}
     assert news.since(number) is None
     watched.board.post(events.Warned(message="Look out"))
     newer, parts = parts_since(news, number)
-    assert set(parts) == {"message", "log"}
+    assert set(parts) == {"message"}
     assert newer > number
     other, parts = parts_since(news, 0)
     assert other == newer and "Look out" in parts["message"]
@@ -163,17 +179,6 @@ def test_numbers_of_a_restarted_program_are_higher(session: Session) -> None:
     time.sleep(0.02)
     assert set(parts_since(Page(session).news, number)[1])
     assert set(parts_since(Page(session).news, number + 10**9)[1]), "the clock was set back"
-
-
-def test_a_growing_curve_is_drawn_now_and_then_and_at_the_end(session: Session, watched: Watched) -> None:
-    news = Page(session).news
-    number, _ = parts_since(news, 0)
-    watched.board.post(step_done(1))
-    number, parts = parts_since(news, number)
-    assert "bar" in parts and "curves" not in parts
-    watched.board.post(events.Finished(step=1, epoch=1, path="", stopped=True, seconds=1))
-    watched.alive = False
-    assert {"curves", "rates"} <= set(parts_since(news, number)[1])
 
 
 def test_what_was_asked_for_stands_in_the_bar_until_the_run_answers(session: Session, watched: Watched) -> None:

@@ -8,7 +8,7 @@ import pickle
 import pytest
 
 from trainer.ground import events
-from trainer.results.snapshot import CURVE_POINTS, RING_SIZE, Board, Curve, RunSnapshot, fold
+from trainer.results.snapshot import RING_SIZE, Board, RunSnapshot, fold
 
 
 def step(number: int, loss: float = 0.5, **more: object) -> events.StepDone:
@@ -48,17 +48,6 @@ def test_failure_and_pause_show() -> None:
     assert fold(RunSnapshot(), failed).status == "failed"
     assert fold(RunSnapshot(), events.Paused(step=1)).status == "paused"
     assert fold(RunSnapshot(), events.Resumed(step=1)).status == "training"
-
-
-def test_a_curve_stays_small_and_keeps_its_mean() -> None:
-    curve = Curve()
-    count = 40_000
-    for number in range(1, count + 1):
-        curve = curve.add(number, float(number % 10))
-    assert len(curve.steps) == len(curve.values) <= CURVE_POINTS + 1
-    assert curve.steps[-1] > count - 2 * curve.stride
-    assert list(curve.steps) == sorted(curve.steps)
-    assert sum(curve.values) / len(curve.values) == pytest.approx(4.5, abs=0.1)
 
 
 def test_the_ring_is_bounded_and_numbered() -> None:

@@ -17,6 +17,7 @@ from trainer.config.pictures import AugmentationSection, DatasetSection
 from trainer.config.rates import RatesSection
 from trainer.config.results import LoggingSection, MetadataSection, SamplingSection, SavingSection
 from trainer.config.transformer import TransformerSection
+from trainer.config.validation import ValidationSection
 from trainer.config.values import size_of
 from trainer.optimizers import kind_of
 from trainer.schedules import Schedule
@@ -48,6 +49,7 @@ class TrainingConfig:
     flow: FlowSection = FlowSection()
     saving: SavingSection = SavingSection()
     sampling: SamplingSection = SamplingSection()
+    validation: ValidationSection = ValidationSection()
     logging: LoggingSection = LoggingSection()
     metadata: MetadataSection = MetadataSection()
 

@@ -97,11 +97,20 @@ class SampleReady(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validated(Event):
-    """Loss on held-out pictures at fixed noise."""
+    """Loss at fixed noise, the mean over pictures and timesteps.
+
+    `on`: "folder" and "held_out" are pictures that are not trained, "training" ones that are; "table" is the loss of
+    each training picture, to be looked at one by one. `base` says that it is the model without the adapter; `step` is
+    0 then. `pictures` has each one's loss by its name, `timesteps` are the steps of noise that each was measured at.
+    """
 
     step: int
     epoch: int
     loss: float
+    on: str = "held_out"
+    base: bool = False
+    timesteps: int = 0
+    pictures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

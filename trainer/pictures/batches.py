@@ -126,6 +126,23 @@ def _of_dataset(
     ]
 
 
+def held_out_examples(
+    report: DatasetReport, config: TrainingConfig, latent_step: int = LATENT_STEP
+) -> tuple[Example, ...]:
+    """Return the pictures that are only judged by, each in its bucket and once.
+
+    Raises:
+        ConfigError: the bucket settings contradict each other.
+    """
+    found: list[Example] = []
+    for number, (of_dataset, subsets) in enumerate(_configs(config)):
+        place = cache(Buckets.from_config(of_dataset, latent_step).choose)
+        for folder in (each for each in report.held_out if each.dataset == number):
+            treatment = Treatment.from_config(subsets[folder.subset])
+            found += [Example(each, False, 1, place(each.size), 1.0, number, treatment) for each in folder.pictures]
+    return tuple(found)
+
+
 def balance(repeats: Sequence[int], wanted: int) -> list[int]:
     """Return the repeats of the regularisation pictures that take part, so that together they reach `wanted`.
 

@@ -62,12 +62,14 @@ class Folder:
 class DatasetReport:
     """All folders, training first, in the order of their names, and what the user should know about them.
 
-    `unreadable` holds (file, reason) of every picture that was left out; `notices` says it in words.
+    `unreadable` holds (file, reason) of every picture that was left out; `notices` says it in words. `held_out` are the
+    folders with the pictures that are only judged by.
     """
 
     folders: tuple[Folder, ...]
     notices: tuple[str, ...] = ()
     unreadable: tuple[tuple[Path, str], ...] = field(default=())
+    held_out: tuple[Folder, ...] = ()
 
     @property
     def train_folders(self) -> tuple[Folder, ...]:
@@ -105,6 +107,7 @@ class DatasetReport:
             "train_count": self.train_count,
             "reg_count": self.reg_count,
             "folders": [_folder_json(folder) for folder in self.folders],
+            "held_out": [_folder_json(folder) for folder in self.held_out],
             "notices": list(self.notices),
             "unreadable": [{"path": str(path), "reason": reason} for path, reason in self.unreadable],
         }

@@ -34,6 +34,7 @@ from trainer.pictures.findings import (
     short,
 )
 from trainer.pictures.header_cache import WORTH, HeaderCache
+from trainer.pictures.held_out import with_held_out
 from trainer.pictures.image_headers import EXTENSIONS, UNREADABLE, read_size
 from trainer.pictures.listing import Listing, deeper, listing
 from trainer.pictures.report import DatasetReport, Folder, Picture
@@ -84,11 +85,12 @@ def scan(config: TrainingConfig, progress: Progress | None = None) -> DatasetRep
     _require_pictures(config, folders, findings)
     refuse_foreign(findings.foreign)
     notices = (*findings.notices, *findings.summaries())
-    return DatasetReport(
+    found = DatasetReport(
         folders=tuple(folder for folder in folders if folder.pictures),
         notices=notices,
         unreadable=tuple(findings.unreadable),
     )
+    return with_held_out(found, config, lambda others: scan(others, progress))
 
 
 def _tell(progress: Progress | None, before: int, total: int, more: int) -> None:

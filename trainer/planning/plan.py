@@ -16,7 +16,7 @@ from trainer.families.family import HUB
 from trainer.families.reading.hub import cached_descriptions
 from trainer.ground.errors import ModelError
 from trainer.optimizers import kind_of
-from trainer.pictures.batches import Example, examples
+from trainer.pictures.batches import Example, examples, held_out_examples
 from trainer.pictures.counts import Counts, count
 from trainer.pictures.report import DatasetReport
 from trainer.pictures.scan import scan
@@ -26,6 +26,7 @@ from trainer.planning.inspection import check_family_of_lora, check_merged
 from trainer.planning.timetable import Timetable, make_timetable
 from trainer.preview.prompts import SamplePrompt, wanted_prompts
 from trainer.targets import TEXT, Part, Target, names_of
+from trainer.validation.schedule import Schedule, schedule
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Plan:
     recognition: Recognition
     prompts: tuple[SamplePrompt, ...]
     prompt_notices: tuple[str, ...]
+    validation: Schedule
 
     @cached_property
     def targets(self) -> tuple[Target, ...]:
@@ -121,6 +123,7 @@ class Plan:
             f"Steps: {timetable.total_steps:,}",
             f"  {sum_of_steps(self.report, counts, timetable)}",
         ]
+        lines.append(self.validation.words)
         modules = len(self.spec.select(self.targets))
         lines.append(f"{self.spec.title.split()[-1]}: {modules} modules, about {self.file_bytes / 1e6:.1f} MB")
         lines += [f"Note: {notice}" for notice in self.notices]
@@ -181,7 +184,9 @@ def plan(
     chosen = examples(report, config, FAMILIES[recognition.family].latents.step)
     counts = count(report, chosen, config)
     timetable = make_timetable(config, micro_batches=counts.batches, ranks=ranks)
-    seen = Plan(config, report, chosen, counts, timetable, recognition, prompts, said)
+    judged = held_out_examples(report, config, FAMILIES[recognition.family].latents.step)
+    measured = schedule(config, timetable, judged, [each for each in chosen if not each.regularisation])
+    seen = Plan(config, report, chosen, counts, timetable, recognition, prompts, said, measured)
     seen.spec.select(seen.targets)
     if config.network.network_weights:
         begun_from = _header_of("network_weights", config.network.network_weights)

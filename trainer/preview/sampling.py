@@ -48,7 +48,7 @@ def sample(
         Stopped: `progress` asked for it.
     """
     report = progress or (lambda _phase, _done, _total: None)
-    with torch.no_grad(), _as_found(bundle):
+    with torch.no_grad(), left_as_found(bundle):
         latents = _denoise(bundle, request, _guided(bundle, request, texts or {}), report)
         pixels = bundle.decode_latents(latents)
     return to_picture(pixels[0])
@@ -121,7 +121,7 @@ def _text(bundle: Bundle, prompts: Sequence[str], texts: Mapping[str, Mapping[st
 
 
 @contextmanager
-def _as_found(bundle: Bundle) -> Iterator[None]:
+def left_as_found(bundle: Bundle) -> Iterator[None]:
     """Put every module in eval mode, and restore modes and global random numbers at the end."""
     training = [part for module in bundle.components.values() for part in module.modules() if part.training]
     devices = [bundle.device] if bundle.device.type == "cuda" else []

@@ -73,6 +73,9 @@ class TimestepRule(Protocol):
     def __call__(self, numbers: Numbers, shape: Sequence[int]) -> Tensor:
         """Return one timestep, shape [], for a sample whose latents have `shape`, [c, ...]."""
 
+    def at(self, share: float, shape: Sequence[int]) -> Tensor:
+        """Return the timestep, shape [], that chance puts in place `share`, 0 to below 1, of all that it draws."""
+
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
@@ -191,6 +194,26 @@ class UniformTimesteps:
     def __call__(self, numbers: Numbers, shape: Sequence[int]) -> Tensor:
         """Return one timestep, int64, shape []."""
         return numbers.integer("timestep", self.low, self.high)
+
+    def at(self, share: float, shape: Sequence[int]) -> Tensor:
+        """Return the timestep, int64, shape [], below which lies `share` of them."""
+        return torch.tensor(self.low + int(share * (self.high - self.low)))
+
+
+@dataclass(frozen=True, slots=True)
+class EvenTimesteps:
+    """In place of chance: a sample's slot, from 0 to below `count`, says which of so many even shares it stands for."""
+
+    rule: TimestepRule
+    count: int
+
+    def __call__(self, numbers: Numbers, shape: Sequence[int]) -> Tensor:
+        """Return the timestep in the middle of the share, shape []."""
+        return self.at((numbers.slot + 0.5) / self.count, shape)
+
+    def at(self, share: float, shape: Sequence[int]) -> Tensor:
+        """Return what the rule has there."""
+        return self.rule.at(share, shape)
 
 
 def _stack(tensors: list[Tensor | None]) -> Tensor | None:

@@ -142,6 +142,14 @@ class Sigmas:
     def __call__(self, numbers: Numbers, shape: Sequence[int]) -> Tensor:
         """Return one sigma, float32, shape []."""
         random = numbers.normal("timestep", ()) if takes_normal(self.options) else numbers.share("timestep")
+        return self._of(random, shape)
+
+    def at(self, share: float, shape: Sequence[int]) -> Tensor:
+        """Return the sigma, float32, shape [], that the random number at this quantile leads to."""
+        random = torch.tensor(share, dtype=torch.float32)
+        return self._of(torch.special.ndtri(random) if takes_normal(self.options) else random, shape)
+
+    def _of(self, random: Tensor, shape: Sequence[int]) -> Tensor:
         sigma = SAMPLINGS[self.options.timestep_sampling](random, self.options, tokens_of(shape, self.patch))
         return sigma.clamp(0.0, 1.0)  # rounding may take it over the edge
 

@@ -24,6 +24,7 @@ MOST_BYTES = 32 * LOG_BYTES
 """Bytes of a log that could not be put aside for long; no other is larger."""
 
 _OF_STEP = (events.StepDone, events.EpochDone, events.Saved, events.SampleReady, events.Validated)
+_VALIDATED_LINE = b'{"event": "Validated"'
 _UNLOGGED = (events.Stage,)
 """Events that only a live view needs; the log would grow with every picture cached."""
 
@@ -114,6 +115,12 @@ def parsed(line: bytes) -> Event | None:
 def read_events(path: Path) -> Iterator[Event]:
     """Yield the events of a log and of the files put aside before it."""
     return (event for line in read_lines(path) if (event := parsed(line)) is not None)
+
+
+def validations(path: Path) -> list[events.Validated]:
+    """Return what a log tells of validations. Steps are many, and their lines are not parsed."""
+    found = (parsed(line) for line in read_lines(path) if line.startswith(_VALIDATED_LINE))
+    return [event for event in found if isinstance(event, events.Validated)]
 
 
 def cut_events(path: Path, step: int) -> None:

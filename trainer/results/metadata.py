@@ -40,6 +40,9 @@ PROGRAM = "kohya-lora-trainer"
 SETTINGS_ENTRY = "trainer_config"
 """The entry with all settings as JSON, without paths."""
 
+VALIDATION_ENTRY = "trainer_validation"
+"""The entry with what validation has found, as JSON."""
+
 NEEDED = (
     "ss_v2",
     "ss_base_model_version",
@@ -89,7 +92,6 @@ _OF_ONE_DATASET = frozenset(
 
 _ELSEWHERE: Mapping[str, object] = {
     "ss_fp8_base": False,
-    "ss_num_validation_images": 0,
     "ss_sd_scripts_commit_hash": "(unknown)",
 }
 """Entries of sd-scripts that belong to no setting and no argument, or to the other one of two arguments."""
@@ -143,9 +145,12 @@ class RunFacts:
     session_id: int
 
 
-def build(facts: RunFacts, *, step: int, epoch: int, finished: float) -> dict[str, str]:
+def build(
+    facts: RunFacts, *, step: int, epoch: int, finished: float, validation: Mapping[str, object] | None = None
+) -> dict[str, str]:
     """Return the metadata of a file saved after `step` and `epoch`, at `finished` seconds since 1970.
 
+    `validation` is what validation has found up to then, None where it has not.
     `export.save` adds the two hashes.
     """
     found = (
@@ -164,6 +169,8 @@ def build(facts: RunFacts, *, step: int, epoch: int, finished: float) -> dict[st
         entries = {key: value for key, value in entries.items() if key in NEEDED}
     else:
         entries[SETTINGS_ENTRY] = json.dumps(settings_without_paths(facts.config))
+        if validation:
+            entries[VALIDATION_ENTRY] = json.dumps(validation)
     return entries | _modelspec(facts, finished)
 
 
@@ -292,6 +299,7 @@ def _dataset(facts: RunFacts) -> dict[str, object]:
         "dataset_dirs": dataset_dirs(report.train_folders, public_name),
         "num_reg_images": report.reg_count,
         "num_train_images": report.train_count,
+        "num_validation_images": sum(len(folder.pictures) for folder in report.held_out),
         "reg_dataset_dirs": dataset_dirs(report.reg_folders, public_name),
         "tag_frequency": _most_frequent(tags, TAGS_KEPT),
     }

@@ -31,6 +31,9 @@ from trainer.results.event_log import earlier_files, parsed, read_lines
 
 RUN_SUFFIX = ".run"
 
+_LOCK_SECONDS = 0.5
+"""Whoever only asks whether a run is under way holds its lock for an instant."""
+
 _STEP_LINE = b'{"event": "StepDone"'
 
 
@@ -147,7 +150,7 @@ class RunFolder:
         """
         lock = FileLock(self.path / "lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=_LOCK_SECONDS)
         except Timeout as error:
             raise StateError(
                 f"output_name: another run is writing to {str(self.path)!r}.",
@@ -162,6 +165,10 @@ class RunFolder:
             return False
         own = (self.events, self.lora, *self.state.glob("*"), *self.samples.glob("*"))
         return any(path.exists() for path in own) or any(self._files(""))
+
+    def lora_files(self) -> Iterator[Path]:
+        """Yield the LoRA files of this run that are there, finished or not."""
+        return self._files("")
 
     def half_written(self) -> Iterator[Path]:
         """Yield what a LoRA was being written to when the run was killed."""
@@ -196,6 +203,19 @@ class PastRun:
     step: int
     total_steps: int
     updated: float
+
+
+def run_names(output_dir: Path) -> tuple[str, ...]:
+    """Return the names of the runs in `output_dir`, the newest first; no log is read."""
+    found = []
+    if os.path.isdir(output_dir):
+        for path in output_dir.glob(f"*{RUN_SUFFIX}"):
+            folder = RunFolder(output_dir, path.name.removesuffix(RUN_SUFFIX))
+            try:
+                found.append((folder.events.stat().st_mtime, folder.output_name))
+            except OSError:
+                continue
+    return tuple(name for _, name in sorted(found, reverse=True))
 
 
 def past_runs(output_dir: Path) -> tuple[PastRun, ...]:

@@ -6,7 +6,6 @@ The window and the console read a snapshot and never consume it, so any number o
 from __future__ import annotations
 
 import dataclasses
-import math
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -16,40 +15,11 @@ from typing import Any
 from trainer.ground import events
 from trainer.ground.events import Event, SampleReady, Saved, StepDone
 
-CURVE_POINTS = 500
-"""Points kept of each curve: more than a plot can show, few enough to stay light after 100,000 steps."""
-
 LISTED = 500
 """Newest samples, files and warnings that a snapshot lists, so that a run of any length stays light."""
 
 RING_SIZE = 1000
 """Events kept in memory; the run's `events.jsonl` has them all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """A thinned series over steps. Every `stride`-th step is kept; values between are averaged into the next point."""
-
-    steps: tuple[int, ...] = ()
-    values: tuple[float, ...] = ()
-    stride: int = 1
-    pending: tuple[float, ...] = ()
-
-    def add(self, step: int, value: float) -> Curve:
-        """Return the curve with one more value; what is no finite number is left out."""
-        if not math.isfinite(value):
-            return self
-        pending = (*self.pending, value)
-        if len(pending) < self.stride:
-            return dataclasses.replace(self, pending=pending)
-        steps, values, stride = (*self.steps, step), (*self.values, sum(pending) / len(pending)), self.stride
-        if len(steps) > CURVE_POINTS:
-            steps, values, stride = steps[1::2], _pair_means(values), stride * 2
-        return Curve(steps, values, stride)
-
-
-def _pair_means(values: tuple[float, ...]) -> tuple[float, ...]:
-    return tuple((first + second) / 2 for first, second in zip(values[0::2], values[1::2], strict=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +43,6 @@ class RunSnapshot:
     seconds_per_step: float = 0.0
     started_at: float = 0.0
     ended_at: float = 0.0
-    losses: Curve = Curve()
-    averages: Curve = Curve()
-    rates: Curve = Curve()
-    step_sizes: Curve = Curve()
     samples: tuple[SampleReady, ...] = ()
     saved: tuple[Saved, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -97,7 +63,7 @@ class RunSnapshot:
         return self.status in ("preparing", "training", "paused", "stopping")
 
 
-STATUSES = ("idle", "preparing", "training", "paused", "stopping", "finished", "stopped", "failed")
+STATUSES = ("idle", "preparing", "training", "paused", "stopping", "finished", "stopped", "failed", "interrupted")
 
 _SMOOTHING = 0.1
 """Weight of the newest step in the smoothed step time."""
@@ -118,6 +84,10 @@ def _started(snapshot: RunSnapshot, event: events.Started) -> dict[str, Any]:
         "total_steps": event.total_steps,
         "total_epochs": event.total_epochs,
         "started_at": snapshot.started_at or event.time,
+        "ended_at": 0.0,
+        "paused": None,
+        "error": None,
+        "finished": None,
     }
 
 
@@ -136,9 +106,7 @@ def _stage(snapshot: RunSnapshot, event: events.Stage) -> dict[str, Any]:
 
 def _step_done(snapshot: RunSnapshot, event: StepDone) -> dict[str, Any]:
     before = snapshot.seconds_per_step
-    acting = dict(event.acting_lr or event.lr)
-    rate = next(iter(acting.values()), 0.0)
-    fields: dict[str, Any] = {
+    return {
         "status": "training" if snapshot.status != "stopping" else "stopping",
         "phase": "training",
         "phase_done": event.step,
@@ -147,17 +115,11 @@ def _step_done(snapshot: RunSnapshot, event: StepDone) -> dict[str, Any]:
         "epoch": event.epoch,
         "loss": event.loss,
         "average_loss": event.average_loss,
-        "lr": acting,
+        "lr": dict(event.acting_lr or event.lr),
         "step_size": event.step_size,
         "memory": event.memory,
         "seconds_per_step": before + _SMOOTHING * (event.seconds - before) if before else event.seconds,
-        "losses": snapshot.losses.add(event.step, event.loss),
-        "averages": snapshot.averages.add(event.step, event.average_loss),
-        "rates": snapshot.rates.add(event.step, rate),
     }
-    if event.step_size is not None:
-        fields["step_sizes"] = snapshot.step_sizes.add(event.step, event.step_size)
-    return fields
 
 
 def _finished(snapshot: RunSnapshot, event: events.Finished) -> dict[str, Any]:

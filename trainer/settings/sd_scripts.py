@@ -72,27 +72,19 @@ _TRAINER: Mapping[str, Argument] = {
     "save_model_as": _changing("safetensors", instead="LoRAs are always written as .safetensors"),
     "skip_until_initial_step": _changing(),
     "train_inpainting": _changing(),
-    "validation_split": _changing(entry=0.0),
     **_harmless(
         "async_upload blocks_to_swap cache_info config_file console_log_file console_log_level console_log_simple "
         "cpu_offload_checkpointing dataset_repeats ddp_gradient_as_bucket_view ddp_static_graph ddp_timeout "
         "debug_dataset deepspeed disable_mmap_load_safetensors dynamo_backend fused_backward_pass highvram "
         "huggingface_path_in_repo huggingface_repo_id huggingface_repo_type huggingface_repo_visibility "
-        "huggingface_token log_config log_prefix log_tracker_config log_tracker_name lowram max_validation_steps "
+        "huggingface_token log_config log_prefix log_tracker_config log_tracker_name lowram "
         "mem_eff_attn mem_eff_save metadata_is_negative_embedding metadata_merged_from metadata_preprocessor "
         "metadata_thumbnail metadata_trigger_phrase metadata_usage_hint offload_optimizer_device "
         "offload_optimizer_nvme_path offload_param_device offload_param_nvme_path output_config "
         "persistent_data_loader_workers "
         "save_state_on_train_end save_state_to_huggingface sdpa skip_cache_check split_attn tokenizer_cache_dir "
-        "validate_every_n_epochs validate_every_n_steps validation_seed wandb_api_key wandb_run_name xformers "
-        "zero3_init_flag zero3_save_16bit_model zero_stage",
-        {
-            "lowram": False,
-            "max_validation_steps": None,
-            "validate_every_n_epochs": None,
-            "validate_every_n_steps": None,
-            "validation_seed": None,
-        },
+        "wandb_api_key wandb_run_name xformers zero3_init_flag zero3_save_16bit_model zero_stage",
+        {"lowram": False},
     ),
 }
 """Arguments of the trainer itself. The harmless ones are about speed, memory, logs and uploads."""
@@ -179,7 +171,6 @@ _REASONS: Mapping[str, str] = {
     r"dynamo_\w+|highvram|lowram|\w*_to_swap|cpu_offload\w*|disable_mmap\w*|fused_\w+|mem_eff_save|"
     r"persistent_data\w*|skip_cache_check|cache_info|tokenizer_cache_dir": "about speed or memory",
     r"save_state\w*|save_last_n_\w+_state": "a state is always kept, the newest two of a run",
-    r"validat\w+|max_validation\w+": "about held-out pictures",
     r"config_file|output_config|debug_dataset": "for looking at a file of settings or at pictures; `--check` does",
     r"initial_\w+|skip_until_initial_step|resume": "a run of this program is resumed exactly, with `--resume`",
     r"fp16_master_weights_and_gradients|use_ema|enable_ema": "left over in its parser, and read by no trainer of LoRAs",

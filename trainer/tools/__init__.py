@@ -15,6 +15,7 @@ from trainer.tools.keys import Keys
 from trainer.tools.merge import Merge
 from trainer.tools.recode import Recode
 from trainer.tools.resize import Resize
+from trainer.tools.show import Show
 from trainer.tools.tool import Arguments, Desk, Tool
 from trainer.tools.train import Train
 from trainer.tools.verify import Verify
@@ -25,6 +26,7 @@ TOOLS: dict[str, Tool[Any]] = {
         Train(),
         Keys(),
         Inspect(),
+        Show(),
         Export(),
         Import(),
         Recode(),

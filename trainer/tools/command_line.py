@@ -63,7 +63,9 @@ def _add(parser: argparse.ArgumentParser, tool: Tool[Any], setting: Setting) -> 
     if key in tool.positional:
         parser.add_argument(key, metavar=shown, nargs="*" if setting.kind == "list" else "?", **about)  # type: ignore[arg-type]
         return
-    names = dict.fromkeys((f"--{key}", f"--{key.replace('_', '-')}"))
+    # A word that pydantic keeps for itself has an underscore after it.
+    option = key.rstrip("_")
+    names = dict.fromkeys((f"--{option}", f"--{option.replace('_', '-')}"))
     if setting.kind == "switch":
         action = argparse.BooleanOptionalAction if setting.default else "store_true"
         parser.add_argument(*names, dest=key, action=action, **about)  # type: ignore[arg-type]

@@ -35,7 +35,7 @@ def _section(tool: Tool[Any]) -> str:
 
 
 def _argument(tool: Tool[Any], setting: Setting) -> str:
-    name = tool.positional.get(setting.key) or f"--{setting.key}"
+    name = tool.positional.get(setting.key) or f"--{setting.key.rstrip('_')}"
     must = tool.arguments.model_fields[setting.key].is_required()
     facts = [f"must be {rule(setting)}"] if setting.kind in ("integer", "number") else []
     facts += ["must be given"] if must else []

@@ -31,7 +31,6 @@ from trainer.planning.plan import Plan
 from trainer.preview.prompts import settle
 from trainer.results import contents, export
 from trainer.results.run_folder import RunFolder
-from trainer.targets import TEXT, names_of
 from trainer.training import attention, precision, ranks, text_cache
 from trainer.training.metrics import Metrics
 from trainer.training.precision import Precision
@@ -39,7 +38,9 @@ from trainer.training.states import Position, State
 from trainer.training.text_cache import TextCache
 from trainer.training.text_states import TextStates
 from trainer.training.training import Training
+from trainer.training.validating import judged_pictures
 from trainer.training.weights import Average
+from trainer.validation.measuring import plain_caption
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,11 @@ def prepare(training: Training) -> None:
     """
     known = len(training.bundle.notices)
     texts = fill_text_cache(training)
-    training.batches = make_batches(training, fill_cache(training), texts)
+    cache = fill_cache(training)
+    training.judged = judged_pictures(training, cache)
+    if cache is not None and not training.plan.prompts:
+        training.bundle.release_vae()
+    training.batches = make_batches(training, cache, texts)
     for notice in training.bundle.notices[known:]:
         training.tell(Warned(message=notice))
 
@@ -213,8 +218,6 @@ def fill_cache(training: Training) -> LatentCache | None:
     batch = config.dataset.vae_batch_size
     with memory.kept():
         cache.fill(training.plan.examples, bundle.encode_images, bundle.vae_key, batch, training.progress)
-    if not training.plan.prompts:
-        bundle.release_vae()
     return cache
 
 
@@ -238,7 +241,9 @@ def fill_text_cache(training: Training) -> Sequence[Sequence[str]] | None:
     folder = Path(config.saving.output_dir) / text_cache.FOLDER if on_disk else None
     training.text_cache = TextCache(folder)
     key = bundle.text_key if on_disk else ""
-    wanted = (*itertools.chain(*texts), *prompts, "")
+    schedule = plan.validation
+    judged = [plain_caption(each, config) for each in (*schedule.series.examples, *schedule.table.examples)]
+    wanted = (*itertools.chain(*texts), *prompts, *judged, "")
     training.text_cache.fill(wanted, bundle.tokenize, bundle.encode_text, key, training.progress)
     if not config.network.base_weights:  # loaded again they would lack what was merged into them
         bundle.release_text_encoders()
@@ -251,7 +256,6 @@ def make_batches(
     """Return this rank's batches from the training's position on, with all their random numbers."""
     config, accelerator = training.config, training.accelerator
     draw = functools.partial(training.process.drawing, seed=config.training.seed)
-    text_learns = not set(names_of(training.plan.parts, TEXT)).isdisjoint(training.adapter.parts)
     return make_loader(
         training.plan.examples,
         cache,
@@ -264,7 +268,7 @@ def make_batches(
         draw=draw,
         latent_shape=training.bundle.latents.shape,
         conditions=training.bundle.conditions.of_picture,
-        tokenize=training.bundle.tokenize if text_learns else None,
+        tokenize=training.bundle.tokenize if training.text_learns else None,
         text_cache=training.text_cache,
         prepared=texts,
         pin_memory=accelerator.device.type == "cuda",

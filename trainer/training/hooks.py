@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -19,6 +20,8 @@ from trainer.preview.sampling import sample, save_picture
 from trainer.training import failures, ranks
 from trainer.training.keeper import Keeper
 from trainer.training.training import Training
+from trainer.training.validating import LossesOf, Validating
+from trainer.training.watchdog import Watchdog
 from trainer.training.watching import only_watching
 
 _SMALLEST_SAMPLE = 64
@@ -28,10 +31,13 @@ _SMALLEST_SAMPLE = 64
 class Hooks:
     """Does what the plan and the commands say is due. Only rank 0 writes; the others keep step."""
 
-    def __init__(self, training: Training) -> None:
+    def __init__(self, training: Training, losses_of: LossesOf) -> None:
         self._training = training
         self._keeper = training.progress.keeper = Keeper(training)
+        self._validating = Validating(training, losses_of, measures=self._keeper.writes)
+        self._watchdog = Watchdog(training.tell, training.device)
         self._halvings = 0
+        self._ended = time.perf_counter()
 
     @contextmanager
     def on_the_way(self) -> Iterator[None]:
@@ -48,6 +54,8 @@ class Hooks:
     def begin(self) -> None:
         """Do what is due before the first step, and the rest of what a pause or a kill cut short."""
         training = self._training
+        self._validating.begin()
+        self._save_files(missing=True)
         if training.sampled is not None:
             self._sample(training.sampled)
         elif training.step == 0 and training.timetable.sample_due(0):
@@ -56,21 +64,34 @@ class Hooks:
     def after_step(self) -> None:
         """Do what is due after the newest step."""
         training, keeper = self._training, self._keeper
+        waited = time.perf_counter() - self._ended - training.step_seconds
+        self._watchdog.step(training.step_seconds, max(0.0, waited))
         keeper.tell_of_state(wait=False)
         step, timetable = training.step, training.timetable
         epoch_ended = timetable.ends_epoch(step)
         if epoch_ended:
             self._end_epoch()
-        for name in timetable.lora_names(step):
-            keeper.save_lora(name)
-        for name in timetable.expired_names(step):
-            if keeper.writes:
-                for each in (name, average_name(name)):
-                    (training.folder.output_dir / each).unlink(missing_ok=True)
+        self._validating.after_step()
+        self._save_files()
         if timetable.sample_due(step):
             self._sample()
         if epoch_ended or timetable.keeps_state(step) or keeper.minutes >= training.config.saving.save_state_minutes:
             keeper.begin_state()
+        self._ended = time.perf_counter()
+
+    def _save_files(self, *, missing: bool = False) -> None:
+        """Write the files of the newest step and remove those that they replace; with `missing` only what is not there.
+
+        A run that was ended while it measured has its state, and not yet its file.
+        """
+        training, keeper = self._training, self._keeper
+        for name in training.timetable.lora_names(training.step) if training.step else ():
+            if not (missing and (training.folder.output_dir / name).exists()):
+                keeper.save_lora(name)
+        for name in training.timetable.expired_names(training.step):
+            if keeper.writes:
+                for each in (name, average_name(name)):
+                    (training.folder.output_dir / each).unlink(missing_ok=True)
 
     def obey(self) -> None:
         """Do what was asked for since the last step. Under several ranks rank 0 decides for all."""
@@ -88,6 +109,7 @@ class Hooks:
             elif wishes.sampling:
                 self._sample()
             else:
+                self._ended = time.perf_counter()
                 return
 
     def finish(self) -> events.Finished:
@@ -100,6 +122,7 @@ class Hooks:
         training.metrics.settle()
         path = ""
         if training.ending is not Command.ABORT:
+            self._validating.finish()
             path = self._finished_file()
             self._keeper.save_state()
         self._keeper.tell_of_state(wait=True)
@@ -133,7 +156,7 @@ class Hooks:
 
     def _sample(self, first: int = 0) -> None:
         """Make the sample pictures from number `first` on. A stop ends it, and is obeyed by the loop."""
-        training = self._training
+        training, began = self._training, time.perf_counter()
         training.metrics.settle()
         if self._keeper.writes:
             with suppress(Stopped):
@@ -142,6 +165,7 @@ class Hooks:
                     step, kind = training.bundle.latents.step, training.process.name
                     self._sample_one(settle(prompt, training.config, index, step, kind))
             self._keeper.finish_samples()
+        self._watchdog.sampled(time.perf_counter() - began)
         training.inbox.sampled()
 
     def _sample_one(self, request: SampleRequest) -> None:

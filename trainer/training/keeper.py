@@ -19,6 +19,7 @@ from trainer.results import export, metadata
 from trainer.training import ranks
 from trainer.training.state_writer import StateWriter, Written
 from trainer.training.training import Training
+from trainer.training.validating import summary
 
 
 class Keeper:
@@ -135,7 +136,13 @@ class Keeper:
     def _write_lora(self, path: Path, more: Mapping[str, str] | None = None) -> None:
         """Write the LoRA with the weights that the parameters hold."""
         training = self._training
-        entries = metadata.build(training.facts, step=training.step, epoch=training.epoch, finished=time.time())
+        entries = metadata.build(
+            training.facts,
+            step=training.step,
+            epoch=training.epoch,
+            finished=time.time(),
+            validation=summary(training),
+        )
         size = export.save(
             path, training.adapter.tensors(), {**entries, **(more or {})}, training.config.saving.save_precision
         )

@@ -26,7 +26,7 @@ def train(training: Training) -> events.Finished:
     Raises:
         RunError: gradient after gradient is not finite, or a file could not be written.
     """
-    hooks = Hooks(training)
+    hooks = Hooks(training, losses_of)
     with attention.preferring(str(training.environment.get("attention", ""))), hooks.on_the_way():
         with hooks.preparing():
             training.prepare()
@@ -61,10 +61,15 @@ def accumulate(training: Training, batches: Sequence[Batch]) -> Tensor:
 
 
 def loss_of(training: Training, batch: Batch) -> Tensor:
-    """Return the mean loss of one micro-batch, a scalar with gradient: add noise, predict, compare."""
+    """Return the mean loss of one micro-batch, a scalar with gradient."""
+    return losses_of(training, batch).mean()
+
+
+def losses_of(training: Training, batch: Batch) -> Tensor:
+    """Return the loss of each sample of a micro-batch, [b] float32: add noise, predict, compare."""
     noised = training.process.corrupt(training.latents(batch), batch.draws)
     prediction = training.bundle.predict(noised.latents, noised.timesteps, training.texts(batch), batch.conditions)
-    return training.process.losses(prediction, noised, batch.loss_weights, batch.mask).mean()
+    return training.process.losses(prediction, noised, batch.loss_weights, batch.mask)
 
 
 def clip(training: Training) -> Tensor:

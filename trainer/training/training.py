@@ -43,6 +43,7 @@ from trainer.training.states import Position, State
 from trainer.training.text_cache import TextCache
 from trainer.training.text_states import TextStates
 from trainer.training.weights import Average, Weights
+from trainer.validation.measuring import Subject
 
 _SESSION_IDS = 2**32
 """sd-scripts draws ss_session_id from this range."""
@@ -62,6 +63,8 @@ class Training:
     optimizer steps are done; the `metrics` tells of them. `sampled` is how many sample pictures of the newest step are
     drawn while the others are under way. `text_cache` holds what frozen text encoders made of all captions, where it
     was made ahead.
+    `step_seconds` is how long the newest step took. `judged` are the pictures that validation measures, those of the
+    series and those of the table, and `validated` what was found so far, earlier sittings included.
     `current` are the micro-batches of the step under way, `updating` says that the step may have changed the weights
     already. `micro_batch_size` is how much is computed at once, once that had to be less than the settings say; with
     `one_size` no less either, since a compiler makes a program for each size. `ending` is the command that ends it,
@@ -87,6 +90,8 @@ class Training:
     resumed: bool = False
     sampled: int | None = None
     text_cache: TextCache | None = None
+    judged: Mapping[str, Sequence[Subject]] = field(default_factory=dict)
+    validated: list[events.Validated] = field(default_factory=list)
     batches: Iterable[Batch] = ()
     rates_used: dict[str, float] = field(default_factory=dict)
     rates_acting: dict[str, float] = field(default_factory=dict)
@@ -95,6 +100,7 @@ class Training:
     one_size: bool = False
     updating: bool = False
     held: tuple[str, ...] = ()
+    step_seconds: float = 0.0
     seconds_before: float = 0.0
     began: float = field(default_factory=time.time)
     clock: float = field(default_factory=time.monotonic)
@@ -126,6 +132,11 @@ class Training:
     def optimizer_kind(self) -> type[OptimizerKind]:
         """What kind the optimizer is of."""
         return kind_of(self.config.optimizer.optimizer_type)
+
+    @property
+    def text_learns(self) -> bool:
+        """True where a text encoder is trained."""
+        return not set(names_of(self.plan.parts, TEXT)).isdisjoint(self.adapter.parts)
 
     @property
     def epoch(self) -> int:
@@ -312,6 +323,7 @@ class Training:
         """
         self.step += 1
         self.updating = False
+        self.step_seconds = seconds
         done = events.StepDone(
             step=self.step,
             epoch=self.epoch,

@@ -1,0 +1,156 @@
+"""Is the marked file the good one? Runs that overfit and runs that do not, judged by pictures that no run has seen.
+
+Eight of the demo's pictures are trained three times as long as the demo, with 24 further pictures of the concept kept
+out; 24 more judge every saved file, by a measure of their own (`demo.build.lora`, with diffusers' loader). Short runs
+on all of the demo's pictures are there to see that nothing is said without need. What was measured is kept in the
+folder and taken from there the next time.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.ground import PROJECT
+from benchmarks.options import Options
+from benchmarks.rows import Row, Target
+from demo.build.concept import PICTURES, concept_scene, with_trigger
+from demo.build.drawing import BACKGROUNDS, Scene, caption, draw
+from demo.build.lora import load_model, loss_at_fixed_noise
+from trainer.config import load_config
+from trainer.results.event_log import validations
+from trainer.run import Start, train
+from trainer.validation.judgement import Judgement, Point, judge
+
+SEEDS, QUICK_SEEDS = 10, 2
+TRAINED, HELD_OUT, JUDGING = 8, 24, 24
+LONG_EPOCHS, SHORT_EPOCHS = 42, 6
+EVERY = 3
+"""Epochs from one saved file to the next of a long run; of a short one each is saved."""
+NAME = "marked"
+NEAR = 1.01
+"""Loss of the marked file over that of the best one, up to which it is as good."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One run: what was said after its end, the step of the first warning, and each file's loss on the judging set."""
+
+    said: Judgement
+    warned: int | None
+    losses: Mapping[int, float]
+    last: int
+
+    @property
+    def over_best(self) -> float:
+        """The marked file's loss over the best file's."""
+        assert self.said.best is not None
+        return self.losses[self.said.best] / min(self.losses.values())
+
+    @property
+    def over_last(self) -> float:
+        """The marked file's loss over the last file's."""
+        assert self.said.best is not None
+        return self.losses[self.said.best] / self.losses[self.last]
+
+
+def measure(options: Options) -> Iterator[Row]:
+    """Yield the rows."""
+    count = QUICK_SEEDS if options.quick else SEEDS
+    folder = options.folder / "validation"
+    long = [run(folder, seed, LONG_EPOCHS, EVERY, TRAINED) for seed in range(count)]
+    short = [run(folder, seed, SHORT_EPOCHS, 1, 12) for seed in range(count)]
+    yield _share("marked below last", [each.over_last < 1 for each in long], 0.9)
+    yield _share("marked within 1 % of the best", [each.over_best <= NEAR for each in long], 0.8)
+    early = [each.warned is not None and each.warned < 0.75 * each.last for each in long]
+    yield _share("warned before the last quarter", early, 0.8)
+    warned = [each.warned is not None for each in short]
+    yield Row("validation/short runs that warn", float(np.mean(warned)), "", None, Target(0.1))
+    late = [each.said.best is not None and each.said.best > each.last * 2 / 3 for each in short]
+    yield _share("mark in the last third of short runs", late, 1.0)
+
+
+def _share(name: str, values: Sequence[bool], least: float) -> Row:
+    return Row(f"validation/{name}", float(np.mean(values)), "", None, Target(least, at_most=False))
+
+
+def run(folder: Path, seed: int, epochs: int, every: int, trained: int) -> Outcome:
+    """Train once, unless that was done, and return what came of it."""
+    place = folder / f"{epochs}-epochs-{seed}"
+    known = place / "losses.json"
+    if not known.exists():
+        shutil.rmtree(place, ignore_errors=True)
+        _train(place, seed, epochs, every, trained)
+        known.write_text(json.dumps(_losses_of_files(place, seed)), encoding="utf-8")
+    losses = {int(step): loss for step, loss in json.loads(known.read_text(encoding="utf-8")).items()}
+    series = [
+        Point(each.step, each.loss, each.pictures)
+        for each in validations(place / f"{NAME}.run" / "events.jsonl")
+        if each.on == "folder" and not each.base
+    ]
+    warned = next(
+        (series[end - 1].step for end in range(1, len(series) + 1) if judge(series[:end], losses).overfitting), None
+    )
+    return Outcome(judge(series, losses), warned, losses, max(losses))
+
+
+def _train(place: Path, seed: int, epochs: int, every: int, trained: int) -> None:
+    draws = random.Random(f"training {seed}")
+    chosen = sorted(draws.sample(sorted(PICTURES.glob("*.png")), trained))
+    training = place / "training" / PICTURES.name
+    training.mkdir(parents=True)
+    for picture in chosen:
+        shutil.copy(picture, training)
+        shutil.copy(picture.with_suffix(".txt"), training)
+    _write(place / "held_out" / "1_sks emblem", further_scenes(f"held out {seed}", HELD_OUT))
+    overrides = {
+        "train_data_dir": str(place / "training"),
+        "val_data_dir": str(place / "held_out"),
+        "output_dir": str(place),
+        "output_name": NAME,
+        "seed": seed,
+        "max_train_epochs": epochs,
+        "save_every_n_epochs": every,
+        "sample_prompts": "",
+        "sample_at_first": False,
+    }
+    config = load_config(PROJECT / "presets" / "demo.toml", overrides=overrides)
+    train(config, emit=lambda event: None, start=Start(by="started by a measurement", wait=True))
+
+
+def further_scenes(name: str, count: int) -> list[tuple[Scene, str]]:
+    """Return further pictures of the concept with their captions, on every background in turn."""
+    draws, backgrounds = random.Random(name), list(BACKGROUNDS)
+    scenes = [
+        concept_scene(draws, backgrounds[place % len(backgrounds)], "big" if place % 2 else "")
+        for place in range(count)
+    ]
+    return [(scene, with_trigger(caption(scene))) for scene in scenes]
+
+
+def _write(folder: Path, scenes: Sequence[tuple[Scene, str]]) -> None:
+    folder.mkdir(parents=True)
+    for number, (scene, words) in enumerate(scenes, start=1):
+        draw(scene).save(folder / f"further_{number:02d}.png", optimize=True)
+        (folder / f"further_{number:02d}.txt").write_text(words + "\n", encoding="utf-8")
+
+
+def _losses_of_files(place: Path, seed: int) -> dict[int, float]:
+    """Return the loss of each saved file on the judging set, by the step after which it was saved."""
+    scenes = further_scenes(f"judging {seed}", JUDGING)
+    pictures, words = np.stack([np.asarray(draw(scene)) for scene, _ in scenes]), [text for _, text in scenes]
+    model = PROJECT / "demo" / "model.safetensors"
+    saved = [
+        json.loads(line)
+        for line in (place / f"{NAME}.run" / "events.jsonl").read_text(encoding="utf-8").splitlines()
+        if '"event": "Saved"' in line and '"kind": "lora"' in line
+    ]
+    return {
+        int(each["step"]): loss_at_fixed_noise(load_model(model, Path(each["path"])), pictures, words) for each in saved
+    }
