@@ -266,7 +266,7 @@ class RunsPanel(Panel):
                 run = self.session.past_named(name).folder
                 words = f"The settings of {run.output_name} were taken"
                 self.session.draft.lay(to_flat(run.read_config()), run.output_name, words)
-                return {**self.desk.form_update(), self.answer: "", **self.desk.show("plan")}
+                return {**self.desk.opened(), self.answer: "", **self.desk.show("plan")}
             if act in ("rename", "delete"):
                 return self._ask(str(act), name)
             if act in ("rename-to", "delete-run", "delete-all"):

@@ -89,7 +89,8 @@ def _number(value: object) -> float:
 class RunRecord:
     """What a folder tells of its run. `snapshot` is where it stands; `sittings` are its beginnings, the first included.
 
-    `revision` grows with each line that was read.
+    `revision` grows with each line that was read; `configs` are the settings that were read, by how many sittings there
+    were.
     """
 
     folder: RunFolder
@@ -100,6 +101,7 @@ class RunRecord:
     validated: list[events.Validated] = field(default_factory=list)
     log: deque[Event] = field(default_factory=lambda: deque(maxlen=LOG_LINES))
     revision: int = 0
+    configs: dict[int, TrainingConfig | None] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -156,9 +158,12 @@ class RunRecord:
 
     def config(self) -> TrainingConfig | None:
         """The settings, or None where they cannot be read."""
-        with suppress(TrainerError, OSError):
-            return self.folder.read_config()
-        return None
+        sitting = len(self.sittings)
+        if sitting not in self.configs:
+            self.configs[sitting] = None
+            with suppress(TrainerError, OSError):
+                self.configs[sitting] = self.folder.read_config()
+        return self.configs[sitting]
 
 
 def _is_average(path: str) -> bool:
