@@ -296,7 +296,8 @@ class RunsPanel(Panel):
         except TrainerError as error:
             return self.desk.ask(run_page.rename_dialog(self.name, folder.output_name, str(error)))
         self.session.forget(folder)
-        return {self.answer: confirmed(f"{folder.output_name} is {new.output_name} now.") + self.look()}
+        words = confirmed(f"{folder.output_name} is {new.output_name} now.") + self.look()
+        return {self.answer: words, **self.desk.show("runs")}
 
     def _resume(self, name: object, *, with_form: bool, asked: bool) -> Update:
         """Go on with a run; where that would be another run than was begun, ask first."""
