@@ -51,14 +51,18 @@ MODELS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         },
     },
     "sd15": {name: _SD15[name] for name in ("unet", "vae", "text_encoder")},
+    "sdxl": {name: _SDXL[name] for name in ("unet", "vae", "text_encoder", "text_encoder_2")},
 }
-"""Component configurations by name: the published layouts at a quarter of their width, and SD 1.5 as it is."""
+"""Component configurations by name: the published layouts at a quarter of their width, and as they are."""
+
+_HALVED = ("sd15", "sdxl")
+"""Written in half precision, as those of real size are published."""
 
 
 def model(name: str, folder: Path) -> Path:
     """Return a checkpoint: "tiny" is the demo's, those of MODELS are written into `folder` once and kept.
 
-    SD 1.5 is a single file in the original layout, half precision at its real size; SDXL is a diffusers folder.
+    SD 1.5 is a single file in the original layout, SDXL a diffusers folder; half precision at their real size.
     """
     if name == "tiny":
         return DEMO
@@ -66,9 +70,10 @@ def model(name: str, folder: Path) -> Path:
     if path.exists():
         return path
     waiting = path.with_name(f"{os.getpid()}-{path.name}")
-    modules = random_modules(MODELS[name])
+    modules = random_modules(MODELS[name], device="cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.float16 if name in _HALVED else torch.float32
+    modules = {part: module.to("cpu", dtype) for part, module in modules.items()}
     if path.suffix:
-        dtype = torch.float16 if name == "sd15" else torch.float32
         write_single_file(waiting, modules["unet"], modules["vae"], modules["text_encoder"], dtype)
     else:
         _write_folder(waiting, modules)
@@ -76,15 +81,17 @@ def model(name: str, folder: Path) -> Path:
     return path
 
 
-def random_modules(configs: Mapping[str, Mapping[str, Any]], seed: int = 0) -> dict[str, Any]:
-    """Return diffusers' and transformers' modules, float32, in eval mode."""
+def random_modules(
+    configs: Mapping[str, Mapping[str, Any]], seed: int = 0, device: torch.device | str = "cpu"
+) -> dict[str, Any]:
+    """Return diffusers' and transformers' modules, float32, in eval mode, made where they are to lie."""
     makers: dict[str, Any] = {
         "unet": UNet2DConditionModel.from_config,
         "vae": AutoencoderKL.from_config,
         "text_encoder": lambda config: CLIPTextModel(CLIPTextConfig(**config)),
         "text_encoder_2": lambda config: CLIPTextModelWithProjection(CLIPTextConfig(**config)),
     }
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(seed)
         return {name: makers[name](dict(config)).eval() for name, config in configs.items() if name in makers}
 

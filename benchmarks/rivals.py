@@ -49,6 +49,10 @@ class Inputs:
             self.conditions = {"text_embeds": torch.randn(batch, pooled, **options), "time_ids": ids}
 
 
+def _parts(inputs: Inputs) -> dict[str, Mapping[str, Any]]:
+    return {name: inputs.configs[name] for name in ("unet", "text_encoder")}
+
+
 class Floor:
     """One forward and one backward through frozen models: below this no LoRA training of them can be.
 
@@ -59,7 +63,7 @@ class Floor:
     def __init__(self, config: TrainingConfig, device: torch.device, dtype: torch.dtype) -> None:
         self.inputs = Inputs(config, device, dtype)
         self.trains_text = not config.network.network_train_unet_only
-        modules = random_modules({name: self.inputs.configs[name] for name in ("unet", "text_encoder")})
+        modules = random_modules(_parts(self.inputs), device=device)
         self.unet, self.text = (part.to(device, dtype).requires_grad_(False) for part in modules.values())
         if config.training.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
@@ -87,7 +91,7 @@ class Reference:
     def __init__(self, config: TrainingConfig, device: torch.device, dtype: torch.dtype) -> None:
         self.inputs = Inputs(config, device, torch.float32)
         self.trains_text = not config.network.network_train_unet_only
-        modules = random_modules({name: self.inputs.configs[name] for name in ("unet", "text_encoder")})
+        modules = random_modules(_parts(self.inputs), device=device)
         unet, text = (part.to(device, dtype).requires_grad_(False) for part in modules.values())
         network = config.network
         options: dict[str, Any] = {"r": network.network_dim, "lora_alpha": network.network_alpha}

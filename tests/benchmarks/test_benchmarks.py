@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import answers, ground, scanning, steps, trials, watching
+from benchmarks import answers, gpu_checks, gpu_round, ground, scanning, steps, trials, watching
 from benchmarks.options import Options
 from benchmarks.rivals import Floor
 from benchmarks.rows import Results, Row, Target, ratio_row, table
@@ -128,3 +129,38 @@ def test_the_form_is_asked_about_whatever_a_field_may_name(tmp_path: Path, monke
     )
     assert {"answers/the runs of a folder of 20 entries", "answers/a folder of 20 pictures"} <= rows.keys()
     assert all(row.value > 0 and row.target is not None for row in rows.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", gpu_checks.PARTS)
+def test_the_gpu_round_can_be_rehearsed(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+    place = gpu_checks.Place(tmp_path, rehearsal=True)
+    rows = [row for check in gpu_checks.PARTS[part].values() for row in check(place)]
+    assert len({row.name for row in rows}) == len(rows) >= len(gpu_checks.PARTS[part])
+    assert [row.name for row in rows if row.name.startswith("gpu/exact") and not row.ok] == []
+
+
+def test_a_check_of_the_gpu_round_that_fails_leaves_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "rows.json"
+    begun: list[str] = []
+
+    def run(command: list[str], **_given: object) -> subprocess.CompletedProcess[str]:
+        name = command[command.index("--check") + 1]
+        begun.append(name)
+        if name == "int8":
+            return subprocess.CompletedProcess(command, 1, "", "no such kernel")
+        rows = [Row(f"gpu/memory/{name}", 1.0, "MiB").to_json()]
+        Path(command[command.index("--rows") + 1]).write_text(json.dumps(rows))
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    given = ["--part", "memory", "--rehearse", "--folder", str(tmp_path), "--json", str(file)]
+    assert gpu_round.main(given) == 1
+    assert begun == list(gpu_checks.PARTS["memory"])
+    names = {row["name"] for row in json.loads(file.read_text())["rows"]}
+    assert names == {f"gpu/memory/{name}" for name in begun if name != "int8"}
+    told = capsys.readouterr().out
+    assert "int8 failed:\nno such kernel" in told and "Not measured: int8" in told
