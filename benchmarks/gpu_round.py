@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.gpu_checks import PARTS, Place
@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     facts, results = surroundings(), Results(given.json)
     facts["rehearsal"] = place.rehearsal
     print("\n".join(f"{key}: {value}" for key, value in facts.items()), flush=True)
-    began, failed = time.monotonic(), []
+    began = time.monotonic()
+    failed: list[str] = []
     for name in PARTS[given.part]:
         left = PART_SECONDS - (time.monotonic() - began)
         rows = _in_a_process(given, name, left)
@@ -64,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     return top
 
 
-def _in_a_process(given: argparse.Namespace, name: str, seconds: float) -> list[Mapping[str, object]] | None:
+def _in_a_process(given: argparse.Namespace, name: str, seconds: float) -> list[dict[str, object]] | None:
     """Make one check in a process of its own, so that none inherits memory of another; None where it failed."""
     if seconds <= 0:
         print(f"\n{name}: no time is left of the part's {PART_SECONDS:.0f} s.", flush=True)
@@ -81,7 +82,7 @@ def _in_a_process(given: argparse.Namespace, name: str, seconds: float) -> list[
         if done.returncode:
             print(f"\n{name} failed:\n{(done.stdout + done.stderr)[-3000:]}", flush=True)
             return None
-        found: list[Mapping[str, object]] = json.loads(rows.read_text())
+        found: list[dict[str, object]] = json.loads(rows.read_text())
         return found
 
 
