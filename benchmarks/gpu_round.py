@@ -42,12 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed: list[str] = []
     for name in PARTS[given.part]:
         left = PART_SECONDS - (time.monotonic() - began)
-        rows = _in_a_process(given, name, left)
-        if rows is None:
+        found = _in_a_process(given, name, left)
+        if found is None:
             failed.append(name)
             continue
-        results.add(rows, facts)
-        print(f"\n{name}, {time.monotonic() - began:.0f} s after the part began\n\n{table(rows)}", flush=True)
+        results.add(found, facts)
+        print(f"\n{name}, {time.monotonic() - began:.0f} s after the part began\n\n{table(found)}", flush=True)
     missed = [str(row["name"]) for row in results.rows.values() if row["ok"] is False]
     print(f"\n{len(missed)} missed{': ' if missed else ''}{'; '.join(missed)}")
     print(f"Not measured: {', '.join(failed) or 'nothing'}")
