@@ -278,6 +278,24 @@ def test_one_rate_optimizers_refuse_two(name: str) -> None:
         OPTIMIZERS[name].build(uneven)
 
 
+def test_adamw_schedule_free_steps_by_its_formula_for_gradients_as_small_as_a_loras() -> None:
+    """schedulefree's step with gradients of 1e-7, beside whose squares nothing may be added but eps."""
+    optimizer = OPTIMIZERS["AdamWScheduleFree"].build(groups(1e-3, torch.float64))
+    (parameter, *others) = parameters(optimizer)
+    y, z, squares, weights = parameter.clone(), parameter.clone(), torch.zeros_like(parameter), 0.0
+    for step in range(1, 9):
+        gradient = 1e-7 * torch.sin(torch.arange(y.numel(), dtype=torch.float64).reshape(y.shape) + step)
+        optimizer.param_groups[0]["params"][0].grad = gradient.clone()
+        optimizer.step()
+        squares = 0.999 * squares + 0.001 * gradient**2
+        change = gradient / ((squares / (1 - 0.999**step)).sqrt() + 1e-8)
+        weights += 1e-3**2
+        share = 1e-3**2 / weights
+        y = y + share * (z - y) - 1e-3 * (1 - 0.9 * (1 - share)) * change
+        z = z - 1e-3 * change
+    torch.testing.assert_close(parameters(optimizer)[0], y, rtol=1e-9, atol=1e-12)
+
+
 # --- what is used ----------------------------------------------------------------------------------------------------
 
 

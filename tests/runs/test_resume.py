@@ -195,7 +195,11 @@ KINDS: dict[str, dict[str, object]] = {
     "convolutions": {"conv_dim": 2, "gradient_checkpointing": True},
     "other noise": {"multires_noise_iterations": 4, "noise_offset": None, "ip_noise_gamma": 0.1, "min_snr_gamma": 5.0},
     "an average": {"use_ema": True, "sample_ema": True, "ema_decay": 0.9, "save_state": True},
-    "halved, schedule-free": {"full_bf16": True, "optimizer_type": "ProdigyPlusScheduleFree"},
+    "halved, schedule-free": {
+        "full_bf16": True,
+        "mixed_precision": "bf16",
+        "optimizer_type": "ProdigyPlusScheduleFree",
+    },
     "a class of torch's": {"lr_scheduler_type": "OneCycleLR", "lr_scheduler_args": ["max_lr=1e-3", "total_steps=12"]},
     "int8": {"quantize_base": "int8"},
     "loha": {"network_type": "loha", "conv_dim": 2},

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partialmethod
 from typing import TYPE_CHECKING, Any
 
 from trainer.ground.errors import RunError
@@ -43,7 +44,22 @@ class ScheduleFree(OptimizerKind):
         options = cls.options(optimizer_args)
         import pytorch_optimizer
 
-        return restore_exactly(getattr(pytorch_optimizer, cls.constructor)(list(groups), **options))
+        package = getattr(pytorch_optimizer, cls.constructor)
+
+        def bound(self: Any, name: str, *given: Any, **named: Any) -> Any:
+            return getattr(package, name)(*given, **{**named, "exp_avg_sq_eps": 0.0})
+
+        # The package adds 1e-15 below the root, which for a LoRA's small gradients is no small number.
+        exact = type(
+            cls.constructor,
+            (package,),
+            {
+                "__module__": package.__module__,  # the saved file names the optimizer by its module
+                "apply_ams_bound": partialmethod(bound, "apply_ams_bound"),
+                "apply_ams_bound_foreach": partialmethod(bound, "apply_ams_bound_foreach"),
+            },
+        )
+        return restore_exactly(exact(list(groups), **options))
 
 
 class AdamWScheduleFree(ScheduleFree):
