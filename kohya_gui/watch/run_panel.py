@@ -285,7 +285,9 @@ def line(event: Event) -> str:
             return f"Saved {Path(event.path).name}, {size(event.bytes)}"
         case events.SampleReady():
             return f"Sample after step {number(event.step)}: {event.prompt.split(' --')[0]}"
-        case events.Validated():
+        case events.Validated() if event.base and event.on != "table":
+            return f"Validation loss of the model without the LoRA: {event.loss:.4f}"
+        case events.Validated() if event.of_series:
             return f"Validation loss after step {number(event.step)}: {event.loss:.4f}"
         case events.Warned():
             return f"Note: {in_labels(event.message)}"

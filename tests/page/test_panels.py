@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -272,6 +273,10 @@ def test_every_event_that_matters_has_its_line() -> None:
     }
     assert set(examples) | quiet == set(events.KINDS)
     assert all(run_panel.line(event) for event in examples.values())
+    of_base = events.Validated(step=0, epoch=0, loss=0.2, base=True)
+    assert run_panel.line(of_base) == "Validation loss of the model without the LoRA: 0.2000"
+    table = events.Validated(step=1, epoch=1, loss=0.3, on="table")
+    assert not run_panel.line(table) and not run_panel.line(replace(table, base=True))
 
 
 @pytest.mark.parametrize("values", [[1.0], [0.5, 0.5], [1.0, float(10**9), 0.1], []])

@@ -119,6 +119,17 @@ def test_tensorboard_holds_each_step_once_after_a_crash(ground: tuple[Path, Path
     assert [value for _, value in scalars(logs / "tiny", "loss/current")] == pytest.approx(told, rel=1e-6)
 
 
+def test_tensorboard_draws_the_validation_of_the_lora_alone(tmp_path: Path) -> None:
+    board = sinks.TensorBoard(tmp_path / "logs")
+    board(events.Started(folder="f", step=0, total_steps=2, total_epochs=1, steps_per_epoch=2, resumed=False))
+    board(events.Validated(step=0, epoch=0, loss=0.5, base=True))
+    for step, loss in ((1, 0.25), (2, 0.125)):
+        board(events.Validated(step=step, epoch=1, loss=loss))
+        board(events.Validated(step=step, epoch=1, loss=9.0, on="table"))
+    board.close()
+    assert scalars(tmp_path / "logs", "loss/validation") == [(1, 0.25), (2, 0.125)]
+
+
 def test_a_folder_that_tensorboard_cannot_write_to(ground: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     told: list[events.Event] = []

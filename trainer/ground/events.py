@@ -112,6 +112,11 @@ class Validated(Event):
     timesteps: int = 0
     pictures: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def of_series(self) -> bool:
+        """True where it is a point of the validation's curve: of the adapter, and no table of single pictures."""
+        return self.on != "table" and not self.base
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Warned(Event):

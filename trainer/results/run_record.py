@@ -111,7 +111,7 @@ class RunRecord:
     @property
     def series(self) -> list[Point]:
         """The validations that the run is judged by, oldest first."""
-        return [Point(each.step, each.loss, each.pictures) for each in self.validated if _of_series(each)]
+        return [Point(each.step, each.loss, each.pictures) for each in self.validated if each.of_series]
 
     @property
     def base_loss(self) -> float | None:
@@ -168,10 +168,6 @@ class RunRecord:
 
 def _is_average(path: str) -> bool:
     return path.endswith(average_name(""))
-
-
-def _of_series(each: events.Validated) -> bool:
-    return each.on != "table" and not each.base
 
 
 @dataclass(frozen=True, slots=True)

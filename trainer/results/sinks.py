@@ -49,7 +49,7 @@ class TensorBoard:
                     self._add("lr/d", event.step_size, event.step)
             case events.EpochDone():
                 self._add("loss/epoch_average", event.loss, event.step)
-            case events.Validated():
+            case events.Validated() if event.of_series:
                 self._add("loss/validation", event.loss, event.step)
 
     def _open(self, started: events.Started) -> None:
