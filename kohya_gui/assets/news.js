@@ -39,7 +39,9 @@ const NEWS = {
       place.shown = markup;
       const wanted = document.createElement('div');
       wanted.innerHTML = markup;
+      const chosen = place.value; // of a list, which keeps what is chosen in it
       alikeInside(place, wanted);
+      if (place.tagName === 'SELECT') place.value = chosen;
     }
     CURVES.look();
     if (!NEWS.controls) return;

@@ -7,22 +7,30 @@ from collections.abc import Mapping, Sequence
 from kohya_gui.form.presets import Change, Preset
 from kohya_gui.parts.markup import button, esc
 
+LIST = "preset-list"
+"""The part of the news that keeps the list of every open page as it is."""
+
 LONGEST_UNBROKEN = 12
 """Signs of a value that stays on one line in the table of what a preset changes."""
 
 
 def choice(presets: Mapping[str, Preset], chosen: str, shown: str = "") -> str:
     """Return the list of presets with one of them chosen, and what is shown of it."""
-    none = "" if chosen in presets else '<option value="" selected>Choose a preset</option>'
-    options = "".join(
-        f'<option value="{esc(name)}"{" selected" if name == chosen else ""}>'
-        f"{esc(f'{preset.name} (own)' if preset.own else preset.title)}</option>"
-        for name, preset in presets.items()
-    )
+    listed = options(presets, chosen if chosen in presets else "")
     return (
         f'<div class="line"><label for="preset">Preset</label>'
-        f'<select id="preset" name="preset" data-act="choose">{none}{options}</select>'
+        f'<select id="preset" name="preset" data-act="choose" data-part="{LIST}">{listed}</select>'
         f'{button("apply", "Apply", id_="preset-apply")}</div><div id="preset-preview">{shown}</div>'
+    )
+
+
+def options(presets: Mapping[str, Preset], chosen: str | None = None) -> str:
+    """Return the presets as a list has them, with one chosen, "" for none of them; None leaves that to the page."""
+    titles = {name: f"{preset.name} (own)" if preset.own else preset.title for name, preset in presets.items()}
+    return "".join(
+        f'<option value="{esc(name)}"{" selected" if name == chosen else ""}{"" if name else " hidden"}>'
+        f"{esc(title)}</option>"
+        for name, title in {"": "Choose a preset", **titles}.items()
     )
 
 

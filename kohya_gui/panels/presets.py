@@ -10,9 +10,10 @@ import gradio as gr
 
 from kohya_gui.form import folder_dialog, opening, opening_report, own_files
 from kohya_gui.form.draft import defaults
-from kohya_gui.form.preset_card import applied, choice, more, preview
+from kohya_gui.form.preset_card import LIST, applied, choice, more, options, preview
 from kohya_gui.form.presets import changes, file_text, laid_over
 from kohya_gui.panels.desk import Panel
+from kohya_gui.panels.news import Part
 from kohya_gui.panels.wiring import Update, told
 from kohya_gui.parts.dialogs import overlay, question
 from kohya_gui.parts.folders import Refused
@@ -28,6 +29,10 @@ class PresetPanel(Panel):
 
     def build(self) -> Sequence[Any]:
         """Make the list, the fields to save and open with, and the place of the answer."""
+        session = self.session
+        self.desk.news.add(
+            LIST, Part(lambda run: tuple(session.presets.all()), lambda run: options(session.presets.all()))
+        )
         with gr.Column(elem_id="presets"):
             self.choice = panel(choice(self.session.presets.all(), self.session.draft.base_name), elem_id="preset-card")
             self.more = panel(more(), elem_id="preset-more")

@@ -207,6 +207,23 @@ def test_what_is_changed_in_one_tab_is_seen_in_the_other(app: App, tab: Page) ->
     shows(tab, network_alpha="32")
 
 
+def test_a_preset_saved_in_one_tab_is_in_the_list_of_the_other(app: App, tab: Page) -> None:
+    other = opened(tab.context.new_page(), app)
+    tab.select_option("#preset", "sdxl-style")
+    expect(tab.locator("#preset-preview")).to_contain_text("Apply changes")
+    open_more(other)
+    other.fill("#preset-name", "beside")
+    other.click("#preset-save")
+    expect(other.locator("#preset-told")).to_contain_text("Saved as beside")
+    tab.evaluate("NEWS.ask()")
+    expect(tab.locator("#preset option[value=beside]")).to_have_text("beside (own)")
+    shows(tab, preset="sdxl-style")
+    expect(tab.locator("#preset-preview")).to_contain_text("Apply changes")
+    (app.own / "beside.toml").unlink()
+    tab.evaluate("NEWS.ask()")
+    expect(tab.locator("#preset option[value=beside]")).to_have_count(0)
+
+
 def test_a_program_folder_that_cannot_be_written_costs_a_sentence(tmp_path: Path, page: Page) -> None:
     (tmp_path / "own").write_text("no folder")
     app = start_app(tmp_path, tmp_path / "own")
@@ -236,6 +253,21 @@ def test_what_can_be_typed_in_or_pressed_has_an_edge_that_is_seen(app: App, tab:
     for place in ("#network_dim", "#sample_prompts", "#preset", "#preset-apply", "#optimizer_type", "[data-browse]"):
         for contrast in tab.locator(place).first.evaluate(CONTRAST):
             assert contrast >= LEAST_CONTRAST, (place, contrast)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_button_that_throws_away_is_in_a_warnings_colour(app: App, tab: Page, scheme: str) -> None:
+    tab.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+    opened(tab, app)
+    shown, meant, plain = tab.evaluate("""() => {
+        const abort = document.getElementById('abort'), probe = document.body.appendChild(document.createElement('i'));
+        const colour = (each) => getComputedStyle(each).color;
+        const plain = colour(document.getElementById('pause'));
+        abort.disabled = false;
+        probe.style.color = getComputedStyle(abort).getPropertyValue('--bad');
+        return [colour(abort), colour(probe), plain];
+    }""")
+    assert shown == meant != plain
 
 
 def test_there_is_one_heading_and_the_preset_box_is_a_plain_list(tab: Page) -> None:
