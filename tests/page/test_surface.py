@@ -263,6 +263,7 @@ def test_the_button_that_throws_away_is_in_a_warnings_colour(app: App, tab: Page
         const abort = document.getElementById('abort'), probe = document.body.appendChild(document.createElement('i'));
         const colour = (each) => getComputedStyle(each).color;
         const plain = colour(document.getElementById('pause'));
+        abort.style.transition = 'none';
         abort.disabled = false;
         probe.style.color = getComputedStyle(abort).getPropertyValue('--bad');
         return [colour(abort), colour(probe), plain];
