@@ -38,7 +38,7 @@ def plotted(page: Page) -> dict[str, object]:
 def test_killed_resumed_ended_and_looked_at_again(tmp_path: Path, browser: Browser) -> None:
     """Watched from two tabs and reloaded, the program killed in the middle, started again, resumed: nothing is lost."""
     app = start_app(tmp_path, tmp_path / "own")
-    settings = {"max_train_steps": 40, "sample_prompts": PROMPT, "sample_every_n_steps": 5, "save_every_n_steps": 5}
+    settings = {"max_train_steps": 120, "sample_prompts": PROMPT, "sample_every_n_steps": 15, "save_every_n_steps": 15}
     path = small_run(tmp_path, "cat", **settings, train_batch_size=1, save_state_minutes=0.001)
     page, other = browser.new_page(), None
     try:
@@ -61,7 +61,7 @@ def test_killed_resumed_ended_and_looked_at_again(tmp_path: Path, browser: Brows
         app.process.kill()
     folder = tmp_path / "outputs" / "cat.run"
     before = steps_of(folder)
-    assert before and before[-1] < 40, "killed too late to be in the middle"
+    assert before and before[-1] < 120, "killed too late to be in the middle"
     again = start_app(tmp_path, tmp_path / "own")
     page = browser.new_page()
     try:
@@ -72,10 +72,10 @@ def test_killed_resumed_ended_and_looked_at_again(tmp_path: Path, browser: Brows
         comes_to(page, "Finished")
         expect(page.locator("#ending")).to_contain_text("Done: cat.safetensors")
         page.evaluate("NEWS.ask()")
-        expect(page.locator("[data-curves]")).to_have_attribute("data-step", "40")
-        page.wait_for_function("() => CURVES.shown.get(document.querySelector('[data-curves]')).found?.step === 40")
+        expect(page.locator("[data-curves]")).to_have_attribute("data-step", "120")
+        page.wait_for_function("() => CURVES.shown.get(document.querySelector('[data-curves]')).found?.step === 120")
         seen = plotted(page)
-        assert seen["steps"] == list(range(1, 41)) == steps_of(folder)
+        assert seen["steps"] == list(range(1, 121)) == steps_of(folder)
         assert len(seen["resumes"]) == 1  # type: ignore[arg-type]
         expect(page.locator("#samples img")).to_have_count(8)
         expect(page.locator("#files tr")).to_have_count(8)

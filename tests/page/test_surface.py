@@ -61,6 +61,7 @@ def test_what_replaces_the_form_can_be_taken_back_and_brought_again(app: App, ta
         expect(tab.locator(f"[data-field={key}]")).to_have_class(re.compile("own"))  # the program has it
     if act == "offer":
         tab.select_option("#optimizer_type", "Prodigy")
+        tab.get_by_role("tab", name="Plan").click()
         tab.locator("#problems .small", has_text="Set Learning rate to 1").click()
         changed, before = {"learning_rate": "1"}, {"learning_rate": "0.0008"}
     else:
@@ -279,7 +280,7 @@ def test_there_is_one_heading_and_the_preset_box_is_a_plain_list(tab: Page) -> N
     shows(tab, preset="sdxl-style")
     tab.keyboard.press("Tab")
     expect(tab.locator("#preset-apply")).to_be_focused()
-    expect(tab.get_by_role("option", name="Demo")).to_be_hidden()
+    expect(tab.locator("#preset").get_by_role("option", name="Demo")).to_be_hidden()
 
 
 @pytest.mark.parametrize("width", [1280, 1920, 2560])

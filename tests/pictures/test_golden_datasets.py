@@ -261,7 +261,6 @@ def test_held_out_pictures_are_refused_by_name(tmp_path: Path, name: str) -> Non
 ONLY_THERE = {
     "resolution-string",
     "alpha-mask-general",
-    "validation-split-int",
     "no-resolution",
     "metadata-class-tokens",
     "class-tokens-in-metadata-dataset",

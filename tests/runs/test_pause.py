@@ -25,7 +25,7 @@ SETTINGS: dict[str, object] = {
 }
 BEFORE_THE_FOLDER = {"scan", "load"}
 """Phases in which nothing has been trained and nothing may be written."""
-WITH_A_STATE = {"reading pictures", "caching latents", "caching captions", "sample"}
+WITH_A_STATE = {"reading pictures", "caching latents", "caching captions", "sample", "validating"}
 
 
 @pytest.fixture(scope="module")

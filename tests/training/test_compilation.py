@@ -60,7 +60,13 @@ def graphs_by_step(tmp_path: Path, *, asked: bool) -> tuple[list[float], set[int
             losses.append(event.loss)
             graphs.add(len(SEEN))
 
-    short = {"train_batch_size": 5, "enable_bucket": False, "gradient_accumulation_steps": 1, "reg_data_dir": ""}
+    short = {
+        "train_batch_size": 5,
+        "enable_bucket": False,
+        "gradient_accumulation_steps": 1,
+        "reg_data_dir": "",
+        "max_validation_share": 0.0,
+    }
     config = tiny_config(
         tiny_sd15(tmp_path), write_dataset(tmp_path), tmp_path / str(asked), torch_compile=asked, **short
     )

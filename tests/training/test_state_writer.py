@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,9 @@ def test_the_training_goes_on_while_a_state_is_written(tmp_path: Path, monkeypat
     """A disk that takes a second: steps are made meanwhile, and the state is of its own step all the same."""
     save, told, found = states.save_state, [], {}
 
-    def slowly(folder: Path, given: State) -> Path:
+    def slowly(folder: Path, given: State, keep: Container[int]) -> Path:
         time.sleep(1)
-        path = save(folder, given)
+        path = save(folder, given, keep)
         found[given.position.step] = load_state(path)
         return path
 

@@ -247,7 +247,8 @@ def full_half_precision_fits(config: TrainingConfig) -> Iterator[Problem]:
 def statistics_survive_fp16(config: TrainingConfig) -> Iterator[Problem]:
     name = config.optimizer.optimizer_type
     if config.training.full_fp16 and not kind_of(name).float16:
-        able = " or ".join(kind.name for kind in OPTIMIZERS.values() if kind.float16)
+        *others, last = (kind.name for kind in OPTIMIZERS.values() if kind.float16)
+        able = f"{', '.join(others)} or {last}"
         message = (
             f"{name} would keep squares of gradients in fp16, for which they are too small; choose {able} as "
             "optimizer_type, or set this to false."

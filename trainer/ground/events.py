@@ -191,11 +191,15 @@ KINDS: dict[str, type[Event]] = {
 
 def to_record(event: Event) -> dict[str, object]:
     """Return the event as one JSON-able mapping, its class name under "event"; a number that is not finite is None."""
-    fields = dataclasses.asdict(event)
-    for name, value in fields.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            fields[name] = None
-    return {"event": type(event).__name__, **fields}
+    return {"event": type(event).__name__, **_finite(dataclasses.asdict(event))}
+
+
+def _finite(values: Mapping[str, object]) -> dict[str, object]:
+    """Return values with None in the place of numbers that are not finite, of mappings inside them too."""
+    found = {name: _finite(value) if isinstance(value, Mapping) else value for name, value in values.items()}
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in found.items()
+    }
 
 
 def from_record(record: Mapping[str, object]) -> Event:
@@ -208,5 +212,10 @@ def from_record(record: Mapping[str, object]) -> Event:
     kind = KINDS[str(record["event"])]
     known = {each.name: each for each in dataclasses.fields(kind)}
     values = {name: value for name, value in record.items() if name in known}
-    lost = {name: math.nan for name, value in values.items() if value is None and known[name].type == "float"}
+    lost: dict[str, object] = {
+        name: math.nan for name, value in values.items() if value is None and known[name].type == "float"
+    }
+    for name, value in values.items():
+        if known[name].type == "Mapping[str, float]" and isinstance(value, Mapping):
+            lost[name] = {key: math.nan if each is None else each for key, each in value.items()}
     return kind(**{**values, **lost})  # type: ignore[arg-type]
