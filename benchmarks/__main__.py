@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from benchmarks import adapters, answers, judged, loading, page, scanning, steps, watching, whole
+from benchmarks import adapters, answers, judged, loading, merging, page, scanning, steps, watching, whole
 from benchmarks.ground import PROJECT
 from benchmarks.options import FOLDER, Options
 from benchmarks.rows import Results, Row, surroundings, table
@@ -43,6 +43,8 @@ def cells(options: Options) -> dict[str, Measure]:
         "run": whole.run,
     }
     found |= {"memory": whole.memory, "loading": loading.measure, "validation": judged.measure}
+    if not options.quick:
+        found["merge"] = merging.measure
     for cell in steps.CELLS:
         if cell.quick_steps or not options.quick:
             found[f"steps/{cell.name}"] = functools.partial(steps.measure, cell)

@@ -17,6 +17,8 @@ from kohya_gui.form.presets import DEMO, Preset, Presets, laid_over
 from kohya_gui.form.survey import Survey, Surveyor
 from kohya_gui.parts.folders import Folders
 from kohya_gui.parts.served import Pictures
+from kohya_gui.tools.forms import Forms
+from kohya_gui.tools.worker import Worker
 from trainer.config import TrainingConfig, known_settings, to_flat
 from trainer.ground.commands import Command
 from trainer.ground.errors import ConfigError, StateError
@@ -61,6 +63,8 @@ class Session:
         self.pictures = Pictures()
         self.draft = Draft(folders)
         self.openings = Openings()
+        self.tools = Worker()
+        self.tool_forms = Forms(folders)
         self.run: Run | None = None
         self.runs_started = 0
         self.trouble = ""
@@ -149,7 +153,12 @@ class Session:
         offered: dict[str, list[dict[str, str]]] = {}
         for offer in self.offers(survey):
             offered.setdefault(offer.key, []).append({"name": offer.name, "label": offer.label})
-        return {**shown, "offers": offered}
+        return {**shown, "revision": self.form_revision, "offers": offered}
+
+    @property
+    def form_revision(self) -> int:
+        """Grows with every change of what the forms of the page show."""
+        return self.draft.revision + self.tool_forms.revision
 
     def offers(self, survey: Survey | None) -> list[suggestions.Offer]:
         """Return what would suit the recognised model, and the ways out of what the demo left behind."""

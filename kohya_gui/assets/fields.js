@@ -2,6 +2,7 @@
 const WAIT = 350; // milliseconds without a key before a change is reported
 const field = (key) => element.querySelector(`[data-field="${key}"]`);
 const waiting = new Map();
+const unheard = new Map(); // what was typed and no answer of the server's has had yet: an older one may be on its way
 
 function report(input) {
   clearTimeout(waiting.get(input));
@@ -16,6 +17,7 @@ element.addEventListener('input', (event) => {
   const input = event.target;
   if (input.matches('[data-search]')) return search(input.value);
   if (!input.dataset.key) return;
+  unheard.set(input.dataset.key, input.type === 'checkbox' ? input.checked : input.value);
   clearTimeout(waiting.get(input));
   if (input.selectedOptions && input.selectedOptions[0] && 'other' in input.selectedOptions[0].dataset) askForAnother(input);
   const now = input.type === 'checkbox' || input.tagName === 'SELECT';
@@ -49,12 +51,27 @@ element.addEventListener('click', (event) => {
   const button = event.target.closest('button');
   if (!button) return;
   if (button.dataset.more) more(button);
+  if (button.dataset.undo) unheard.delete(button.dataset.undo);
   if (button.dataset.undo) trigger('edit', {key: button.dataset.undo, undo: true});
   if (button.dataset.offer) trigger('act', {act: 'offer', name: button.dataset.offer});
   if (button.dataset.browse) trigger('act', {act: 'browse', key: button.dataset.browse});
+  if (button.dataset.run) run(button.dataset.run);
   if (button.dataset.step) step(button);
   if (button.dataset.fold) for (const group of element.querySelectorAll('.group')) group.open = button.dataset.fold === 'open';
 });
+
+// All that stands in the tool's form is told with the click: what was typed last might be told later than it.
+function run(tool) {
+  const typed = {};
+  for (const input of element.querySelectorAll(`#tool-${tool} [data-key]`)) {
+    clearTimeout(waiting.get(input));
+    waiting.delete(input);
+    const key = input.dataset.key;
+    typed[key] = input.reported = unheard.has(key) ? unheard.get(key) : input.type === 'checkbox' ? input.checked : input.value;
+  }
+  trigger('act', {act: 'run', tool, typed});
+  document.getElementById('tool-work')?.scrollIntoView({block: 'start', behavior: 'smooth'});
+}
 
 // The button is no stop of the tab key: that would double the way through the form. F1 in the field does the same.
 function more(button) {
@@ -111,6 +128,7 @@ function showField(place) {
   const input = place.querySelector('[data-key]');
   const typing = document.activeElement === input && input.tagName !== 'SELECT' && input.type !== 'checkbox';
   const value = state.values[key];
+  if (unheard.get(key) === value) unheard.delete(key);
   if (input.tagName === 'SELECT' && value && input.querySelector('[data-other]')) hold(input, value);
   if (input.type === 'checkbox') input.checked = Boolean(value);
   else if (!typing && input.value !== value && value !== undefined) input.value = value;
@@ -146,7 +164,7 @@ function showOffers(line, offers) {
 function show() {
   if (!props.value || !props.value.values) return;
   state = props.value;
-  window.FORM = state.revision;
+  if (state.revision !== undefined) window.FORM = state.revision;
   for (const place of element.querySelectorAll('[data-field]')) showField(place);
   for (const group of element.querySelectorAll('.group')) {
     const own = group.querySelectorAll('.field.own:not(.idle)').length;

@@ -15,7 +15,7 @@ from typing import Any
 import gradio as gr
 
 from kohya_gui.parts.markup import ASSETS, esc, number
-from trainer.settings.section import PATHS
+from trainer.settings.section import FILES, PATHS
 from trainer.settings.walk import Setting
 
 WIKI = "https://github.com/bmaltais/kohya_ss/wiki/LoRA-training-parameters"
@@ -117,6 +117,14 @@ def assignment(setting: Setting, value: object) -> str:
     return f"Set {setting.show.label} to {named(setting, value)}"
 
 
+def with_path(setting: Setting, held: object, path: str) -> str:
+    """Return what a field holds once a path was picked for it: a list of files has one more than it `held`."""
+    if setting.show.widget != FILES:
+        return path
+    lines = [str(each) for each in held] if isinstance(held, list | tuple) else str(held or "").splitlines()
+    return "\n".join([*lines, path])
+
+
 # --- markup -----------------------------------------------------------------------------------------------------------
 
 
@@ -134,8 +142,11 @@ def group_markup(name: str, settings: Iterable[Setting]) -> str:
     )
 
 
-def field_markup(setting: Setting) -> str:
-    """Return one field: label, unit, help line, control, tooltip and room for its problem."""
+def field_markup(setting: Setting, facts: str = "") -> str:
+    """Return one field: label, unit, help line, control, tooltip and room for its problem.
+
+    `facts` is the last line of the tooltip; left out, it is that of a setting.
+    """
     key = setting.key
     wide = " wide" if _is_wide(setting) else ""
     words = f"{setting.show.label} {key} {key.replace('_', ' ')} {setting.show.group} {setting.help}".lower()
@@ -157,7 +168,7 @@ def field_markup(setting: Setting) -> str:
         f'<p class="help" id="{key}-help">{esc(setting.help)}</p>'
         f'<p class="note" hidden></p><p class="offers" hidden></p>'
         f'<p class="problem" id="{key}-problem" role="alert" hidden></p>'
-        f"{_tooltip(setting)}</div>"
+        f"{_tooltip(setting, facts or _facts(setting))}</div>"
     )
 
 
@@ -167,14 +178,17 @@ def _is_wide(setting: Setting) -> bool:
     return name or setting.kind == "list" or setting.show.widget in (*PATHS, "multiline")
 
 
-def _tooltip(setting: Setting) -> str:
-    default = named(setting, setting.default)
+def _tooltip(setting: Setting, facts: str) -> str:
     paragraphs = "".join(f"<p>{esc(part)}</p>" for part in setting.tooltip.split("\n\n") if part)
+    return f'<div class="tooltip" id="{setting.key}-more" hidden>{paragraphs}{facts}</div>'
+
+
+def _facts(setting: Setting) -> str:
+    default = named(setting, setting.default)
     return (
-        f'<div class="tooltip" id="{setting.key}-more" hidden>{paragraphs}'
         f'<p class="facts"><code>{setting.key}</code> Default: {esc(default)}. '
         f'<a href="guide/settings#{setting.key}" target="_blank" rel="noopener">All settings</a> '
-        f'<a href="{WIKI}" target="_blank" rel="noopener noreferrer">Kohya wiki</a></p></div>'
+        f'<a href="{WIKI}" target="_blank" rel="noopener noreferrer">Kohya wiki</a></p>'
     )
 
 
@@ -186,21 +200,26 @@ def _control(setting: Setting) -> str:
     if setting.kind == "choice":
         other = f'<option value="" data-other>{OTHER_CHOICE}</option>' if setting.open_choices else ""
         return f"<select {common}>{''.join(map(_option, setting.choices))}{other}</select>"
-    if widget == "multiline" or setting.kind == "list":
-        return f'<textarea {common} rows="3" spellcheck="false" placeholder="{esc(_placeholder(setting))}"></textarea>'
+    if widget == "multiline" or (setting.kind == "list" and widget != "text"):
+        area = f'<textarea {common} rows="3" spellcheck="false" placeholder="{esc(_placeholder(setting))}"></textarea>'
+        return f'<div class="with-button">{area}{_browse(setting)}</div>' if widget == FILES else area
     mode = ' inputmode="decimal"' if setting.kind in ("integer", "number") else ""
     box = (
         f'<input type="text" {common}{mode} autocomplete="off" spellcheck="false" '
         f'placeholder="{esc(_placeholder(setting))}">'
     )
     if widget in PATHS:
-        return (
-            f'<div class="with-button">{box}<button type="button" class="small" data-browse="{key}" '
-            f'aria-label="Choose {esc(setting.show.label)}">Browse</button></div>'
-        )
+        return f'<div class="with-button">{box}{_browse(setting)}</div>'
     if setting.kind in ("integer", "number") and not setting.accepts_list:
         return f'<div class="with-stepper">{box}{_stepper(setting)}</div>'
     return box
+
+
+def _browse(setting: Setting) -> str:
+    return (
+        f'<button type="button" class="small" data-browse="{setting.key}" '
+        f'aria-label="Choose {esc(setting.show.label)}">Browse</button>'
+    )
 
 
 def _option(choice: object) -> str:
@@ -224,7 +243,7 @@ def _placeholder(setting: Setting) -> str:
             return "off"
         return "not set" if setting.optional else number(_as_float(setting.default))
     if setting.kind == "list":
-        return "one file a line" if setting.show.widget == "files" else "one a line"
+        return "one file a line" if setting.show.widget == FILES else setting.rule or "one a line"
     return "" if setting.show.widget in PATHS else "empty"
 
 
@@ -237,7 +256,7 @@ def absolute(setting: Setting, value: object, folder: Path) -> object:
 
     It stays as it is where the working folder has the same file under it.
     """
-    if setting.show.widget == "files" and isinstance(value, list | tuple):
+    if setting.show.widget == FILES and isinstance(value, list | tuple):
         return [_absolute(str(each), folder) for each in value]
     if setting.show.widget not in PATHS or not isinstance(value, str) or not value:
         return value

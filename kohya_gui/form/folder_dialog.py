@@ -2,42 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from kohya_gui.form.opening import ENDINGS
 from kohya_gui.form.presets import PROJECT
-from kohya_gui.parts.folders import MODEL_ENDINGS, Folders, Listing, Refused
+from kohya_gui.parts.folders import MODEL_ENDINGS, PICTURE_ENDINGS, Folders, Listing, Refused
 from kohya_gui.parts.markup import button, esc
 from trainer.config import known_settings
+from trainer.settings.section import FILES
+from trainer.settings.walk import Setting
+
+_ENDINGS: Mapping[str, tuple[str, ...]] = {"file": MODEL_ENDINGS, FILES: MODEL_ENDINGS, "picture": PICTURE_ENDINGS}
+"""Widget -> the files that may be picked for it."""
 
 TOML_FILE = "toml-file"
 """Stands in for a setting's key where the dialog looks for a settings file."""
 
 
-def endings(key: str) -> tuple[str, ...]:
+def endings(key: str, setting: Setting | None) -> tuple[str, ...]:
     """Return the kinds of files that may be picked for a setting; none where it wants a folder."""
     if key == TOML_FILE:
         return ENDINGS
-    setting = known_settings().get(key)
-    return MODEL_ENDINGS if setting is not None and setting.show.widget == "file" else ()
+    return _ENDINGS.get(setting.show.widget, ()) if setting is not None else ()
 
 
-def title(key: str) -> str:
-    """Return the dialog's heading."""
-    setting = known_settings().get(key)
-    return f"Choose: {setting.show.label}" if setting else "Choose a settings file"
-
-
-def dialog(folders: Folders, key: str, at: str) -> str:
-    """Return the dialog's content for the folder `at`."""
-    wanted = endings(key)
+def dialog(folders: Folders, key: str, at: str, of: Setting | None = None) -> str:
+    """Return the dialog's content for the folder `at`; `of` is what is declared under `key`, if it is no setting."""
+    setting = of or known_settings().get(key)
+    title = f"Choose: {setting.show.label}" if setting else "Choose a settings file"
+    wanted = endings(key, setting)
     try:
         listing = folders.listing(str(folders.nearest(at)), wanted)
     except Refused as refusal:
-        return f'<div class="dialog"><h3>{esc(title(key))}</h3><p class="problem">{esc(refusal)}</p>{_closing()}</div>'
+        return f'<div class="dialog"><h3>{esc(title)}</h3><p class="problem">{esc(refusal)}</p>{_closing()}</div>'
     return (
-        f'<div class="dialog" role="dialog" aria-modal="true" aria-label="{esc(title(key))}">'
-        f"<h3>{esc(title(key))}</h3>{_roots(folders, key)}"
+        f'<div class="dialog" role="dialog" aria-modal="true" aria-label="{esc(title)}">'
+        f"<h3>{esc(title)}</h3>{_roots(folders, key)}"
         f'<p class="where"><code>{esc(listing.path)}</code></p>{_entries(listing, key)}'
         f"{_closing(listing, key, wanted)}</div>"
     )

@@ -11,7 +11,7 @@ import gradio as gr
 from kohya_gui.form import folder_dialog
 from kohya_gui.form.advanced_tab import advanced_markup
 from kohya_gui.form.basic_tab import basic_markup, basic_settings
-from kohya_gui.form.fields import fields
+from kohya_gui.form.fields import fields, with_path
 from kohya_gui.panels.desk import Panel, Seen
 from kohya_gui.panels.presets import PresetPanel
 from kohya_gui.panels.wiring import Update, told
@@ -66,7 +66,8 @@ class FieldsPanel(Panel):
         if said.get("act") == "offer":
             return self._take_offer(said.get("name"))
         key = str(said.get("key"))
-        return self._dialog(key, str(self.session.draft.values.get(key) or ""))
+        held = self.session.draft.values.get(key) or ""
+        return self._dialog(key, str(held[-1] if isinstance(held, list) else held))
 
     def _take_offer(self, name: object) -> Update:
         """Set what the offer sets; a preset is only shown, for Apply to lay it under the form."""
@@ -89,7 +90,8 @@ class FieldsPanel(Panel):
             return self._dialog(key, path)
         if said.get("act") != "pick" or self.session.folders.problem(path):
             return {}
-        self.session.edit(key, path)
+        held = self.session.draft.values.get(key)
+        self.session.edit(key, with_path(known_settings()[key], held, path) if key in known_settings() else path)
         return self.desk.form_update()
 
 

@@ -132,7 +132,8 @@ class News:
             if number > self._number:  # of a program whose clock was ahead
                 number = 0
             newer = {name: each.html for name, each in drawn.items() if each.number > number}
-            about = {"controls": self._controls, "busy": self._session.busy, "form": self._form}
+            busy = self._session.busy or self._session.tools.busy
+            about = {"controls": self._controls, "busy": busy, "form": self._form}
             return {"number": self._number, "parts": newer, **about}
 
     def _draw_view(self, looked_at: str) -> dict[str, Drawn]:
@@ -169,7 +170,7 @@ class News:
             "there": self._session.run is not None,
             "share": share if busy else "0%",
         }
-        form = self._session.draft.revision
+        form = self._session.form_revision
         if (controls, form) != (self._controls, self._form):
             self._controls, self._form = controls, form
             self._number += 1

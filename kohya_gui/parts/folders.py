@@ -10,6 +10,7 @@ from pathlib import Path
 from trainer.ground.paths import normalised
 
 MODEL_ENDINGS = (".safetensors", ".ckpt", ".pt", ".bin")
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MOST_ENTRIES = 500
 
 

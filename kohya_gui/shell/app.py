@@ -185,6 +185,8 @@ def wait_for_the_end(session: Session) -> None:
     signal.signal(signal.SIGTERM, end)
     while not asked.wait(1.0):
         pass
+    session.tools.stop()
+    session.tools.join(STOP_SECONDS)
     if session.run is not None and session.busy:
         say("Stopping the run and saving it; Ctrl+C again ends at once.")
         session.send(Command.STOP)

@@ -13,6 +13,7 @@ from kohya_gui.panels.fields import AdvancedFields, BasicFields
 from kohya_gui.panels.plan import PicturesPanel, PlanPanel
 from kohya_gui.panels.presets import PresetPanel
 from kohya_gui.panels.run import Controls, RunPanel, RunsPanel
+from kohya_gui.panels.tools import ToolsPanel
 from kohya_gui.panels.undo import FormNote, UndoPanel
 from kohya_gui.panels.wiring import QUIET
 from kohya_gui.parts.markup import panel
@@ -36,6 +37,7 @@ TABS = (
     Tab("basic", "Basic", FORM, (PresetPanel, BasicFields)),
     Tab("datasets", "Datasets", FORM, (DatasetsPanel,)),
     Tab("advanced", "Advanced", FORM, (AdvancedFields,)),
+    Tab("tools", "Tools", FORM, (ToolsPanel,)),
     Tab("plan", "Plan", WATCH, (PlanPanel, PicturesPanel)),
     Tab("training", "Training", WATCH, (RunPanel,)),
     Tab("runs", "Runs", WATCH, (RunsPanel,)),

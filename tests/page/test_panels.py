@@ -158,7 +158,7 @@ def test_a_page_is_told_only_what_is_newer_than_what_it_has(session: Session, wa
     news = Page(session).news
     number, parts = parts_since(news, 0)
     of_a_run = {"head", "message", "verdict", "curves", "samples", "files", "pictures", "settings", "notes", "log"}
-    assert set(parts) == {"bar", "form-note", "runs", LIST, *of_a_run}
+    assert set(parts) == {"bar", "form-note", "runs", "tool", LIST, *of_a_run}
     assert news.since(number) is None
     watched.board.post(events.Warned(message="Look out"))
     newer, parts = parts_since(news, number)

@@ -149,6 +149,11 @@ class AdapterSpec(Rates, ABC):
         return cls.layer_kind().norm_of(factors, 0.0 if alpha is None else alpha, rank)
 
     @classmethod
+    def rests_on_weight(cls, entries: Collection[str]) -> bool:
+        """Say whether what a module with these entries adds to its weight depends on the weight's numbers."""
+        return True
+
+    @classmethod
     def alpha_of(cls, alpha: float, rank: int) -> float | None:
         """Return what a file's alpha, 0 where there is none, means at that rank. None: the kind has no alpha."""
         return alpha or float(rank)

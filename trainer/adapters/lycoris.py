@@ -68,6 +68,11 @@ class LycorisSpec(AdapterSpec):
             return f"Set dora_wd = true and wd_on_output = {'false' if shape[0] == 1 else 'true'}"
         return "Set use_tucker = true" if entry in cls.cores else ""
 
+    @classmethod
+    def rests_on_weight(cls, entries: Collection[str]) -> bool:
+        """Say whether it has DoRA's lengths."""
+        return DORA in entries
+
     def tucker(self, target: Target) -> bool:
         """Say whether a layer has Tucker's form."""
         return self.use_tucker and target.kernel not in (None, (1, 1))

@@ -82,6 +82,15 @@ class Recognition:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where the weight of a layer lies in a file: in the tensor `name`, as part `part` of `parts` equal ones."""
+
+    name: str
+    part: int = 0
+    parts: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class FileNames:
     """What a LoRA file's metadata call its base model.
 
@@ -182,6 +191,10 @@ class Family(ABC):
         `form` is "folder" or "file". Nothing is looked for in a file of which no layout is returned.
         """
         return [self.shapes(configs).get(component, {})] if form == FOLDER else []
+
+    def places(self, target: Target, configs: ComponentConfigs) -> Iterable[Place]:
+        """Return where a layer's weight may lie in a model's file or in its component's folder, the likely first."""
+        return (Place(f"{target.path}.weight"),)
 
     def side(self, configs: ComponentConfigs) -> int:
         """Return the side, in pixels, of the square pictures that such a model was made for; 0 where it isn't known."""

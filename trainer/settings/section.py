@@ -20,8 +20,9 @@ from trainer.ground.paths import normalised
 
 Tab = Literal["basic", "advanced", "datasets"]
 Widget = Literal[
-    "auto", "file", "files", "folder", "text", "multiline", "choice", "checkbox", "number", "slider", "list", "tables"
-]
+    "auto", "file", "files", "folder", "picture", "text", "multiline", "choice", "checkbox", "number", "slider", "list",
+    "tables",
+]  # fmt: skip
 
 ANY = "*"
 """In `Show.when`: any value that is neither unset, nor empty, nor zero, nor false."""
@@ -29,7 +30,10 @@ ANY = "*"
 PROCESS = "process"
 """In `Show.when`: not a setting but the kind of process that the model has, once the model is known."""
 
-PATHS = ("file", "files", "folder")
+FILES = "files"
+"""The widget of a list of paths."""
+
+PATHS = ("file", FILES, "folder", "picture")
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +217,7 @@ def prepared(value: object, declaration: Declaration) -> object:
         return None
     if declaration.show.widget in PATHS and isinstance(value, str):
         value = normalised(value)
-    if declaration.show.widget == "files" and isinstance(value, tuple):
+    if declaration.show.widget == FILES and isinstance(value, tuple):
         value = tuple(normalised(each) if isinstance(each, str) else each for each in value)
     if declaration.parse is not None and value is not None:
         value = declaration.parse(value)

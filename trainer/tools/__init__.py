@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from trainer.tools.compare import Compare
+from trainer.tools.convert import Convert
 from trainer.tools.export import Export
+from trainer.tools.extract import Extract
 from trainer.tools.import_settings import Import
 from trainer.tools.inspect import Inspect
 from trainer.tools.keys import Keys
 from trainer.tools.merge import Merge
+from trainer.tools.metadata import Metadata
 from trainer.tools.recode import Recode
 from trainer.tools.resize import Resize
 from trainer.tools.show import Show
@@ -31,8 +35,12 @@ TOOLS: dict[str, Tool[Any]] = {
         Import(),
         Recode(),
         Merge(),
+        Extract(),
         Resize(),
+        Convert(),
         Verify(),
+        Metadata(),
+        Compare(),
     )
 }  # fmt: skip
 """Every tool by the name that means it."""

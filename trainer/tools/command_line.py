@@ -16,6 +16,9 @@ from trainer.settings.wording import PROGRAM
 from trainer.tools.tool import Tool
 
 _NUMBERS = ("integer", "number")
+WORD = "tool"
+"""May stand before a tool's name: `python -m trainer tool merge` is `python -m trainer merge`."""
+
 _TOOL = "tool"
 """Where the grammar keeps the chosen tool; no argument is called so."""
 
@@ -34,10 +37,13 @@ def read(tools: Mapping[str, Tool[Any]], words: Sequence[str] | None) -> tuple[T
         ConfigError: an argument is missing, unknown or wrong.
         SystemExit: no tool is named so; what there is was printed.
     """
+    words = sys.argv[1:] if words is None else words
+    if words[:1] == [WORD]:
+        words = words[1:]
     given, unknown = grammar(tools).parse_known_args(words)
     values = vars(given)
     tool: Tool[Any] = values.pop(_TOOL)
-    arguments = {key: _typed(tool.settings[key], tool.arguments, value) for key, value in values.items()}
+    arguments = {key: typed(tool.settings[key], tool.arguments, value) for key, value in values.items()}
     strangers = [word[2:].partition("=")[0].replace("-", "_") for word in unknown if word.startswith("--")]
     if unknown and not strangers:
         raise ConfigError(Problem(word, f"is one word too many; {tool.usage()}.") for word in unknown)
@@ -82,7 +88,7 @@ def _plain(text: str) -> str:
     return text.replace("%", "%%")
 
 
-def _typed(setting: Setting, section: type[Section], value: object) -> object:
+def typed(setting: Setting, section: type[Section], value: object) -> object:
     """Return what was given in the type that its declaration wants; a text that is none stays one, to be refused."""
     if setting.kind in _NUMBERS:
         return _number(value)

@@ -21,6 +21,8 @@ class Inspect(Tool[InspectArguments]):
     """Prints JSON."""
 
     name = "inspect"
+    title = "Inspect"
+    on_page = True
     help = "print what a checkpoint or LoRA file is"
     arguments = InspectArguments
     positional = {"file": "FILE"}

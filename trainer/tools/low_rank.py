@@ -1,7 +1,8 @@
 """The arithmetic of LoRA files: products of two small matrices, cut to a lower rank and added to one another.
 
-A module's difference is D = alpha / rank * up @ down, with up [out, rank] and down [rank, in * kernel]. Its singular
-values are found from the two factors alone (QR of each, then an SVD of rank x rank), so no whole matrix is ever made.
+A module's difference is D = alpha / rank * up @ down, with up [out, rank] and down [rank, in * kernel]. Where D is made
+of factors its singular values are found from them alone (QR of each, then an SVD of rank x rank), so no whole matrix is
+made.
 """
 
 from __future__ import annotations
@@ -10,10 +11,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
-
-from trainer.results.export import AdapterFile
 
 SMALLEST = 1e-6
 """A module whose largest singular value is not above this holds nothing: rank 1 is left of it, as in sd-scripts."""
@@ -41,24 +41,42 @@ class Factors:
         """Return D, [out, in * kernel] float64."""
         return self.scale * (_matrix(self.up) @ _matrix(self.down))
 
-
-def factors_of(file: AdapterFile, name: str) -> Factors:
-    """Return one module of a file of plain LoRA; where it has no alpha, that is the rank."""
-    alpha = file.header.modules[name].alpha
-    up, down = file.tensors[f"{name}.lora_up.weight"], file.tensors[f"{name}.lora_down.weight"]
-    return Factors(up.float(), down.float(), float(down.shape[0] if alpha is None else alpha))
+    def shaped(self, kernel: Sequence[int]) -> Factors:
+        """Return the same with the axes that a convolution's file has, none for a linear layer."""
+        outer, rank = self.up.shape[:2]
+        up = self.up.reshape(outer, rank, *(1,) * len(kernel)).contiguous()
+        return Factors(up, self.down.reshape(rank, -1, *kernel).contiguous(), self.alpha)
 
 
 def _matrix(tensor: Tensor) -> Tensor:
     return tensor.flatten(1).double()
 
 
-def decompose(factors: Factors) -> tuple[Tensor, Tensor, Tensor]:
-    """Return u [out, k], s [k], v [k, in * kernel], float64, of up @ down without the scale; k is at most the rank."""
-    left, lower = torch.linalg.qr(_matrix(factors.up))
-    right, upper = torch.linalg.qr(_matrix(factors.down).T)
+@dataclass(frozen=True, slots=True)
+class Values:
+    """Singular values s [k] of a matrix [out, in * kernel] with its vectors u [out, k] and v [k, in * kernel].
+
+    D is `scale` times their product.
+    """
+
+    u: Tensor
+    s: Tensor
+    v: Tensor
+    scale: float = 1.0
+
+
+def decompose(of: Factors | Tensor, device: str = "cpu") -> Values:
+    """Return the singular values of up @ down, float64, where the alpha goes into the scale; or of a whole matrix.
+
+    A whole matrix is decomposed in float32, as sd-scripts does.
+    """
+    if isinstance(of, Tensor):
+        u, s, v = torch.linalg.svd(of.flatten(1).to(device, torch.float32), full_matrices=False)
+        return Values(u.cpu(), s.cpu(), v.cpu())
+    left, lower = torch.linalg.qr(_matrix(of.up).to(device))
+    right, upper = torch.linalg.qr(_matrix(of.down).to(device).T)
     u, s, v = torch.linalg.svd(lower @ upper.T, full_matrices=False)
-    return left @ u, s, v @ right.T
+    return Values((left @ u).cpu(), s.cpu(), (v @ right.T).cpu(), of.scale)
 
 
 def _by_cumulative(s: Tensor, share: float) -> int:
@@ -79,48 +97,79 @@ METHODS: Mapping[str, Callable[[Tensor, float], int]] = {
     "sv_fro": _by_frobenius,
     "sv_cumulative": _by_cumulative,
 }
-"""How many singular values are kept, by sd-scripts' names (`networks/resize_lora.py`): those above the largest over the
-parameter; so many that their Frobenius norm, or their sum, has this share of the whole."""
+"""How many singular values are needed, by sd-scripts' names (`networks/resize_lora.py`): those above the largest over
+the parameter; so many that their Frobenius norm, or their sum, has this share of the whole."""
 
 
-def rank_kept(s: Tensor, most: int, whole: int, method: str = "", parameter: float = 0.0) -> int:
-    """Return the rank that is kept of singular values, at most `most`.
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """To which rank: at most `most`, or by a dynamic method that is sd-scripts'.
 
-    `whole` is how many there would be of the whole matrix; a dynamic rank is at least 1 and below it, as in sd-scripts.
+    `quantile` below 1 limits the entries of both matrices to this quantile of them all, as sd-scripts does where it
+    extracts and merges by singular values.
     """
-    if s[0] <= SMALLEST:
-        return 1
-    wanted = most
-    if method:
-        wanted = max(1, min(METHODS[method](s, parameter), whole - 1))
-    return min(wanted, most, len(s))
+
+    most: int
+    method: str = ""
+    parameter: float = 0.0
+    quantile: float = 1.0
+
+    def rank(self, s: Tensor, whole: int) -> int:
+        """Return the rank that is kept of singular values. `whole` is how many there would be of the whole matrix.
+
+        A dynamic method keeps one value more than is needed, as in sd-scripts.
+        """
+        if s[0] <= SMALLEST:
+            return 1
+        wanted = self.most
+        if self.method:
+            wanted = max(1, min(METHODS[self.method](s, self.parameter), whole - 1)) + 1
+        return min(wanted, self.most, len(s))
+
+    def __call__(self, of: Factors | Tensor, device: str = "cpu") -> Factors:
+        """Return the nearest factors of a lower rank: the largest singular values stay (Eckart & Young 1936).
+
+        Of factors the scale alpha / rank stays what it is; of a whole matrix it is 1.
+        """
+        if self.quantile < 1.0 and isinstance(of, Factors):
+            # The quantile is of signed numbers, so the vectors' signs must be those of the whole matrix.
+            of = of.difference()
+        values = decompose(of, device)
+        outer, inner = values.u.shape[0], values.v.shape[1]
+        rank = self.rank(values.s, min(outer, inner))
+        up, down = (values.u[:, :rank] * values.s[:rank]).float(), values.v[:rank].float()
+        if self.quantile < 1.0:
+            limit = _quantile(up, down, self.quantile)
+            up, down = up.clamp(-limit, limit), down.clamp(-limit, limit)
+        return Factors(up.contiguous(), down.contiguous(), values.scale * rank)
 
 
-def cut(factors: Factors, most: int, method: str = "", parameter: float = 0.0) -> Factors:
-    """Return the nearest factors of a lower rank: the largest singular values stay (Eckart & Young 1936).
-
-    The scale alpha / rank stays what it is.
-    """
-    u, s, v = decompose(factors)
-    whole = min(factors.up.shape[0], math.prod(factors.down.shape[1:]))
-    rank = rank_kept(s, most, whole, method, parameter)
-    up = (u[:, :rank] * s[:rank]).reshape(factors.up.shape[0], rank, *factors.up.shape[2:])
-    down = v[:rank].reshape(rank, *factors.down.shape[1:])
-    return Factors(up.float().contiguous(), down.float().contiguous(), factors.scale * rank)
+def _quantile(up: Tensor, down: Tensor, share: float) -> float:
+    # torch.quantile takes 16 million numbers at most.
+    return float(np.quantile(np.concatenate([up.numpy().ravel(), down.numpy().ravel()]), share))
 
 
 def added(parts: Sequence[tuple[Factors, float]]) -> Factors:
     """Return factors whose difference is the sum of the parts' differences, each times its weight: ranks add up."""
-    first = parts[0][0]
     ups = [(_matrix(part.up) * (part.scale * weight)) for part, weight in parts]
     downs = [_matrix(part.down) for part, _ in parts]
     up, down = torch.cat(ups, 1), torch.cat(downs, 0)
-    rank = down.shape[0]
-    return Factors(
-        up.reshape(up.shape[0], rank, *first.up.shape[2:]).float(),
-        down.reshape(rank, *first.down.shape[1:]).float(),
-        float(rank),
-    )
+    return Factors(up.float(), down.float(), float(down.shape[0]))
+
+
+def summed(parts: Sequence[tuple[Factors, float]]) -> Factors:
+    """Return factors that are sums of the parts' matrices, each times its weight and the root of its alpha's share.
+
+    What sd-scripts' merge_lora.py does without --concat. The product holds what crosses between the parts too, and
+    weights count twice. Ranks must be equal; the alpha is that of the first.
+    """
+    first = parts[0][0]
+    ups, downs = [], []
+    for part, weight in parts:
+        share = math.sqrt(part.alpha / first.alpha) * weight
+        ups.append(part.up.flatten(1).float() * abs(share))
+        downs.append(part.down.flatten(1).float() * share)
+    return Factors(torch.stack(ups).sum(0), torch.stack(downs).sum(0), first.alpha)
 
 
 def entries(name: str, factors: Factors) -> dict[str, Tensor]:

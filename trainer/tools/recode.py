@@ -47,6 +47,8 @@ class Recode(Tool[RecodeArguments]):
     """Writes captions of pictures anew that are not UTF-8, each in one step, and says which and from what."""
 
     name = "recode"
+    title = "Recode captions"
+    on_page = True
     help = "write captions anew as UTF-8 that have another encoding"
     arguments = RecodeArguments
     positional = {"folder": "FOLDER"}

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
 from pydantic import ValidationError
@@ -27,6 +28,10 @@ COMPLETED, FAILED, REFUSED, STOPPED = 0, 1, 2, 3
 """What `run` returns, and the program's exit codes: refused is before anything was begun, failed after."""
 
 
+def _unseen(path: Path) -> None:
+    """Take no note of a file."""
+
+
 class Arguments(Section):
     """The arguments of a tool. One without a default (`...`) must be given."""
 
@@ -37,7 +42,7 @@ class Desk:
 
     `say` takes results, whole texts, which may have several lines; `note` takes one line of what else there is to know,
     `complain` an error that the tool answers itself, `emit` events. `listen` returns the inbox of whoever asked for the
-    tool; from then on it must be obeyed.
+    tool; from then on it must be obeyed. `by` is who asked for it, `wrote` takes each file or folder that is there now.
     """
 
     say: Callable[[str], None]
@@ -45,6 +50,8 @@ class Desk:
     complain: Callable[[TrainerError], None]
     emit: Emit
     listen: Callable[[], Inbox]
+    by: str = "started at the terminal"
+    wrote: Callable[[Path], None] = _unseen
 
     def progress(self) -> Progress:
         """Return what a long phase reports to; it raises Stopped where the tool is to end."""
@@ -59,6 +66,10 @@ class Tool(ABC, Generic[Given]):
 
     name: ClassVar[str]
     """What it is asked for by."""
+    title: ClassVar[str] = ""
+    """What the page calls it."""
+    on_page: ClassVar[bool] = False
+    """Whether it has a form of its own in the page."""
     help: ClassVar[str]
     """What it does, in one sentence that begins with a small letter and has no stop."""
     arguments: type[Given]
@@ -70,8 +81,9 @@ class Tool(ABC, Generic[Given]):
 
     @property
     def settings(self) -> Mapping[str, Setting]:
-        """The arguments as declared, by name, in order."""
-        return settings_in(self.name, self.arguments)
+        """The arguments as declared, by name: in the order of their places, then of declaration."""
+        found = settings_in(self.name, self.arguments)
+        return dict(sorted(found.items(), key=lambda pair: pair[1].show.place))
 
     def read(self, given: Mapping[str, object]) -> Given:
         """Return the arguments of what was given for them.

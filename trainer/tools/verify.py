@@ -7,14 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from trainer.adapters import AdapterHeader, read_header
+from trainer.adapters import KINDS, AdapterHeader, AdapterSpec, read_header
+from trainer.adapters.files import ALPHA
 from trainer.families import FAMILIES
 from trainer.planning.inspection import family_of_lora
 from trainer.settings.section import Show, argument
+from trainer.tools.models import table_of
 from trainer.tools.tool import COMPLETED, FAILED, Arguments, Desk, Tool
 
 _BLOCK = re.compile(r"lora_([a-z0-9]+?)_(mid_block|.*?_\d+)(?:_|$)")
 """The part of a model and its block in the name of a layer: unet, down_blocks_1."""
+
+_PLACE = re.compile(r"(?:model\.)?(.+?\.\d+)\.")
+"""The block in the name of a tensor of a checkpoint: diffusion_model.input_blocks.4."""
 
 _BAR, _NAMED = 30, 5
 
@@ -34,11 +39,16 @@ class Verify(Tool[VerifyArguments]):
     """
 
     name = "verify"
+    title = "Verify"
+    on_page = True
     help = "look whether a LoRA is sound: NaN, norms by block, layers that its model does not have"
     arguments = VerifyArguments
     positional = {"file": "FILE"}
 
     def run(self, arguments: VerifyArguments, desk: Desk) -> int:
+        if strange := keys_not_known(Path(arguments.file)):
+            desk.say(f"Fault: keys that no program knows: {_listed(strange)}")
+            return FAILED
         header = read_header(Path(arguments.file))
         family = family_of_lora(header)
         title = FAMILIES[family].title if family else "a model that is not known"
@@ -67,6 +77,27 @@ class Verify(Tool[VerifyArguments]):
         return soundness
 
 
+def keys_not_known(path: Path) -> list[str]:
+    """Return the keys of a file that no kind of adapter has, where it has layers of one beside them.
+
+    Raises:
+        ModelError: it is no safetensors file, or damaged.
+    """
+    modules: dict[str, set[str]] = {}
+    for key in table_of(path).entries:
+        name, _, entry = key.partition(".")
+        modules.setdefault(name, set()).add(entry)
+    known = {name for name, entries in modules.items() if any(_knows(kind, entries) for kind in KINDS.values())}
+    if not known:
+        return []
+    strange = {name: sorted(entries) for name, entries in modules.items() if name not in known}
+    return [f"{name}.{entry}".rstrip(".") for name, entries in strange.items() for entry in entries]
+
+
+def _knows(kind: type[AdapterSpec], entries: set[str]) -> bool:
+    return kind.recognises(entries - {ALPHA})
+
+
 def layers_not_there(header: AdapterHeader, family: str) -> list[str]:
     """Return the layers of the file that models of its family don't have, so that programs pass them over."""
     if not family:
@@ -80,8 +111,8 @@ def by_block(norms: Mapping[str, float]) -> dict[str, float]:
     """Return the norm of each block: the root of the sum of the squares of its layers'."""
     squares: dict[str, float] = {}
     for name, norm in norms.items():
-        match = _BLOCK.match(name)
-        block = f"{match[1]} {match[2]}" if match else "other layers"
+        match, place = _BLOCK.match(name), _PLACE.match(name)
+        block = f"{match[1]} {match[2]}" if match else place[1] if place else "other layers"
         squares[block] = squares.get(block, 0.0) + norm**2
     return {block: square**0.5 for block, square in squares.items()}
 

@@ -74,6 +74,11 @@ class LoraSpec(AdapterSpec):
         return DOWN in entries and {DOWN, UP}.issuperset(entries)
 
     @classmethod
+    def rests_on_weight(cls, entries: Collection[str]) -> bool:
+        """Say no: it adds the product of its matrices."""
+        return False
+
+    @classmethod
     def rank_of(cls, entries: Mapping[str, Shape]) -> int:
         """Return the first size of down, which is the second of up."""
         down, up = entries[DOWN], entries.get(UP, ())

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from trainer.families.family import FILE, ComponentConfigs, Family, Recognition
+from trainer.families.family import FILE, ComponentConfigs, Family, Place, Recognition
 from trainer.families.reading.folders import Shapes
 from trainer.families.reading.headers import Header
 from trainer.families.unet import weights
@@ -19,6 +19,7 @@ from trainer.families.unet.facts import (
     VELOCITY,
     StableFacts,
 )
+from trainer.families.unet.places import places
 from trainer.families.unet.targets import adapter_targets
 from trainer.ground.control import Progress
 from trainer.targets import Target
@@ -50,6 +51,9 @@ class StableFamily(Family):
 
     def targets_of(self, recognition: Recognition, *, conv: bool) -> tuple[Target, ...]:
         return adapter_targets(self.facts, recognition.configs, conv=conv, single_file=recognition.form == FILE)
+
+    def places(self, target: Target, configs: ComponentConfigs) -> Iterable[Place]:
+        return places(self.facts, target, configs)
 
     def shapes(self, configs: ComponentConfigs) -> Mapping[str, Shapes]:
         return {

@@ -1,0 +1,73 @@
+"""How the tool at work stands, as HTML: its phase, what it said, what is wrong, and what it wrote."""
+
+from __future__ import annotations
+
+from kohya_gui.parts.markup import button, esc, number
+from kohya_gui.parts.served import Pictures
+from kohya_gui.tools.worker import BROKEN, DONE, ENDED, FAULTS, NOT_BEGUN, RUNNING, Work
+from trainer.settings.wording import in_labels
+
+_WORDS = {
+    RUNNING: "At work", DONE: "Done", FAULTS: "Found a fault", NOT_BEGUN: "Refused", ENDED: "Stopped", BROKEN: "Failed",
+}  # fmt: skip
+_CLASS = {
+    RUNNING: "training",
+    DONE: "finished",
+    FAULTS: "failed",
+    NOT_BEGUN: "failed",
+    ENDED: "stopped",
+    BROKEN: "failed",
+}
+
+
+def markup(work: Work, served: Pictures) -> str:
+    """Return the card of a tool's work, nothing where none was begun."""
+    if work.tool is None:
+        return ""
+    pill = f'<span class="pill {_CLASS[work.status]}">{_WORDS[work.status]}</span>'
+    head = f"<h3>{esc(work.tool.title)} {pill}{_stop(work)}</h3>"
+    inside = f"{head}{_progress(work)}{_problems(work)}{_written(work, served)}{_lines(work)}"
+    return f'<section class="card tool-work">{inside}</section>'
+
+
+def _stop(work: Work) -> str:
+    return button("stop-tool", "Stop", id_="stop-tool") if work.status == RUNNING else ""
+
+
+def _progress(work: Work) -> str:
+    if work.status != RUNNING:
+        return ""
+    share = 100 * work.done / work.total if work.total else 0.0
+    waiting = "" if work.total else " waiting"
+    count = f" {number(work.done)} of {number(work.total)}" if work.total else ""
+    return (
+        f'<p class="quiet">{esc(work.phase or "Beginning")}{count}</p>'
+        f'<div class="progress{waiting}" role="progressbar" '
+        f'aria-label="Progress of the tool" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{share:.0f}">'
+        f'<i style="width:{share:.1f}%"></i></div>'
+    )
+
+
+def _problems(work: Work) -> str:
+    broken = "It ended by a fault of the program; the terminal has the details." if work.status == BROKEN else ""
+    settings = work.tool.settings if work.tool else {}
+    texts = [*(in_labels(str(problem), settings) for problem in work.problems), *([broken] if broken else [])]
+    lines = "".join(f"<p>{esc(text)}</p>" for text in texts)
+    return f'<div class="problem-box" role="alert">{lines}</div>' if lines else ""
+
+
+def _written(work: Work, served: Pictures) -> str:
+    """Return the files that were written: links to those that can be downloaded."""
+    parts = []
+    for path in work.written:
+        if path.is_file():
+            link = f'<a class="small" href="{served.download(path)}" download>Download {esc(path.name)}</a>'
+        else:
+            link = esc(path.name)
+        parts.append(f'<p class="wrote">{link} <code>{esc(path)}</code></p>')
+    return "".join(parts)
+
+
+def _lines(work: Work) -> str:
+    text = "\n".join(work.lines)
+    return f'<pre class="tool-said" role="status" tabindex="0">{esc(text)}</pre>' if text else ""
