@@ -182,7 +182,7 @@ def _dataset(number: int, table: Mapping[str, object], values: Mapping[str, obje
         f"{_remove(f'{number}', f'dataset {number + 1}')}</div>"
         f'{_lines(own)}<div class="row">{sizes}{batch}</div>'
         '<p class="help">Several resolutions, as in 512 768, train the same folders at each of them.</p>'
-        f"{_more(f'{number}', 'Buckets', rest, table, values)}"
+        f"{_more(f'{number}', 'Buckets and validation', rest, table, values)}"
         f'<div class="folders">{rows}</div>{button("add-folder", "Add a folder", key=number)}</section>'
     )
 

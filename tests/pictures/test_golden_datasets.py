@@ -17,7 +17,7 @@ from PIL import Image
 from trainer.config import TrainingConfig, batch_sizes, config_from_layers, datasets_of, load_layers, to_flat
 from trainer.config.assembly import Assembled
 from trainer.ground.errors import ConfigError, DataError
-from trainer.pictures.batches import Example, examples
+from trainer.pictures.batches import Example, examples, held_out_examples
 from trainer.pictures.captions import render
 from trainer.pictures.counts import count
 from trainer.pictures.masks import mask_of
@@ -39,6 +39,8 @@ WHOLE = [
     "captions",
     "items-flip-crop-alpha",
     "masked-loss",
+    "validation",
+    "validation-without-seed",
 ]
 """Files that mean here what they mean there, in everything."""
 
@@ -250,12 +252,43 @@ def test_lists_of_pictures(tmp_path: Path, name: str) -> None:
         assert report.train_count == case["result"]["num_train_images"] == sum(each.repeats for each in found)
 
 
-@pytest.mark.parametrize("name", ["validation", "validation-without-seed", "cache-info"])
-def test_held_out_pictures_are_refused_by_name(tmp_path: Path, name: str) -> None:
-    case = CONFIGS[name]
+def test_pictures_are_looked_at_whatever_a_cache_of_them_says(tmp_path: Path) -> None:
+    """Its `metadata_cache.json` gives the pictures other sizes and captions than they have."""
+    case = CONFIGS["cache-info"]
     laid_out(tmp_path, case)
-    refused = loaded(tmp_path, case["config"], case.get("argv") or [])
-    assert refused.problems and all("validation_s" in problem.message for problem in refused.problems)
+    assembled = loaded(tmp_path, case["config"], case["argv"])
+    for dataset in case["result"]["datasets"]:
+        captions = {row[0]: "file a" if row[0] == "c/a.png" else "" for row in dataset["pictures"]}
+        dataset["pictures"] = [
+            [name, repeats, captions[name], bucket, [256, 256], *rest]
+            for name, repeats, _, bucket, _, *rest in dataset["pictures"]
+        ]
+    compare(tmp_path, usable(assembled), case["result"])
+
+
+def held_out(root: Path, report: DatasetReport) -> list[tuple[int, str, int]]:
+    return sorted(
+        (folder.dataset, picture.path.relative_to(root).as_posix(), folder.repeats)
+        for folder in report.held_out
+        for picture in folder.pictures
+    )
+
+
+def test_each_dataset_keeps_pictures_as_it_says(tmp_path: Path) -> None:
+    case = CONFIGS["validation"]
+    laid_out(tmp_path, case)
+    config = usable(loaded(tmp_path, case["config"], []))
+    report = scan(config)
+    assert held_out(tmp_path, report) == [(0, "v/c.png", 1), (0, "v/f.png", 1)]
+    assert [(each.dataset, each.bucket, each.repeats) for each in held_out_examples(report, config)] == [
+        (0, (64, 64), 1)
+    ] * 2
+    assert any(notice.startswith("dataset 2, subset 1: all are trained") for notice in report.notices)
+    # What another dataset trains says nothing of pictures that are not trained.
+    text = case["config"] + "[[datasets]]\n  [[datasets.subsets]]\n  image_dir = 'DIR/v'\n"
+    report = scan(usable(loaded(tmp_path, text, [])))
+    assert report.held_out == ()
+    assert any(notice.startswith("2 pictures that one dataset keeps") for notice in report.notices)
 
 
 ONLY_THERE = {
@@ -267,6 +300,7 @@ ONLY_THERE = {
     "metadata-no-resolution",
     "jsonl-blank-line",
     "empty-caption-file",
+    "validation-split-int",
 }
 """Refused there and right here."""
 

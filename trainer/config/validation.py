@@ -29,11 +29,12 @@ class ValidationSection(Section):
         sd_scripts=There(0.0),
         ge=0,
         lt=1,
+        within="dataset",
     )
     """The share of each folder's pictures that is not trained but judged by: 0.1 keeps 3 of 30. 0 keeps none.
 
     Without it, and without a folder for it, the training pictures are measured: that tells how well they are learned,
-    and nothing of overfitting. Regularisation pictures are never kept.
+    and nothing of overfitting. Regularisation pictures are never kept, nor are those that a metadata file lists.
     """
 
     validation_split_min_images: int = setting(
@@ -55,6 +56,7 @@ class ValidationSection(Section):
         sd_scripts=There(None, matters=False),
         ge=0,
         le=2**32 - 1,
+        within="dataset",
     )
     """Decides which pictures are kept, and the noise that they are measured with. Empty: the seed of the training."""
 

@@ -1,7 +1,8 @@
 """Pictures that are not trained but judged by: a share of each folder, or a folder of their own.
 
 Which ones is sd-scripts' choice for the same seed (`library/train_util.py` split_train_val): the folder's pictures are
-shuffled, the first ceil(n (1 - share)) are trained. There a picture can be in both parts; here the rest is kept.
+shuffled, the first ceil(n (1 - share)) are trained. There a picture can be in both parts; here the rest is kept. Each
+dataset may say share and seed for itself. Of a list of pictures none is kept, as there.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from trainer.config import TrainingConfig
+from trainer.config import TrainingConfig, datasets_of
 from trainer.ground.errors import ConfigError, DataError, Problem
+from trainer.pictures.findings import pictures
 from trainer.pictures.report import DatasetReport, Folder
 
 Look = Callable[[TrainingConfig], DatasetReport]
@@ -32,33 +34,78 @@ def with_held_out(report: DatasetReport, config: TrainingConfig, look: Look) -> 
         return report
     if settings.val_data_dir:
         return dataclasses.replace(report, held_out=_folders_of_their_own(config, look))
-    if not settings.validation_split:
+    shares = _shares(report, config)
+    if not any(share for share, _ in shares):
         return report
     total = report.train_images
     if total < settings.validation_split_min_images:
         least = settings.validation_split_min_images
         return _noted(report, f"All {total} pictures are trained: with fewer than {least} none is kept for validation.")
-    seed = config.training.seed if settings.validation_seed is None else settings.validation_seed
-    parts = [_split(folder, settings.validation_split, seed) for folder in report.folders]
-    kept = tuple(rest for _, rest in parts if rest.pictures)
+    parts = [_split(folder, *each) for folder, each in zip(report.folders, shares, strict=True)]
+    parted = dataclasses.replace(report, folders=tuple(trained for trained, _ in parts))
+    kept, both = _untrained([rest for _, rest in parts], parted)
+    parted = _with_notices(dataclasses.replace(parted, held_out=kept), config, shares, both)
     count = sum(len(folder.pictures) for folder in kept)
     if not count:
-        share = f"validation_split {settings.validation_split:g}"
-        return _noted(report, f"{share} keeps no picture for validation: in no folder does it come to a whole one.")
-    parted = dataclasses.replace(report, folders=tuple(folder for folder, _ in parts), held_out=kept)
+        largest = max(share for share, _ in shares)
+        words = f"validation_split {largest:g} keeps no picture for validation: in no folder does it come to one."
+        return _noted(parted, words)
     return _noted(parted, f"{count} of {total} pictures are kept for validation and not trained.")
+
+
+def _shares(report: DatasetReport, config: TrainingConfig) -> list[tuple[float, int]]:
+    """Return (share, seed) of each folder, as its dataset says or else the run."""
+    datasets = datasets_of(config)
+    found = []
+    for folder in report.folders:
+        own = datasets[folder.dataset].config if datasets else config
+        whole = folder.regularisation or bool(datasets and datasets[folder.dataset].subsets[folder.subset].metadata_file)
+        said = own.validation
+        seed = config.training.seed if said.validation_seed is None else said.validation_seed
+        found.append((0.0 if whole else said.validation_split, seed))
+    return found
 
 
 def _split(folder: Folder, share: float, seed: int) -> tuple[Folder, Folder]:
     """Return what is trained of a folder, and what is kept, each in the order of the names."""
     shuffled = list(folder.pictures)
     random.Random(seed).shuffle(shuffled)
-    # 30 * (1 - 0.1) and the like must not come out a little above a whole number.
-    trained = len(shuffled) if folder.regularisation else math.ceil(round(len(shuffled) * (1 - share), 6))
-    kept = {id(picture) for picture in shuffled[max(1, trained) :]}
+    trained = max(1, math.ceil(len(shuffled) * (1 - share)))
+    kept = {id(picture) for picture in shuffled[trained:]}
     ours = tuple(picture for picture in folder.pictures if id(picture) not in kept)
     rest = tuple(picture for picture in folder.pictures if id(picture) in kept)
     return dataclasses.replace(folder, pictures=ours), dataclasses.replace(folder, pictures=rest, repeats=1)
+
+
+def _untrained(kept: Sequence[Folder], trained: DatasetReport) -> tuple[tuple[Folder, ...], int]:
+    """Return what is kept without pictures that another dataset trains, and how many those are."""
+    seen = {picture.path for folder in trained.folders for picture in folder.pictures}
+    found = [
+        dataclasses.replace(folder, pictures=tuple(each for each in folder.pictures if each.path not in seen))
+        for folder in kept
+    ]
+    both = sum(len(folder.pictures) for folder in kept) - sum(len(folder.pictures) for folder in found)
+    return tuple(folder for folder in found if folder.pictures), both
+
+
+def _with_notices(
+    report: DatasetReport, config: TrainingConfig, shares: Sequence[tuple[float, int]], both: int
+) -> DatasetReport:
+    """Say of which datasets nothing is kept though they ask for it, and of which pictures."""
+    datasets = datasets_of(config)
+    asked = [
+        folder.place
+        for folder, (share, _) in zip(report.folders, shares, strict=True)
+        if datasets and not folder.regularisation and not share
+        if datasets[folder.dataset].config.validation.validation_split
+    ]
+    if asked:
+        places = ", ".join(dict.fromkeys(asked))
+        report = _noted(report, f"{places}: all are trained, as of a list of pictures none is kept for validation.")
+    if both:
+        words = f"{pictures(both)} that one dataset keeps for validation and another one trains are not judged by."
+        report = _noted(report, words)
+    return report
 
 
 def _folders_of_their_own(config: TrainingConfig, look: Look) -> tuple[Folder, ...]:
