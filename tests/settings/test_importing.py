@@ -19,6 +19,7 @@ from trainer.config import TrainingConfig, datasets_of, known_settings, load_con
 from trainer.config.recipes import Opened
 from trainer.config.report import Report
 from trainer.ground.errors import ConfigError
+from trainer.pictures.scan import scan
 from trainer.results.metadata import SETTINGS_ENTRY, settings_without_paths
 from trainer.settings import importing
 from trainer.settings.importing import lora_metadata
@@ -714,6 +715,39 @@ def test_a_lora_of_ours_opens_its_own_settings(tmp_path: Path) -> None:
     assert lora_metadata.SETTINGS_ENTRY == SETTINGS_ENTRY
     found = open_recipe(lora(tmp_path / "ours.safetensors", entry))
     assert settings_without_paths(found.config) == settings_without_paths(config)
+
+
+def test_a_lora_of_several_datasets_opens_them_without_their_folders(tmp_path: Path) -> None:
+    told = json.loads((Path(__file__).parents[1] / "data" / "golden_datasets.json").read_text(encoding="utf-8"))
+    run = told["whole_run"]
+    metadata = {**run["metadata"], "ss_network_module": "networks.lora", "ss_datasets": json.dumps(run["ss_datasets"])}
+    opened = open_recipe(lora(tmp_path / "kohya.safetensors", metadata))
+    found = datasets_of(opened.config)
+    assert [(each.config.dataset.resolution, each.config.training.train_batch_size) for each in found] == [
+        ("128,128", 2),
+        ("256,256", 1),
+    ]
+    assert [each.config.dataset.min_bucket_reso for each in found] == [64, 64]
+    subsets = [subset for each in found for subset in each.subsets]
+    assert [(each.num_repeats, each.is_reg) for each in subsets] == [(2, False), (1, True), (1, False)]
+    captions = subsets[2].config.captions
+    assert (captions.shuffle_caption, captions.keep_tokens, captions.caption_prefix) == (True, 1, "p")
+    remarks = "\n".join(opened.report.remarks)
+    for line in (
+        "Dataset 1, subset 1, pictures: one, 4 pictures, 2 repeats.",
+        "Dataset 1, subset 2, regularisation pictures: reg, 2 pictures, 1 repeat.",
+        "Dataset 2, subset 1, pictures: two, 3 pictures, 1 repeat.",
+        "neither steps of buckets",
+    ):
+        assert line in remarks
+    with pytest.raises(ConfigError, match="dataset 2, subset 1: image_dir is not set"):
+        scan(opened.config)
+
+
+@pytest.mark.parametrize("entry", ["null", "[]", "[[]]", '[{"subsets": []}]', '[{"subsets": [3]}]', "[[", "{}"])
+def test_datasets_in_a_lora_that_are_none_are_passed_over(tmp_path: Path, entry: str) -> None:
+    metadata = {"ss_network_module": "networks.lora", "ss_datasets": entry}
+    assert open_recipe(lora(tmp_path / "kohya.safetensors", metadata)).config.dataset.datasets == ()
 
 
 @pytest.mark.parametrize("metadata", [{}, {"ss_sd_model_name": "x"}])

@@ -58,11 +58,11 @@ def _shares(report: DatasetReport, config: TrainingConfig) -> list[tuple[float, 
     datasets = datasets_of(config)
     found = []
     for folder in report.folders:
-        own = datasets[folder.dataset].config if datasets else config
-        whole = folder.regularisation or bool(datasets and datasets[folder.dataset].subsets[folder.subset].metadata_file)
-        said = own.validation
+        own = datasets[folder.dataset] if datasets else None
+        listed = bool(own and own.subsets[folder.subset].metadata_file)
+        said = own.config.validation if own else config.validation
         seed = config.training.seed if said.validation_seed is None else said.validation_seed
-        found.append((0.0 if whole else said.validation_split, seed))
+        found.append((0.0 if listed or folder.regularisation else said.validation_split, seed))
     return found
 
 

@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping
 
 from trainer.ground.errors import ConfigError, Problem
+from trainer.settings import sd_scripts
+from trainer.settings.importing import datasets
 from trainer.settings.importing.recipe import Reader, Recipe, Source
 from trainer.settings.kohya import Said
 from trainer.settings.walk import Setting
@@ -18,6 +20,15 @@ SETTINGS_ENTRY = "trainer_config"
 _NETWORK = "ss_network_module"
 _BASE = {"sd_v1": "sd15", "sd_v2": "sd2", "sd_v2_v": "sd2", "sdxl_base_v1-0": "sdxl", "flux1": "flux"}
 _OF_MODELSPEC = ("title", "author", "description", "license", "tags")
+_DATASETS = "ss_datasets"
+_OF_DATASET = {
+    "batch_size_per_device": "batch_size",
+    **{key: key for key in ("resolution", "enable_bucket", "min_bucket_reso", "max_bucket_reso")},
+    "resize_interpolation": "resize_interpolation",
+}
+"""{what sd-scripts calls it in the metadata: its key in a dataset}."""
+_NO_SETTINGS = ("img_count", "image_dir", "metadata_file")
+"""What the metadata says of a subset beside its settings: of folders and files only their names."""
 _OPTIMIZER = re.compile(r"([\w.]+?)(?:\((.*)\))?$", re.DOTALL)
 
 
@@ -58,6 +69,10 @@ class LoraMetadata(Reader):
             if entry in told:
                 recipe.flat[argument] = told[entry]
         self._take_forms(recipe, told)
+        tables = _datasets(told)
+        if tables:
+            recipe.flat[datasets.KEY] = [_table(each) for each in tables]
+            recipe.remarks.append("Of datasets the file tells neither steps of buckets nor how captions are dropped.")
         return recipe
 
     def _take_forms(self, recipe: Recipe, told: Mapping[str, object]) -> None:
@@ -115,11 +130,42 @@ def _split(arguments: str) -> list[str]:
     return [part.strip() for part in parts if "=" in part]
 
 
+def _datasets(told: Mapping[str, object]) -> list[dict[str, object]]:
+    """Return what sd-scripts writes of several datasets; nothing where a part of it is no table."""
+    found = told.get(_DATASETS)
+    tables = [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+    whole = bool(tables) and all(isinstance(each.get("subsets"), list) and each["subsets"] for each in tables)
+    return tables if whole and all(isinstance(subset, dict) for each in tables for subset in each["subsets"]) else []
+
+
+def _table(told: Mapping[str, object]) -> dict[str, object]:
+    """Return a dataset's table of what the metadata says of it, without what is off."""
+    own = {key: told[name] for name, key in _OF_DATASET.items() if told.get(name) is not None}
+    subsets = [
+        {key: value for key, value in subset.items() if key not in _NO_SETTINGS and not sd_scripts.is_off(value)}
+        for subset in told["subsets"]  # type: ignore[attr-defined]
+    ]
+    return {**own, "subsets": subsets}
+
+
 def _tell_pictures(recipe: Recipe, metadata: Mapping[str, str]) -> None:
+    """Say what the pictures were: the file names no folder by its path, so each has to be chosen."""
     for entry, kind in (("ss_dataset_dirs", "pictures"), ("ss_reg_dataset_dirs", "regularisation pictures")):
         folders = _value(metadata.get(entry, "{}"))
         for name, facts in folders.items() if isinstance(folders, dict) else ():
             if isinstance(facts, dict):
-                recipe.remarks.append(
-                    f"Folder of {kind}: {name}, {facts.get('img_count')} pictures, {facts.get('n_repeats')} repeats."
-                )
+                _tell_folder(recipe, f"Folder of {kind}", name, facts.get("img_count"), facts.get("n_repeats"))
+    for number, table in enumerate(_datasets({_DATASETS: _value(metadata.get(_DATASETS, "[]"))}), 1):
+        for index, subset in enumerate(table["subsets"], 1):  # type: ignore[arg-type, var-annotated]
+            kind = "regularisation pictures" if subset.get("is_reg") else "pictures"
+            what = f"list {subset['metadata_file']}" if subset.get("metadata_file") else subset.get("image_dir")
+            place = f"Dataset {number}, subset {index}, {kind}"
+            _tell_folder(recipe, place, what, subset.get("img_count"), subset.get("num_repeats"))
+
+
+def _tell_folder(recipe: Recipe, kind: str, name: object, count: object, repeats: object) -> None:
+    recipe.remarks.append(f"{kind}: {name}, {_of(count, 'picture')}, {_of(repeats, 'repeat')}.")
+
+
+def _of(count: object, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
