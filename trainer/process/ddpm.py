@@ -14,7 +14,7 @@ from trainer.process.diffusion import TARGETS, NoiseSchedule, add_noise, noise_s
 from trainer.process.draws import Drawing, Draws, NoiseOptions, UniformTimesteps
 from trainer.process.inputs import training_noise
 from trainer.process.kinds import DDPM, Settings
-from trainer.process.loss import LossOptions, elementwise_loss, huber_threshold, mean_of_each, timestep_weights
+from trainer.process.loss import LossOptions, elementwise_loss, huber_threshold, timestep_weights
 from trainer.process.process import Noised, Process
 
 _BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
@@ -75,25 +75,19 @@ class Ddpm(Process):
         target = TARGETS[self.prediction_type](latents, noise, draws.timesteps, levels)
         return Noised(noisy, draws.timesteps, target)
 
-    def losses(
-        self,
-        prediction: Tensor,
-        noised: Noised,
-        sample_weights: Tensor | None = None,
-        mask: Tensor | None = None,
-    ) -> Tensor:
-        """Return one loss per sample; see `Process.losses`."""
+    def elementwise(self, prediction: Tensor, noised: Noised) -> Tensor:
+        """Return the loss of each element; see `Process.elementwise`."""
         timesteps, levels = noised.timesteps, self.schedule.alphas_cumprod
-        each = elementwise_loss(
+        return elementwise_loss(
             prediction,
             noised.target,
             self.loss,
             lambda: huber_threshold(timesteps, levels[timesteps], self.loss),
         )
-        losses = mean_of_each(each, mask)
-        if sample_weights is not None:
-            losses = losses * sample_weights
-        return losses * timestep_weights(self.schedule.snr[timesteps], self.loss)
+
+    def timestep_weights(self, timesteps: Tensor) -> Tensor:
+        """Return the weight of each timestep; see `Process.timestep_weights`."""
+        return timestep_weights(self.schedule.snr[timesteps], self.loss)
 
     def to(self, device: torch.device | str) -> Ddpm:
         """Return the process with its schedule on a device."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from trainer.process.diffusion import TIMESTEPS, per_sample
 from trainer.process.draws import Drawing, Draws, NoiseOptions, Numbers
 from trainer.process.kinds import FLOW, Settings
-from trainer.process.loss import LossOptions, elementwise_loss, huber_threshold, mean_of_each
+from trainer.process.loss import LossOptions, elementwise_loss, huber_threshold
 from trainer.process.process import Noised, Process
 
 FLOW_PREDICTION = "flow_prediction"
@@ -234,22 +234,16 @@ class Flow(Process):
         perturbed = draws.noise if draws.perturbation is None else draws.noise + draws.perturbation
         return Noised((1.0 - sigmas) * latents + sigmas * perturbed, draws.timesteps, draws.noise - latents)
 
-    def losses(
-        self,
-        prediction: Tensor,
-        noised: Noised,
-        sample_weights: Tensor | None = None,
-        mask: Tensor | None = None,
-    ) -> Tensor:
-        """Return one loss per sample; see `Process.losses`."""
+    def elementwise(self, prediction: Tensor, noised: Noised) -> Tensor:
+        """Return the loss of each element; see `Process.elementwise`."""
         sigmas = noised.timesteps
         read = PREDICTIONS[self.options.model_prediction_type]
         predicted = read(prediction.float(), noised.latents, per_sample(sigmas, noised.latents))
-        each = elementwise_loss(predicted, noised.target, self.loss, lambda: self._threshold(sigmas))
-        losses = mean_of_each(each, mask)
-        if sample_weights is not None:
-            losses = losses * sample_weights
-        return losses * flow_weights(sigmas, self.options)
+        return elementwise_loss(predicted, noised.target, self.loss, lambda: self._threshold(sigmas))
+
+    def timestep_weights(self, timesteps: Tensor) -> Tensor:
+        """Return the weight of each sigma; see `Process.timestep_weights`."""
+        return flow_weights(timesteps, self.options)
 
     def _threshold(self, sigmas: Tensor) -> Tensor:
         # What alpha-bar is where signal and noise are as here, but for their common size.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from trainer.process.draws import Drawing, Draws
+from trainer.process.loss import mean_of_each
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,13 @@ class Process(ABC):
         """
 
     @abstractmethod
+    def elementwise(self, prediction: Tensor, noised: Noised) -> Tensor:
+        """Return the loss of each element, [b, ...] float32, of a prediction of that shape in any dtype."""
+
+    @abstractmethod
+    def timestep_weights(self, timesteps: Tensor) -> Tensor:
+        """Return what a sample's loss is multiplied by for its timestep, [b] -> [b] float32."""
+
     def losses(
         self,
         prediction: Tensor,
@@ -71,6 +79,10 @@ class Process(ABC):
             mask: [b, 1, ...] from 0 to 1, what each element's loss counts; None = 1. The mean is over all elements all
                 the same, as in sd-scripts.
         """
+        losses = mean_of_each(self.elementwise(prediction, noised), mask)
+        if sample_weights is not None:
+            losses = losses * sample_weights
+        return losses * self.timestep_weights(noised.timesteps)
 
     @abstractmethod
     def to(self, device: torch.device | str) -> Process:
