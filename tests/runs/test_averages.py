@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from tests.helpers.checkpoints import tiny_sd15
 from tests.helpers.runs import tiny_settings, write_dataset
 from trainer.config import load_config
+from trainer.ground import events
 from trainer.run import train
 
 COMMON = {"max_train_steps": 4, "save_precision": "float", "learning_rate": 1e-2, "text_encoder_lr": 1e-2}
@@ -74,3 +75,17 @@ def test_the_moving_average_lies_beside_the_file_and_changes_nothing(ground: tup
     assert any(not torch.equal(average[key], raw[key]) for key in matrices(adapter))
     with safe_open(output / "tiny-ema.safetensors", "pt") as file:
         assert file.metadata()["ss_ema_decay"] == "0.9"
+
+
+def test_validation_is_of_what_is_shown(ground: tuple[Path, Path], tmp_path: Path) -> None:
+    """With `sample_ema` of the average; the model without the adapter is the same either way."""
+    losses: dict[bool, list[float]] = {}
+    for shown in (False, True):
+        seen: list[events.Event] = []
+        settings = {**COMMON, "use_ema": True, "ema_decay": 0.9, "sample_ema": shown}
+        config = load_config(overrides=tiny_settings(*ground, tmp_path / str(shown), **settings))
+        train(config, emit=seen.append)
+        losses[shown] = [each.loss for each in seen if isinstance(each, events.Validated) and each.on == "training"]
+    assert len(losses[True]) == len(losses[False]) >= 2
+    assert losses[True][0] == losses[False][0]
+    assert all(averaged != newest for averaged, newest in zip(losses[True][1:], losses[False][1:], strict=True))

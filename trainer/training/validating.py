@@ -81,7 +81,7 @@ class Validating:
         measured = schedule.table if which == TABLE else schedule.series
         step = 0 if base else training.step
         with suppress(Stopped), only_watching(f"Validation after step {step}", training.tell):
-            with torch.no_grad(), training.used(), left_as_found(training.bundle):
+            with torch.no_grad(), training.shown(), left_as_found(training.bundle):
                 found = measure(
                     subjects,
                     training.process.drawing,
@@ -126,7 +126,7 @@ def _silent(phase: str, done: int, total: int) -> None:
 
 def points(validated: Sequence[events.Validated]) -> list[Point]:
     """Return the series of a run, oldest first, without the base model's."""
-    return [Point(each.step, each.loss, each.pictures) for each in validated if each.on != "table" and not each.base]
+    return [Point(each.step, each.loss, each.pictures) for each in validated if each.of_series]
 
 
 def summary(training: Training) -> dict[str, object] | None:
