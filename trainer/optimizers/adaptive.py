@@ -11,8 +11,8 @@ for all of them. Two things are put back as the originals have them (the tests c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from trainer.ground.errors import ConfigError, Problem
 from trainer.optimizers.adamw import BETAS, EPS
@@ -37,11 +37,39 @@ GROWTH_RATE = Number(
 
 
 class FindsOneRate(OptimizerKind):
-    """What the methods share that find one step size `d` for all that they train."""
+    """What the methods share that find one step size `d` for all that they train.
+
+    `constructor` is the class in pytorch_optimizer, `given` what it is told beside the arguments. With `rests` a step
+    at learning rate 0 is left out.
+    """
 
     one_rate = True
     finds_rate = True
     usual_rates = (1.0, 1.0, 1.0)
+    constructor: ClassVar[str]
+    given: ClassVar[Mapping[str, Any]] = {}
+    rests: ClassVar[bool] = True
+
+    @classmethod
+    def build(cls, groups: Sequence[Group], optimizer_args: Sequence[str] = ()) -> torch.optim.Optimizer:
+        options = cls.options(optimizer_args)
+        require_one_rate(cls.name, groups)
+        steps = cls.load()
+        return restore_exactly(
+            (resting(steps, cls.before) if cls.rests else steps)(list(groups), **options, **cls.given)
+        )
+
+    @classmethod
+    def load(cls) -> type[torch.optim.Optimizer]:
+        """Return the package's class. Raises RunError where the package is not there."""
+        import pytorch_optimizer
+
+        found: type[torch.optim.Optimizer] = getattr(pytorch_optimizer, cls.constructor)
+        return found
+
+    @classmethod
+    def before(cls, optimizer: torch.optim.Optimizer) -> None:
+        """Do what the package leaves out, before each step."""
 
     @classmethod
     def step_size(cls, optimizer: torch.optim.Optimizer) -> float | None:
@@ -51,7 +79,7 @@ class FindsOneRate(OptimizerKind):
 class DAdaptAdam(FindsOneRate):
     """Adam with D-Adaptation, as dadaptation 3.2 steps."""
 
-    name = "DAdaptAdam"
+    name = constructor = "DAdaptAdam"
     help = "Finds its own learning rate. Set learning_rate to 1."
     arguments = {
         "betas": BETAS,
@@ -67,25 +95,11 @@ class DAdaptAdam(FindsOneRate):
         "growth_rate": GROWTH_RATE,
     }
 
-    @classmethod
-    def build(cls, groups: Sequence[Group], optimizer_args: Sequence[str] = ()) -> torch.optim.Optimizer:
-        options = cls.options(optimizer_args)
-        require_one_rate(cls.name, groups)
-        from pytorch_optimizer import DAdaptAdam as Steps
-
-        class DAdaptAdam(Steps):
-            __module__ = Steps.__module__  # the saved file names the optimizer by its module
-
-            def step(self, closure: Callable[[], Any] | None = None) -> Any:
-                return None if resting(self) else super().step(closure)
-
-        return restore_exactly(DAdaptAdam(list(groups), **options))
-
 
 class Prodigy(FindsOneRate):
     """Prodigy, as prodigyopt 1.1 steps."""
 
-    name = "Prodigy"
+    name = constructor = "Prodigy"
     help = "Finds its own learning rate, faster than DAdaptAdam. Set learning_rate to 1."
     arguments = {
         "betas": BETAS,
@@ -109,21 +123,8 @@ class Prodigy(FindsOneRate):
     }
 
     @classmethod
-    def build(cls, groups: Sequence[Group], optimizer_args: Sequence[str] = ()) -> torch.optim.Optimizer:
-        options = cls.options(optimizer_args)
-        require_one_rate(cls.name, groups)
-        from pytorch_optimizer import Prodigy as Steps
-
-        class Prodigy(Steps):
-            __module__ = Steps.__module__  # the saved file names the optimizer by its module
-
-            def step(self, closure: Callable[[], Any] | None = None) -> Any:
-                if resting(self):
-                    return None
-                _decay_gradients(self)
-                return super().step(closure)
-
-        return restore_exactly(Prodigy(list(groups), **options))
+    def before(cls, optimizer: torch.optim.Optimizer) -> None:
+        _decay_gradients(optimizer)
 
 
 def require_one_rate(name: str, groups: Sequence[Group]) -> None:
@@ -135,9 +136,19 @@ def require_one_rate(name: str, groups: Sequence[Group]) -> None:
         raise ConfigError([Problem("learning_rate", message, tuple(sorted(rates)))])
 
 
-def resting(optimizer: torch.optim.Optimizer) -> bool:
-    """Tell whether every learning rate is 0."""
-    return all(group["lr"] == 0 for group in optimizer.param_groups)
+def resting(
+    steps: type[torch.optim.Optimizer], before: Callable[[torch.optim.Optimizer], None]
+) -> type[torch.optim.Optimizer]:
+    """Return a class whose step does nothing where every learning rate is 0, and else `before` and what it did."""
+
+    def step(self: torch.optim.Optimizer, closure: Callable[[], Any] | None = None) -> Any:
+        if all(group["lr"] == 0 for group in self.param_groups):
+            return None
+        before(self)
+        return steps.step(self, closure)  # type: ignore[arg-type]
+
+    # The saved file names the optimizer by its module.
+    return type(steps.__name__, (steps,), {"__module__": steps.__module__, "step": step})
 
 
 def _decay_gradients(optimizer: torch.optim.Optimizer) -> None:

@@ -6,13 +6,10 @@ AdaGrad, Lion and SGD; its Adan squares the gradient's square once more, so ther
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trainer.ground.errors import RunError
-from trainer.optimizers.adaptive import D0, GROWTH_RATE, POSITIVE_EPS, FindsOneRate, require_one_rate, resting
-from trainer.optimizers.base import Group
-from trainer.optimizers.exact import restore_exactly
+from trainer.optimizers.adaptive import D0, GROWTH_RATE, POSITIVE_EPS, FindsOneRate
 from trainer.optimizers.lion import LION_BETAS
 from trainer.settings.arguments import Flag, Number, Numbers
 
@@ -27,7 +24,8 @@ MOMENTUM = Number(0.0, "Share of the last place that is kept.", at_least=0, belo
 class DAdaptAdaGrad(FindsOneRate):
     """AdaGrad with D-Adaptation."""
 
-    name = "DAdaptAdaGrad"
+    name = constructor = "DAdaptAdaGrad"
+    rests = False
     help = "Finds its own learning rate, more slowly than DAdaptAdam. Set learning_rate to 1."
     arguments = {
         "momentum": MOMENTUM,
@@ -37,57 +35,30 @@ class DAdaptAdaGrad(FindsOneRate):
         "growth_rate": GROWTH_RATE,
     }
 
-    @classmethod
-    def build(cls, groups: Sequence[Group], optimizer_args: Sequence[str] = ()) -> torch.optim.Optimizer:
-        options = cls.options(optimizer_args)
-        require_one_rate(cls.name, groups)
-        from pytorch_optimizer import DAdaptAdaGrad as Steps
-
-        return restore_exactly(Steps(list(groups), **options))
-
 
 class DAdaptLion(FindsOneRate):
     """Lion with D-Adaptation."""
 
-    name = "DAdaptLion"
+    name = constructor = "DAdaptLion"
+    given = {"weight_decouple": True}
+    rests = False
     help = "Lion that finds its own learning rate. Set learning_rate to 1."
     arguments = {"betas": LION_BETAS, "weight_decay": DECAY, "d0": D0}
-
-    @classmethod
-    def build(cls, groups: Sequence[Group], optimizer_args: Sequence[str] = ()) -> torch.optim.Optimizer:
-        options = cls.options(optimizer_args)
-        require_one_rate(cls.name, groups)
-        from pytorch_optimizer import DAdaptLion as Steps
-
-        return restore_exactly(Steps(list(groups), weight_decouple=True, **options))
 
 
 class DAdaptSGD(FindsOneRate):
     """SGD with D-Adaptation. A step at learning rate 0, at which the original fails, changes nothing."""
 
-    name = "DAdaptSGD"
+    name = constructor = "DAdaptSGD"
     help = "SGD that finds its own learning rate, sometimes far too high a one. Set learning_rate to 1."
     arguments = {"momentum": MOMENTUM, "weight_decay": COUPLED_DECAY, "d0": D0, "growth_rate": GROWTH_RATE}
-
-    @classmethod
-    def build(cls, groups: Sequence[Group], optimizer_args: Sequence[str] = ()) -> torch.optim.Optimizer:
-        options = cls.options(optimizer_args)
-        require_one_rate(cls.name, groups)
-        from pytorch_optimizer import DAdaptSGD as Steps
-
-        class DAdaptSGD(Steps):
-            __module__ = Steps.__module__  # the saved file names the optimizer by its module
-
-            def step(self, closure: Callable[[], Any] | None = None) -> Any:
-                return None if resting(self) else super().step(closure)
-
-        return restore_exactly(DAdaptSGD(list(groups), **options))
 
 
 class DAdaptAdan(FindsOneRate):
     """Adan (Xie et al. 2022, arXiv 2208.06677) with D-Adaptation: the original, of dadaptation."""
 
     name = "DAdaptAdan"
+    rests = False
     help = "Adan that finds its own learning rate. Set learning_rate to 1."
     arguments = {
         "betas": Numbers(
@@ -103,14 +74,13 @@ class DAdaptAdan(FindsOneRate):
     }
 
     @classmethod
-    def build(cls, groups: Sequence[Group], optimizer_args: Sequence[str] = ()) -> torch.optim.Optimizer:
-        options = cls.options(optimizer_args)
-        require_one_rate(cls.name, groups)
+    def load(cls) -> type[torch.optim.Optimizer]:
         try:
-            from dadaptation import DAdaptAdan as Steps
+            from dadaptation import DAdaptAdan
         except ImportError as error:
             raise RunError(
                 f"optimizer_type = {cls.name} needs the package dadaptation, which cannot be imported: {error}.",
                 remedy="Install dadaptation, or choose DAdaptAdam.",
             ) from error
-        return restore_exactly(Steps(list(groups), **options))
+        found: type[torch.optim.Optimizer] = DAdaptAdan
+        return found

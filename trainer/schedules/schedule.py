@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trainer.schedules import torch_classes
-from trainer.schedules.shapes import Position, Settings, Shape, shape_of
+from trainer.schedules.shapes import Position, Shape, shape_of
 from trainer.settings.arguments import parse
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Schedule:
             return torch_classes.problems(self.torch_class, self.arguments)
         shape = shape_of(self.name)
         values, problems = parse(self.name, shape.arguments, self.arguments)
-        conflict = shape.conflicts(_settings(self), _all(shape, values))
+        conflict = shape.conflicts(self, _all(shape, values))
         return [*problems, *([conflict] if conflict and not problems else [])]
 
     def multiplier(self, step: int, rate: float = 1.0) -> float:
@@ -130,10 +130,6 @@ class Schedule:
         return LambdaLR(optimizer, [share_of(float(group["lr"])) for group in optimizer.param_groups])
 
 
-def _settings(schedule: Schedule) -> Settings:
-    return schedule
-
-
 def _all(shape: Shape, values: Mapping[str, object]) -> dict[str, object]:
     return {name: values.get(name, spec.default) for name, spec in shape.arguments.items()}
 
@@ -150,7 +146,7 @@ def _share(schedule: Schedule, shape: Shape, values: Mapping[str, object], step:
         schedule.decay_steps,
         schedule.total_steps,
         rate,
-        _settings(schedule),
+        schedule,
         values,
     )
     return shape.share(at)
