@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
 
-from kohya_gui.form import datasets_form, folder_dialog
-from kohya_gui.panels.desk import Panel, Seen
+from kohya_gui.form import datasets_form
+from kohya_gui.panels.desk import Seen
+from kohya_gui.panels.path_panel import PathPanel
 from kohya_gui.panels.wiring import Update, told
-from kohya_gui.parts.dialogs import overlay
 from kohya_gui.parts.markup import ASSETS
 from trainer.config.datasets import KEY
 from trainer.ground.errors import Problem
@@ -18,7 +18,7 @@ from trainer.ground.errors import Problem
 _SCRIPT = (ASSETS / "datasets.js").read_text(encoding="utf-8")
 
 
-class DatasetsPanel(Panel):
+class DatasetsPanel(PathPanel):
     """The editor of the setting `datasets`. What it makes is a dataset_config."""
 
     name = "datasets"
@@ -59,9 +59,7 @@ class DatasetsPanel(Panel):
     def on_edit(self, event: gr.EventData) -> Update:
         """A field was changed."""
         said = told(event)
-        found = datasets_form.edited(self._tables, said.get("key"), said.get("value"))
-        if found is not None:
-            self.session.draft.change({KEY: found})
+        self._edit(said.get("key"), said.get("value"))
         return self.desk.form_update()
 
     def on_act(self, event: gr.EventData) -> Update:
@@ -71,7 +69,7 @@ class DatasetsPanel(Panel):
         number, index = _numbers(key)
         draft, values = self.session.draft, self.session.draft.values
         if act == "browse":
-            return self._dialog(key, str(datasets_form.shown_values(values[KEY]).get(key) or ""))
+            return self.ask_for(key, str(datasets_form.shown_values(values[KEY]).get(key) or ""))
         if act == "from-folders":
             folders = [str(values[each] or "") for each in ("train_data_dir", "reg_data_dir")]
             allowed = [folder if not self.session.folders.problem(folder) else "" for folder in folders]
@@ -87,20 +85,14 @@ class DatasetsPanel(Panel):
             draft.change({KEY: []}, "Pictures come from the folders in Basic")
         return self.desk.form_update()
 
-    def _dialog(self, key: str, at: str) -> Update:
-        return self.desk.ask(overlay(self.name, folder_dialog.dialog(self.session.folders, key, at)))
+    def picked(self, key: str, path: str) -> None:
+        """Take a folder for a row."""
+        self._edit(key, path)
 
-    def answered(self, said: Mapping[str, object]) -> Update:
-        """A folder is to be looked into, or was picked."""
-        key, path = str(said.get("key")), str(said.get("at"))
-        if said.get("act") == "look":
-            return self._dialog(key, path)
-        if said.get("act") != "pick" or self.session.folders.problem(path):
-            return {}
-        found = datasets_form.edited(self._tables, key, path)
+    def _edit(self, key: object, value: object) -> None:
+        found = datasets_form.edited(self._tables, key, value)
         if found is not None:
             self.session.draft.change({KEY: found})
-        return self.desk.form_update()
 
 
 def _numbers(key: str) -> tuple[int, int | None]:

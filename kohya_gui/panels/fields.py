@@ -8,18 +8,17 @@ from typing import Any, ClassVar
 
 import gradio as gr
 
-from kohya_gui.form import folder_dialog
 from kohya_gui.form.advanced_tab import advanced_markup
 from kohya_gui.form.basic_tab import basic_markup, basic_settings
 from kohya_gui.form.fields import fields, with_path
-from kohya_gui.panels.desk import Panel, Seen
+from kohya_gui.panels.desk import Seen
+from kohya_gui.panels.path_panel import PathPanel
 from kohya_gui.panels.presets import PresetPanel
 from kohya_gui.panels.wiring import Update, told
-from kohya_gui.parts.dialogs import overlay
 from trainer.config import known_settings
 
 
-class FieldsPanel(Panel):
+class FieldsPanel(PathPanel):
     """Some of the settings, all in one component."""
 
     elem_id: ClassVar[str]
@@ -67,7 +66,7 @@ class FieldsPanel(Panel):
             return self._take_offer(said.get("name"))
         key = str(said.get("key"))
         held = self.session.draft.values.get(key) or ""
-        return self._dialog(key, str(held[-1] if isinstance(held, list) else held))
+        return self.ask_for(key, str(held[-1] if isinstance(held, list) else held))
 
     def _take_offer(self, name: object) -> Update:
         """Set what the offer sets; a preset is only shown, for Apply to lay it under the form."""
@@ -80,19 +79,10 @@ class FieldsPanel(Panel):
         self.session.draft.change(offer.values, offer.label)
         return self.desk.form_update()
 
-    def _dialog(self, key: str, at: str) -> Update:
-        return self.desk.ask(overlay(self.name, folder_dialog.dialog(self.session.folders, key, at)))
-
-    def answered(self, said: Mapping[str, object]) -> Update:
-        """A folder is to be looked into, or a path was picked."""
-        key, path = str(said.get("key")), str(said.get("at"))
-        if said.get("act") == "look":
-            return self._dialog(key, path)
-        if said.get("act") != "pick" or self.session.folders.problem(path):
-            return {}
+    def picked(self, key: str, path: str) -> None:
+        """Take a path for a field, one more where it holds several."""
         held = self.session.draft.values.get(key)
         self.session.edit(key, with_path(known_settings()[key], held, path) if key in known_settings() else path)
-        return self.desk.form_update()
 
 
 class BasicFields(FieldsPanel):
