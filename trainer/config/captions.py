@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from trainer.config.values import parse_extension, parse_steps_or_share
 from trainer.settings.section import NO_ENTRY, NOT_THERE, OWN_NAME, Section, Show, There, setting
+
+_OF_SUBSET: dict[str, Any] = {"resume": "learning", "within": "subset"}
+"""Of settings that change what is learned, and that each folder may have for itself."""
+
+_WORDS: dict[str, Any] = {**_OF_SUBSET, "metadata": NO_ENTRY, "sd_scripts": There("")}
+"""Of marks and words, none of them unless they are given, of which no file tells."""
 
 
 class CaptionsSection(Section):
@@ -12,12 +20,11 @@ class CaptionsSection(Section):
     caption_extension: str = setting(
         ".txt",
         Show("Caption extension", group="Captions"),
-        resume="learning",
         metadata=NO_ENTRY,
         sd_scripts=There(".caption", once=("caption_extention",)),
         parse=parse_extension,
         min_length=2,
-        within="subset",
+        **_OF_SUBSET,
     )
     """How caption files end: picture.png has its caption in picture.txt.
 
@@ -27,10 +34,9 @@ class CaptionsSection(Section):
     shuffle_caption: bool = setting(
         False,
         Show("Shuffle tags", group="Captions"),
-        resume="learning",
         metadata=OWN_NAME,
         sd_scripts=There(False),
-        within="subset",
+        **_OF_SUBSET,
     )
     """Put the comma-separated tags of a caption in a new random order each time.
 
@@ -41,12 +47,11 @@ class CaptionsSection(Section):
     keep_tokens: int = setting(
         0,
         Show("Tags kept in front", group="Captions", widget="slider"),
-        resume="learning",
         metadata=OWN_NAME,
         sd_scripts=There(0),
         ge=0,
         le=255,
-        within="subset",
+        **_OF_SUBSET,
     )
     """The first so many tags stay in front: they are neither shuffled nor dropped.
 
@@ -57,10 +62,7 @@ class CaptionsSection(Section):
     keep_tokens_separator: str = setting(
         "",
         Show("Mark of kept tags", group="Captions"),
-        resume="learning",
-        metadata=NO_ENTRY,
-        sd_scripts=There(""),
-        within="subset",
+        **_WORDS,
     )
     """A mark such as ||| in the captions: tags before it are kept in front, however many they are.
 
@@ -71,53 +73,42 @@ class CaptionsSection(Section):
     caption_separator: str = setting(
         ",",
         Show("Tag separator", group="Captions"),
-        resume="learning",
         metadata=NO_ENTRY,
         sd_scripts=There(","),
         min_length=1,
-        within="subset",
+        **_OF_SUBSET,
     )
     """What stands between the tags of a caption."""
 
     secondary_separator: str = setting(
         "",
         Show("Second separator", group="Captions"),
-        resume="learning",
-        metadata=NO_ENTRY,
-        sd_scripts=There(""),
-        within="subset",
+        **_WORDS,
     )
     """A mark such as ;;; that joins tags into one for shuffling and dropping; it becomes a tag separator afterwards."""
 
     caption_prefix: str = setting(
         "",
         Show("Caption prefix", group="Captions"),
-        resume="learning",
-        metadata=NO_ENTRY,
-        sd_scripts=There(""),
-        within="subset",
+        **_WORDS,
     )
     """Words put before every caption, with a space. Counts as a tag when tags are kept in front."""
 
     caption_suffix: str = setting(
         "",
         Show("Caption suffix", group="Captions"),
-        resume="learning",
-        metadata=NO_ENTRY,
-        sd_scripts=There(""),
-        within="subset",
+        **_WORDS,
     )
     """Words put after every caption, with a space. Shuffled and dropped like any tag."""
 
     caption_dropout_rate: float = setting(
         0.0,
         Show("Caption dropout", group="Caption dropout", widget="slider"),
-        resume="learning",
         metadata=OWN_NAME,
         sd_scripts=There(0.0),
         ge=0,
         le=1,
-        within="subset",
+        **_OF_SUBSET,
     )
     """Chance that a picture is trained without any caption.
 
@@ -127,34 +118,31 @@ class CaptionsSection(Section):
     caption_dropout_every_n_epochs: int = setting(
         0,
         Show("Caption dropout every", group="Caption dropout", unit="epochs"),
-        resume="learning",
         metadata=OWN_NAME,
         sd_scripts=There(0),
         ge=0,
         le=1_000_000,
-        within="subset",
+        **_OF_SUBSET,
     )
     """Train every so-manieth epoch without captions; 0 = never."""
 
     caption_tag_dropout_rate: float = setting(
         0.0,
         Show("Tag dropout", group="Caption dropout", widget="slider"),
-        resume="learning",
         metadata=OWN_NAME,
         sd_scripts=There(0.0),
         ge=0,
         le=1,
-        within="subset",
+        **_OF_SUBSET,
     )
     """Chance that each single tag is left out; tags kept in front stay."""
 
     enable_wildcard: bool = setting(
         False,
         Show("Wildcards in captions", group="Captions"),
-        resume="learning",
         metadata=NO_ENTRY,
         sd_scripts=There(False),
-        within="subset",
+        **_OF_SUBSET,
     )
     """Let a caption hold choices, {red|blue}, and several lines, one of which is taken at random each time.
 
@@ -164,24 +152,22 @@ class CaptionsSection(Section):
     token_warmup_min: int = setting(
         1,
         Show("Tags at the start", group="Captions", when={"token_warmup_step": "*"}),
-        resume="learning",
         metadata=NO_ENTRY,
         sd_scripts=There(1),
         ge=1,
         le=1000,
-        within="subset",
+        **_OF_SUBSET,
     )
     """With a tag warm-up: how many tags are used in the first step, beside those kept in front."""
 
     token_warmup_step: int | float = setting(
         0,
         Show("Tag warm-up", group="Captions", unit="steps"),
-        resume="learning",
         metadata=NO_ENTRY,
         sd_scripts=There(0),
         parse=parse_steps_or_share,
         rule="0 for none, a whole number of steps, or a share of all steps below 1",
-        within="subset",
+        **_OF_SUBSET,
     )
     """Begin with few tags of each caption and add the others over so many steps; 0 = use all from the start.
 

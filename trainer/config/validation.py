@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from trainer.settings.section import NO_ENTRY, NOT_THERE, OWN_NAME, Section, Show, There, setting
+
+_OFTEN: dict[str, Any] = {
+    "resume": "free",
+    "metadata": OWN_NAME,
+    "sd_scripts": There(None, matters=False),
+    "zero_is_off": True,
+    "ge": 1,
+}
+_EPOCHS: dict[str, Any] = {**_OFTEN, "le": 1_000_000}
+_STEPS: dict[str, Any] = {**_OFTEN, "le": 1_000_000_000}
+"""Of settings that say how often, or how much at most, is measured."""
 
 
 class ValidationSection(Section):
@@ -63,36 +76,21 @@ class ValidationSection(Section):
     validate_every_n_epochs: int | None = setting(
         None,
         Show("Validate every", group="Validation", unit="epochs"),
-        resume="free",
-        metadata=OWN_NAME,
-        sd_scripts=There(None, matters=False),
-        zero_is_off=True,
-        ge=1,
-        le=1_000_000,
+        **_EPOCHS,
     )
     """Validate after every so many epochs. Empty: after each epoch. Every saved file is measured in any case."""
 
     validate_every_n_steps: int | None = setting(
         None,
         Show("Validate every", group="Validation", unit="steps"),
-        resume="free",
-        metadata=OWN_NAME,
-        sd_scripts=There(None, matters=False),
-        zero_is_off=True,
-        ge=1,
-        le=1_000_000_000,
+        **_STEPS,
     )
     """Validate after every so many steps too."""
 
     max_validation_steps: int | None = setting(
         None,
         Show("Validate at most", group="Validation", unit="batches"),
-        resume="free",
-        metadata=OWN_NAME,
-        sd_scripts=There(None, matters=False),
-        zero_is_off=True,
-        ge=1,
-        le=1_000_000_000,
+        **_STEPS,
     )
     """Judge by no more than so many batches of pictures. Empty: by all that the largest share of time allows."""
 

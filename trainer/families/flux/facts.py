@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainer.families.family import Latents
-from trainer.families.unet.facts import CLIP_L_CONFIG
+from trainer.families.unet import facts as stable
 
 DENOISER, CLIP, T5 = "transformer", "text_encoder", "text_encoder_2"
 """The components, as diffusers' folders call them."""
@@ -36,15 +36,8 @@ TRANSFORMER_CONFIG: Mapping[str, Any] = {
 """FLUX.1 dev; schnell is the same without guidance_embeds."""
 
 VAE_CONFIG: Mapping[str, Any] = {
-    "in_channels": 3,
-    "out_channels": 3,
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "block_out_channels": (128, 256, 512, 512),
-    "layers_per_block": 2,
-    "act_fn": "silu",
+    **stable.VAE_CONFIG,
     "latent_channels": LATENTS.channels,
-    "norm_num_groups": 32,
     "sample_size": 1024,
     "scaling_factor": LATENTS.scale,
     "shift_factor": LATENTS.shift,
@@ -85,7 +78,7 @@ SCHEDULER_CONFIG: Mapping[str, Any] = {
 CONFIGS: Mapping[str, Mapping[str, Any]] = {
     DENOISER: TRANSFORMER_CONFIG,
     "vae": VAE_CONFIG,
-    CLIP: CLIP_L_CONFIG,
+    CLIP: stable.CLIP_L_CONFIG,
     T5: T5_CONFIG,
     "scheduler": SCHEDULER_CONFIG,
 }
