@@ -151,12 +151,7 @@ def test_a_folder_that_becomes_read_only(
     assert_same(straight, tmp_path / "out")
 
 
-LARGE: dict[str, Any] = {
-    "resolution": "384,384",
-    "enable_bucket": False,
-    "train_batch_size": 3,
-    "max_validation_share": 0.0,
-}
+LARGE: dict[str, Any] = {"resolution": "384,384", "enable_bucket": False, "train_batch_size": 3}
 """Steps that take hundreds of megabytes, and all the same."""
 
 

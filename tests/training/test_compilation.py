@@ -15,11 +15,14 @@ from trainer.ground import events
 from trainer.training import compilation
 
 SEEN: list[torch.fx.GraphModule] = []
+LEARNING: list[torch.fx.GraphModule] = []  # those of them whose gradients are wanted: a step's, not a validation's
 
 
 def looking(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
     """A backend that compiles nothing: it notes what it was given."""
     SEEN.append(graph)
+    if torch.is_grad_enabled():
+        LEARNING.append(graph)
     return graph.forward
 
 
@@ -52,21 +55,15 @@ def test_a_compiled_run_learns_the_same(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def graphs_by_step(tmp_path: Path, *, asked: bool) -> tuple[list[float], set[int]]:
-    """Return the losses of a run whose last batch is short, and how many graphs were compiled after each step."""
+    """Return the losses of a run whose last batch is short, and how many graphs steps had compiled after each."""
     losses, graphs = list[float](), set[int]()
 
     def note(event: events.Event) -> None:
         if isinstance(event, events.StepDone):
             losses.append(event.loss)
-            graphs.add(len(SEEN))
+            graphs.add(len(LEARNING))
 
-    short = {
-        "train_batch_size": 5,
-        "enable_bucket": False,
-        "gradient_accumulation_steps": 1,
-        "reg_data_dir": "",
-        "max_validation_share": 0.0,
-    }
+    short = {"train_batch_size": 5, "enable_bucket": False, "gradient_accumulation_steps": 1, "reg_data_dir": ""}
     config = tiny_config(
         tiny_sd15(tmp_path), write_dataset(tmp_path), tmp_path / str(asked), torch_compile=asked, **short
     )
@@ -79,7 +76,7 @@ def test_a_short_batch_is_filled_up_so_that_nothing_is_compiled_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compilation, "BACKEND", looking)
-    SEEN.clear()
+    LEARNING.clear()
     plain, _ = graphs_by_step(tmp_path, asked=False)
     losses, graphs = graphs_by_step(tmp_path, asked=True)
     assert losses == pytest.approx(plain, rel=1e-5)
