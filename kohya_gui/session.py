@@ -14,14 +14,15 @@ from kohya_gui.form import leaving_demo, suggestions
 from kohya_gui.form.draft import Checked, Draft, defaults, is_form, payload, refused_paths
 from kohya_gui.form.opening import Openings
 from kohya_gui.form.presets import DEMO, Preset, Presets, laid_over
-from kohya_gui.form.survey import Survey, Surveyor
+from kohya_gui.form.survey import Survey
+from kohya_gui.form.surveyor import PATIENCE, Surveyor
 from kohya_gui.parts.folders import Folders
 from kohya_gui.parts.served import Pictures
 from kohya_gui.tools.forms import Forms
 from kohya_gui.tools.worker import Worker
 from trainer.config import TrainingConfig, known_settings, to_flat
 from trainer.ground.commands import Command
-from trainer.ground.errors import ConfigError, StateError
+from trainer.ground.errors import ConfigError, Problem, StateError
 from trainer.ground.files import write_text
 from trainer.ground.paths import read_json
 from trainer.results import housekeeping, resumption
@@ -57,7 +58,9 @@ class View:
 class Session:
     """One program, one form, at most one run at a time. Methods may be called from any thread."""
 
-    def __init__(self, folders: Folders, presets: Presets, store: Path | None = None) -> None:
+    def __init__(
+        self, folders: Folders, presets: Presets, store: Path | None = None, patience: float = PATIENCE
+    ) -> None:
         self.folders = folders
         self.presets = presets
         self.pictures = Pictures()
@@ -68,7 +71,7 @@ class Session:
         self.run: Run | None = None
         self.runs_started = 0
         self.trouble = ""
-        self._surveyor = Surveyor()
+        self._surveyor = Surveyor(patience)
         self._store = store
         self._lock = threading.Lock()
         self.lora_folder = self._remembered()
@@ -157,8 +160,8 @@ class Session:
 
     @property
     def form_revision(self) -> int:
-        """Grows with every change of what the forms of the page show."""
-        return self.draft.revision + self.tool_forms.revision
+        """Grows with every change of what the forms of the page show, and of what was found out about them late."""
+        return self.draft.revision + self.tool_forms.revision + self._surveyor.revision
 
     def offers(self, survey: Survey | None) -> list[suggestions.Offer]:
         """Return what would suit the recognised model, and the ways out of what the demo left behind."""
@@ -221,6 +224,9 @@ class Session:
         """
         self._refuse_outside(config)
         survey = self._surveyor.survey(config)
+        if survey.counting:
+            words = "is still being counted. Ask again in a moment, when the pictures are shown beside the form."
+            raise ConfigError([Problem("train_data_dir", words)])
         if survey.plan is None:
             raise ConfigError(survey.problems)
         return resumption.look_ahead(folder, config, survey.plan.timetable, survey.plan.report, survey.plan.parts)

@@ -20,6 +20,13 @@ NOTICES = 8
 def dataset_panel(survey: Survey | None, pictures: Pictures) -> str:
     """Return the whole panel."""
     head = f"<h3>Pictures {button('scan', 'Scan again')}</h3>"
+    if survey and survey.counting:
+        return (
+            '<section class="card" id="dataset"><h3>Pictures</h3><div class="empty" role="status">'
+            "<p>Counting the pictures …</p>"
+            '<p class="quiet">Large folders take a while, most of all for the first time. The form can be filled in '
+            "meanwhile, and Start does not wait for it.</p></div></section>"
+        )
     if survey is None or survey.report is None or survey.counts is None:
         return (
             '<section class="card" id="dataset"><h3>Pictures</h3><div class="empty"><p>No pictures yet.</p>'

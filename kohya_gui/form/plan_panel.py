@@ -13,13 +13,10 @@ from kohya_gui.form.terminal_card import terminal_card
 from kohya_gui.parts.charts import Line, chart
 from kohya_gui.parts.markup import button, esc, number, size
 from trainer.advice import AIM_STEPS, FEWEST_STEPS, MOST_STEPS, TRIAL_SIDE, Advice
-from trainer.config import TrainingConfig, in_labels, known_settings, schedule_of
-from trainer.ground.errors import ConfigError, Problem
-from trainer.optimizers import kind_of
+from trainer.config import in_labels, known_settings
+from trainer.ground.errors import Problem
 from trainer.planning.arithmetic import sum_of_steps
 from trainer.planning.plan import model_in_words
-
-CURVE_POINTS = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +90,8 @@ def _to_field(key: str) -> str:
 
 def steps_card(survey: Survey) -> str:
     """Return the number of steps, whether it is near the aim, and the sum that leads to it."""
+    if survey.counting:
+        return '<section class="card"><h3>Steps</h3><p class="quiet">Counting the pictures …</p></section>'
     if survey.timetable is None or survey.counts is None or survey.report is None:
         return (
             '<section class="card"><h3>Steps</h3><p class="quiet">Choose a folder of pictures, and the number of '
@@ -140,30 +139,18 @@ def rates_card(survey: Survey) -> str:
         f"<p>Strength: alpha ÷ rank = {number(config.network.network_alpha)} ÷ {config.network.network_dim} "
         f"= <b>{number(strength)}</b></p>"
         f'<table class="rates"><thead><tr><th></th><th>rate</th><th>× strength</th></tr></thead>'
-        f"<tbody>{rows}{missing}</tbody></table>{file}{_schedule(config, survey)}</section>"
+        f"<tbody>{rows}{missing}</tbody></table>{file}{_schedule(survey)}</section>"
     )
 
 
-def _schedule(config: TrainingConfig, survey: Survey) -> str:
-    found = survey.rates
-    if survey.timetable is None or not found:
+def _schedule(survey: Survey) -> str:
+    curve = survey.curve
+    if curve is None:
         return ""
-    total, optimizer = survey.timetable.total_steps, config.optimizer
-    schedule, kind = schedule_of(config, total), kind_of(optimizer.optimizer_type)
-    peak = max(found.values())
-    points = sorted({round(place * (total - 1) / CURVE_POINTS) for place in range(CURVE_POINTS + 1)})
-    try:
-        values = schedule.rates(peak, points)
-    except ConfigError as error:
-        return f'<p class="quiet">{esc(in_labels(str(error)))}</p>'
-    title, note = "Learning rate over the steps", schedule.title
-    if kind.acting_rate(peak, optimizer.optimizer_args) is None:
-        values = [kind.own_rate(step + 1, optimizer.optimizer_args) for step in points]
-        note = f"{kind.name}'s own"
-    elif kind.finds_rate:
-        title, note = "What the rate that is found is multiplied by", f"{note}, times what {kind.name} finds"
-    steps = [step + 1 for step in points]
-    return chart(title, [Line(steps, values, "rate")], last=total, floor=0.0, note=note)
+    if curve.instead:
+        return f'<p class="quiet">{esc(in_labels(curve.instead))}</p>'
+    drawn = [Line(curve.steps, curve.values, "rate")]
+    return chart(curve.title, drawn, last=curve.last, floor=0.0, note=curve.note)
 
 
 def advice_list(advice: Sequence[Advice], ways_out: Mapping[tuple[str, int], str]) -> str:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from kohya_gui.form.rate_curve import RateCurve, rate_curve
 from trainer.advice import Advice, Situation, advise
-from trainer.config import LATENT_STEP, TrainingConfig, assumed_parts, datasets_of, known_settings, rates
-from trainer.config.datasets import paths_in
+from trainer.config import LATENT_STEP, TrainingConfig, assumed_parts, known_settings, rates, schedule_of
 from trainer.families import COMPONENT_SETTINGS, FAMILIES, Recognition, recognise
-from trainer.ground.errors import ConfigError, Problem, TrainerError
+from trainer.faststart import libraries
+from trainer.ground.errors import ConfigError, Problem, Stopped, TrainerError
 from trainer.pictures.batches import examples
 from trainer.pictures.counts import Counts, count
 from trainer.pictures.report import DatasetReport
@@ -30,7 +28,10 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What was found. Parts are None where something is missing; `problems` says what."""
+    """What was found. Parts are None where something is missing; `problems` says what.
+
+    `advice` is what experience says, as far as it can be said; `counting`: the pictures are still being looked at.
+    """
 
     config: TrainingConfig
     report: DatasetReport | None = None
@@ -39,6 +40,9 @@ class Survey:
     plan: Plan | None = None
     recognition: Recognition | None = None
     problems: tuple[Problem, ...] = ()
+    advice: tuple[Advice, ...] = ()
+    curve: RateCurve | None = None
+    counting: bool = False
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -77,57 +81,57 @@ class Survey:
         """The learning rate of each part that is trained."""
         return rates(self.config, self.parts)
 
-    @property
-    def _situation(self) -> Situation:
-        seen = self.recognition
-        if seen is None:
-            return Situation()
-        return Situation(
-            model_side=self.side,
-            model_family=seen.family,
-            model_variant=FAMILIES[seen.family].variant(seen.configs),
-        )
 
-    @property
-    def advice(self) -> tuple[Advice, ...]:
-        """What experience says, as far as it can be said."""
-        return self.plan.advice if self.plan else advise(self.config, self._situation)
+def survey(
+    config: TrainingConfig,
+    report_of: Callable[[TrainingConfig], DatasetReport] = scan,
+    recognised: Callable[[Recognition | None], None] = lambda seen: None,
+) -> Survey:
+    """Look at the model file, which `recognised` is told of first, then at the pictures.
+
+    Raises:
+        Stopped: `report_of` says so.
+    """
+    model, wrong = _attempt(lambda: recognise(config.model.pretrained_model_name_or_path), MODEL)
+    recognised(model)
+    found = _looked(config, model, wrong, report_of)
+    if schedule_of(config, 0).torch_class:
+        libraries.load()  # a second thread that imports PyTorch would find halves of it
+    advice = found.plan.advice if found.plan else advise(config, _situation(found))
+    steps = found.timetable.total_steps if found.timetable else 0
+    return replace(found, advice=advice, curve=rate_curve(config, found.rates, steps) if steps else None)
 
 
-class Surveyor:
-    """Makes surveys. Remembers the last scan of the folders, since only their change makes a new one necessary."""
+def _looked(
+    config: TrainingConfig,
+    model: Recognition | None,
+    wrong: tuple[Problem, ...],
+    report_of: Callable[[TrainingConfig], DatasetReport],
+) -> Survey:
+    """Return what pictures and model come to, as far as both can be used; `wrong` is what was wrong with the model."""
+    try:
+        report = report_of(config)
+    except Stopped:
+        raise
+    except TrainerError as error:
+        return Survey(config, recognition=model, problems=(*wrong, *problems_in(error, PICTURES)))
+    seen, problems = _attempt(lambda: plan(config, report=report), MODEL)
+    if seen is not None:
+        return Survey(config, report, seen.counts, seen.timetable, seen, model)
+    step = FAMILIES[model.family].latents.step if model else LATENT_STEP
+    counted, more = _attempt(lambda: count(report, examples(report, config, step), config), PICTURES)
+    if counted is None:
+        return Survey(config, report, recognition=model, problems=more)
+    timetable = make_timetable(config, micro_batches=counted.batches)
+    return Survey(config, report, counted, timetable, recognition=model, problems=problems)
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._seen: tuple[object, DatasetReport] | None = None
 
-    def forget(self) -> None:
-        """Scan anew next time: captions may have been edited in place."""
-        self._seen = None
-
-    def survey(self, config: TrainingConfig) -> Survey:
-        """Look at the pictures and the model file."""
-        model, wrong = _attempt(lambda: recognise(config.model.pretrained_model_name_or_path), MODEL)
-        try:
-            report = self._report(config)
-        except TrainerError as error:
-            return Survey(config, recognition=model, problems=(*wrong, *problems_in(error, PICTURES)))
-        seen, problems = _attempt(lambda: plan(config, report=report), MODEL)
-        if seen is not None:
-            return Survey(config, report, seen.counts, seen.timetable, seen, model)
-        step = FAMILIES[model.family].latents.step if model else LATENT_STEP
-        counted, more = _attempt(lambda: count(report, examples(report, config, step), config), PICTURES)
-        if counted is None:
-            return Survey(config, report, recognition=model, problems=more)
-        timetable = make_timetable(config, micro_batches=counted.batches)
-        return Survey(config, report, counted, timetable, recognition=model, problems=problems)
-
-    def _report(self, config: TrainingConfig) -> DatasetReport:
-        with self._lock:
-            key = _signature(config)
-            if self._seen is None or self._seen[0] != key:
-                self._seen = (key, scan(config))
-            return self._seen[1]
+def _situation(found: Survey) -> Situation:
+    seen = found.recognition
+    if seen is None:
+        return Situation()
+    variant = FAMILIES[seen.family].variant(seen.configs)
+    return Situation(model_side=found.side, model_family=seen.family, model_variant=variant)
 
 
 def _attempt(look: Callable[[], Found], key: str) -> tuple[Found | None, tuple[Problem, ...]]:
@@ -145,35 +149,3 @@ def problems_in(error: TrainerError, key: str) -> tuple[Problem, ...]:
     named, _, rest = error.message.partition(": ")
     message = rest if named in known_settings() else error.message
     return (Problem(named if named in known_settings() else key, f"{message} {error.remedy}".strip()),)
-
-
-def _signature(config: TrainingConfig) -> object:
-    named = [path for _, path in paths_in(config.dataset.datasets)]
-    folders = (config.dataset.train_data_dir, config.dataset.reg_data_dir, *named)
-    listed = [
-        (
-            each.place,
-            each.num_repeats,
-            each.class_tokens,
-            each.is_reg,
-            each.config.captions.caption_extension,
-            each.config.captions.caption_separator,
-            each.config.captions.enable_wildcard,
-        )
-        for dataset in datasets_of(config)
-        for each in dataset.subsets
-    ]
-    captions = (config.captions.caption_extension, config.captions.enable_wildcard)
-    return (folders, listed, captions, tuple(_changed(folder) for folder in folders if folder))
-
-
-def _changed(folder: str) -> tuple[tuple[str, int], ...]:
-    """Return the times at which a folder and those directly in it changed."""
-    root = Path(folder)
-    try:
-        if root.is_file():
-            return ((str(root), root.stat().st_mtime_ns),)
-        inside = [Path(entry.path) for entry in os.scandir(root) if entry.is_dir()]
-        return tuple((str(path), path.stat().st_mtime_ns) for path in (root, *sorted(inside)))
-    except OSError:
-        return ()

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from kohya_gui.form.draft import Draft, payload
 from kohya_gui.form.suggestions import notes
-from kohya_gui.form.survey import Surveyor
+from kohya_gui.form.survey import survey as surveyed
 from kohya_gui.parts.folders import Folders
 from tests.helpers import flux as tiny
 from tests.helpers.runs import Kill, RunServer, logged, tiny_settings, write_dataset
@@ -805,7 +805,7 @@ def test_advice_is_for_such_models_alone(settings: dict[str, object], variant: s
 
 def test_the_page_shows_what_applies_and_what_each_file_is(ground: Ground) -> None:
     config = ground.config("page")
-    survey = Surveyor().survey(config)
+    survey = surveyed(config)
     said = notes(survey)
     assert said["clip_l"].startswith("CLIP-L") and said["t5xxl"].startswith("T5") and said["vae"].startswith("VAE")
     draft = Draft(Folders([ground.dataset.parent]))

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from kohya_gui.form.draft import Checked, Draft, payload
 from kohya_gui.form.plan_panel import plan_panel
-from kohya_gui.form.survey import Surveyor
+from kohya_gui.form.survey import survey as surveyed
 from kohya_gui.parts.folders import Folders
 from tests.families import patchy
 from tests.families.fluxlike import FluxLike
@@ -140,7 +140,7 @@ def test_its_plan_and_the_pages_name_its_parts(ground: Ground) -> None:
     assert len(seen.parts) == 1 + ground.encoders
     modules_of_all = len(ground.family.targets(ground.family.configs, conv=True))
     assert f"LoRA: {modules_of_all} modules" in "\n".join(seen.lines())
-    survey = Surveyor().survey(config)
+    survey = surveyed(config)
     shown = plan_panel(Checked(config, config, (), {}), survey)
     assert all(f"<th>{part.title}</th>" in shown for part in seen.parts)
     assert "UNet" not in shown
@@ -151,7 +151,7 @@ def test_its_plan_and_the_pages_name_its_parts(ground: Ground) -> None:
 
 
 def test_the_form_hides_what_means_nothing_for_it(ground: Ground) -> None:
-    survey = Surveyor().survey(ground.config("form"))
+    survey = surveyed(ground.config("form"))
     assert survey.unused >= ground.family.unused
     assert ("clip_g" in survey.unused) == ("clip_g" not in ground.family.files)
     draft = Draft(Folders([]))

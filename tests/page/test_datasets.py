@@ -25,7 +25,8 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
     write_folder(tmp_path / "train" / "10_sks dog", 2)
     write_folder(tmp_path / "train" / "2_cat", 1)
     write_folder(tmp_path / "reg" / "1_dog", 1)
-    return Session(Folders([PROJECT, tmp_path]), Presets(PROJECT / "presets", tmp_path / "own"), tmp_path / "form.json")
+    presets = Presets(PROJECT / "presets", tmp_path / "own")
+    return Session(Folders([PROJECT, tmp_path]), presets, tmp_path / "form.json", patience=600.0)
 
 
 def told(**data: object) -> gr.EventData:

@@ -50,7 +50,8 @@ DEMO = Preset(PROJECT / "presets" / "demo.toml", own=False)
 @pytest.fixture
 def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
     monkeypatch.chdir(tmp_path)
-    return Session(Folders([PROJECT, tmp_path]), Presets(PROJECT / "presets", tmp_path / "own"), tmp_path / "form.json")
+    presets = Presets(PROJECT / "presets", tmp_path / "own")
+    return Session(Folders([PROJECT, tmp_path]), presets, tmp_path / "form.json", patience=600.0)
 
 
 Kind = TypeVar("Kind", bound=Panel)

@@ -9,8 +9,9 @@ from trainer.advice.parts import denoiser_rate, denoiser_title, text_rates
 from trainer.advice.rule import Advice, Rule, Situation
 from trainer.config import TrainingConfig, schedule_of
 from trainer.config.rules import rate_of_one
+from trainer.ground.errors import ConfigError
 from trainer.optimizers import kind_of
-from trainer.schedules import using
+from trainer.schedules import Schedule, using
 
 TEXT_ENCODER_RATE = 5e-5
 TRIAL_FACTOR = 30.0
@@ -109,11 +110,19 @@ class FirstSteps(Rule):
     def look(self, config: TrainingConfig, known: Situation) -> Iterator[Advice]:
         optimizer = config.optimizer
         kind, schedule = kind_of(optimizer.optimizer_type), schedule_of(config, 1000)
-        if kind.needs_warmup and schedule.rates(1.0, [0])[0] > 0.5:
+        if kind.needs_warmup and _begins_high(schedule):
             remedy: dict[str, object] = {"lr_warmup_steps": optimizer.lr_warmup_steps or 0.05, "lr_scheduler_type": ""}
             if optimizer.lr_scheduler not in using("lr_warmup_steps"):
                 remedy["lr_scheduler"] = "constant_with_warmup"
             yield self.advice(f"{kind.name} is to begin without a warm-up.", kind.needs_warmup, remedy)
+
+
+def _begins_high(schedule: Schedule) -> bool:
+    """Say whether the first step has more than half of the rate; what cannot be gone through is said elsewhere."""
+    try:
+        return schedule.rates(1.0, [0])[0] > 0.5
+    except ConfigError:
+        return False
 
 
 class ScheduleWithoutEffect(Rule):
