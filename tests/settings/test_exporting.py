@@ -148,6 +148,8 @@ def goes_round(folder: Path, values: dict[str, object], form: str) -> None:
 @pytest.mark.parametrize("form", FORMS)
 @settings(deadline=None, max_examples=12, derandomize=True)
 @example(values={"lycoris_preset": "full"})
+@example(values={"validation_seed": 0})
+@example(values={"model_family": "flux", "network_type": "locon", "timestep_sampling": "sigma"})
 @example(values={"text_encoder_lr": [1e-4, 0.0], "seed": 0, "prior_loss_weight": 0.0})
 @given(values=st.fixed_dictionaries({}, optional=ANY))
 def test_any_configuration_goes_out_and_comes_in_again(

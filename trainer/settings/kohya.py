@@ -13,7 +13,14 @@ from dataclasses import dataclass, field, replace
 
 from trainer.ground.errors import Problem
 from trainer.settings.problems import nearest_key, shown, unknown
-from trainer.settings.processes import FLOW_FAMILIES, FLOW_THERE, family_of_module, process_of, unsaid_prediction
+from trainer.settings.processes import (
+    FLOW_FAMILIES,
+    FLOW_THERE,
+    family_of_arguments,
+    family_of_module,
+    process_of,
+    unsaid_prediction,
+)
 from trainer.settings.sd_scripts import NETWORK_ARGUMENTS, Argument, argument, defaults, is_off
 from trainer.settings.section import Follows
 from trainer.settings.walk import Setting
@@ -145,6 +152,10 @@ def _process_of(given: dict[str, object], imported: Imported) -> str:
     family = family_of_module(module)
     if family and given.setdefault("model_family", family) == family:
         imported.said.append(Said("network_module", module, {"model_family": family}))
+    elif "model_family" not in given and (family := family_of_arguments(given)):
+        given["model_family"] = family
+        why = "the other arguments are those of the trainer for it"
+        imported.said.append(Said("network_module", given["network_module"], {"model_family": family}, why))
     process = process_of(given.get("model_family"))
     vae = given.pop("ae", None) if process == FLOW_THERE else None
     if vae:

@@ -12,6 +12,11 @@ PROCESS_THERE, FLOW_THERE = "ddpm", "flow"
 FLOW_FAMILIES = {"flux": "networks.lora_flux"}
 """{model_family: sd-scripts' module for LoRAs of it} of the models that draw by rectified flow."""
 
+_OF_ANY_MODEL = ("lycoris.kohya", "networks.loha", "networks.lokr")
+"""Modules for LoRAs that say nothing of the model."""
+_OF_FLUX, _OF_OTHERS = ("guidance_scale", "t5xxl"), ("clip_g", "gemma2", "qwen3", "byt5", "text_encoder")
+"""Arguments of flux_train_network.py, and those beside which they are of a trainer for another model."""
+
 _PREDICTION = "model_prediction_type"
 
 
@@ -23,6 +28,15 @@ def process_of(model_family: object) -> str:
 def family_of_module(module: object) -> str:
     """Return the family that one of sd-scripts' modules for LoRAs is for alone; "" where it doesn't say."""
     return next((name for name, its in FLOW_FAMILIES.items() if module == its), "")
+
+
+def family_of_arguments(given: Mapping[str, object]) -> str:
+    """Return the family whose trainer alone takes what is given, where the module is one for any; "" where it is open.
+
+    A file of arguments does not name the script that it is for.
+    """
+    fits = given.get("network_module") in _OF_ANY_MODEL and any(name in given for name in _OF_FLUX)
+    return "flux" if fits and not any(name in given for name in _OF_OTHERS) else ""
 
 
 def unsaid_prediction(given: Mapping[str, object]) -> Problem | None:

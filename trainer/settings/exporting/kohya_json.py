@@ -175,6 +175,9 @@ def _same(key: str, one: object, other: object, known: Mapping[str, Setting]) ->
         return {*_said_inside(one, known)} == {*_said_inside(other, known)}
     if isinstance(one, list | tuple) or isinstance(other, list | tuple):
         return _list(one) == _list(other)
+    zero_counts = any(each.argument == key and each.optional and not each.zero_is_off for each in known.values())
+    if zero_counts and (one is None) is not (other is None):
+        return False
     return one == other or _text(one) == _text(other) or (_is_nothing(one) and _is_nothing(other))
 
 
