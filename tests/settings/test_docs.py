@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -17,3 +18,12 @@ def test_the_committed_page_is_fresh(project: Path) -> None:
 def test_every_setting_has_its_heading_where_links_point() -> None:
     headings = re.findall(r"^### (.*)$", docs.page(TrainingConfig), re.MULTILINE)
     assert headings == list(known_settings())
+
+
+def test_every_argument_of_sd_scripts_is_there_and_each_that_is_refused_has_its_reason() -> None:
+    told = json.loads((Path(__file__).parents[1] / "data" / "sd_scripts_arguments.json").read_text(encoding="utf-8"))
+    table = docs.page(TrainingConfig).partition("## Every argument of sd-scripts")[2]
+    rows = dict(re.findall(r"^\| `([^`]+)` \| (.*) \|$", table, re.MULTILINE))
+    assert set(told) <= rows.keys()
+    unexplained = [name for name, here in rows.items() if here.startswith("not supported")]
+    assert unexplained == [], "say why in trainer/settings/sd_scripts.py"

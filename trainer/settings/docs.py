@@ -98,6 +98,7 @@ def _arguments(known: Iterable[Setting]) -> str:
     rows = {name: here for setting in known for name, here in _of_setting(setting)}
     lacking = {name: each for name, each in sd_scripts.ARGUMENTS.items() if name in sd_scripts.OF_THE_TRAINER}
     rows |= {name: _refused(name, each) for name, each in lacking.items()}
+    rows["network_args"] = "settings of their own, each listed here as `network_args NAME`"
     lines = [f"| `{name}` | {here} |" for name, here in sorted(rows.items())]
     return "\n".join(["| argument | here |", "|---|---|", *lines])
 
@@ -121,7 +122,7 @@ def _others() -> str:
     """Return the table of what else recipes hold."""
     every = {name: each for name, each in sd_scripts.ARGUMENTS.items() if name not in sd_scripts.OF_THE_TRAINER}
     every |= {f"network_args {key}": each for key, each in sd_scripts.NETWORK_ARGUMENTS.items()}
-    lines = [f"| `{name}` | {_refused(name, each)} |" for name, each in sorted(every.items())]
+    lines = [f"| `{name}` | {_refused(name.rpartition(' ')[2], each)} |" for name, each in sorted(every.items())]
     return "\n".join(["| key | here |", "|---|---|", *lines])
 
 

@@ -108,11 +108,11 @@ _FORM: Mapping[str, Argument] = _harmless(
 )
 """What kohya_ss' form writes and sd-scripts' trainer does not read, or what is about starting it."""
 
-_OTHER_MODELS: Mapping[str, Argument] = _harmless(
+_OTHER_MODELS: Mapping[str, Argument] = {"model_type": _changing("flux")} | _harmless(
     "ae apply_lg_attn_mask attn_mode byt5 clip_g_dropout_rate clip_l_dropout_rate "
     "double_blocks_to_swap enable_scaled_pos_embed fp8_scaled fp8_vl gemma2 "
     "gemma2_max_token_length llm_adapter_path "
-    "model_type pos_emb_random_crop_rate qwen3 qwen3_max_token_length qwen_image_vae_2d save_clip save_t5xxl "
+    "pos_emb_random_crop_rate qwen3 qwen3_max_token_length qwen_image_vae_2d save_clip save_t5xxl "
     "single_blocks_to_swap split_mode split_qkv_blocks system_prompt t5_dropout_rate t5_max_token_length "
     "t5xxl_device t5xxl_dtype text_encoder_batch_size text_encoder_cpu "
     "training_shift unsloth_offload_checkpointing use_flash_attn use_sage_attn vae_chunk_size "
@@ -135,7 +135,7 @@ NETWORK_ARGUMENTS: Mapping[str, Argument] = {
     "split_qkv": _changing(),
     "train_norm": _changing(),
     "unit": _changing(),
-    "weight_decompose": _changing(),
+    "weight_decompose": _changing(instead="it is called dora_wd now"),
     **_harmless("dropout rank_dropout_scale verbose"),
 }
 """{name: what it does} of what stands in `network_args` of sd-scripts' networks and LyCORIS'.
@@ -166,23 +166,49 @@ _REASONS: Mapping[str, str] = {
     r"ddp_\w+": "for several computers; `torchrun` starts this program on several GPUs",
     r"huggingface_\w+|async_upload|save_state_to_huggingface|resume_from_huggingface": "uploads to a hub",
     r"wandb_\w+|log_\w+|console_log_\w+": "about logs; `log_with` writes them for TensorBoard",
-    r"metadata_\w+": "an entry of the file's metadata that no loader reads",
+    r"metadata_(?!file)\w+": "an entry of the file's metadata that no loader reads",
     r"xformers|sdpa|mem_eff_attn|split_attn|attn_mode|use_\w+_attn": "attention is PyTorch's own, chosen by the device",
     r"dynamo_\w+|highvram|lowram|\w*_to_swap|cpu_offload\w*|disable_mmap\w*|fused_\w+|mem_eff_save|"
     r"persistent_data\w*|skip_cache_check|cache_info|tokenizer_cache_dir": "about speed or memory",
     r"save_state\w*|save_last_n_\w+_state": "a state is always kept, the newest two of a run",
     r"config_file|output_config|debug_dataset": "for looking at a file of settings or at pictures; `--check` does",
-    r"initial_\w+|skip_until_initial_step|resume": "a run of this program is resumed exactly, with `--resume`",
+    r"initial_\w+|skip_until_initial_step": "a run of this program is resumed exactly, with `--resume`",
     r"fp16_master_weights_and_gradients|use_ema|enable_ema": "left over in its parser, and read by no trainer of LoRAs",
     r"dataset_class": "names a class of its own code",
+    r"train_inpainting": "for models with a mask beside the picture, which are not trained here",
+    r"face_crop_aug_range": "cuts at random around faces whose place stands in the picture's name",
+    r"in_json|image_dir|is_reg|metadata_file|subsets": "says where pictures are, of one dataset",
+    r"class_tokens|num_repeats": "said of a folder",
+    r"custom_attributes": "only diff_output_preservation in it does anything, which is another way of training",
+    r"save_model_as": "one kind of file is written, that runs nothing when it is loaded",
+    r"model_type": "which of the models that its trainer for FLUX.1 knows; here it is FLUX.1",
+    r"network_multiplier": "read by no trainer of LoRAs",
+    r"dataset_repeats": "becomes num_repeats of the datasets",
+    r"algo": "another kind of network",
+    r"block_size|unit": "of DyLoRA, another kind of network",
+    r"bypass_mode": "another forward than the one by weights, with other rounding",
+    r"ggpo_\w+": "disturbs weights while it trains, another way of training",
+    r"resume": "a state of sd-scripts is none of this program",
+    r"split_qkv": "parts layers that are one in the model; LoRAs that were made so are read",
+    r"weight_decompose": "a former name",
+    r"train_norm": "trains layers of norm themselves, which no LoRA here does",
+    r"dropout|rank_dropout_scale|verbose": "says how another argument is meant, and nothing without it",
 }
 """{pattern of names: why an argument is no setting here}."""
+
+
+_GROUPS = (
+    (_OTHER_MODELS, "of its trainers for other models, and read by none of those for the models here"),
+    (_FORM, "of kohya_ss' form, about how the trainer is started or read by none"),
+    (_TRAINER, "changes nothing about the result"),
+)
+"""(arguments, why they are no settings here) where nothing else is said of one."""
 
 
 def reason(name: str, lacking: Argument) -> str:
     """Return why an argument is no setting here, and what to do in its place."""
     known = next((why for pattern, why in _REASONS.items() if re.fullmatch(pattern, name)), "")
-    otherwise = "not supported" if lacking.changes else "changes nothing about the result"
+    otherwise = next((why for group, why in _GROUPS if group.get(name) is lacking), "not supported")
     return "; ".join(part for part in (known or otherwise, lacking.instead) if part)
 
 
