@@ -92,6 +92,8 @@ def _showable(value: object) -> object:
     """Return a value that a field can show, however it was written."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, list) and value and all(isinstance(each, dict) and "subsets" in each for each in value):
+        return value  # datasets, whose fields are of their own
     return [str(each) for each in value] if isinstance(value, list) else str(value)
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from kohya_gui.form import opening, opening_report
 from kohya_gui.form.draft import defaults
+from kohya_gui.form.presets import Presets
+from kohya_gui.panels.presets import PresetPanel
 from kohya_gui.parts.folders import Folders
+from kohya_gui.session import Session
+from kohya_gui.shell.page import Page
 from tests.page.test_opening import RECIPE
 from trainer.ground.errors import ConfigError
 
@@ -78,3 +83,85 @@ def test_what_waits_for_an_answer_is_opened_once_and_not_for_ever(folders: Folde
     assert waiting.take(numbers[0]) is None
     assert waiting.take(numbers[-1]) is found
     assert waiting.take(numbers[-1]) is None
+
+
+GOOD, WRONG = {"network_dim": 24}, "lots"
+KINDS: dict[str, tuple[str, str, str]] = {
+    "ours": ("run.toml", 'network_dim = 24\ntrain_batch_size = "lots"\n', "train_batch_size"),
+    "sd-scripts": (
+        "sd.toml",
+        '[a]\nnetwork_module = "networks.lora"\nnetwork_dim = 24\ntrain_batch_size = "lots"\n',
+        "train_batch_size",
+    ),
+    "dataset_config": (
+        "sets.toml",
+        "network_dim = 24\n[[datasets]]\nresolution = 512\nbatch_size = 'lots'\n"
+        "[[datasets.subsets]]\nimage_dir = 'demo'\nnum_repeats = 3\n",
+        "datasets",
+    ),
+    "LoRA_Easy_Training_Scripts": (
+        "easy.toml",
+        "[network_args.args]\nnetwork_dim = 24\n[general_args.args]\nseed = 'lots'\n",
+        "seed",
+    ),
+    "kohya_ss": (
+        "form.json",
+        '{"LoRA_type": "Standard", "network_dim": 24, "train_batch_size": "lots", "epoch": 2}',
+        "train_batch_size",
+    ),
+    "sh": ("go.sh", "python train_network.py --network_dim=24 \\\n --train_batch_size lots\n", "train_batch_size"),
+    "bat": ("go.bat", "python train_network.py --network_dim=24 ^\r\n --train_batch_size lots\r\n", "train_batch_size"),
+    "ps1": ("go.ps1", "python train_network.py --network_dim=24 `\n --train_batch_size lots\n", "train_batch_size"),
+    "pasted": ("", "accelerate launch train_network.py --network_dim 24 --train_batch_size lots", "train_batch_size"),
+    "LoRA of kohya's": (
+        "a.safetensors",
+        '{"ss_network_module": "networks.lora", "ss_network_dim": "24", "ss_batch_size_per_device": "lots"}',
+        "train_batch_size",
+    ),
+    "LoRA of ours": (
+        "b.safetensors",
+        json.dumps({"trainer_config": json.dumps({"network_dim": 24, "train_batch_size": "lots"})}),
+        "train_batch_size",
+    ),
+    "OneTrainer": (
+        "one.json",
+        '{"training_method": "LORA", "model_type": "STABLE_DIFFUSION_15", "lora_rank": 24, "batch_size": "lots"}',
+        "train_batch_size",
+    ),
+    "ai-toolkit": (
+        "kit.yaml",
+        "job: extension\nconfig:\n  process:\n    - type: sd_trainer\n      network: {type: lora, linear: 24}\n"
+        "      train: {batch_size: lots}\n",
+        "train_batch_size",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    here = tmp_path_factory.mktemp("page")
+    return Page(Session(Folders([here, Path.cwd()]), Presets(here / "presets", here / "own"), patience=0.0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_wrong_value_marks_its_field_and_all_else_arrives(built: Page, kind: str) -> None:
+    """By the handlers that a click, a drop and a paste in the page come to."""
+    name, text, key = KINDS[kind]
+    presets = next(each for each in built.panels if isinstance(each, PresetPanel))
+    built.session.draft.lay(defaults(), "", "")
+    act = {"act": "open-dropped", "dropped_name": name, "dropped_text": text}
+    shown = presets.answered(act if name else {"act": "open-pasted", "pasted": text})
+    number = re.search(r'data-act="open-agreed" data-number="(\d+)"', str(shown[built.dialog]))
+    assert number, "the report comes first"
+    assert built.session.draft.values["network_dim"] == defaults()["network_dim"]
+    assert WRONG in str(shown[built.dialog])
+    presets.answered({"act": "open-agreed", "number": number[1]})
+    draft = built.session.draft
+    assert draft.values["network_dim"] == GOOD["network_dim"]
+    checked = draft.check()
+    assert [problem.key for problem in checked.problems] == [key]
+    assert checked.config is None and WRONG in checked.problems[0].message
+    if key != "datasets":
+        assert draft.values[key] == WRONG, "as it was written, in its field"
+    else:
+        assert "num_repeats" in str(draft.values[key])

@@ -867,11 +867,11 @@ def test_what_other_programs_leave_out_is_as_they_have_it(opened: Open) -> None:
     [
         ("one.json", json.dumps({**ONE_TRAINER, "training_method": "FINE_TUNE"}), "training_method"),
         ("one.json", json.dumps({**ONE_TRAINER, "learning_rate": "x"}), "learning_rate"),
-        ("one.json", json.dumps({**ONE_TRAINER, "model_type": "SANA"}), "model_type"),
+        ("one.json", json.dumps({**ONE_TRAINER, "model_type": "SANA"}), "model_family"),
         ("one.json", json.dumps({**ONE_TRAINER, "optimizer": {"optimizer": "YOGI"}}), "optimizer.optimizer"),
         ("a.yaml", TOOLKIT.replace("sd_trainer", "textual_inversion_trainer"), "type"),
         ("a.yaml", TOOLKIT.replace("is_xl", "is_pixart"), "is_pixart"),
-        ("a.yaml", TOOLKIT.replace("lr: 3e-4", "lr: fast"), "train.lr"),
+        ("a.yaml", TOOLKIT.replace("lr: 3e-4", "lr: fast"), "learning_rate"),
     ],
 )
 def test_what_other_programs_have_and_this_one_has_not_is_named(opened: Open, name: str, text: str, key: str) -> None:

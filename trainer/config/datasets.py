@@ -174,6 +174,38 @@ def read(given: object) -> Reading:
     return reading
 
 
+def as_written(given: object) -> list[Table]:
+    """Return the tables with the values that a file has, `general` in each of them, to be shown and corrected.
+
+    What is no key of a table is left out.
+    """
+    general: object = {}
+    if isinstance(given, Mapping):
+        general, given = given.get(GENERAL, {}), given.get(KEY, [])
+    above = _plain(general, dataset_settings())
+    found = []
+    for table in given if isinstance(given, list | tuple) else ():
+        inner = table.get(SUBSETS) if isinstance(table, Mapping) else None
+        subsets = [_plain(each, subset_settings()) for each in inner] if isinstance(inner, list | tuple) else []
+        if subsets:
+            found.append({**above, **_plain(table, dataset_settings()), SUBSETS: subsets})
+    return found
+
+
+def _plain(table: object, known: Mapping[str, Setting]) -> Table:
+    """Return what a table says of known keys, as values that a field can show."""
+    said = table.items() if isinstance(table, Mapping) else ()
+    return {
+        key: value if isinstance(value, bool | int | float | str) else _listed_plain(value)
+        for key, value in said
+        if key in known and value is not None
+    }
+
+
+def _listed_plain(value: object) -> object:
+    return [str(each) for each in value] if isinstance(value, list | tuple) else str(value)
+
+
 def _is_table(value: object) -> bool:
     return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
 

@@ -80,7 +80,10 @@ def open_recipe(recipe: Path | Source) -> Opened:
         missing=missing,
         remarks=(*read.remarks, *_missing_folders(values, source.may)),
     )
-    return Opened(report, usable, config, _to_correct(values, wrong, imported.problems), read.foreign)
+    correct = _to_correct(values, wrong, imported.problems)
+    if any(each.key == datasets.KEY for each in (*imported.problems, *wrong)) and datasets.KEY in read.flat:
+        correct[datasets.KEY] = datasets.as_written(read.flat[datasets.KEY])
+    return Opened(report, usable, config, correct, read.foreign)
 
 
 def translated(reader: Reader, recipe: Recipe) -> kohya.Imported:

@@ -110,7 +110,8 @@ class AiToolkit(Reader):
         _take_optimizer(recipe, process, known)
         _take_datasets(recipe, process)
         carry(recipe, process, _TABLE, _SILENT, known)
-        recipe.flat.setdefault("text_encoder_lr", recipe.flat["learning_rate"])
+        if "learning_rate" in recipe.flat:
+            recipe.flat.setdefault("text_encoder_lr", recipe.flat["learning_rate"])
         return recipe
 
 

@@ -19,6 +19,9 @@ from trainer.settings.walk import Setting
 
 Values = dict[str, object]
 
+_KIND = "LoRA_type"
+"""The field that only its form has."""
+
 _SURE = ("LoRA_type", "max_resolution", "noise_offset_type", "LyCORIS_preset", "sdxl", "lr_warmup")
 """A file that has two of these fields is one of kohya_ss'."""
 
@@ -35,7 +38,7 @@ class KohyaJson(Reader):
 
     def recognises(self, source: Source) -> bool:
         document = json_of(source)
-        return isinstance(document, dict) and sum(key in document for key in _SURE) >= 2
+        return isinstance(document, dict) and (_KIND in document or sum(key in document for key in _SURE) >= 2)
 
     def read(self, source: Source, known: Mapping[str, Setting]) -> Recipe:
         document = json_of(source)

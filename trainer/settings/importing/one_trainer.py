@@ -108,7 +108,8 @@ class OneTrainer(Reader):
         _take_loss(recipe, document)
         _take_output(recipe, document)
         carry(recipe, document, _TABLE, _SILENT, known)
-        recipe.flat.setdefault("text_encoder_lr", recipe.flat["learning_rate"])
+        if "learning_rate" in recipe.flat:
+            recipe.flat.setdefault("text_encoder_lr", recipe.flat["learning_rate"])
         if not recipe.flat.get("dora_wd"):
             recipe.flat.pop("dora_wd", None)
         elif recipe.flat.get("network_type", "lora") == "lora":

@@ -100,13 +100,14 @@ def carry(
         except (TypeError, ValueError, OverflowError):
             made = None
         if made is None:
-            message = f"{shown(value)} has no value of the same meaning here."
-            recipe.problems.append(Problem(name, message, value))
+            message = f"{name} {shown(value)} has no value of the same meaning here."
+            recipe.problems.append(Problem(carried.key, message, value))
             continue
         recipe.flat[carried.key] = made
         recipe.said.append(Said(name, value, {carried.key: made}))
+    unread = {problem.key for problem in recipe.problems}
     for key, value in silent.items():
-        if key in known and key not in recipe.flat:
+        if key in known and key not in (*recipe.flat, *unread):
             recipe.flat[key] = recipe.assumed[key] = value
 
 
