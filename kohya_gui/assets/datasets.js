@@ -49,10 +49,13 @@ function draw(markup) {
 
 function show() {
   if (!props.value || props.value.markup === undefined || !root()) return;
-  const {markup, values} = props.value;
+  const {markup, values, wrong} = props.value;
   const typed = markup === drawn && root().firstChild ? new Map() : draw(markup);
   for (const input of element.querySelectorAll('input[data-key], select[data-key]')) {
     const value = values[input.dataset.key];
+    const marked = (wrong || []).includes(input.dataset.key);
+    input.setAttribute('aria-invalid', String(marked));
+    input.closest('.field').classList.toggle('wrong', marked);
     if (input.type === 'checkbox') input.checked = Boolean(value);
     else if (input !== document.activeElement || input.tagName === 'SELECT') input.value = value === undefined ? '' : value;
     // What is still being typed was not reported: the server's value is what it is compared with.

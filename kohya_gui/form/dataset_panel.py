@@ -28,6 +28,12 @@ def dataset_panel(survey: Survey | None, pictures: Pictures) -> str:
             "meanwhile, and Start does not wait for it.</p></div></section>"
         )
     if survey is None or survey.report is None or survey.counts is None:
+        if survey and survey.config.dataset.datasets:
+            return (
+                '<section class="card" id="dataset"><h3>Pictures</h3><div class="empty"><p>No pictures yet.</p>'
+                '<p class="quiet">They come from the folders in Datasets; what is wrong there stands above.</p>'
+                "</div></section>"
+            )
         return (
             '<section class="card" id="dataset"><h3>Pictures</h3><div class="empty"><p>No pictures yet.</p>'
             '<p class="quiet">The picture folder holds one folder for each concept, named '

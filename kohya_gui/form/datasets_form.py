@@ -27,6 +27,8 @@ MOST = 200
 _SIZES = "sizes"
 """The field that stands for resolution and resolutions."""
 _ROW = ("image_dir", "num_repeats", "class_tokens", "is_reg")
+_WRONG = re.compile(r"dataset (\d+)(?:, subset (\d+))?: (\w+) ")
+"""How what is wrong with a field begins."""
 _PLACE = re.compile(r"(\d+)(?:\.(\d+))?\.(\w+)")
 
 
@@ -175,12 +177,13 @@ def _dataset(number: int, table: Mapping[str, object], values: Mapping[str, obje
     known = dataset_settings()
     rest = [setting for key, setting in known.items() if setting.within == "dataset" and key not in _DATASET_ROW + _ROW]
     own = [message.partition(": ")[2] for message in wrong if message.startswith(f"{place}:")]
+    lines = _lines(_in_labels(own, known))
     sizes = _text_field(f"{number}.{_SIZES}", "Resolution", str(values.get("resolution", "")), unit="pixels")
     batch = _text_field(f"{number}.batch_size", "Batch size", str(values.get("train_batch_size", "")))
     return (
         f'<section class="card dataset" data-dataset="{number}"><div class="dataset-head"><h3>Dataset {number + 1}</h3>'
         f"{_remove(f'{number}', f'dataset {number + 1}')}</div>"
-        f'{_lines(own)}<div class="row">{sizes}{batch}</div>'
+        f'{lines}<div class="row">{sizes}{batch}</div>'
         '<p class="help">Several resolutions, as in 512 768, train the same folders at each of them.</p>'
         f"{_more(f'{number}', 'Buckets and validation', rest, table, values)}"
         f'<div class="folders">{rows}</div>{button("add-folder", "Add a folder", key=number)}</section>'
@@ -195,6 +198,7 @@ def _folder(
 ) -> str:
     at, place = f"{number}.{index}", f"dataset {number + 1}, subset {index + 1}"
     own = [message.partition(": ")[2] for message in wrong if message.startswith((f"{place}:", f"{place} "))]
+    lines = _lines(_in_labels(own, subset_settings()))
     rest = [setting for key, setting in subset_settings().items() if key not in _ROW]
     checked = " checked" if table.get("is_reg") is True else ""
     path = (
@@ -204,7 +208,7 @@ def _folder(
         f'aria-label="Choose the folder of {esc(place)}">Browse</button></div></div>'
     )
     return (
-        f'<div class="folder-row{" wrong" if own else ""}" data-row="{at}">{_lines(own)}<div class="row">{path}'
+        f'<div class="folder-row{" wrong" if own else ""}" data-row="{at}">{lines}<div class="row">{path}'
         f"{_text_field(f'{at}.num_repeats', 'Repeats', str(above.get('num_repeats', 1)))}"
         f"{_text_field(f'{at}.class_tokens', 'Class', str(above.get('class_tokens', '')))}"
         f'<div class="field switch"><div class="field-head"><input type="checkbox" id="d{at}.is_reg" '
@@ -256,6 +260,24 @@ def _text_field(at: str, label: str, inherited: str, *, unit: str = "", more: st
         f'<div class="field"><label for="d{at}">{esc(label)}</label>{units}<input type="text" id="d{at}" '
         f'data-key="{at}" autocomplete="off" spellcheck="false" placeholder="{esc(inherited or "empty")}">{more}</div>'
     )
+
+
+def _in_labels(messages: Iterable[str], known: Mapping[str, Setting]) -> list[str]:
+    """Return messages with the label of the field that each begins with in place of its key."""
+    parted = [message.partition(" ") for message in messages]
+    return [f"{known[key].show.label if key in known else key}{blank}{rest}" for key, blank, rest in parted]
+
+
+def wrong_places(problems: Iterable[Problem]) -> list[str]:
+    """Return the places of the fields that are wrong."""
+    found = []
+    for message in (problem.message for problem in problems):
+        match = _WRONG.match(message)
+        if match:
+            subset = f".{int(match[2]) - 1}" if match[2] else ""
+            key = _SIZES if match[3] in ("resolution", "resolutions") and not subset else match[3]
+            found.append(f"{int(match[1]) - 1}{subset}.{key}")
+    return found
 
 
 def _lines(messages: Iterable[str]) -> str:

@@ -50,6 +50,7 @@ class DatasetsPanel(PathPanel):
         return {
             "markup": datasets_form.markup(tables, values, problems),
             "values": datasets_form.shown_values(tables),
+            "wrong": datasets_form.wrong_places(problems),
         }
 
     @property

@@ -110,8 +110,17 @@ def test_what_is_wrong_stands_at_its_row_and_the_rest_is_looked_at(session: Sess
     panel.on_edit(told(key="0.1.image_dir", value=str(tmp_path / "train" / "2_cat")))
     markup = str(shown(panel, panel.on_edit(told(key="0.1.num_repeats", value="many")))["markup"])
     first, second = markup.split('data-row="0.1"')
-    assert "image_dir" in first and "does not exist" in first
-    assert "num_repeats" in second and "many" in second and "whole number" in second
+    assert "Folder &#x27;gone&#x27; does not exist" in first
+    assert "Repeats &quot;many&quot; cannot be used" in second and "whole number" in second
+    panel.on_edit(told(key="0.sizes", value="huge"))
+    assert shown(panel, panel.on_edit(told(key="0.batch_size", value="0")))["wrong"] == [
+        "0.sizes",
+        "0.batch_size",
+        "0.1.num_repeats",
+        "0.0.image_dir",
+    ]
+    panel.on_edit(told(key="0.sizes", value=""))
+    panel.on_edit(told(key="0.batch_size", value=""))
     markup = str(shown(panel, panel.on_act(told(act="remove", key="0.0")))["markup"])
     assert "does not exist" not in markup
     markup = str(shown(panel, panel.on_edit(told(key="0.0.num_repeats", value="4")))["markup"])

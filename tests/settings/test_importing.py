@@ -210,7 +210,7 @@ def test_every_key_of_a_form_is_told_of(opened: Open) -> None:
     assert dict(report.missing) == {"pretrained_model_name_or_path": "D:/models/somebody.safetensors"}
     assert report.assumed["max_data_loader_n_workers"] == 0
     said = {each.key: dict(each.becomes) for each in report.said}
-    assert said["resolution"] == {"resolution": "512,648"}
+    assert said["max_resolution"] == {"resolution": "512,648"}
     assert said["max_grad_norm"] == {"max_grad_norm": 1.0}
     assert "conv_dim" in report.unused
 
@@ -627,6 +627,14 @@ def test_steps_of_buckets_that_the_vae_cannot_hold_are_rounded_and_said(opened: 
     found = opened("run.toml", f'network_module = "networks.lora"\nbucket_reso_steps = {step}\n')
     assert values_of(found)["bucket_reso_steps"] == rounded
     assert any("bucket_reso_steps" in line and "VAE" in line for line in found.report.lines()) == (step != rounded)
+
+
+def test_what_is_said_otherwise_twice_is_told_with_what_it_is_in_the_end(opened: Open) -> None:
+    form = {**KOHYA_SS, "max_resolution": "512,650", "enable_bucket": False, "additional_parameters": ""}
+    found = opened("form.json", json.dumps(form))
+    (said,) = [each for each in found.report.said if "resolution" in each.becomes]
+    assert (said.key, said.before, said.becomes) == ("max_resolution", "512,650", {"resolution": "512,648"})
+    assert said.why == "the VAE drops what is left over of 8 pixels"
 
 
 def test_our_own_file_opens_as_it_is_and_keeps_its_paths(opened: Open) -> None:

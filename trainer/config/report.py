@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from trainer.ground.errors import Problem
 from trainer.settings.kohya import Said
@@ -83,9 +83,25 @@ def of_unsupported(problem: Problem) -> str:
 
 
 def without_repeats(said: Iterable[Said]) -> tuple[Said, ...]:
-    """Return what is said otherwise, once each, without what has the same name and value."""
+    """Return what is said otherwise, once each, without what has the same name and value.
+
+    What has become something and is then said otherwise once more is told with what it has become in the end.
+    """
     found: list[Said] = []
     for each in said:
-        if each not in found and each.becomes != {each.key: each.before}:
+        if each in found or each.becomes == {each.key: each.before}:
+            continue
+        before = next((place for place, one in enumerate(found) if _led_to(one, each)), None)
+        if before is None:
             found.append(each)
+        else:
+            first = found[before]
+            rest = {key: value for key, value in first.becomes.items() if key != each.key}
+            why = "; ".join(part for part in (first.why, each.why) if part)
+            found[before] = replace(first, becomes={**rest, **each.becomes}, why=why)
     return tuple(found)
+
+
+def _led_to(first: Said, then: Said) -> bool:
+    """Say whether what one key has become is the value that another one is said of."""
+    return first.key != then.key and then.key in first.becomes and first.becomes[then.key] == then.before
