@@ -118,6 +118,7 @@ def test_a_stop_before_the_first_step_writes_no_lora(ground: tuple[Path, Path], 
 
 @pytest.mark.parametrize("phase", ["caching latents", "sample"])
 def test_a_stop_while_going_on_leaves_the_finished_file(ground: tuple[Path, Path], tmp_path: Path, phase: str) -> None:
+    """What goes on first is the sample picture that the end of the first sitting cut short."""
     config = tiny_config(*ground, tmp_path, **SETTINGS)
     first = Inbox()
     train(config, emit=in_phase("sample", first, Command.SAVE_NOW, Command.ABORT), inbox=first)
@@ -125,8 +126,24 @@ def test_a_stop_while_going_on_leaves_the_finished_file(ground: tuple[Path, Path
     inbox = Inbox()
     watch = in_phase(phase, inbox, Command.STOP)
     finished = train(config, emit=watch, inbox=inbox, start=Start(resume="auto"))
-    assert (finished.step, finished.stopped) == (4 if phase == "sample" else 2, True)
+    assert (finished.step, finished.stopped) == (2, True)
     assert Path(finished.path).exists()
+
+
+def test_samples_that_a_stop_cut_short_are_drawn_by_the_resume(ground: tuple[Path, Path], tmp_path: Path) -> None:
+    """A stop while validation is under way, before the pictures of that step: the first sitting draws none."""
+    inbox = Inbox()
+
+    def watch(event: events.Event) -> None:
+        if isinstance(event, events.StepDone) and event.step == 2:
+            inbox.send(Command.STOP)
+
+    config = tiny_config(*ground, tmp_path, **SETTINGS, validate_every_n_steps=2)
+    assert train(config, emit=watch, inbox=inbox).step == 2
+    assert not [record for record in logged(tmp_path / "tiny.run") if record["event"] == "SampleReady"]
+    train(config, emit=lambda event: None, start=Start(resume="auto"))
+    steps = [record["step"] for record in logged(tmp_path / "tiny.run") if record["event"] == "SampleReady"]
+    assert steps == [2, 4]
 
 
 def test_sample_now_while_samples_are_drawn_draws_them_once(ground: tuple[Path, Path], tmp_path: Path) -> None:

@@ -245,10 +245,13 @@ IN_A_PAUSE = (
     Kill("paused in caching latents"),
     Kill("paused in sample"),
     Kill("paused in sample", 4),
+    Kill("paused in validating"),
     Kill("paused in reading pictures"),
-    Kill("paused in sample", 5),
+    Kill("paused in sample", 3),
 )
-"""The second and the third wait in the same epoch's samples: what was drawn before the pause is not drawn again."""
+"""The second and the third wait in the same epoch's samples: what was drawn before the pause is not drawn again.
+The fourth waits in front of the next epoch's samples: they are drawn after the resume.
+"""
 
 
 @pytest.mark.parametrize(

@@ -69,11 +69,13 @@ class Hooks:
         keeper.tell_of_state(wait=False)
         step, timetable = training.step, training.timetable
         epoch_ended = timetable.ends_epoch(step)
+        if timetable.sample_due(step):
+            training.sampled = 0  # a state that is saved before they are drawn says that they are to be
         if epoch_ended:
             self._end_epoch()
         self._validating.after_step()
         self._save_files()
-        if timetable.sample_due(step):
+        if training.sampled is not None:
             self._sample()
         if epoch_ended or timetable.keeps_state(step) or keeper.minutes >= training.config.saving.save_state_minutes:
             keeper.begin_state()
@@ -155,15 +157,14 @@ class Hooks:
         losses.clear()
 
     def _sample(self, first: int = 0) -> None:
-        """Make the sample pictures from number `first` on. A stop ends it, and is obeyed by the loop."""
+        """Make the sample pictures from number `first` on. A stop ends it, and the loop obeys it; a resume draws on."""
         training, began = self._training, time.perf_counter()
         training.metrics.settle()
-        if self._keeper.writes:
-            with suppress(Stopped):
-                for index, prompt in list(enumerate(training.plan.prompts))[first:]:
-                    training.sampled = index
-                    step, kind = training.bundle.latents.step, training.process.name
-                    self._sample_one(settle(prompt, training.config, index, step, kind))
+        with suppress(Stopped):
+            for index, prompt in list(enumerate(training.plan.prompts))[first:] if self._keeper.writes else ():
+                training.sampled = index
+                step, kind = training.bundle.latents.step, training.process.name
+                self._sample_one(settle(prompt, training.config, index, step, kind))
             self._keeper.finish_samples()
         self._watchdog.sampled(time.perf_counter() - began)
         training.inbox.sampled()

@@ -93,9 +93,9 @@ class Keeper:
             self._saved = self._moment
 
     def finish_samples(self) -> None:
-        """Take note that all sample pictures are drawn, also in a state that was saved in the middle of them."""
-        drawn, self._training.sampled = self._training.sampled, None
-        if self._saved == (self._training.step, drawn) and drawn is not None:
+        """Take note that all sample pictures are drawn, also in a state of this step that says otherwise."""
+        self._training.sampled = None
+        if self._saved is not None and self._saved[0] == self._training.step:
             self.begin_state()
 
     def tell_of_state(self, *, wait: bool) -> None:
