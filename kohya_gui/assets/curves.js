@@ -1,7 +1,8 @@
 // The curves of a run, drawn on a canvas from what the program answers, thinned to what a screen shows. Hover tells
-// values, a drag zooms, a double click shows the whole run. Another run can be laid over. Nothing is fetched elsewhere.
+// values, a drag zooms, a double click shows the whole run. Other runs can be laid over. Nothing is fetched elsewhere.
 const CURVES = {
   LEAST: 2000, // milliseconds between two questions for numbers
+  OTHERS: 5, // most runs that are laid over
   PAD: {left: 58, right: 26, top: 14, bottom: 34},
   shown: new WeakMap(), // place -> its plot
 
@@ -17,14 +18,18 @@ const CURVES = {
 
 class Plot {
   constructor(place) {
-    Object.assign(this, {place, group: 'loss', low: null, high: null, found: null, other: null, asked: 0, mark: ''});
+    Object.assign(this, {place, group: 'loss', low: null, high: null, found: null, asked: 0, mark: ''});
+    Object.assign(this, {chosen: [], others: [], pictures: {}, marked: ''}); // the runs laid over, their numbers
     this.box = place.querySelector('.plot');
     this.below = place.querySelector('.plot-below');
     this.canvas = this.box.appendChild(document.createElement('canvas'));
     this.tip = this.box.appendChild(Object.assign(document.createElement('div'), {className: 'tip', hidden: true}));
     place.addEventListener('click', (event) => this.click(event));
     place.addEventListener('input', (event) => event.target.matches('[data-smooth], [data-log], [data-over]') && this.draw());
-    place.addEventListener('change', (event) => event.target.matches('[data-compare]') && this.compare(event.target.value));
+    place.addEventListener('change', (event) => {
+      if (event.target.matches('[data-over]')) this.follow();
+      if (event.target.matches('[data-compare]')) this.lay(event.target);
+    });
     this.canvas.addEventListener('pointermove', (event) => this.hover(event));
     this.canvas.addEventListener('pointerleave', () => { this.at = null; this.tip.hidden = true; this.draw(); });
     this.canvas.addEventListener('pointerdown', (event) => { this.from = this.here(event); });
@@ -42,7 +47,7 @@ class Plot {
   // --- numbers ------------------------------------------------------------------------------------------------------
 
   follow() {
-    const mark = [this.name, this.place.dataset.step, this.place.dataset.validated, this.group, this.low, this.high].join('/');
+    const mark = [this.name, this.place.dataset.step, this.place.dataset.validated, this.group, this.low, this.high, this.low !== null && this.tool('over').value].join('/');
     if (mark === this.mark || document.hidden || !this.box.offsetParent) return;
     const wait = this.asked + (this.found && this.found.name === this.name && this.found.group === this.group ? CURVES.LEAST : 0) - performance.now();
     clearTimeout(this.timer);
@@ -53,15 +58,20 @@ class Plot {
   }
 
   async fetch() {
-    const range = this.low === null ? '' : `&low=${this.low}&high=${this.high}`;
-    const ask = async (name) => {
+    const ask = async (name, share) => {
+      const range = this.low === null ? '' : `&low=${Math.floor(this.low * share)}&high=${Math.ceil(this.high * share)}`;
       const answer = await fetch(`curves/${encodeURIComponent(name)}?group=${this.group}${range}`);
       if (!answer.ok) throw new Error(answer.statusText);
       return answer.json();
     };
     try {
-      const chosen = this.tool('compare')?.value;
-      [this.found, this.other] = await Promise.all([ask(this.name), chosen ? ask(chosen) : null]);
+      this.found = await ask(this.name, 1);
+      const over = this.tool('over').value, of = [this.group, this.low, this.high, over, ...this.chosen].join('/');
+      if (of !== this.marked) { // their numbers stand still: asked for once
+        const share = (name) => over === 'pictures' ? this.found.pictures / this.pictures[name] : 1;
+        this.others = await Promise.all(this.chosen.map((name) => ask(name, share(name))));
+        this.marked = of;
+      }
       this.draw();
     } catch (error) {
       this.mark = '';
@@ -69,22 +79,34 @@ class Plot {
     }
   }
 
-  async compare(name) {
+  lay(select) {
+    const name = select.value;
+    select.value = '';
+    if (name && !this.chosen.includes(name)) this.compare([...this.chosen, name].slice(-CURVES.OTHERS));
+  }
+
+  // Lay these runs over, with a button each that takes it away, and tell in a table in what they differ.
+  async compare(names) {
+    this.place.querySelector('.compared').replaceChildren(...names.map((name) => {
+      const chip = Object.assign(document.createElement('button'), {type: 'button', className: 'small', textContent: `${name} ×`});
+      chip.dataset.drop = name;
+      chip.setAttribute('aria-label', `Take ${name} away`);
+      return chip;
+    }));
+    this.below.replaceChildren();
+    let table = null;
+    if (names.length) {
+      const asked = names.map((name) => `with=${encodeURIComponent(name)}`).join('&');
+      const answer = await fetch(`comparison/${encodeURIComponent(this.name)}?${asked}`);
+      if (!answer.ok) { console.warn('no comparison:', answer.statusText); return; }
+      table = await answer.json();
+      Object.assign(this.pictures, table.pictures);
+    }
+    this.chosen = names;
     this.mark = '';
     this.asked = 0;
-    this.below.replaceChildren();
+    if (table) this.below.replaceChildren(tableOf(table));
     this.follow();
-    if (!name) return;
-    const answer = await fetch(`comparison/${encodeURIComponent(this.name)}/${encodeURIComponent(name)}`);
-    if (!answer.ok) return;
-    const {names, rows} = await answer.json();
-    const table = document.createElement('table');
-    table.className = 'comparison';
-    for (const [kind, row] of [['th', ['', ...names]], ...rows.map((each) => ['td', each])]) {
-      const line = table.insertRow();
-      row.forEach((text, place) => line.appendChild(Object.assign(document.createElement(place ? kind : 'th'), {textContent: text})));
-    }
-    this.below.replaceChildren(table);
   }
 
   // --- what a person does -------------------------------------------------------------------------------------------
@@ -97,6 +119,8 @@ class Plot {
       this.follow();
     }
     if (event.target.closest('[data-whole]')) this.whole();
+    const drop = event.target.closest('[data-drop]');
+    if (drop) this.compare(this.chosen.filter((name) => name !== drop.dataset.drop));
   }
 
   whole() {
@@ -153,24 +177,23 @@ class Plot {
     return low + (x - CURVES.PAD.left) / width * (high - low);
   }
 
+  // Of the run itself everything; of those laid over what they are compared by, in a colour each.
   lines() {
-    const lines = [], smooth = Number(this.tool('smooth').value);
-    [this.found, this.other].forEach((found, run) => {
-      if (!found) return;
+    const lines = [], smooth = this.group === 'rate' ? 0 : Number(this.tool('smooth').value);
+    [this.found, ...this.others].forEach((found, run) => {
       const scale = this.scale(found), of = run ? `${found.name}: ` : '';
       Object.entries(found.curves).forEach(([name, {x, y, low, high}], number) => {
-        const steps = x.map((step) => step * scale);
-        if (low) lines.push({name: `${of}${name}`, steps, values: y, low, high, faint: true, colour: number, run});
-        const soft = low || this.group === 'rate' ? smoothed(y, this.group === 'rate' ? 0 : smooth) : y;
-        if (low && name !== 'each step') lines.push({name: `${of}${name}, smoothed`, steps, values: soft, colour: number, run});
-        if (low && name === 'each step') lines.push({name: `${of}smoothed`, steps, values: soft, colour: 0, run});
-        if (!low) lines.push({name: `${of}${name}`, steps, values: soft, colour: number, run, thin: this.group === 'loss'});
+        const steps = x.map((step) => step * scale), common = {steps, run, colour: low ? 0 : number};
+        const values = low || this.group === 'rate' ? smoothed(y, smooth) : y;
+        if (low && !run) lines.push({...common, name, values: y, low, high, faint: true});
+        if (low) lines.push({...common, name: `${of}${name === 'each step' ? '' : `${name}, `}smoothed`, values});
+        else if (!run || this.group !== 'loss') lines.push({...common, name: `${of}${name}`, values, thin: this.group === 'loss' || number > 0});
       });
       const judged = found.validation;
       if (judged) {
         const steps = judged.x.map((step) => step * scale);
         lines.push({name: `${of}validation`, steps, values: judged.y, colour: 2, run, dots: true, best: judged.best && judged.best * scale});
-        if (judged.base !== null) lines.push({name: `${of}base model`, steps: [0, found.total * scale], values: [judged.base, judged.base], colour: 3, run, dashed: true});
+        if (judged.base !== null && !run) lines.push({name: 'base model', steps: [0, found.total * scale], values: [judged.base, judged.base], colour: 3, run, dashed: true});
       }
     });
     return lines;
@@ -190,7 +213,7 @@ class Plot {
     this.colour = (name) => style.getPropertyValue(name).trim();
     const lines = this.lines(), log = this.tool('log').checked;
     const scale = this.scale(this.found);
-    const last = Math.max(this.found.total * scale, this.other ? this.other.total * this.scale(this.other) : 0);
+    const last = Math.max(...[this.found, ...this.others].map((found) => found.total * this.scale(found)));
     const range = this.low === null ? [0, last] : [this.low * scale, this.high * scale];
     const frame = this.frame = {low: range[0], high: Math.max(range[1], range[0] + 1), width: wide - left - right, height: tall - top - bottom, log};
     Object.assign(frame, extent(lines, frame, log));
@@ -258,14 +281,14 @@ class Plot {
     pen.setLineDash([]);
   }
 
-  tint(line) { return this.colour(['--warm', '--accent', '--good', '--edge', '--warn', '--bad'][line.run ? (line.colour + 4) % 6 : line.colour % 6]); }
+  tint(line) { return this.colour(line.run ? `--run-${line.run}` : ['--warm', '--accent', '--good', '--edge', '--warn', '--bad'][line.colour % 6]); }
 
   line(line) {
     const {pen, frame} = this;
     pen.strokeStyle = pen.fillStyle = this.tint(line);
     pen.lineWidth = line.faint || line.thin || line.dashed ? 1.2 : 2.2;
     pen.lineJoin = 'round';
-    pen.setLineDash(line.dashed ? [6, 5] : line.run ? [10, 4] : []);
+    pen.setLineDash(line.dashed ? [6, 5] : line.run && line.dots ? [3, 3] : line.run ? [10, 4] : []);
     if (line.faint) {
       pen.globalAlpha = 0.22;
       pen.beginPath();
@@ -405,6 +428,18 @@ function nearest(steps, wanted) {
     if (steps[middle] < wanted) low = middle + 1; else high = middle;
   }
   return low && wanted - steps[low - 1] < steps[low] - wanted ? low - 1 : low;
+}
+
+function tableOf({names, rows}) {
+  const table = document.createElement('table');
+  table.className = 'comparison';
+  for (const [kind, row] of [['th', ['', ...names]], ...rows.map((each) => ['td', each])]) {
+    const line = table.insertRow();
+    row.forEach((text, place) => line.appendChild(Object.assign(document.createElement(place ? kind : 'th'), {textContent: text})));
+  }
+  const scroll = Object.assign(document.createElement('div'), {className: 'compared-in'});
+  scroll.append(table);
+  return scroll;
 }
 
 function escaped(text) {

@@ -47,7 +47,7 @@ const NEWS = {
     if (!NEWS.controls) return;
     const share = NEWS.controls.share;
     if (document.body.style.getPropertyValue('--share') !== share) document.body.style.setProperty('--share', share);
-    if (NEWS.controls.there && document.querySelector('#sides button') && !document.querySelector('#main').dataset.side) showSide('watch');
+    if ((NEWS.controls.there || NEWS.parts.head) && document.querySelector('#sides button') && !document.querySelector('#main').dataset.side) showSide('watch');
     for (const [name, usable] of Object.entries(NEWS.controls.usable)) {
       const button = document.getElementById(name);
       if (button && button.disabled === usable) button.disabled = !usable;

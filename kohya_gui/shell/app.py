@@ -33,6 +33,7 @@ from kohya_gui.shell.early import Early
 from kohya_gui.shell.guard import LOCAL_HOSTS, Guard
 from kohya_gui.shell.page import Page
 from kohya_gui.watch.curve_panel import answer_comparison, answer_curves
+from kohya_gui.watch.tensorboard import answer_board
 from trainer.faststart import libraries
 from trainer.ground.commands import Command
 
@@ -119,14 +120,16 @@ def make_session(allowed: Sequence[Path], own: Path) -> Session:
 def serve(page: Page, given: argparse.Namespace, password: str, *, open_to_others: bool) -> None:
     """Start the server; returns when it answers."""
     hosts = frozenset() if open_to_others else LOCAL_HOSTS
-    pictures, started = page.session.pictures, threading.Event()
+    pictures, board, started = page.session.pictures, answer_board(page.session), threading.Event()
     options: dict[str, Any] = {
         "middleware": [Middleware(Guard, hosts=hosts, password=password, started=started), Middleware(Early)],
         "routes": [
             Route("/news/{number:int}", page.news.answer),
             Route("/pictures/{kind}/{name}", pictures.answer),
             Route("/curves/{name}", answer_curves(page.session)),
-            Route("/comparison/{name}/{other}", answer_comparison(page.session)),
+            Route("/comparison/{name}", answer_comparison(page.session)),
+            Route("/tensorboard/{name}", board),
+            Route("/tensorboard/{name}/{path:path}", board, methods=["GET", "POST"]),
             Route("/guide/images/{name}", guide.answer_picture),
             Route("/guide/{name}", guide.answer_page),
         ],

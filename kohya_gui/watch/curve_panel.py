@@ -12,13 +12,13 @@ from starlette.responses import Response
 from kohya_gui.parts.markup import esc
 from kohya_gui.session import Session, View
 from trainer.config import known_settings, to_flat
-from trainer.results.curves import GROUPS, curves
+from trainer.results.curves import GROUPS, curves, pictures_of_a_step
 from trainer.results.run_record import RunRecord
 
 TITLES = {"loss": "Loss", "rate": "Learning rate", "gradient": "Gradient", "time": "Time"}
 
-MOST_COMPARED = 30
-"""Runs that are offered to be laid over."""
+MOST_COMPARED, MOST_LAID_OVER = 30, 5
+"""Runs that are offered to be laid over, and that can be at once."""
 
 _OWN = frozenset({"output_name", "output_dir", "logging_dir"})
 """Settings that always differ and change nothing."""
@@ -35,7 +35,7 @@ def plot(view: View, names: Sequence[str]) -> str:
     )
     others = [name for name in names if name != view.name][:MOST_COMPARED]
     options = "".join(f'<option value="{esc(name)}">{esc(name)}</option>' for name in others)
-    select = f'<select data-compare><option value="">–</option>{options}</select>'
+    select = f'<select data-compare><option value="">another run</option>{options}</select>'
     compare = f'<label class="compare">Compare with {select}</label>' if others else ""
     return (
         f'<section class="card curves" data-curves="{esc(view.name)}" data-step="{view.snapshot.step}" '
@@ -47,6 +47,7 @@ def plot(view: View, names: Sequence[str]) -> str:
         '<label>Over <select data-over><option value="step">steps</option><option value="pictures">pictures seen'
         f"</option></select></label>{compare}"
         '<button type="button" class="small" data-whole hidden>Whole run</button></div>'
+        '<div class="compared" data-own></div>'
         '<div class="plot" data-own tabindex="0" role="img" aria-label="The curves of the run"></div>'
         '<div class="legend-line" data-own></div><div class="plot-below" data-own></div></section>'
     )
@@ -70,33 +71,34 @@ def answer_curves(session: Session) -> Callable[[Request], Response]:
 
 
 def answer_comparison(session: Session) -> Callable[[Request], Response]:
-    """Return what answers GET comparison/{name}/{other}: in which settings two runs differ, and what came of each."""
+    """Return what answers GET comparison/{name}?with=&with=: in which settings runs differ, and what came of each."""
 
     def answer(request: Request) -> Response:
-        names = [request.path_params["name"], request.path_params["other"]]
+        names = [request.path_params["name"], *request.query_params.getlist("with")[:MOST_LAID_OVER]]
         records = [session.view(name).record for name in names]
         found = [record for record in records if record is not None]
         if len(found) < 2 or [record.name for record in found] != names:
             return Response("There is no such run.", 404)
-        return _json({"names": names, "rows": comparison(*found)})
+        pictures = {record.name: pictures_of_a_step(record) for record in found}
+        return _json({"names": names, "rows": comparison(found), "pictures": pictures})
 
     return answer
 
 
-def comparison(one: RunRecord, other: RunRecord) -> list[list[str]]:
-    """Return rows of a label and the two runs' values: results first, then the settings that differ."""
+def comparison(records: Sequence[RunRecord]) -> list[list[str]]:
+    """Return rows of a label and the runs' values: results first, then the settings in which not all are alike."""
     rows = [
-        ["Status", *(record.snapshot.status for record in (one, other))],
-        ["Steps", *(f"{record.snapshot.step:,}" for record in (one, other))],
-        ["Loss, average", *(_loss(record.snapshot.average_loss) for record in (one, other))],
-        ["Validation, lowest", *(_loss(min((p.loss for p in record.series), default=None)) for record in (one, other))],
+        ["Status", *(record.snapshot.status for record in records)],
+        ["Steps", *(f"{record.snapshot.step:,}" for record in records)],
+        ["Loss, average", *(_loss(record.snapshot.average_loss) for record in records)],
+        ["Validation, lowest", *(_loss(min((p.loss for p in record.series), default=None)) for record in records)],
     ]
-    configs = [record.config() for record in (one, other)]
+    configs = [record.config() for record in records]
     values = [to_flat(config) if config else {} for config in configs]
     for key, setting in known_settings().items():
-        pair = [flat.get(key) for flat in values]
-        if pair[0] != pair[1] and key not in _OWN:
-            rows.append([setting.show.label, *(_shown(value) for value in pair)])
+        row = [flat.get(key) for flat in values]
+        if any(value != row[0] for value in row) and key not in _OWN:
+            rows.append([setting.show.label, *(_shown(value) for value in row)])
     return rows
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 from kohya_gui.parts.dialogs import overlay
 from kohya_gui.parts.markup import button, copyable, esc, number, size
 from kohya_gui.parts.served import Pictures
 from kohya_gui.session import View
 from kohya_gui.watch.run_panel import STATUS_WORDS
+from kohya_gui.watch.tensorboard import folder_of
 from trainer.config import known_settings, to_flat
 from trainer.results.run_record import RunRecord
 
@@ -27,6 +29,9 @@ def head(view: View) -> str:
     facts += [f"begun {began}"] if began else []
     facts += [f"gone on with {'once' if again == 1 else f'{again} times'}"] if again > 0 else []
     acts = [button("reuse", "Clone settings", name=name)]
+    if folder_of(record) is not None:
+        board = f"tensorboard/{quote(name, safe='')}/"
+        acts += [f'<a class="small" href="{board}" target="_blank" rel="noopener">TensorBoard</a>']
     if not view.live:
         first = button("resume", "Resume", style="primary", name=name) if seen.status != "finished" else ""
         acts = [first, *acts, button("resume-form", "Resume with the form's settings", name=name)]
