@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from tests.helpers import flux
 from tests.helpers.checkpoints import tiny_sd15
-from tests.helpers.pictures import write_picture
+from tests.helpers.pictures import gradient, write_picture
 from tests.helpers.runs import logged, tiny_config, write_dataset
 from trainer import Start, train
 from trainer.config import TrainingConfig, load_config
@@ -21,6 +24,7 @@ from trainer.ground.commands import Command, Inbox
 from trainer.ground.errors import ConfigError, DataError
 from trainer.pictures.batches import Example
 from trainer.pictures.buckets import Placement
+from trainer.pictures.loader import Batch
 from trainer.pictures.report import Picture
 from trainer.pictures.scan import scan
 from trainer.planning.plan import plan
@@ -28,9 +32,12 @@ from trainer.planning.timetable import make_timetable
 from trainer.process.draws import Drawing, NoiseOptions, UniformTimesteps
 from trainer.process.flow import FlowOptions, Sigmas
 from trainer.results.metadata import VALIDATION_ENTRY
+from trainer.training.loop import losses_of
+from trainer.training.training import Training
+from trainer.validation import places
 from trainer.validation.judgement import Point, in_words, judge, without_a_better_one
-from trainer.validation.measuring import even
-from trainer.validation.schedule import FEWEST_PICTURES, FEWEST_TIMESTEPS, PASSES_OF_A_STEP, schedule
+from trainer.validation.measuring import placed
+from trainer.validation.schedule import FEWEST_PASSES, PASSES_OF_A_STEP, schedule
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +111,64 @@ def test_what_is_measured_depends_on_the_model_alone(ground: tuple[Path, Path], 
     assert (entries["ss_validation_split"], entries["ss_num_validation_images"]) == ("0.2", "2")
     with safe_open(tmp_path / "parts" / "tiny-step00000002.safetensors", "pt") as file:
         assert json.loads(file.metadata()[VALIDATION_ENTRY])["loss"] == later[0]["loss"]
+
+
+def test_a_mask_weights_a_picture_that_is_judged_by(ground: tuple[Path, Path], tmp_path: Path) -> None:
+    """One picture is opaque, one is half of it clear, one is clear; without its mask none of that matters."""
+    for name, covered in {"opaque": 64, "half": 32, "clear": 0}.items():
+        alpha = Image.new("L", (64, 64), 0)
+        alpha.paste(255, (0, 0, covered, 64))
+        picture = gradient((64, 64), 3)
+        picture.putalpha(alpha)
+        (tmp_path / "judged" / "1_tok class").mkdir(parents=True, exist_ok=True)
+        picture.save(tmp_path / "judged" / "1_tok class" / f"{name}.png")
+    found = []
+    for masked in (True, False):
+        settings = {"val_data_dir": str(tmp_path / "judged"), "alpha_mask": masked, "max_train_steps": 1}
+        train(tiny_config(*ground, tmp_path / str(masked), **settings), emit=lambda event: None)
+        base = next(each for each in validated(tmp_path / str(masked) / "tiny.run") if each["on"] == "folder")
+        found.append({Path(str(name)).stem: loss for name, loss in dict(base["pictures"]).items()})  # type: ignore[call-overload]
+    masked_losses, plain = found
+    assert masked_losses["opaque"] == plain["opaque"] > 0
+    assert masked_losses["clear"] == 0 < plain["clear"]
+    assert 0.2 * plain["half"] < masked_losses["half"] < 0.8 * plain["half"]
+
+
+def test_a_flow_model_and_datasets_of_several_sizes_and_masks(
+    ground: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each picture goes through the model as many at once as its own dataset has; a resume measures the same."""
+    model, pictures = flux.write_files(tmp_path / "model"), str(ground[1] / "train" / "2_tok class")
+    datasets = [
+        {"batch_size": 3, "subsets": [{"image_dir": pictures}]},
+        {"resolution": [96, 96], "batch_size": 1, "subsets": [{"image_dir": pictures, "alpha_mask": True}]},
+    ]
+    seen: set[tuple[int, int]] = set()
+
+    def watched(training: Training, batch: Batch) -> torch.Tensor:
+        if batch.step == 0 and not torch.is_grad_enabled():
+            assert batch.mean is not None
+            seen.add((len(batch.slots), batch.mean[0, 0].numel()))
+        return losses_of(training, batch)
+
+    monkeypatch.setattr("trainer.training.loop.losses_of", watched)
+    more = {"datasets": datasets, "train_data_dir": "", "validation_split": 0.2, "save_every_n_steps": 2, **model}
+    whole, parts = (tiny_config(*ground, tmp_path / name, max_train_steps=4, **more) for name in ("whole", "parts"))
+    train(whole, emit=lambda event: None)
+    inbox = Inbox()
+
+    def stop(event: events.Event) -> None:
+        if isinstance(event, events.StepDone) and event.step == 2:
+            inbox.send(Command.STOP)
+
+    train(parts, emit=stop, inbox=inbox)
+    train(parts, emit=lambda event: None, start=Start(resume="auto"))
+    one, other = ([e for e in validated(tmp_path / n / "tiny.run") if e["on"] != "table"] for n in ("whole", "parts"))
+    assert one == other
+    assert [each["step"] for each in one] == [0, 2, 4]
+    assert len({each["loss"] for each in one}) == 3
+    large, small = ({count for count, area in seen if (area > 64) is big} for big in (True, False))
+    assert large == {1} and small and 1 < max(small) <= 3
 
 
 def test_patience_ends_the_run_and_saves_it(ground: tuple[Path, Path], tmp_path: Path) -> None:
@@ -217,7 +282,7 @@ def test_it_takes_a_twentieth_or_the_least(trained: int, judged: int, epochs: in
     made = schedule(config, timetable, examples(judged), examples(trained))
     samples = timetable.total_steps * config.training.train_batch_size
     budget = 0.05 * PASSES_OF_A_STEP * samples
-    least = [FEWEST_PICTURES * FEWEST_TIMESTEPS * (len(each.moments) + 1) for each in (made.series, made.table)]
+    least = [FEWEST_PASSES * (len(each.moments) + 1) for each in (made.series, made.table)]
     assert made.table.passes <= max(0.3 * budget, least[1])
     assert made.series.passes <= max(budget - min(made.table.passes, 0.3 * budget), least[0])
     assert timetable.total_steps in made.series.moments
@@ -229,9 +294,8 @@ def test_it_takes_a_twentieth_or_the_least(trained: int, judged: int, epochs: in
 
 def test_the_timesteps_stand_for_what_is_trained() -> None:
     low, high = 100, 900
-    drawn = even(Drawing(NoiseOptions(ip_noise_gamma=0.1), UniformTimesteps(low, high)), 8)(
-        (8, 4, 8, 8), 0, range(8), seed=1
-    )
+    drawing = Drawing(NoiseOptions(ip_noise_gamma=0.1), UniformTimesteps(low, high))
+    drawn = placed(drawing, places.even(8))((8, 4, 8, 8), 0, range(8), seed=1)
     assert drawn.timesteps.tolist() == [150, 250, 350, 450, 550, 650, 750, 850]
     assert drawn.perturbation is None
     for sampling in ("sigma", "uniform", "sigmoid", "shift", "flux_shift"):
@@ -241,6 +305,21 @@ def test_the_timesteps_stand_for_what_is_trained() -> None:
         expected = torch.quantile(chance, (torch.arange(8) + 0.5) / 8)
         expected = expected.flip(0) if sampling == "sigma" else expected
         torch.testing.assert_close(sigmas, expected, atol=0.03, rtol=0)
+
+
+def test_the_places_lie_where_the_loss_is_and_weigh_it_whole() -> None:
+    losses = [0.4, 0.2, 0.1, 0.1, 0.05, 0.05, 0.05, 0.05]
+    found = places.by_loss(losses, 8)
+    assert sorted(found) == list(found) and min(found) > 0 and max(found) < 1
+    assert sum(place < 0.125 for place in found) == 3  # of eight: 0.8 x 0.4 + 0.2 / 8 of the chance
+    mean = sum(weight * losses[int(place * 8)] for place, weight in found.items()) / 8
+    assert abs(mean - sum(losses) / 8) < 0.15 * mean
+    assert max(places.by_loss([1.0, *[0.0] * 7], 64).values()) <= 1 / places.EVEN_SHARE
+    dense = places.by_loss(losses, 4000)
+    whole = sum(weight * losses[int(place * 8)] for place, weight in dense.items()) / 4000
+    assert abs(whole - sum(losses) / 8) < 1e-3 * whole
+    for unusable in ([], [0.0] * 8, [math.nan, 1.0], [math.inf, 1.0]):
+        assert places.by_loss(unusable, 8) == places.even(8)
 
 
 def _numbers(seed: int) -> object:

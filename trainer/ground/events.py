@@ -102,6 +102,8 @@ class Validated(Event):
     `on`: "folder" and "held_out" are pictures that are not trained, "training" ones that are; "table" is the loss of
     each training picture, to be looked at one by one. `base` says that it is the model without the adapter; `step` is
     0 then. `pictures` has each one's loss by its name, `timesteps` are the steps of noise that each was measured at.
+    `weights` are those of all timesteps by their places, shares of all that the process draws (empty: even places
+    that count alike), `by_timestep` is the mean loss at each.
     """
 
     step: int
@@ -111,6 +113,8 @@ class Validated(Event):
     base: bool = False
     timesteps: int = 0
     pictures: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+    by_timestep: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def of_series(self) -> bool:

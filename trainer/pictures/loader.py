@@ -182,7 +182,7 @@ class Source:
             draws=self._draws(examples, planned.step, slots),
             text=self._text(captions),
             conditions=self._conditions(placements, flips),
-            tokens=_stacked([self.tokenize(caption) for caption in captions]) if self.tokenize else None,
+            tokens=stacked([self.tokenize(caption) for caption in captions]) if self.tokenize else None,
             mask=self._mask(examples, flips, placements),
         )
 
@@ -371,7 +371,8 @@ def make_loader(
     return BatchLoader(source, start_step=start_step, workers=workers, pin_memory=pin_memory)
 
 
-def _stacked(texts: Sequence[Tokens]) -> Tokens:
+def stacked(texts: Sequence[Tokens]) -> Tokens:
+    """Return the tokens of several captions, each [b, ...]."""
     return {
         encoder: {name: torch.stack([text[encoder][name] for text in texts]) for name in taken}
         for encoder, taken in texts[0].items()

@@ -43,6 +43,14 @@ def mask_of(example: Example, placement: Placement, flip: bool, size: tuple[int,
     return _mask(path, _changed(path), read, placement, flip, size)
 
 
+def has_mask(example: Example) -> bool:
+    """Say whether a picture's loss is weighted: by its own mask in the folder of masks, or by its transparency."""
+    folder = example.treatment.masks
+    if folder is not None:
+        return example.picture.path.stem in _masks_in(folder, _changed(folder))
+    return example.treatment.alpha_mask
+
+
 @lru_cache(maxsize=_KEPT)
 def _mask(
     path: Path,

@@ -67,6 +67,12 @@ class Draws:
         return Draws(*(None if tensor is None else change(tensor) for tensor in tensors))  # type: ignore[arg-type]
 
 
+def joined(each: Sequence[Draws]) -> Draws:
+    """Return the random numbers of several micro-batches of one shape as those of one."""
+    columns = ([getattr(draws, field.name) for draws in each] for field in fields(Draws))
+    return Draws(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]
+
+
 class TimestepRule(Protocol):
     """How the timestep of a sample is drawn. Picklable."""
 
@@ -201,15 +207,15 @@ class UniformTimesteps:
 
 
 @dataclass(frozen=True, slots=True)
-class EvenTimesteps:
-    """In place of chance: a sample's slot, from 0 to below `count`, says which of so many even shares it stands for."""
+class PlacedTimesteps:
+    """In place of chance: a sample's slot says which of the `shares`, 0 to below 1, of all timesteps it stands at."""
 
     rule: TimestepRule
-    count: int
+    shares: tuple[float, ...]
 
     def __call__(self, numbers: Numbers, shape: Sequence[int]) -> Tensor:
-        """Return the timestep in the middle of the share, shape []."""
-        return self.at((numbers.slot + 0.5) / self.count, shape)
+        """Return the timestep, shape []."""
+        return self.at(self.shares[numbers.slot], shape)
 
     def at(self, share: float, shape: Sequence[int]) -> Tensor:
         """Return what the rule has there."""

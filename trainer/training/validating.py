@@ -13,17 +13,22 @@ import torch
 from torch import Tensor
 
 from trainer import memory
+from trainer.config import batch_sizes
 from trainer.ground import events
 from trainer.ground.commands import Command
 from trainer.ground.errors import Stopped
 from trainer.pictures.batches import Example
 from trainer.pictures.latent_cache import FOLDER, LatentCache
-from trainer.pictures.loader import Batch
+from trainer.pictures.loader import Batch, LatentShape
+from trainer.pictures.masks import has_mask, mask_of
 from trainer.preview.sampling import left_as_found
 from trainer.training.training import Training
 from trainer.training.watching import only_watching
+from trainer.validation import places
 from trainer.validation.judgement import Point, judge, without_a_better_one
 from trainer.validation.measuring import Subject, measure, plain_caption, seed_of
+from trainer.validation.places import Places
+from trainer.validation.schedule import TIMESTEPS
 
 SERIES: Literal["series"] = "series"
 TABLE: Literal["table"] = "table"
@@ -42,7 +47,7 @@ class Validating:
 
     def begin(self) -> None:
         """Measure the model without the adapter, unless that was done, and what a pause or a kill cut short."""
-        for which in (SERIES, TABLE):
+        for which in (TABLE, SERIES):  # by what the table finds the places of the series are chosen
             if not self._known(which, 0):
                 with self._training.adapter.multiplied(0.0):
                     self._measure(which, base=True)
@@ -86,8 +91,7 @@ class Validating:
                     subjects,
                     training.process.drawing,
                     timesteps=measured.timesteps,
-                    of=measured.of,
-                    at_once=training.config.training.train_batch_size,
+                    places=self._places(which),
                     seed=seed_of(training.config),
                     losses_of=self._losses,
                     texts_of=lambda batch: training.texts(batch.to(training.device)),
@@ -97,13 +101,25 @@ class Validating:
                 events.Validated(
                     step=step,
                     epoch=0 if base else training.epoch,
-                    loss=statistics.fmean(found.values()),
+                    loss=statistics.fmean(found.pictures.values()),
                     on="table" if which == TABLE else schedule.kind,
                     base=base,
                     timesteps=measured.timesteps,
-                    pictures={name: round(loss, 6) for name, loss in found.items()},
+                    pictures={name: round(loss, 6) for name, loss in found.pictures.items()},
+                    weights={str(place): weight for place, weight in found.places.items()},
+                    by_timestep={str(place): round(loss, 6) for place, loss in found.by_place.items()},
                 )
             )
+
+    def _places(self, which: Literal["series", "table"]) -> Places:
+        """Return where it is measured: the table evenly; the series, all along, as the base model's loss lies."""
+        for each in self._training.validated:
+            if which == SERIES and each.base and each.on != "table":
+                return {float(place): weight for place, weight in each.weights.items()} or places.even(TIMESTEPS)
+        base = next((each for each in self._training.validated if each.base and each.on == "table"), None)
+        if which == TABLE or base is None:
+            return places.even(TIMESTEPS)
+        return places.by_loss(list(base.by_timestep.values()), TIMESTEPS)
 
     def _losses(self, batch: Batch) -> Tensor:
         """Return the loss of each sample of a batch on the CPU, in pieces as training computes them."""
@@ -149,6 +165,13 @@ def summary(training: Training) -> dict[str, object] | None:
     }
 
 
+def _mask(example: Example, latent_shape: LatentShape) -> Tensor | None:
+    """Return what weights a picture's loss, [1, h, w], None where all of it counts."""
+    if not has_mask(example):
+        return None
+    return mask_of(example, example.placement, False, latent_shape(example.bucket)[1:])
+
+
 def judged_pictures(training: Training, cache: LatentCache | None) -> dict[str, Sequence[Subject]]:
     """Return the pictures of the series and of the table as they are measured; what has no latent yet is encoded.
 
@@ -169,7 +192,7 @@ def judged_pictures(training: Training, cache: LatentCache | None) -> dict[str, 
         with memory.kept():
             batch = config.dataset.vae_batch_size
             own.fill(missing, bundle.encode_images, bundle.vae_key, batch, training.progress)
-    places = {example: index for index, example in enumerate(missing)}
+    places, sizes = {example: index for index, example in enumerate(missing)}, batch_sizes(config)
 
     def subject(example: Example) -> Subject:
         trained = cache is not None and example in known
@@ -180,6 +203,8 @@ def judged_pictures(training: Training, cache: LatentCache | None) -> dict[str, 
             caption=caption,
             latent=functools.partial(latents.get, index),
             conditions=bundle.conditions.of_picture(example.placement, False),
+            at_once=sizes[example.dataset],
+            mask=_mask(example, bundle.latents.shape),
             text=None if texts is None else texts[caption],
             tokens=bundle.tokenize(caption) if texts is None and training.text_learns else None,
         )

@@ -16,7 +16,10 @@ from typing import Literal
 Trend = Literal["", "falling", "flat", "rising"]
 
 SURE = 2.0
-"""Standard errors beyond which a difference is one."""
+"""Standard errors beyond which a difference is one, whichever way it goes: about one in twenty of none does so."""
+
+SURE_OF_A_RISE = 1.645
+"""The same where only a rise is asked for; a warning needs two in a row."""
 
 LEAST_CHANGE = 0.005
 """Share of the loss below which nobody sees a difference, however sure it is."""
@@ -71,7 +74,7 @@ def judge(points: Sequence[Point], saved: Collection[int]) -> Judgement:
     as_good = [point.step for point in candidates if best and not _worse(best, point, restless)]
     newest = points[-2:]
     since = newest[0].step > lowest.step
-    overfitting = since and all(_worse(lowest, point, restless, most_of=True) for point in newest)
+    overfitting = since and all(_worse(lowest, point, restless, SURE_OF_A_RISE, most_of=True) for point in newest)
     return Judgement(
         trend=_trend(points, restless),
         best=best.step if best else None,
@@ -108,17 +111,17 @@ def _mean_of(points: Sequence[Point]) -> Point:
     return Point(points[-1].step, statistics.fmean(point.loss for point in points), pictures)
 
 
-def _worse(better: Point, worse: Point, restless: float, *, most_of: bool = False) -> bool:
+def _worse(better: Point, worse: Point, restless: float, sure: float = SURE, *, most_of: bool = False) -> bool:
     """Say whether one validation is worse than another beyond the spread; with `most_of`, of most pictures too."""
     rise = worse.loss - better.loss
-    if rise <= max(LEAST_CHANGE * better.loss, SURE * restless):
+    if rise <= max(LEAST_CHANGE * better.loss, sure * restless):
         return False
     changes = [worse.pictures[name] - better.pictures[name] for name in better.pictures if name in worse.pictures]
     if len(changes) < 2:
         return True
     if most_of and sum(change > 0 for change in changes) * 2 <= len(changes):
         return False
-    return rise > SURE * statistics.stdev(changes) / math.sqrt(len(changes))
+    return rise > sure * statistics.stdev(changes) / math.sqrt(len(changes))
 
 
 def _restlessness(losses: Sequence[float]) -> float:

@@ -10,19 +10,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from trainer.config import TrainingConfig
+from trainer.config import TrainingConfig, batch_sizes
 from trainer.pictures.batches import Example
 from trainer.planning.timetable import Timetable
 
 Kind = Literal["", "folder", "held_out", "training"]
 """What is judged by: nothing, a folder of its own, pictures kept from training, or those that are trained."""
 
-TIMESTEPS, FEWEST_TIMESTEPS = 8, 4
-"""Timesteps of the series. Where that would leave few pictures, each has every second one of them, in turn: the choice
-of pictures counts for more than that of timesteps.
+TIMESTEPS, FEWEST_TIMESTEPS = 8, 2
+"""Timesteps at which it is measured. Where all of them would leave few pictures, each picture has every second or
+fourth one of them, in turn: the choice of pictures counts for more than that of timesteps.
 """
 
-FEWEST_PICTURES = 4
+FEWEST_PICTURES, FEWEST_PASSES = 4, 16
 ENOUGH_PICTURES = 16
 ENOUGH_MOMENTS, MOST_MOMENTS = 8, 200
 """Validations that a curve needs; more are made where they leave enough pictures for each."""
@@ -36,15 +36,11 @@ _TABLE_SHARE, _TABLE_MOMENTS = 0.3, 2
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """Pictures that are measured together, each at so many timesteps, after the `moments`, which are steps.
-
-    `of` is how many timesteps there are of which a picture has its part.
-    """
+    """Pictures that are measured together, each at so many of the timesteps, after the `moments`, which are steps."""
 
     examples: tuple[Example, ...] = ()
-    timesteps: int = FEWEST_TIMESTEPS
+    timesteps: int = TIMESTEPS
     moments: frozenset[int] = frozenset()
-    of: int = TIMESTEPS
 
     @property
     def passes(self) -> int:
@@ -97,7 +93,7 @@ def schedule(
         return Schedule()
     kind: Kind = "training" if not judged else "folder" if settings.val_data_dir else "held_out"
     available = tuple(judged) or tuple(trained)
-    samples = timetable.total_steps * config.training.train_batch_size * timetable.accumulation * timetable.ranks
+    samples = timetable.total_steps * _batch_size(config, trained) * timetable.accumulation * timetable.ranks
     budget = settings.max_validation_share * PASSES_OF_A_STEP * samples
     table = _table(tuple(trained), timetable, budget * _TABLE_SHARE)
     series = _series(config, timetable, available, budget - min(table.passes, budget * _TABLE_SHARE))
@@ -105,16 +101,30 @@ def schedule(
     return Schedule(kind, series, table, len(available), len(trained), share)
 
 
+def _batch_size(config: TrainingConfig, trained: Sequence[Example]) -> float:
+    """Return the batch size, the mean over batches where datasets have each their own."""
+    sizes = batch_sizes(config)
+    if len(sizes) == 1:
+        return sizes[0]
+    repeats = [sum(each.repeats for each in trained if each.dataset == number) for number in range(len(sizes))]
+    batches = sum(count / size for count, size in zip(repeats, sizes, strict=True))
+    return sum(repeats) / batches if batches else sizes[0]
+
+
 def _series(config: TrainingConfig, timetable: Timetable, available: tuple[Example, ...], budget: float) -> Measure:
     most = len(available)
     if config.validation.max_validation_steps:
         most = min(most, config.validation.max_validation_steps * config.training.train_batch_size)
-    enough, fewest = min(ENOUGH_PICTURES, most), min(FEWEST_PICTURES, most)
+    enough = min(ENOUGH_PICTURES, most)
     moments = _moments(config, timetable, max(ENOUGH_MOMENTS, int(budget // (enough * TIMESTEPS)) - 1))
-    each = budget / (len(moments) + 1)
-    timesteps = TIMESTEPS if each >= enough * TIMESTEPS else FEWEST_TIMESTEPS
-    count = max(fewest, min(most, int(each // timesteps)))
-    return Measure(_spread(available, count), timesteps, moments)
+    passes = max(FEWEST_PASSES, int(budget / (len(moments) + 1)))
+    count = min(most, passes // FEWEST_TIMESTEPS)
+    return Measure(_spread(available, count), _timesteps(passes / count), moments)
+
+
+def _timesteps(most: float) -> int:
+    """Return how many of all timesteps a picture has where it may have so many."""
+    return next(each for each in (TIMESTEPS, TIMESTEPS // 2, FEWEST_TIMESTEPS) if each <= most)
 
 
 def _moments(config: TrainingConfig, timetable: Timetable, affordable: int) -> frozenset[int]:
@@ -127,7 +137,7 @@ def _moments(config: TrainingConfig, timetable: Timetable, affordable: int) -> f
         return {min(epoch * per_epoch, total) for epoch in _thinned(epochs, MOST_MOMENTS)}
 
     needed = {total}
-    for every in (saving.save_every_n_epochs, settings.validate_every_n_epochs):
+    for every in (timetable.epochs_between_saves, settings.validate_every_n_epochs):
         needed |= ends(every) if every else set()
     for every in (saving.save_every_n_steps, settings.validate_every_n_steps):
         needed |= set(_thinned(range(every, total + 1, every), MOST_MOMENTS)) if every else set()
@@ -138,12 +148,12 @@ def _moments(config: TrainingConfig, timetable: Timetable, affordable: int) -> f
 
 def _table(trained: tuple[Example, ...], timetable: Timetable, budget: float) -> Measure:
     """Return the table: all training pictures at the start and the end, and in between as often as can be."""
-    fewest = min(FEWEST_PICTURES, len(trained))
-    count = min(len(trained), max(fewest, int(budget // (2 * FEWEST_TIMESTEPS))))
-    times = min(_TABLE_MOMENTS, max(1, int(budget // (count * FEWEST_TIMESTEPS)) - 1))
+    fewest, each = min(FEWEST_PICTURES, len(trained)), FEWEST_PASSES // FEWEST_PICTURES
+    count = min(len(trained), max(fewest, int(budget // (2 * each))))
+    times = min(_TABLE_MOMENTS, max(1, int(budget // (count * each)) - 1))
     ends = [min(epoch * timetable.steps_per_epoch, timetable.total_steps) for epoch in range(1, timetable.total_epochs)]
     moments = frozenset(_thinned([*ends, timetable.total_steps], times))
-    return Measure(_spread(trained, count), FEWEST_TIMESTEPS, moments, of=FEWEST_TIMESTEPS)
+    return Measure(_spread(trained, count), each, moments)
 
 
 def _thinned(values: Sequence[int], most: int) -> list[int]:
