@@ -43,6 +43,7 @@ def cells(options: Options) -> dict[str, Measure]:
         "run": whole.run,
     }
     found |= {"memory": whole.memory, "loading": loading.measure, "validation": judged.measure}
+    found["validation/cost"] = judged.cost
     if not options.quick:
         found["merge"] = merging.measure
     for cell in steps.CELLS:

@@ -9,13 +9,18 @@ folder and taken from there the next time.
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from benchmarks.ground import PROJECT
 from benchmarks.options import Options
@@ -23,16 +28,21 @@ from benchmarks.rows import Row, Target
 from demo.build.concept import PICTURES, concept_scene, with_trigger
 from demo.build.drawing import BACKGROUNDS, Scene, caption, draw
 from demo.build.lora import load_model, loss_at_fixed_noise
-from trainer.config import load_config
+from trainer.config import TrainingConfig, load_config
+from trainer.ground import events
+from trainer.ground.events import Event
+from trainer.planning.plan import plan
 from trainer.results.event_log import validations
 from trainer.run import Start, train
 from trainer.validation.judgement import Judgement, Point, judge
+from trainer.validation.measuring import PHASE
 
 SEEDS, QUICK_SEEDS = 10, 2
 TRAINED, HELD_OUT, JUDGING = 8, 24, 24
-LONG_EPOCHS, SHORT_EPOCHS = 42, 6
+LONG_EPOCHS, SHORT_EPOCHS, SHORT_TRAINED = 42, 6, 12
 EVERY = 3
 """Epochs from one saved file to the next of a long run; of a short one each is saved."""
+MOST_AT_ONCE = 8
 NAME = "marked"
 NEAR = 1.01
 """Loss of the marked file over that of the best one, up to which it is as good."""
@@ -64,8 +74,10 @@ def measure(options: Options) -> Iterator[Row]:
     """Yield the rows."""
     count = QUICK_SEEDS if options.quick else SEEDS
     folder = options.folder / "validation"
-    long = [run(folder, seed, LONG_EPOCHS, EVERY, TRAINED) for seed in range(count)]
-    short = [run(folder, seed, SHORT_EPOCHS, 1, 12) for seed in range(count)]
+    runs = [(folder, seed, LONG_EPOCHS, EVERY, TRAINED) for seed in range(count)]
+    runs += [(folder, seed, SHORT_EPOCHS, 1, SHORT_TRAINED) for seed in range(count)]
+    outcomes = _side_by_side(runs)
+    long, short = outcomes[:count], outcomes[count:]
     yield _share("marked below last", [each.over_last < 1 for each in long], 0.9)
     yield _share("marked within 1 % of the best", [each.over_best <= NEAR for each in long], 0.8)
     early = [each.warned is not None and each.warned < 0.75 * each.last for each in long]
@@ -74,6 +86,39 @@ def measure(options: Options) -> Iterator[Row]:
     yield Row("validation/short runs that warn", float(np.mean(warned)), "", None, Target(0.1))
     late = [each.said.best is not None and each.said.best > each.last * 2 / 3 for each in short]
     yield _share("mark in the last third of short runs", late, 1.0)
+
+
+def _side_by_side(runs: Sequence[tuple[Path, int, int, int, int]]) -> list[Outcome]:
+    """Do as many runs at once as there are cores: the demo's model keeps one busy, and gains nothing by a second."""
+    workers = min(os.cpu_count() or 1, MOST_AT_ONCE, len(runs))
+    with ProcessPoolExecutor(workers, get_context("spawn"), _begin_alone) as pool:
+        return list(pool.map(run, *zip(*runs, strict=True)))
+
+
+def _begin_alone() -> None:
+    """Let this process keep to one core, and wait for no other: the device that it would wait for is the CPU."""
+    torch.set_num_threads(1)
+    os.environ["TRAINER_CACHE"] = tempfile.mkdtemp()
+
+
+def cost(options: Options) -> Iterator[Row]:
+    """Yield how much of the demo's time validation takes; what is judged is a folder of pictures."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        config = _settings(place, 0, 6 if options.quick else 14, 7, 12)
+        began, spent, since = options.clock(), 0.0, None
+
+        def watch(event: Event) -> None:
+            nonlocal spent, since
+            if isinstance(event, events.Stage) and event.name == PHASE and since is None:
+                since = options.clock()
+            if isinstance(event, events.Validated) and since is not None:
+                spent, since = spent + options.clock() - since, None
+
+        train(config, emit=watch, start=Start(by="started by a measurement", wait=True))
+        share = spent / (options.clock() - began)
+        planned = plan(config).validation.share
+        yield Row("validation/share of the run's time", share, "", None, Target(max(0.05, planned)))
 
 
 def _share(name: str, values: Sequence[bool], least: float) -> Row:
@@ -101,6 +146,12 @@ def run(folder: Path, seed: int, epochs: int, every: int, trained: int) -> Outco
 
 
 def _train(place: Path, seed: int, epochs: int, every: int, trained: int) -> None:
+    config = _settings(place, seed, epochs, every, trained)
+    train(config, emit=lambda event: None, start=Start(by="started by a measurement", wait=True))
+
+
+def _settings(place: Path, seed: int, epochs: int, every: int, trained: int) -> TrainingConfig:
+    """Write the pictures of a run, and return its settings."""
     draws = random.Random(f"training {seed}")
     chosen = sorted(draws.sample(sorted(PICTURES.glob("*.png")), trained))
     training = place / "training" / PICTURES.name
@@ -120,8 +171,7 @@ def _train(place: Path, seed: int, epochs: int, every: int, trained: int) -> Non
         "sample_prompts": "",
         "sample_at_first": False,
     }
-    config = load_config(PROJECT / "presets" / "demo.toml", overrides=overrides)
-    train(config, emit=lambda event: None, start=Start(by="started by a measurement", wait=True))
+    return load_config(PROJECT / "presets" / "demo.toml", overrides=overrides)
 
 
 def further_scenes(name: str, count: int) -> list[tuple[Scene, str]]:
