@@ -211,10 +211,11 @@ def test_a_pause_holds_all_ranks_and_changes_nothing(ground: tuple[Path, Path], 
     assert_same_training(alone, output)
 
 
-def test_a_kind_of_adapter_with_factors_of_its_own_trains_on_two_ranks(
+def test_a_kind_of_adapter_with_factors_of_its_own_and_layers_left_out_trains_on_two_ranks(
     ground: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    kind = {"network_type": "loha", "max_train_steps": 3, "save_every_n_steps": 0}
+    """A layer that both leave out gets no gradient, so that its weights stay; one that one of them leaves out does."""
+    kind = {"network_type": "loha", "max_train_steps": 3, "save_every_n_steps": 0, "module_dropout": 0.5}
     accumulated = {**SETTINGS, **kind, "gradient_accumulation_steps": 2}
     train(tiny_config(*ground, tmp_path / "alone", **accumulated), emit=lambda event: None)
     with two_ranks(written_run(ground, tmp_path, **kind)) as ranks:
