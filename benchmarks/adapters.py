@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import multiprocessing
-import resource
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from torch.nn.functional import mse_loss
 from benchmarks import ground
 from benchmarks.ground import random_modules
 from benchmarks.options import Options
+from benchmarks.peak import peak_memory
 from benchmarks.rivals import Inputs
 from benchmarks.rows import Row, Target, median_row, ratio_row
 from trainer import TrainingConfig, load_config
@@ -174,7 +174,7 @@ def _peak_of(cell: Cell, config: TrainingConfig, who: str) -> int:
         loop()
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    return peak_memory() - before
 
 
 def _wait() -> None:

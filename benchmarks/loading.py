@@ -29,16 +29,17 @@ DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _SLACK = 1.3
 """Times the file's size, beside the weights, that loading may take."""
 _LOAD = """
-import sys, time, resource, torch
+import sys, time, torch
+from benchmarks.peak import peak_memory
 from trainer import families
 from trainer.config import load_config
-base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+base = peak_memory()
 config = load_config(overrides={"pretrained_model_name_or_path": sys.argv[1]})
 start = time.perf_counter()
 bundle = families.load(config, device=torch.device("cpu"), dtype=getattr(torch, sys.argv[2]))
 seconds = time.perf_counter() - start
 held = sum(p.nbytes for m in (*bundle.components.values(), bundle.vae) for p in m.parameters())
-print(base, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, held, seconds)
+print(base, peak_memory(), held, seconds)
 """
 
 
@@ -81,7 +82,7 @@ def measure(options: Options) -> Iterator[Row]:
             command = [sys.executable, "-c", _LOAD, str(path), DTYPES[name]]
             answer = subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.PIPE, text=True)
             base, peak, held, seconds = (float(word) for word in answer.stdout.split())
-            gain = (peak - base) * 1024
+            gain = peak - base
             limit = Target(round((_SLACK * size + held) / 2**30, 2))
             yield Row(f"loading/{name}, peak above the imports", gain / 2**30, "GiB", target=limit)
             yield Row(f"loading/{name}, time", seconds, "s")

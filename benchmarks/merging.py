@@ -17,6 +17,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from benchmarks import peak
 from benchmarks.ground import PROJECT
 from benchmarks.options import Options
 from benchmarks.rows import Row, Target, median_row, ratio_row
@@ -31,8 +32,9 @@ RANK = 16
 _NUMBERS = 1 << 24
 _CLIP, _OPEN_CLIP = "conditioner.embedders.0.transformer.text_model.", "conditioner.embedders.1.model."
 
+_PEAK = Path(peak.__file__).read_text(encoding="utf-8")
 _CHILD = """
-import resource, runpy, sys
+import runpy, sys
 kind, name, *sys.argv[1:] = sys.argv[1:]
 try:
     runpy.run_module(name, run_name="__main__") if kind == "module" else runpy.run_path(name, run_name="__main__")
@@ -40,7 +42,7 @@ except SystemExit as end:
     code = end.code or 0
 else:
     code = 0
-print("PEAK", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print("PEAK", peak_memory())
 sys.exit(code)
 """
 
@@ -116,8 +118,10 @@ def _run(python: Sequence[str], words: Sequence[str], folder: Path, out: Path) -
     """Run a program on its own, and return the seconds that it took and its peak memory in bytes."""
     out.unlink(missing_ok=True)
     began = time.perf_counter()
-    answer = subprocess.run([*python, "-c", _CHILD, *words], cwd=folder, check=True, stdout=subprocess.PIPE, text=True)
+    answer = subprocess.run(
+        [*python, "-c", _PEAK + _CHILD, *words], cwd=folder, check=True, stdout=subprocess.PIPE, text=True
+    )
     seconds = time.perf_counter() - began
-    peak = next(line for line in answer.stdout.splitlines() if line.startswith("PEAK"))
+    told = next(line for line in answer.stdout.splitlines() if line.startswith("PEAK"))
     out.unlink()
-    return seconds, float(peak.split()[1])
+    return seconds, float(told.split()[1])

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 import time
 from typing import Any
+
+from benchmarks.peak import peak_memory
 
 _NOTED: list[dict[str, object]] = []
 
@@ -18,18 +18,8 @@ def note(what: str, **more: object) -> None:
 
 def write(path: str, torch: Any) -> None:
     """Write the notes, with the most memory in bytes that this process and its part of the GPU had in use."""
-    peak = {"peak": _peak_memory()}
+    peak = {"peak": peak_memory()}
     if torch.cuda.is_available():
         peak["peak_gpu"] = torch.cuda.max_memory_allocated()
     with open(path, "w", encoding="utf-8") as file:
         json.dump({"moments": _NOTED, **peak}, file)
-
-
-def _peak_memory() -> int:
-    if os.name != "posix":
-        import psutil
-
-        return int(psutil.Process().memory_info().peak_wset)
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

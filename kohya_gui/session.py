@@ -138,7 +138,9 @@ class Session:
         allowed = not self.folders.problem(str(values.get(name) or ""))
         if allowed and leaving_demo.is_own(name, values, base, self._demo):
             words = f"{leaving_demo.OWN[name]}: what only the demo can use was dropped"
-            self.draft.lay(leaving_demo.without_demo(name, values, base), "", words, base=defaults())
+            left, under = leaving_demo.without_demo(name, values, base, self._demo)
+            stays = "" if leaving_demo.is_whole(base, self._demo) else self.draft.base_name
+            self.draft.lay(left, stays, words, base=under)
 
     def survey(self, checked: Checked) -> Survey | None:
         """Return what the values come to, as far as they can be used."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kohya_gui.form.draft import defaults
+from kohya_gui.form.presets import is_kept
 from kohya_gui.form.survey import MODEL, PICTURES
 from trainer.config.values import parse_file_name
 
@@ -27,16 +28,28 @@ def is_own(key: str, values: Mapping[str, object], base: Mapping[str, object], d
         return False
 
 
-def without_demo(key: str, values: Mapping[str, object], base: Mapping[str, object]) -> dict[str, object]:
-    """Return the form without the demo: what was typed stays, all else has its default.
+def is_whole(base: Mapping[str, object], demo: Mapping[str, object]) -> bool:
+    """Say whether all of the demo lies under the form, and no recipe or preset that kept its model and folders."""
+    return all(base[name] == value for name, value in demo.items())
 
-    For one's own pictures the name and a first prompt are proposed where neither was typed.
+
+def without_demo(
+    key: str, values: Mapping[str, object], base: Mapping[str, object], demo: Mapping[str, object]
+) -> tuple[dict[str, object], dict[str, object]]:
+    """Return the form, and what lies under it, without the demo: what was typed stays, all else has its default.
+
+    Where a recipe or a preset lies over the demo it stays, and what it had kept of the demo goes. For one's own
+    pictures the name and a first prompt are proposed where neither was typed.
     """
-    left = {name: values[name] if values[name] != base[name] else default for name, default in defaults().items()}
+    plain = defaults()
+    whole = is_whole(base, demo)
+    gone = {name for name in plain if whole or (is_kept(name) and base[name] == demo.get(name))}
+    left = {name: plain[name] if name in gone and values[name] == base[name] else values[name] for name in plain}
+    under = {name: plain[name] if name in gone else base[name] for name in plain}
     if key != PICTURES:
-        return left
+        return left, under
     proposed = proposals(Path(str(values[PICTURES])))
-    return {**left, **{name: value for name, value in proposed.items() if values[name] == base[name]}}
+    return {**left, **{name: value for name, value in proposed.items() if values[name] == base[name]}}, under
 
 
 def proposals(folder: Path) -> dict[str, object]:

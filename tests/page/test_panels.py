@@ -18,7 +18,8 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from kohya_gui.form.draft import Draft
+from kohya_gui.form import opening
+from kohya_gui.form.draft import Draft, defaults
 from kohya_gui.form.plan_panel import plan_panel
 from kohya_gui.form.preset_card import LIST
 from kohya_gui.form.presets import PROJECT, Preset, Presets
@@ -36,6 +37,7 @@ from kohya_gui.session import Session
 from kohya_gui.shell.page import Page
 from kohya_gui.watch import run_panel
 from tests.helpers.families import TINY
+from tests.page.test_opening import RECIPE
 from trainer.config import load_config, save_config
 from trainer.ground import events
 from trainer.ground.errors import ConfigError
@@ -398,6 +400,31 @@ def test_what_the_demo_left_behind_is_told_and_cleared_with_a_click(session: Ses
         panel_of(page, BasicFields).on_act(told(act="offer", name=f"clear-{key}"))
         assert session.draft.values[key] == ""
     assert session.shown(session.draft.check(), None)["offers"] == {}
+
+
+@pytest.mark.parametrize("way", ["recipe", "preset"])
+def test_a_recipe_and_a_preset_over_the_demo_stay_where_its_model_goes(
+    session: Session, tmp_path: Path, sdxl: Path, way: str
+) -> None:
+    if way == "recipe":
+        text = json.dumps({**RECIPE, "LoRA_type": "LyCORIS/LoKr", "optimizer": "Prodigy"})
+        found = opening.opening("x", opening.of_text("a.json", text, session.folders), session.draft.values)
+        number = session.openings.keep(found)
+        panel_of(Page(session), PresetPanel).answered({"act": "open-agreed", "number": number})
+    else:
+        session.apply(next(each for name, each in session.presets.all().items() if name != "demo"))
+    laid, name = session.draft.values, session.draft.base_name
+    assert laid["train_data_dir"] == session.draft.base["train_data_dir"] == DEMO.values()["train_data_dir"]
+    session.edit("network_alpha", "5")
+    session.edit("pretrained_model_name_or_path", str(sdxl))
+    own = {"pretrained_model_name_or_path": str(sdxl), "network_alpha": 5.0}
+    gone = {key: defaults()[key] for key in ("train_data_dir", "reg_data_dir")}
+    left = session.draft.values
+    assert {key: left[key] for key in (*own, *gone)} == {**own, **gone}
+    dropped = {key for key, value in left.items() if value != laid[key]} - own.keys()
+    assert all(laid[key] == DEMO.values()[key] for key in dropped)
+    assert session.draft.base_name == name
+    assert {key for key, value in left.items() if value != session.draft.base[key]} == own.keys()
 
 
 def test_a_model_on_the_hub_is_not_taken_for_what_it_may_not_be(session: Session) -> None:
