@@ -12,7 +12,8 @@ from trainer.config.datasets import datasets_of
 def test_what_sd_scripts_can_be_told_means_the_same(tmp_path: Path) -> None:
     tables = [
         {"resolutions": [512, "768,640"], "batch_size": 4, "alpha_mask": True, "subsets": [
-            {"image_dir": "/a b", "num_repeats": 3, "caption_prefix": "x"}, {"image_dir": "/r", "is_reg": True},
+            {"image_dir": "/a b", "num_repeats": 3, "caption_prefix": "x"},
+            {"image_dir": "/r", "is_reg": True, "diff_output_preservation": True},
         ]},
         {"enable_bucket": False, "subsets": [{"metadata_file": "/m.json", "keep_tokens": 0}]},
     ]  # fmt: skip
@@ -31,6 +32,7 @@ def test_what_sd_scripts_can_be_told_means_the_same(tmp_path: Path) -> None:
         assert size == other
         for one, two in zip(ours, theirs, strict=True):
             assert (one.image_dir, one.num_repeats, one.is_reg) == (two.image_dir, two.num_repeats, two.is_reg)
+            assert one.diff_output_preservation == two.diff_output_preservation == one.is_reg
             assert one.config.augmentation == two.config.augmentation and one.config.captions == two.config.captions
 
 

@@ -73,12 +73,12 @@ def laid_out(root: Path, case: Mapping[str, Any]) -> None:
         (root / name).write_text(text.replace("DIR", str(root)), encoding="utf-8")
 
 
-def loaded(root: Path, config: str, argv: list[str], *, name: str = "d.toml", ignoring: bool = False) -> Assembled:
+def loaded(root: Path, config: str, argv: list[str], *, name: str = "d.toml") -> Assembled:
     """Return what a command line of sd-scripts with this dataset_config comes to."""
     (root / name).write_text(config.replace("DIR", str(root)), encoding="utf-8")
     words = ["train_network.py", "--network_module=networks.lora", *argv, f"--dataset_config={root / name}"]
     (root / "run.sh").write_text(shlex.join(words), encoding="utf-8")
-    return load_layers(root / "run.sh", ignore_unsupported=ignoring)
+    return load_layers(root / "run.sh")
 
 
 def usable(assembled: Assembled) -> TrainingConfig:
@@ -186,15 +186,16 @@ CAPTIONS_OTHERWISE = {
 def test_what_is_inherited(tmp_path: Path) -> None:
     case = CONFIGS["inheritance"]
     laid_out(tmp_path, case)
-    refused = loaded(tmp_path, case["config"], case["argv"])
-    (problem,) = refused.problems
-    assert "dataset 2, subset 1: custom_attributes" in problem.message
-    config = usable(loaded(tmp_path, case["config"], case["argv"], ignoring=True))
+    found = loaded(tmp_path, case["config"], case["argv"])
+    assert "dataset 2, subset 1: custom_attributes note" in " ".join(found.notices)
+    config = usable(found)
     compare(tmp_path, config, case["result"])
     for dataset, told in zip(datasets_of(config), case["result"]["datasets"], strict=True):
         for subset, kept in zip(dataset.subsets, told["subsets_kept"], strict=True):
             flat = {**to_flat(subset.config), "class_tokens": subset.class_tokens, "num_repeats": subset.num_repeats}
             wanted = {key: kept[key] for key in kept if key not in ("folder", "pictures", "custom_attributes")}
+            attributes = kept.get("custom_attributes", {})
+            assert subset.diff_output_preservation == attributes.get("diff_output_preservation", False)
             assert {key: flat[key] for key in wanted} == wanted
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,54 @@ def test_five_steps_equal_a_plain_loop(
         # Adam divides by the gradient's size, so where that is tiny, rounding shows: a two hundredth of a step.
         assert torch.allclose(written[name], weight, rtol=1e-5, atol=5e-6), name
     assert max(float((weights[name] - initial[name]).abs().max()) for name in weights) > 1e-4
+
+
+def test_what_is_to_stay_is_held_to_what_the_base_model_says(ground: tuple[Path, Path], tmp_path: Path) -> None:
+    model, dataset = ground
+    reg = {"image_dir": str(dataset / "reg" / "1_class"), "is_reg": True, "diff_output_preservation": True}
+    mine = {"image_dir": str(dataset / "train" / "2_tok class")}
+    config = tiny_config(
+        model,
+        dataset,
+        tmp_path,
+        train_data_dir="",
+        train_batch_size=4,
+        enable_bucket=False,
+        datasets=[{"subsets": [mine, reg]}],
+        min_snr_gamma=5.0,
+        prior_loss_weight=0.5,
+        max_train_steps=4,
+    )
+    training = wired(config, [])
+    batches = list(training.batches)
+    assert [each for batch in batches for each in batch.preserved] == [
+        name.startswith("1_class") for batch in batches for name in batch.names
+    ]
+    batch = next(each for each in batches if 0 < sum(each.preserved) < len(each.slots))
+    kept = torch.tensor(batch.preserved)
+    plain = replace(batch, preserved=())
+    begun = loop.losses_of(training, batch)
+    assert begun[kept].abs().max() < 1e-10 < begun[~kept].min(), "nothing is learned yet, so nothing has changed"
+    with torch.no_grad():
+        for parameter in training.parameters:
+            parameter.add_(0.02)
+    assert torch.equal(loop.losses_of(training, batch)[~kept], loop.losses_of(training, plain)[~kept])
+    noised = training.process.corrupt(training.latents(batch), batch.draws)
+    texts = training.texts(batch)
+    inputs = (noised.latents, noised.timesteps, texts, batch.conditions)
+    with torch.no_grad():
+        learned = training.bundle.predict(*inputs)
+        with training.adapter.multiplied(0.0):
+            known = training.bundle.predict(*inputs)
+    weights = training.process.timestep_weights(noised.timesteps) * batch.loss_weights
+    expected = (learned - known).square().mean(dim=(1, 2, 3)) * weights
+    found = loop.losses_of(training, batch)
+    torch.testing.assert_close(found[kept], expected[kept], rtol=1e-4, atol=1e-7)
+    assert found[kept].min() > 0
+    found[kept].sum().backward()
+    assert any(float(each.grad.abs().max()) > 0 for each in training.parameters if each.grad is not None)
+    torch.testing.assert_close(torch.cat([loop.losses_of(training, part) for part in batch.split(1)]), found)
+    assert [part.preserved for part in batch.split(3)] == [batch.preserved[:3], batch.preserved[3:]]
 
 
 def plain_loop(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from trainer.config.datasets import SUBSETS
+from trainer.config.datasets import ATTRIBUTES, SUBSETS
 from trainer.config.pictures import Table
 from trainer.config.training_config import TrainingConfig
 from trainer.config.values import size_of
@@ -71,9 +71,12 @@ def _has(key: str) -> bool:
 
 def _there(table: Table) -> Table:
     """Return a table's values in sd-scripts' forms, without what it has not and what says nothing."""
-    made = {}
+    made: Table = {}
     for key, value in table.items():
         if not _has(key) or value == "" and key in ("image_dir", "metadata_file", "conditioning_data_dir"):
             continue
-        made[key] = list(size_of(str(value))) if key == "resolution" else value
+        if key == "diff_output_preservation":
+            made[ATTRIBUTES] = {key: value}
+        else:
+            made[key] = list(size_of(str(value))) if key == "resolution" else value
     return made

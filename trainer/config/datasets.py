@@ -26,6 +26,8 @@ from trainer.settings.walk import Setting, sections_of, settings_in
 
 KEY = "datasets"
 SUBSETS, GENERAL = "subsets", "general"
+ATTRIBUTES, _PRESERVATION = "custom_attributes", "diff_output_preservation"
+"""A table of sd-scripts' datasets, and the only thing in it that does anything there."""
 _NAMES = {"train_batch_size": "batch_size"}
 """{setting: its name in a dataset}, as sd-scripts has it."""
 
@@ -100,9 +102,24 @@ class SubsetTable(Section):
     )
     """These are regularisation pictures; together they are shown as often as the dataset's other pictures."""
 
+    diff_output_preservation: bool = setting(
+        False,
+        Show("Keep as the base model has it"),
+        resume="data",
+        metadata=NO_ENTRY,
+        sd_scripts=There(False, inside=ATTRIBUTES),
+        within="dataset",
+    )
+    """Teach that these pictures are to look as the base model makes them, whatever else is learned.
 
-_PRESERVATION = "diff_output_preservation"
-"""The only one of sd-scripts' custom_attributes that does anything."""
+    In place of the noise the base model's own answer is what is asked for, so what the pictures show matters less than
+    their captions: name the class without the trigger word. Each of them costs a pass of the model more. In sd-scripts'
+    files it is custom_attributes = { diff_output_preservation = true }.
+    """
+
+
+TABLES: Mapping[str, type[Section]] = {"datasets": DatasetTable, "datasets.subsets": SubsetTable}
+"""Lists of tables, by what they are called in a file, with what they have beside settings of the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +132,7 @@ class Subset:
     num_repeats: int
     class_tokens: str
     is_reg: bool
+    diff_output_preservation: bool
     config: TrainingConfig
 
 
@@ -236,6 +254,10 @@ def _kept(table: Mapping[str, object], place: str, known: Mapping[str, Setting],
     for key, value in table.items():
         if value is None:  # JSON's way to leave a key out
             continue
+        if key == ATTRIBUTES and isinstance(value, Mapping):
+            kept[_PRESERVATION] = bool(value.get(_PRESERVATION))
+            reading.unused += [f"{place}: {key} {name}" for name in value if name != _PRESERVATION]
+            continue
         if key not in known:
             _say_unknown(key, value, place, known, reading)
             continue
@@ -266,8 +288,7 @@ def _say_unknown(key: str, value: object, place: str, known: Mapping[str, Settin
     """Sort a key that has no place in a table: without effect, not supported, in the wrong place, or not known."""
     lacking = sd_scripts.ARGUMENTS.get(key)
     if lacking is not None and key not in known_settings() and key not in subset_settings():
-        idle = key == "custom_attributes" and isinstance(value, Mapping) and not value.get(_PRESERVATION)
-        if idle or lacking.does_nothing(value):
+        if lacking.does_nothing(value):
             reading.unused.append(f"{place}: {key}")
         else:
             instead = f"; {lacking.instead}" if lacking.instead else ""

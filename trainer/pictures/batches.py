@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from trainer.config import LATENT_STEP, TrainingConfig, datasets_of
+from trainer.config.datasets import Subset
 from trainer.ground.randomness import python_random
 from trainer.pictures.buckets import Buckets, Placement, Size
 from trainer.pictures.report import DatasetReport, Folder, Picture
@@ -82,28 +83,31 @@ def examples(report: DatasetReport, config: TrainingConfig, latent_step: int = L
         ConfigError: the bucket settings contradict each other.
     """
     found: list[Example] = []
-    for number, of_dataset in enumerate(_configs(config)):
+    for number, of_dataset in enumerate(_treatments(config)):
         folders = [folder for folder in report.folders if folder.dataset == number]
         found += _of_dataset(folders, of_dataset, latent_step, number)
     return tuple(found)
 
 
-def _configs(config: TrainingConfig) -> list[tuple[TrainingConfig, tuple[TrainingConfig, ...]]]:
-    """Return the settings of each dataset and of its subsets, or those of the run."""
-    listed = [(each.config, tuple(subset.config for subset in each.subsets)) for each in datasets_of(config)]
-    return listed or [(config, (config,))]
+def _treatments(config: TrainingConfig) -> list[tuple[TrainingConfig, tuple[Treatment, ...]]]:
+    """Return the settings of each dataset and what is done to the pictures of its subsets, or those of the run."""
+    listed = [(each.config, tuple(map(_treatment, each.subsets))) for each in datasets_of(config)]
+    return listed or [(config, (Treatment.from_config(config),))]
+
+
+def _treatment(subset: Subset) -> Treatment:
+    return Treatment.from_config(subset.config, preserved=subset.diff_output_preservation)
 
 
 def _of_dataset(
     folders: Sequence[Folder],
-    settings: tuple[TrainingConfig, tuple[TrainingConfig, ...]],
+    settings: tuple[TrainingConfig, tuple[Treatment, ...]],
     latent_step: int,
     number: int,
 ) -> list[Example]:
     """Return the examples of one dataset: its training pictures, then as many of regularisation."""
-    config, of_subsets = settings
+    config, treatments = settings
     place = cache(Buckets.from_config(config, latent_step).choose)
-    treatments = [Treatment.from_config(each) for each in of_subsets]
     pairs = [(picture, folder) for folder in folders for picture in folder.pictures]
     training = [(picture, folder) for picture, folder in pairs if not folder.regularisation]
     offered = [(picture, folder) for picture, folder in pairs if folder.regularisation]
@@ -135,10 +139,10 @@ def held_out_examples(
         ConfigError: the bucket settings contradict each other.
     """
     found: list[Example] = []
-    for number, (of_dataset, subsets) in enumerate(_configs(config)):
+    for number, (of_dataset, treatments) in enumerate(_treatments(config)):
         place = cache(Buckets.from_config(of_dataset, latent_step).choose)
         for folder in (each for each in report.held_out if each.dataset == number):
-            treatment = Treatment.from_config(subsets[folder.subset])
+            treatment = treatments[folder.subset]
             found += [Example(each, False, 1, place(each.size), 1.0, number, treatment) for each in folder.pictures]
     return tuple(found)
 

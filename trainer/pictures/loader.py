@@ -49,7 +49,7 @@ Text = Mapping[str, torch.Tensor]
 _T = TypeVar("_T")
 
 
-_TEXTS = ("slots", "names", "captions")
+_OF_SAMPLES = ("slots", "names", "captions", "preserved")
 """Fields of a batch that have one entry for each sample and are no tensors."""
 
 
@@ -60,8 +60,9 @@ class Batch:
     `step` counts optimizer steps from 0, `epoch` from 1. This is batch `micro_index` of the `micro_count` that this
     rank computes in the step; `group_size` counts the step's batches over all ranks. Either `mean` and `std`
     (posterior, float32, unscaled) or `pixels` (float32 in [-1, 1]) are there. `conditions` are the model's own
-    further inputs; `mask` weights the loss. A
-    `padding` batch has loss weights of 0 and only keeps the ranks in step.
+    further inputs; `mask` weights the loss. Of
+    samples that are `preserved` the model is to say what it said before; () where none is. A `padding` batch has loss
+    weights of 0 and only keeps the ranks in step.
     """
 
     step: int
@@ -82,6 +83,7 @@ class Batch:
     tokens: Tokens | None = None  # each [b, ...]
     conditions: Mapping[str, torch.Tensor] = field(default_factory=dict)  # each [b, ...]
     mask: torch.Tensor | None = None  # [b, 1, h, w], from 0 to 1
+    preserved: tuple[bool, ...] = ()
 
     def split(self, most: int) -> tuple[Batch, ...]:
         """Return the samples in batches of at most `most`, in order, with their random numbers."""
@@ -95,14 +97,15 @@ class Batch:
         if own >= size:
             return self
         again = [number % own for number in range(size)]
-        texts: dict[str, Any] = {name: tuple(getattr(self, name)[number] for number in again) for name in _TEXTS}
-        batch = dataclasses.replace(map_tensors(self, lambda tensor: tensor[again]), **texts)
+        values = {name: getattr(self, name) for name in _OF_SAMPLES}
+        plain: dict[str, Any] = {name: tuple(each[number] for number in again) for name, each in values.items() if each}
+        batch = dataclasses.replace(map_tensors(self, lambda tensor: tensor[again]), **plain)
         batch.loss_weights[own:] = 0
         return batch
 
     def _cut(self, samples: slice) -> Batch:
-        texts = {name: getattr(self, name)[samples] for name in _TEXTS}
-        return dataclasses.replace(map_tensors(self, lambda tensor: tensor[samples]), **texts)
+        plain: dict[str, Any] = {name: getattr(self, name)[samples] for name in _OF_SAMPLES}
+        return dataclasses.replace(map_tensors(self, lambda tensor: tensor[samples]), **plain)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Return the batch with all tensors, those of `draws` too, on `device`."""
@@ -165,6 +168,7 @@ class Source:
         captions = tuple(self._caption(index, planned, slot) for slot, index in planned.samples)
         mean, std, pixels = self._pictures(planned, examples, flips, placements)
         weights = [0.0 if planned.padding else example.loss_weight for example in examples]
+        preserved = tuple(example.treatment.preserved for example in examples)
         return Batch(
             step=planned.step,
             epoch=planned.epoch,
@@ -184,6 +188,7 @@ class Source:
             conditions=self._conditions(placements, flips),
             tokens=stacked([self.tokenize(caption) for caption in captions]) if self.tokenize else None,
             mask=self._mask(examples, flips, placements),
+            preserved=preserved if any(preserved) else (),
         )
 
     def _placed(self, example: Example, step: int, slot: int) -> Placement:

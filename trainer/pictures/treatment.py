@@ -17,7 +17,7 @@ class Treatment:
 
     `flip`, `color` and `crop` are the random changes flip_aug, color_aug and random_crop; `alpha_mask` and `masks`, a
     folder or None, say where masks of the loss come from; `timesteps` are the lowest and the one above the highest;
-    `interpolation` is resize_interpolation.
+    `interpolation` is resize_interpolation; of what is `preserved` the model is to say what it said before.
     """
 
     captions: CaptionRules = CaptionRules()
@@ -28,9 +28,10 @@ class Treatment:
     masks: Path | None = None
     timesteps: tuple[int, int] = ALL_TIMESTEPS
     interpolation: str = ""
+    preserved: bool = False
 
     @classmethod
-    def from_config(cls, config: TrainingConfig) -> Treatment:
+    def from_config(cls, config: TrainingConfig, *, preserved: bool = False) -> Treatment:
         """Return what a folder's settings ask for."""
         changes, noise = config.augmentation, config.noise
         return cls(
@@ -42,6 +43,7 @@ class Treatment:
             masks=Path(changes.conditioning_data_dir) if changes.conditioning_data_dir else None,
             timesteps=(noise.min_timestep, noise.max_timestep),
             interpolation=changes.resize_interpolation,
+            preserved=preserved,
         )
 
     @property

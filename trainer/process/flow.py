@@ -236,10 +236,13 @@ class Flow(Process):
 
     def elementwise(self, prediction: Tensor, noised: Noised) -> Tensor:
         """Return the loss of each element; see `Process.elementwise`."""
-        sigmas = noised.timesteps
+        predicted = self.as_target(prediction, noised.latents, noised.timesteps)
+        return elementwise_loss(predicted, noised.target, self.loss, lambda: self._threshold(noised.timesteps))
+
+    def as_target(self, prediction: Tensor, latents: Tensor, timesteps: Tensor) -> Tensor:
+        """Return what is compared of an output; see `Process.as_target`."""
         read = PREDICTIONS[self.options.model_prediction_type]
-        predicted = read(prediction.float(), noised.latents, per_sample(sigmas, noised.latents))
-        return elementwise_loss(predicted, noised.target, self.loss, lambda: self._threshold(sigmas))
+        return read(prediction.float(), latents, per_sample(timesteps, latents))
 
     def timestep_weights(self, timesteps: Tensor) -> Tensor:
         """Return the weight of each sigma; see `Process.timestep_weights`."""

@@ -57,6 +57,10 @@ class Process(ABC):
     def elementwise(self, prediction: Tensor, noised: Noised) -> Tensor:
         """Return the loss of each element, [b, ...] float32, of a prediction of that shape in any dtype."""
 
+    def as_target(self, prediction: Tensor, latents: Tensor, timesteps: Tensor) -> Tensor:
+        """Return what `elementwise` compares of a prediction, float32 [b, ...]: a target that it would meet exactly."""
+        return prediction.float()
+
     @abstractmethod
     def timestep_weights(self, timesteps: Tensor) -> Tensor:
         """Return what a sample's loss is multiplied by for its timestep, [b] -> [b] float32."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from trainer.settings import sd_scripts
 from trainer.settings.problems import rule, shown
-from trainer.settings.section import PROCESS, Follows, Resume
-from trainer.settings.walk import Setting, sections_of, settings_of
+from trainer.settings.section import PROCESS, Follows, Resume, Section, Within
+from trainer.settings.walk import Setting, sections_of, settings_in, settings_of
 
 _INTRODUCTION = """# Settings
 
@@ -32,6 +32,11 @@ _RESUMED: dict[Resume, str] = {
     "fixed": "must stay when a run is resumed",
 }
 
+_WITHIN: dict[Within, str] = {
+    "dataset": "may be said of a dataset",
+    "subset": "may be said of a dataset and of a folder in it",
+}
+
 _EVERY = """## Every argument of sd-scripts
 
 Of its trainers of LoRAs for Stable Diffusion: the setting that it is here, or why it is none."""
@@ -44,29 +49,34 @@ with a value that means "off" or is named beside them. With any other value they
 are named and ignored, in one of ours refused."""
 
 
-def page(config: type) -> str:
-    """Return docs/settings.md for a configuration whose fields are sections."""
+def page(config: type, tables: Mapping[str, type[Section]]) -> str:
+    """Return docs/settings.md for a configuration whose fields are sections, and {name: section} of lists of tables."""
     parts = [_INTRODUCTION]
     known = settings_of(config).values()
     for name, section in sections_of(config).items():
         parts.append(f"## [{name}]\n\n{inspect.getdoc(section)}")
         parts += [_entry(setting) for setting in known if setting.section == name]
+    for name, section in tables.items():
+        parts.append(f"## [[{name}]]\n\n{inspect.getdoc(section)}")
+        parts += [_entry(setting, "datasets tab") for setting in settings_in(name, section).values()]
     parts += [_EVERY, _arguments(known), _LACKING, _others()]
     return "\n\n".join(parts) + "\n"
 
 
-def _entry(setting: Setting) -> str:
+def _entry(setting: Setting, place: str = "") -> str:
     title, help_line = f"### {setting.key}", f"**{setting.show.label}.** {setting.help}"
-    paragraphs = [title, help_line, setting.tooltip, _facts(setting), _elsewhere(setting)]
+    paragraphs = [title, help_line, setting.tooltip, _facts(setting, place), _elsewhere(setting)]
     return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
 
 
-def _facts(setting: Setting) -> str:
+def _facts(setting: Setting, place: str) -> str:
     facts = [
         f"*{_capital(rule(setting))}{f', in {setting.show.unit}' if setting.show.unit else ''}*",
         f"default {_default(setting)}",
-        f"{setting.show.tab} tab, {setting.show.group}",
+        place or f"{setting.show.tab} tab, {setting.show.group}",
     ]
+    if setting.within:
+        facts.append(_WITHIN[setting.within])
     return " · ".join(facts + [_condition(key, wanted) for key, wanted in setting.show.when.items()])
 
 
@@ -77,7 +87,7 @@ def _elsewhere(setting: Setting) -> str:
 
 def _there(setting: Setting) -> str:
     there = setting.sd_scripts
-    if there is None:
+    if there is None or (there.name is None and not there.switches):
         return "Not in sd-scripts"
     where = f"In sd-scripts `{setting.argument}`" if setting.argument not in (setting.key, "") else "In sd-scripts"
     if there.inside:

@@ -91,7 +91,6 @@ _TRAINER: Mapping[str, Argument] = {
 
 _DATASETS: Mapping[str, Argument] = {
     "class_tokens": _changing(instead=_NUMBERED),
-    "custom_attributes": _changing(),
     "image_dir": _changing(instead=_FOLDERS),
     "is_reg": _changing(instead=_FOLDERS),
     "metadata_file": _changing(instead=_FOLDERS),

@@ -111,7 +111,9 @@ _ENCODER = _Encoder()
 
 
 def encoded(value: object) -> str:
-    """Return a value as TOML."""
+    """Return a value as TOML; a table in one line."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {encoded(each)}" for key, each in value.items()) + " }"
     return str(_ENCODER.dump_value(value))
 
 

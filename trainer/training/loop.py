@@ -67,8 +67,9 @@ def loss_of(training: Training, batch: Batch) -> Tensor:
 
 def losses_of(training: Training, batch: Batch) -> Tensor:
     """Return the loss of each sample of a micro-batch, [b] float32: add noise, predict, compare."""
-    noised = training.process.corrupt(training.latents(batch), batch.draws)
-    prediction = training.bundle.predict(noised.latents, noised.timesteps, training.texts(batch), batch.conditions)
+    noised, texts = training.process.corrupt(training.latents(batch), batch.draws), training.texts(batch)
+    prediction = training.bundle.predict(noised.latents, noised.timesteps, texts, batch.conditions)
+    noised = training.preserving(batch, noised, texts)
     return training.process.losses(prediction, noised, batch.loss_weights, batch.mask)
 
 

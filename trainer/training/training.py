@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from itertools import groupby
 from typing import Any
@@ -28,11 +28,11 @@ from trainer.ground.control import Control
 from trainer.ground.events import Emit
 from trainer.ground.randomness import stream
 from trainer.optimizers import OptimizerKind, kind_of
-from trainer.pictures.loader import Batch
+from trainer.pictures.loader import Batch, map_tensors
 from trainer.planning.plan import Plan
 from trainer.planning.timetable import Timetable
 from trainer.process.inputs import posterior_sample
-from trainer.process.process import Process
+from trainer.process.process import Noised, Process
 from trainer.results.metadata import ModelFacts, RunFacts, model_hashes, model_name, optimizer_name
 from trainer.results.run_folder import RunFolder
 from trainer.targets import TEXT, names_of
@@ -239,6 +239,24 @@ class Training:
             assert batch.pixels is not None, "a batch has latents or pixels"
             mean, std = self.bundle.encode_images(batch.pixels)
         return self.bundle.latents.to_model(posterior_sample(mean, std, batch.draws.posterior))
+
+    def preserving(self, batch: Batch, noised: Noised, texts: Mapping[str, Any]) -> Noised:
+        """Give samples that are to stay as they are another target: what the base model says of them.
+
+        As sd-scripts' diff_output_preservation: only the model that takes the noise away is the base, texts are those
+        of the text encoders as trained.
+        """
+        rows = [row for row, preserved in enumerate(batch.preserved) if preserved]
+        if not rows:
+            return noised
+        inputs = (noised.latents, noised.timesteps, texts, batch.conditions)
+        if not self.one_size:
+            inputs = map_tensors(inputs, lambda tensor: tensor[rows])
+        with torch.no_grad(), self.adapter.multiplied(0.0):
+            known = self.process.as_target(self.bundle.predict(*inputs), *inputs[:2])
+        target = noised.target.clone()
+        target[rows] = known[rows] if self.one_size else known
+        return replace(noised, target=target)
 
     def sum_over_ranks(self, value: Tensor) -> Tensor:
         """Return the sum of a tensor over all ranks."""
