@@ -172,6 +172,16 @@ def test_timesteps_of_a_folder_are_its_own(root: Path) -> None:
         assert torch.equal(one.draws.noise, other.draws.noise)
 
 
+def test_pictures_that_all_are_to_stay_teach_nothing(root: Path) -> None:
+    stays = {"image_dir": str(root / "b"), "diff_output_preservation": True}
+    seen = batches(config_of(root, {"batch_size": 7, "subsets": [{"image_dir": str(root / "a")}, stays]}))
+    told = [(name[0], each) for batch in seen for name, each in zip(batch.names, batch.preserved, strict=True)]
+    assert told and all(each is (name == "b") for name, each in told)
+    whole = {"diff_output_preservation": True, "subsets": [{"image_dir": str(root / "a")}]}
+    with pytest.raises(DataError, match="all pictures are to stay"):
+        batches(config_of(root, whole))
+
+
 def test_filters_are_pillows_and_have_latents_of_their_own(tmp_path: Path) -> None:
     path = write_picture(tmp_path / "x.png", (160, 120))
     config = config_of(tmp_path, {"subsets": [{"image_dir": str(tmp_path)}]})

@@ -330,6 +330,12 @@ def _require_pictures(config: TrainingConfig, folders: Sequence[Folder], finding
             f"{KEY}: all folders are of regularisation pictures, so there is nothing to learn.",
             remedy="Add the folder with the pictures to learn, without is_reg.",
         )
+    subsets = [dataset.subsets for dataset in datasets_of(config)]
+    if subsets and all(subsets[each.dataset][each.subset].diff_output_preservation for each in folders):
+        raise DataError(
+            f"{KEY}: all pictures are to stay as the base model has them, so there is nothing to learn.",
+            remedy="Say diff_output_preservation only of the folders that are not to be learned.",
+        )
     samples = sum(folder.count for folder in folders if not folder.regularisation)
     if samples > MOST_SAMPLES:
         largest = max(folders, key=lambda folder: folder.count)
