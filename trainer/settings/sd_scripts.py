@@ -178,7 +178,6 @@ _REASONS: Mapping[str, str] = {
     r"face_crop_aug_range": "cuts at random around faces whose place stands in the picture's name",
     r"in_json|image_dir|is_reg|metadata_file|subsets": "says where pictures are, of one dataset",
     r"class_tokens|num_repeats": "said of a folder",
-    r"custom_attributes": "only diff_output_preservation in it does anything, which is another way of training",
     r"save_model_as": "one kind of file is written, that runs nothing when it is loaded",
     r"model_type": "which of the models that its trainer for FLUX.1 knows; here it is FLUX.1",
     r"network_multiplier": "read by no trainer of LoRAs",
