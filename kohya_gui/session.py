@@ -6,7 +6,8 @@ import dataclasses
 import json
 import threading
 from collections import OrderedDict
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,13 +22,18 @@ from kohya_gui.parts.served import Pictures
 from kohya_gui.tools.forms import Forms
 from kohya_gui.tools.worker import Worker
 from trainer.config import TrainingConfig, known_settings, to_flat
+from trainer.families import FAMILIES, recognise_chosen
 from trainer.ground.commands import Command
 from trainer.ground.errors import ConfigError, Problem, StateError
 from trainer.ground.files import write_text
 from trainer.ground.paths import read_json
-from trainer.results import housekeeping, resumption
+from trainer.preview import read_prompts
+from trainer.queue import Entry, Queue, series
+from trainer.queue import Worker as QueueWorker
+from trainer.queue.series import Series
+from trainer.results import housekeeping, prompt_changes, resumption
 from trainer.results.resumption import Resumption
-from trainer.results.run_folder import PastRun, RunFolder, next_free_name, past_runs, run_names
+from trainer.results.run_folder import PastRun, RunFolder, past_runs, run_names
 from trainer.results.run_record import RunReader, RunRecord
 from trainer.results.snapshot import RunSnapshot
 from trainer.run import Run, Start
@@ -36,6 +42,9 @@ BY = "started in the page"
 
 REMEMBERED = ".remembered.json"
 """Beside the form: what the page remembers besides."""
+
+QUEUE = "queue"
+"""Beside the form too: the folder of the runs that wait."""
 
 MOST_READERS = 12
 """Runs whose numbers are kept in memory, the last ones looked at."""
@@ -68,6 +77,8 @@ class Session:
         self.openings = Openings()
         self.tools = Worker()
         self.tool_forms = Forms(folders)
+        self.queue = Queue(store.parent / QUEUE if store else Path(QUEUE))
+        self.queue_worker = QueueWorker(self.queue, self._begin_queued, BY)
         self.run: Run | None = None
         self.runs_started = 0
         self.trouble = ""
@@ -192,11 +203,58 @@ class Session:
             ConfigError: what stands in the way, every problem.
             StateError: a run is under way.
         """
-        config = self._checked_form()
+        return self._begin(self._freely_named(self._checked_form()), Start(by=BY))
+
+    @property
+    def queues(self) -> bool:
+        """True while what is started has to wait for others."""
+        return self.busy or self.queue_worker.going
+
+    def add_to_queue(self) -> Entry:
+        """Let what the form says be trained behind the others, under a name that is free.
+
+        A queue that stands with entries that are to do goes on standing.
+
+        Raises:
+            ConfigError: what stands in the way, every problem.
+            StateError: the queue cannot be written.
+        """
+        config = self._freely_named(self._checked_form())
+        self._refuse_outside(config)
+        with self._queueing():
+            return self.queue.add(config)
+
+    def add_series(self, texts: Sequence[str]) -> Series:
+        """Let what the form says be trained once for each value, or pair of values; see `add_to_queue`.
+
+        Raises:
+            ConfigError: what stands in the way, every problem.
+            StateError: the queue cannot be written.
+        """
+        if not texts:
+            raise ConfigError([Problem("", "Choose a setting, and write its values.")])
+        values, config = series.varied(texts), self._checked_form()
+        for each in series.make(config, values, self.queue):
+            self._refuse_outside(each)
+        with self._queueing():
+            return series.add(self.queue, config, values)
+
+    @contextmanager
+    def _queueing(self) -> Iterator[None]:
+        """Add to the queue in the block, and let it be worked through, unless it stood with entries that are to do."""
+        stands = self.queue.next() is not None and not self.queue_worker.going
+        yield
+        if not stands:
+            self.queue_worker.go()
+
+    def _freely_named(self, config: TrainingConfig) -> TrainingConfig:
         saving = config.saving
-        name = next_free_name(Path(saving.output_dir), saving.output_name)
-        renamed = saving.model_copy(update={"output_name": name})
-        return self._begin(dataclasses.replace(config, saving=renamed), Start(by=BY))
+        name = self.queue.free_name(Path(saving.output_dir), saving.output_name)
+        return dataclasses.replace(config, saving=saving.model_copy(update={"output_name": name}))
+
+    def _begin_queued(self, config: TrainingConfig, start: Start, beginning: Callable[[], None]) -> Run | None:
+        """Begin a run of the queue; None while another one is under way."""
+        return None if self.busy else self._begin(config, start, beginning)
 
     def _checked_form(self) -> TrainingConfig:
         checked = self.draft.check()
@@ -241,7 +299,7 @@ class Session:
         """
         return self._begin(config, Start(resume="auto", by=BY))
 
-    def _begin(self, config: TrainingConfig, start: Start) -> Run:
+    def _begin(self, config: TrainingConfig, start: Start, beginning: Callable[[], None] = lambda: None) -> Run:
         self._refuse_outside(config)
         with self._lock:
             if self.busy:
@@ -249,6 +307,7 @@ class Session:
             self.run = None  # the old run's memory goes before the new one's comes
             self.run = Run(config, start)
             self.runs_started += 1
+            beginning()
             self.run.start()
             return self.run
 
@@ -325,7 +384,24 @@ class Session:
         Raises:
             StateError: there is no such run, or it cannot be written.
         """
-        housekeeping.write_notes(self._looked_at(name).folder, text)
+        housekeeping.write_notes(self.looked_at(name).folder, text)
+
+    def change_prompts(self, name: object, text: str) -> None:
+        """Let the run under way draw other prompts from the next pictures on.
+
+        Raises:
+            ConfigError: they cannot be read, or name a file that the page may not touch.
+            ModelError: the model's file is not what it was.
+            StateError: there is no such run, or it is not under way.
+        """
+        folder, config = self.looked_at(name).folder, self.run.config if self.run else None
+        if config is None or not self.busy or Path(self.snapshot.folder).resolve() != folder.path.resolve():
+            raise StateError(f"{name!r} is not under way.", "Change the prompts in the form, and resume it with them.")
+        sampling = config.sampling.model_copy(update={"sample_prompts": text})
+        changed = dataclasses.replace(config, sampling=sampling)
+        self._refuse_outside(changed)
+        read_prompts(changed, FAMILIES[recognise_chosen(config).family].process)
+        prompt_changes.ask(folder, text)
 
     def copy_file(self, name: object, file: str, target: str) -> Path:
         """Copy a LoRA of a run into the folder that is named, which is remembered, and return where it is.
@@ -334,7 +410,7 @@ class Session:
             StateError: there is no such run or file, or it cannot be copied.
             Refused: the page may not use the folder.
         """
-        record = self._looked_at(name)
+        record = self.looked_at(name)
         path = next((path for path in record.files.values() if path.name == file), None)
         if path is None:
             raise StateError(f"{record.name!r} has no file {file!r} any more.", "Look at the list again.")
@@ -345,7 +421,12 @@ class Session:
         self._remember()
         return copy
 
-    def _looked_at(self, name: object) -> RunRecord:
+    def looked_at(self, name: object) -> RunRecord:
+        """Return the record of a run that may be looked at.
+
+        Raises:
+            StateError: there is none of this name.
+        """
         record = self.view(str(name)).record
         if record is None or record.name != name:
             raise StateError(f"There is no run named {name!r}.", "Look at the list again.")

@@ -24,7 +24,7 @@ from trainer.ground.errors import StateError, Stopped, TrainerError
 from trainer.ground.events import Emit, Event
 from trainer.ground.files import write_text
 from trainer.planning.plan import Plan, plan
-from trainer.results import contents, event_log, resumption, sinks
+from trainer.results import contents, event_log, prompt_changes, resumption, sinks
 from trainer.results.event_log import JsonLines, cut_events, read_events, remove_log
 from trainer.results.run_folder import RunFolder
 from trainer.results.snapshot import Board, RunSnapshot
@@ -220,7 +220,7 @@ def run_folder(folder: RunFolder, seen: Plan, state: State | None, emit: Emit, *
     logs: list[JsonLines | sinks.TensorBoard] = []
     recorder = contents.Recorder(folder.contents, seen.report)
     try:
-        _open_books(folder, state if keep else None)
+        _open_books(folder, state if keep else None, seen.config.sampling.sample_prompts)
         save_config(seen.config, folder.config)
         write_text(folder.dataset, json.dumps(seen.report.to_json(), indent=1))
         logs.append(JsonLines(folder.events))
@@ -251,12 +251,17 @@ def _tensorboard_folder(folder: RunFolder, config: TrainingConfig) -> Path:
     return Path(chosen) / folder.output_name if chosen else folder.path / "logs"
 
 
-def _open_books(folder: RunFolder, state: State | None) -> None:
-    """Leave in the folder only what happened up to the step that the run begins after, and no half-written file."""
+def _open_books(folder: RunFolder, state: State | None, prompts: str) -> None:
+    """Leave in the folder only what happened up to the step that the run begins after, and no half-written file.
+
+    Prompts that were changed on the way hold, unless the settings have others now.
+    """
     from trainer.training.states import remove_after
 
     for torn in folder.half_written():
         torn.unlink()
+    if state is None or state.position.settings.get("sample_prompts") != prompts:
+        prompt_changes.forget(folder)
     if state:
         remove_after(folder.state, state.position.step)
         cut_events(folder.events, state.position.step)
@@ -284,11 +289,15 @@ def _started(folder: RunFolder, seen: Plan, state: State | None) -> events.Start
 
 
 class Run:
-    """One training on a worker thread. The thread outlives any window; ask `snapshot`, send commands."""
+    """One training on a worker thread. The thread outlives any window; ask `snapshot`, send commands.
 
-    def __init__(self, config: TrainingConfig, start: Start | None = None) -> None:
+    `watch` is told every event too.
+    """
+
+    def __init__(self, config: TrainingConfig, start: Start | None = None, watch: Emit | None = None) -> None:
         self.config = config
         self.board = Board()
+        self._emit = sinks.fan_out((self.board.post,), (watch,) if watch else ())
         self._inbox = Inbox()
         self._start = start or Start()
         self._thread = threading.Thread(target=self._work, name="training", daemon=True)
@@ -305,7 +314,7 @@ class Run:
 
     def start(self) -> None:
         """Begin; returns at once."""
-        self.board.post(events.Stage(name="scan"))
+        self._emit(events.Stage(name="scan"))
         self._thread.start()
 
     def send(self, command: Command) -> None:
@@ -321,13 +330,13 @@ class Run:
         """The run's edge: errors become text here, since a kept exception would keep the model in memory."""
         failure: Event | None = None
         try:
-            train(self.config, emit=self.board.post, inbox=self._inbox, start=self._start)
+            train(self.config, emit=self._emit, inbox=self._inbox, start=self._start)
         except Exception as error:
             if not isinstance(error, TrainerError):
                 logger.exception("training failed")
             failure = failed(error, self.snapshot.step)
         if failure is not None:
-            self.board.post(failure)
+            self._emit(failure)
 
 
 def failed(error: Exception, step: int) -> events.Failed:

@@ -21,6 +21,7 @@ const NEWS = {
       if (!answer.ok) throw new Error(answer.statusText);
       if (answer.status === 200) Object.assign(NEWS, NEWS.merged(await answer.json()));
       NEWS.show();
+      NOTIFY.take(NEWS.controls.run);
       NEWS.follow();
     } catch (error) {
       NEWS.lost(error);
@@ -52,8 +53,10 @@ const NEWS = {
       const button = document.getElementById(name);
       if (button && button.disabled === usable) button.disabled = !usable;
     }
-    const pause = document.getElementById('pause');
-    if (pause && pause.textContent.trim() !== NEWS.controls.pause) pause.textContent = NEWS.controls.pause;
+    for (const name of ['start', 'pause']) {
+      const button = document.getElementById(name);
+      if (button && button.textContent.trim() !== NEWS.controls[name]) button.textContent = NEWS.controls[name];
+    }
   },
 
   // Show another run, here and after a reload; "" goes back to the newest.

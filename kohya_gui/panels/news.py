@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -64,6 +65,19 @@ class Said:
     state: object = None
     until: float = 0.0
     refused: bool = False
+
+
+def _ending(run: RunSnapshot, *, busy: bool) -> dict[str, object]:
+    """Return what a notification of a run's end says."""
+    words = run.error.message if run.error else f"step {run.step:,} of {run.total_steps:,}"
+    name = Path(run.folder).stem if run.folder else ""
+    over = not busy and not run.active
+    return {
+        "status": run.status,
+        "active": not over and run.status != "idle",
+        "name": name,
+        "words": words if over else "",
+    }
 
 
 class News:
@@ -166,7 +180,9 @@ class News:
         share = f"{100 * run_panel.share(run):.1f}%"
         controls = {
             "usable": usable,
+            "start": "Add to queue" if self._session.queues else "Start",
             "pause": "Continue" if run.status == "paused" else "Pause",
+            "run": _ending(run, busy=busy),
             "there": self._session.run is not None,
             "share": share if busy else "0%",
         }

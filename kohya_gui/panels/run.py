@@ -14,7 +14,16 @@ from kohya_gui.panels.wiring import QUIET, Update, told
 from kohya_gui.parts.dialogs import overlay, question
 from kohya_gui.parts.markup import confirmed, news_panel, panel, refused
 from kohya_gui.session import View
-from kohya_gui.watch import curve_panel, past_runs, picture_panel, resume_dialog, run_page, run_panel
+from kohya_gui.watch import (
+    curve_panel,
+    gallery,
+    past_runs,
+    picture_panel,
+    resume_dialog,
+    run_page,
+    run_panel,
+    trial_panel,
+)
 from trainer.config import in_labels, to_flat
 from trainer.ground.commands import Command
 from trainer.ground.errors import ConfigError, TrainerError
@@ -74,18 +83,24 @@ class Controls(Panel):
         return self.desk.show("training") if self.session.run or self.session.run_names() else {}
 
     def on_start(self) -> Update:
-        """Train what the form says."""
+        """Train what the form says, or, while something is trained, let it be trained next."""
+        queues = self.session.queues
         try:
-            self.session.start()
+            if queues:
+                added = self.session.add_to_queue()
+                self.desk.news.say(f"{added.name} is in the queue", SAID_SECONDS)
+            else:
+                self.session.start()
         except ConfigError as error:
             count = len(error.problems)
-            words = "Not started: 1 setting needs attention" if count == 1 else f"Not started: {count} settings to mend"
+            what = "Not added" if queues else "Not started"
+            words = f"{what}: 1 setting needs attention" if count == 1 else f"{what}: {count} settings to mend"
             self.desk.news.say(words, SAID_SECONDS, refused=True)
             return {**self.desk.form_update(), **self.desk.show("plan")}
         except TrainerError as error:
             self.desk.news.say(in_labels(str(error)), SAID_SECONDS, refused=True)
             return {self.desk.dialog: gr.skip()}
-        return {**self.desk.form_update(), **self.desk.show("training")}
+        return {**self.desk.form_update(), **self.desk.show("queue" if queues else "training")}
 
     def _send(self, command: Command, words: str, seconds: float = math.inf) -> Update:
         if self.session.busy:
@@ -138,16 +153,20 @@ class RunPanel(Panel):
             "curves": ("curves", ViewPart(_drawn, lambda view: curve_panel.plot(view, session.run_names()))),
             "samples": (
                 "samples-panel",
-                ViewPart(
-                    lambda view: view.snapshot.samples,
-                    lambda view: run_panel.samples(view.snapshot, session.pictures),
-                ),
+                ViewPart(_sampled, lambda view: gallery.samples(view, session.pictures, session.folders)),
             ),
             "files": (
                 "files-panel",
                 ViewPart(
                     lambda view: (_judged(view), session.lora_folder),
                     lambda view: run_page.files(view, session.pictures, session.lora_folder),
+                ),
+            ),
+            "tried": (
+                "tried-panel",
+                ViewPart(
+                    lambda view: trial_panel.of(view, session.tools),
+                    lambda view: trial_panel.trial(view, session.tools, session.pictures),
                 ),
             ),
             "pictures": ("pictures-panel", ViewPart(_judged, self._pictures)),
@@ -170,7 +189,7 @@ class RunPanel(Panel):
         runs = next(panel for panel in self.desk.panels if isinstance(panel, RunsPanel))
         for name in ("head", "message"):
             self.desk.on(self.places[name].act, runs.on_act, of_run=True)
-        for name in ("files", "notes"):
+        for name in ("samples", "files", "notes"):
             self.desk.on(self.places[name].act, self.on_act, of_run=True)
 
     def on_act(self, event: gr.EventData) -> Update:
@@ -181,6 +200,10 @@ class RunPanel(Panel):
             if said.get("act") == "copy-file":
                 copy = self.session.copy_file(name, str(said.get("file")), str(said.get("folder") or ""))
                 return self._answered(confirmed(f"Copied to {copy}"))
+            if said.get("act") == "change-prompts":
+                self.session.change_prompts(name, str(said.get("prompts") or ""))
+                self.desk.news.draw_again("samples")
+                return self._answered("")
             if said.get("act") == "write-notes":
                 self.session.write_notes(name, str(said.get("notes") or ""))
                 return self._answered(confirmed("The notes are kept in the run's folder."))
@@ -206,6 +229,10 @@ def _judged(view: View) -> object:
 
 def _drawn(view: View) -> object:
     return (view.snapshot.step, len(view.record.validated), view.snapshot.total_steps) if view.record else None
+
+
+def _sampled(view: View) -> object:
+    return view.live and view.snapshot.step > 0, view.snapshot.samples
 
 
 def _sat(view: View) -> object:

@@ -18,8 +18,9 @@ ASSETS = Path(__file__).parents[1] / "assets"
 _TEMPLATE_SIGNS = {ord("{"): "&#123;", ord("}"): "&#125;", ord("$"): "&#36;", ord("`"): "&#96;"}
 
 _SPARK = """
+const said = (input) => input.type === 'checkbox' && !input.checked ? '' : input.value;
 function report(chosen) {
-  const typed = [...element.querySelectorAll('[name]')].map((input) => [input.name, input.value]);
+  const typed = [...element.querySelectorAll('[name]')].map((input) => [input.name, said(input)]);
   trigger('act', {...chosen.closest('[data-of]')?.dataset, ...Object.fromEntries(typed), ...chosen.dataset});
 }
 element.addEventListener('click', (event) => {

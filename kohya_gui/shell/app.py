@@ -190,10 +190,12 @@ def wait_for_the_end(session: Session) -> None:
         pass
     session.tools.stop()
     session.tools.join(STOP_SECONDS)
+    session.queue_worker.leave(Command.STOP)
     if session.run is not None and session.busy:
         say("Stopping the run and saving it; Ctrl+C again ends at once.")
         session.send(Command.STOP)
         session.run.join(STOP_SECONDS)
+    session.queue_worker.join(STOP_SECONDS)
 
 
 def say(text: str) -> None:

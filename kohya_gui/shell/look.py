@@ -12,7 +12,7 @@ CODE = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono
 
 STYLE_SHEET = ASSETS / "style.css"
 
-SCRIPTS = ("news.js", "curves.js", "page.js")
+SCRIPTS = ("notify.js", "news.js", "curves.js", "gallery.js", "page.js")
 
 HEAD = "".join(f"<script>{(ASSETS / name).read_text(encoding='utf-8')}</script>" for name in SCRIPTS)
 

@@ -12,8 +12,10 @@ from kohya_gui.panels.desk import Desk, Panel
 from kohya_gui.panels.fields import AdvancedFields, BasicFields
 from kohya_gui.panels.plan import PicturesPanel, PlanPanel
 from kohya_gui.panels.presets import PresetPanel
+from kohya_gui.panels.queue import QueuePanel
 from kohya_gui.panels.run import Controls, RunPanel, RunsPanel
 from kohya_gui.panels.tools import ToolsPanel
+from kohya_gui.panels.trial import TrialPanel
 from kohya_gui.panels.undo import FormNote, UndoPanel
 from kohya_gui.panels.wiring import QUIET
 from kohya_gui.parts.markup import panel
@@ -39,7 +41,8 @@ TABS = (
     Tab("advanced", "Advanced", FORM, (AdvancedFields,)),
     Tab("tools", "Tools", FORM, (ToolsPanel,)),
     Tab("plan", "Plan", WATCH, (PlanPanel, PicturesPanel)),
-    Tab("training", "Training", WATCH, (RunPanel,)),
+    Tab("training", "Training", WATCH, (RunPanel, TrialPanel)),
+    Tab("queue", "Queue", WATCH, (QueuePanel,)),
     Tab("runs", "Runs", WATCH, (RunsPanel,)),
 )
 

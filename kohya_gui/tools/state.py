@@ -5,7 +5,9 @@ from __future__ import annotations
 from kohya_gui.parts.markup import button, esc, number
 from kohya_gui.parts.served import Pictures
 from kohya_gui.tools.worker import BROKEN, DONE, ENDED, FAULTS, NOT_BEGUN, RUNNING, Work
+from kohya_gui.watch import trial_panel
 from trainer.settings.wording import in_labels
+from trainer.trial import grid
 
 _WORDS = {
     RUNNING: "At work", DONE: "Done", FAULTS: "Found a fault", NOT_BEGUN: "Refused", ENDED: "Stopped", BROKEN: "Failed",
@@ -26,7 +28,8 @@ def markup(work: Work, served: Pictures) -> str:
         return ""
     pill = f'<span class="pill {_CLASS[work.status]}">{_WORDS[work.status]}</span>'
     head = f"<h3>{esc(work.tool.title)} {pill}{_stop(work)}</h3>"
-    inside = f"{head}{_progress(work)}{_problems(work)}{_written(work, served)}{_lines(work)}"
+    drawn = "".join(trial_panel.grid_of(trial, served) for path in work.written if (trial := grid.read(path)))
+    inside = f"{head}{_progress(work)}{_problems(work)}{_written(work, served)}{_lines(work)}{drawn}"
     return f'<section class="card tool-work">{inside}</section>'
 
 

@@ -27,6 +27,7 @@ class Work:
     """One use of a tool as far as it has come: what it said, what is wrong, its phase, and the files that it wrote."""
 
     tool: Tool[Any] | None = None
+    arguments: object = None
     status: str = ""
     lines: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
@@ -56,11 +57,11 @@ class Worker:
         """What is at work, or was last."""
         return self.work.tool.title if self.work.tool else ""
 
-    def refuse(self, tool: Tool[Any], problems: tuple[Problem, ...]) -> None:
+    def refuse(self, tool: Tool[Any], problems: tuple[Problem, ...], arguments: object = None) -> None:
         """Show what is wrong with what was given to a tool, where none is at work."""
         with self._lock:
             if not self.busy:
-                self._set(Work(tool, NOT_BEGUN, problems=problems))
+                self._set(Work(tool, arguments, NOT_BEGUN, problems=problems))
 
     def start(self, tool: Tool[Any], arguments: object, ended: Callable[[Work], None]) -> None:
         """Let a tool work; `ended` is told how it went.
@@ -72,7 +73,7 @@ class Worker:
             if self.busy:
                 raise StateError(f"{self.title} is at work.", "Wait until it ends, or stop it.")
             self._inbox = Inbox()
-            self._set(Work(tool, RUNNING))
+            self._set(Work(tool, arguments, RUNNING))
             self._thread = threading.Thread(target=self._run, args=(tool, arguments, ended), name="tool", daemon=True)
             self._thread.start()
 

@@ -1,4 +1,4 @@
-"""The run as its snapshot tells it: where it stands, its curves, its samples, its files, its log."""
+"""The run as its snapshot tells it: where it stands, what there is to say of it, its log."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from kohya_gui.parts.markup import button, clock, duration, esc, number, size
-from kohya_gui.parts.served import Pictures
 from trainer.config import in_labels
 from trainer.ground import events
-from trainer.ground.events import Event, SampleReady
+from trainer.ground.events import Event
 from trainer.results.sinks import pause_in_words
 from trainer.results.snapshot import RunSnapshot
 
@@ -29,9 +28,13 @@ STATUS_WORDS = {
 TRAINING = "training"
 """The phase whose progress is the step."""
 
-SAMPLE_STEPS = 24
-"""Steps of which the gallery shows pictures, the newest; the others lie in the run's folder."""
-
+_BELL = (
+    '<button type="button" class="bell" data-own data-notify aria-pressed="false" '
+    'aria-label="Notify me when a run ends"><svg viewBox="0 0 24 24" width="17" height="17" aria-hidden="true">'
+    '<path d="M12 3a6 6 0 0 0-6 6v4l-2 3h16l-2-3V9a6 6 0 0 0-6-6zm-2 15a2 2 0 0 0 4 0" fill="none" '
+    'stroke="currentColor" stroke-width="2" stroke-linejoin="round"/></svg></button>'
+)
+"""Whether the browser notifies of a run's end: the page's script knows, and keeps the button."""
 
 SHOWN_WARNINGS = 3
 """The newest; the log has them all."""
@@ -42,7 +45,7 @@ def controls(snapshot: RunSnapshot, *, busy: bool) -> dict[str, bool]:
     training = busy and snapshot.status in ("preparing", "training", "paused")
     underway = busy and snapshot.status == "training"
     return {
-        "start": not busy,
+        "start": True,
         "pause": training,
         "stop": busy,
         "abort": busy,
@@ -67,7 +70,7 @@ def bar(snapshot: RunSnapshot, *, busy: bool, asked: str = "", refused: bool = F
     title = f'<span class="run-name" title="{esc(snapshot.folder)}">{esc(name)}</span>' if name else ""
     return (
         f'<div class="bar" data-status="{status}"><div class="bar-head"><span class="pill {status}">{esc(words)}</span>'
-        f'{title}<span class="phase">{esc(phase)}</span></div>'
+        f'{title}<span class="phase">{esc(phase)}</span>{_BELL}</div>'
         f"{_progress(snapshot)}{_numbers(snapshot)}</div>"
     )
 
@@ -223,43 +226,6 @@ def _ending(snapshot: RunSnapshot, finished: events.Finished) -> str:
     )
 
 
-def samples(snapshot: RunSnapshot, pictures: Pictures) -> str:
-    """Return the gallery: a row for each prompt, a column for each step, the newest on the right."""
-    if not snapshot.samples:
-        return ""
-    steps = sorted({sample.step for sample in snapshot.samples})[-SAMPLE_STEPS:]
-    rows: dict[tuple[int, str], dict[int, SampleReady]] = {}
-    for sample in snapshot.samples:
-        rows.setdefault((sample.index, sample.prompt), {})[sample.step] = sample
-    drawn = "".join(_row(prompt, found, steps, pictures) for (_, prompt), found in sorted(rows.items()))
-    hidden = len({sample.step for sample in snapshot.samples}) - len(steps)
-    more = f'<span class="quiet">{hidden} earlier in the folder samples</span>' if hidden else ""
-    return f'<section class="card samples" id="samples"><h3>Samples {more}</h3>{drawn}</section>'
-
-
-def _row(prompt: str, found: dict[int, SampleReady], steps: Sequence[int], pictures: Pictures) -> str:
-    """Return one prompt's pictures: the first and the newest side by side, what lies between in small."""
-    shown = [found[step] for step in steps if step in found]
-    pair = [shown[0], *shown[-1:]] if len(shown) > 1 else shown
-    words = prompt.split(" --", maxsplit=1)[0]
-    between = "".join(_sample(each, pictures) for each in shown[1:-1])
-    strip = f'<div class="strip">{between}</div>' if between else ""
-    return (
-        f'<div class="sample-row"><p title="{esc(prompt)}">{esc(words)}</p><div class="pair">'
-        f"{''.join(_sample(each, pictures) for each in pair)}</div>{strip}</div>"
-    )
-
-
-def _sample(sample: SampleReady, pictures: Pictures) -> str:
-    path = Path(sample.path)
-    label = "before" if sample.step == 0 else f"step {number(sample.step)}"
-    return (
-        f'<a href="{pictures.full(path)}" target="_blank" rel="noopener" class="sample"><figure>'
-        f'<img src="{pictures.full(path)}" alt="{esc(sample.prompt)}, {label}" loading="lazy">'
-        f"<figcaption>{label}</figcaption></figure></a>"
-    )
-
-
 def log(entries: Iterable[Event]) -> str:
     """Return the log, the newest line first."""
     lines = [
@@ -289,6 +255,8 @@ def line(event: Event) -> str:
             return f"Validation loss of the model without the LoRA: {event.loss:.4f}"
         case events.Validated() if event.of_series:
             return f"Validation loss after step {number(event.step)}: {event.loss:.4f}"
+        case events.PromptsChanged():
+            return f"From the pictures after step {number(event.step)} on, other prompts are drawn"
         case events.Warned():
             return f"Note: {in_labels(event.message)}"
         case events.Paused():

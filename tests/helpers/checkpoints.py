@@ -62,6 +62,27 @@ def tiny_sd15(folder: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32
     return path
 
 
+def full_sd15(folder: Path) -> Path:
+    """Write a random `full_sd15.safetensors` with the published model's widths, in half precision (2.1 GB)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        unet = UNet2DConditionModel(cross_attention_dim=768)
+        vae = AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512),
+            layers_per_block=2,
+            down_block_types=VAE["down_block_types"],
+            up_block_types=VAE["up_block_types"],
+            scaling_factor=0.18215,
+        )
+        whole = {"hidden_size": 768, "intermediate_size": 3072, "projection_dim": 768}
+        text_encoder = CLIPTextModel(
+            CLIPTextConfig(**{**TEXT_ENCODER, **whole, "num_hidden_layers": 12, "num_attention_heads": 12})
+        )
+    path = Path(folder) / "full_sd15.safetensors"
+    write_single_file(path, unet.eval(), vae.eval(), text_encoder.eval(), dtype=torch.float16)
+    return path
+
+
 def tiny_sd15_ckpt(folder: Path, *, seed: int = 0, legacy: bool = False) -> Path:
     """Write `tiny_sd15.ckpt`, a pickle of {"state_dict": ..., "component_configs": JSON}, and return its path.
 

@@ -40,11 +40,13 @@ ROWS = {
     "trainer.results": 6,
     "trainer.training": 7,
     "trainer.run": 8,
-    "trainer.tools": 9,
-    "trainer.__main__": 10,
-    "trainer": 10,
-    "kohya_gui": 11,
-    "launch": 12,
+    "trainer.queue": 9,
+    "trainer.trial": 9,
+    "trainer.tools": 10,
+    "trainer.__main__": 11,
+    "trainer": 11,
+    "kohya_gui": 12,
+    "launch": 13,
 }
 # Folders of the engine in which nothing imports torch but inside `build` and `load`.
 WITHOUT_TORCH = (

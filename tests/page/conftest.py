@@ -29,5 +29,5 @@ def tab(app: App, page: Page) -> Page:
     """The page as a newcomer finds it: the demo in the form, no run under way, whatever other tests left."""
     begin_anew(app)
     opened(page, app)
-    expect(page.locator("#start")).to_be_enabled(timeout=PATIENCE)
+    expect(page.locator("#start")).to_have_text("Start", timeout=PATIENCE)
     return page

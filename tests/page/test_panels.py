@@ -33,9 +33,9 @@ from kohya_gui.panels.undo import UndoPanel
 from kohya_gui.parts.charts import Line, chart
 from kohya_gui.parts.folders import Folders
 from kohya_gui.parts.served import Pictures
-from kohya_gui.session import Session
+from kohya_gui.session import Session, View
 from kohya_gui.shell.page import Page
-from kohya_gui.watch import run_panel
+from kohya_gui.watch import gallery, run_panel
 from tests.helpers.families import TINY
 from tests.page.test_opening import RECIPE
 from trainer.config import load_config, save_config
@@ -160,8 +160,9 @@ def step_done(step: int) -> events.StepDone:
 def test_a_page_is_told_only_what_is_newer_than_what_it_has(session: Session, watched: Watched) -> None:
     news = Page(session).news
     number, parts = parts_since(news, 0)
-    of_a_run = {"head", "message", "verdict", "curves", "samples", "files", "pictures", "settings", "notes", "log"}
-    assert set(parts) == {"bar", "form-note", "runs", "tool", LIST, *of_a_run}
+    of_a_run = {"head", "message", "verdict", "curves", "samples", "files", "tried", "pictures", "settings"}
+    of_a_run |= {"notes", "log"}
+    assert set(parts) == {"bar", "form-note", "runs", "queue", "series", "tool", LIST, *of_a_run}
     assert news.since(number) is None
     watched.board.post(events.Warned(message="Look out"))
     newer, parts = parts_since(news, number)
@@ -216,9 +217,9 @@ def test_speed_as_kohyas_console_has_it(seconds: float, text: str) -> None:
 @pytest.mark.parametrize(
     ("status", "usable"),
     [
-        ("training", {"pause", "stop", "abort", "save-now", "sample-now"}),
-        ("preparing", {"pause", "stop", "abort"}),
-        ("paused", {"pause", "stop", "abort"}),
+        ("training", {"start", "pause", "stop", "abort", "save-now", "sample-now"}),
+        ("preparing", {"start", "pause", "stop", "abort"}),
+        ("paused", {"start", "pause", "stop", "abort"}),
     ],
 )
 def test_buttons_that_would_do_nothing_are_off(status: str, usable: set[str]) -> None:
@@ -254,11 +255,16 @@ def test_samples_stand_by_prompt_and_step(session: Session, tmp_path: Path) -> N
             snapshot = fold(
                 snapshot, events.SampleReady(path=str(path), step=step, epoch=0, index=index, prompt=prompt)
             )
-    shown = run_panel.samples(snapshot, session.pictures)
-    assert shown.count('class="sample-row"') == 2
+    shown = gallery.samples(View(snapshot), session.pictures, session.folders)
+    assert shown.count('class="grid-row"') == 2
     assert shown.count("<img") == 4
+    assert shown.index("base model") < shown.index("step 2")
     assert shown.index("a cat") < shown.index("a &#123;dog&#125;")
     assert str(tmp_path) not in shown
+    ready = events.SampleReady(path=str(tmp_path / "new.png"), step=4, epoch=0, index=0, prompt="a bird")
+    shown = gallery.samples(View(fold(snapshot, ready)), session.pictures, session.folders)
+    assert shown.count('class="grid-row"') == 3, "another prompt in the same place is another row"
+    assert shown.count('class="no-sample"') == 4
 
 
 def test_every_event_that_matters_has_its_line() -> None:
@@ -269,6 +275,7 @@ def test_every_event_that_matters_has_its_line() -> None:
         "Saved": events.Saved(kind="lora", path="x", step=1, epoch=1, bytes=3),
         "SampleReady": events.SampleReady(path="x", step=1, epoch=1, index=0, prompt="p"),
         "Validated": events.Validated(step=1, epoch=1, loss=0.1),
+        "PromptsChanged": events.PromptsChanged(step=1, prompts="p"),
         "Warned": events.Warned(message="m"),
         "Paused": events.Paused(step=1),
         "Resumed": events.Resumed(step=1),

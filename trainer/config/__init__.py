@@ -2,7 +2,7 @@
 
 from trainer.config.assembly import Assembled, config_from_layers, problems_of
 from trainer.config.datasets import Dataset, Subset, batch_sizes, datasets_of
-from trainer.config.files import load_config, load_layers, parse_set, read_layer, save_config, to_kohya
+from trainer.config.files import anchored, load_config, load_layers, parse_set, read_layer, save_config, to_kohya
 from trainer.config.pictures import LATENT_STEP
 from trainer.config.recipes import Opened, open_recipe
 from trainer.config.report import Report
@@ -25,6 +25,7 @@ __all__ = [
     "Report",
     "Subset",
     "TrainingConfig",
+    "anchored",
     "assumed_parts",
     "batch_sizes",
     "config_from_layers",

@@ -18,6 +18,9 @@ from trainer.settings.section import PATHS
 PROJECT = Path(__file__).resolve().parents[2]
 PRESETS = PROJECT / "presets"
 
+_PATHS_OF_SUBSETS = ("image_dir", "metadata_file")
+"""Names of paths in tables of datasets that are no settings of a run."""
+
 _NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
@@ -94,22 +97,37 @@ def _with_datasets(layer: Mapping[str, object]) -> tuple[Mapping[str, object], t
 
 def _from_project(values: Mapping[str, object]) -> dict[str, object]:
     """Make the paths of a shipped preset, which are relative to the project, good from any working folder."""
-    if Path.cwd() == PROJECT:
-        return dict(values)
-    known = known_settings()
-    return {
-        key: str(PROJECT / str(value)) if key in known and _is_project_path(known[key].show.widget, value) else value
-        for key, value in values.items()
-    }
+    return dict(values) if Path.cwd() == PROJECT else _joined(values, PROJECT)
 
 
-def _is_project_path(widget: str, value: object) -> bool:
-    """Say whether a value is a path: what is a model's name on a hub, or prompts, is not in the project."""
-    if not isinstance(value, str) or not value:
+def anchored(config: TrainingConfig) -> TrainingConfig:
+    """Return the settings with the paths that are relative to the working folder made good from any other."""
+    return assemble([_joined(to_flat(config), Path.cwd())]).config or config
+
+
+def _joined(values: Mapping[str, object], folder: Path) -> dict[str, object]:
+    """Return values with `folder` before their relative paths, those of datasets too."""
+    return {key: _joined_value(key, value, folder) for key, value in values.items()}
+
+
+def _joined_value(key: str, value: object, folder: Path) -> object:
+    if isinstance(value, Mapping):
+        return _joined(value, folder)
+    if isinstance(value, list | tuple):
+        return [_joined_value(key, each, folder) for each in value]
+    return str(folder / value) if isinstance(value, str) and _is_path(key, value, folder) else value
+
+
+def _is_path(key: str, value: str, folder: Path) -> bool:
+    """Say whether a value is a path: what is a model's name on a hub, or prompts, is in no folder."""
+    if not value:
         return False
+    if key in _PATHS_OF_SUBSETS:
+        return True
+    widget = known_settings()[key].show.widget if key in known_settings() else ""
     if widget == "multiline":
         return kohya.names_a_file(value)
-    return widget == "folder" or (widget in PATHS and (PROJECT / value).exists())
+    return widget == "folder" or (widget in PATHS and (folder / value).exists())
 
 
 def save_config(config: TrainingConfig, path: Path, header: str = "") -> None:

@@ -123,6 +123,14 @@ class Validated(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PromptsChanged(Event):
+    """From the sample pictures after `step` on, other prompts are drawn: `prompts`, as the setting has them."""
+
+    step: int
+    prompts: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Warned(Event):
     """Something to know that does not stop the run."""
 
@@ -184,6 +192,7 @@ KINDS: dict[str, type[Event]] = {
         Saved,
         SampleReady,
         Validated,
+        PromptsChanged,
         Warned,
         Paused,
         Resumed,

@@ -23,7 +23,14 @@ LOG_BYTES = 8 << 20
 MOST_BYTES = 32 * LOG_BYTES
 """Bytes of a log that could not be put aside for long; no other is larger."""
 
-_OF_STEP = (events.StepDone, events.EpochDone, events.Saved, events.SampleReady, events.Validated)
+_OF_STEP = (
+    events.StepDone,
+    events.EpochDone,
+    events.Saved,
+    events.SampleReady,
+    events.Validated,
+    events.PromptsChanged,
+)
 _VALIDATED_LINE = b'{"event": "Validated"'
 _UNLOGGED = (events.Stage,)
 """Events that only a live view needs; the log would grow with every picture cached."""

@@ -69,10 +69,14 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str],
     plain = safetensors.torch.save(cast)
     start = 8 + int.from_bytes(plain[:8], "little")
     entries, data = json.loads(plain[8:start]), memoryview(plain)[start:]
-    written = {**metadata, **hashes(metadata, entries, data)}
-    content = _head(written, entries) + data
+    content = with_metadata(metadata, entries, data)
     _replace(path, content, cast)
     return len(content)
+
+
+def with_metadata(metadata: Mapping[str, str], entries: Mapping[str, object], data: memoryview) -> bytes:
+    """Return a whole file of the tensors' bytes, with their entries of the header, the metadata and its hashes."""
+    return _head({**metadata, **hashes(metadata, entries, data)}, entries) + data
 
 
 def _dtype(key: str, tensor: Tensor, save_precision: str) -> torch.dtype:

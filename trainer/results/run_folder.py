@@ -6,6 +6,7 @@
     contents.json   what the pictures and captions held
     state/          what resuming needs
     samples/        sample pictures
+    prompts.json    sample prompts that were changed on the way; see `prompt_changes`
     lock            held by the process that trains
     control         commands from other processes
 
@@ -80,6 +81,16 @@ class RunFolder:
         return self.path / "samples"
 
     @property
+    def wanted_prompts(self) -> Path:
+        """Sample prompts that somebody wants from the next pictures on."""
+        return self.path / "prompts.txt"
+
+    @property
+    def changed_prompts(self) -> Path:
+        """The sample prompts that were changed, with the steps from which they act."""
+        return self.path / "prompts.json"
+
+    @property
     def lora(self) -> Path:
         """The finished LoRA file."""
         return self.output_dir / final_name(self.output_name)
@@ -104,7 +115,7 @@ class RunFolder:
     def _refuse_links(self) -> None:
         """See that what a run writes and removes stays in its own folder, whoever made that folder."""
         own = (self.config, self.events, self.dataset, self.contents, self.state, self.samples)
-        more = (self.path / "lock", self.path / "logs")
+        more = (self.path / "lock", self.path / "logs", self.wanted_prompts, self.changed_prompts)
         for path in (self.path, *own, *more, *earlier_files(self.events)):
             if os.path.islink(path):
                 raise StateError(

@@ -97,6 +97,8 @@ class Console:
                 self.line(f"Saved {event.path} ({event.bytes / 1e6:.1f} MB)")
             case events.SampleReady():
                 self.line(f"Sample {event.path}")
+            case events.PromptsChanged():
+                self.line(f"From the pictures after step {event.step} on, other prompts are drawn.")
             case events.Warned():
                 self.line(f"Note: {event.message}")
             case events.Paused():

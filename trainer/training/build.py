@@ -161,7 +161,7 @@ def make_adapter(plan: Plan, bundle: Bundle, dtype: torch.dtype, tell: Emit) -> 
     `base_weights` are merged into the model before.
     """
     network, seed = plan.config.network, plan.config.training.seed
-    merge_base_weights(plan, bundle)
+    merge_base_weights(plan.config, bundle)
     adapter = plan.spec.build(bundle.components, bundle.targets(conv=True), seed=seed, dtype=dtype)
     if network.network_weights:
         weights = export.read_adapter(Path(network.network_weights))
@@ -172,13 +172,13 @@ def make_adapter(plan: Plan, bundle: Bundle, dtype: torch.dtype, tell: Emit) -> 
     return adapter
 
 
-def merge_base_weights(plan: Plan, bundle: Bundle) -> None:
+def merge_base_weights(config: TrainingConfig, bundle: Bundle) -> None:
     """Merge the LoRAs of `base_weights` into the model, one after the other.
 
     Raises:
         ModelError: a file can't be read, or does not fit.
     """
-    network = plan.config.network
+    network = config.network
     multipliers = (*network.base_weights_multiplier, *(1.0,) * len(network.base_weights))
     for path, multiplier in zip(network.base_weights, multipliers, strict=False):
         file = export.read_adapter(Path(path))

@@ -19,6 +19,7 @@ from trainer.preview.prompts import SampleRequest, picture_name, settle
 from trainer.preview.sampling import sample, save_picture
 from trainer.training import failures, ranks
 from trainer.training.keeper import Keeper
+from trainer.training.prompts import Prompts
 from trainer.training.training import Training
 from trainer.training.validating import LossesOf, Validating
 from trainer.training.watchdog import Watchdog
@@ -35,6 +36,7 @@ class Hooks:
         self._training = training
         self._keeper = training.progress.keeper = Keeper(training)
         self._validating = Validating(training, losses_of, measures=self._keeper.writes)
+        self._prompts = Prompts(training)
         self._watchdog = Watchdog(training.tell, training.device)
         self._halvings = 0
         self._ended = time.perf_counter()
@@ -160,8 +162,9 @@ class Hooks:
         """Make the sample pictures from number `first` on. A stop ends it, and the loop obeys it; a resume draws on."""
         training, began = self._training, time.perf_counter()
         training.metrics.settle()
+        prompts = self._prompts.after(training.step, begun=first > 0) if self._keeper.writes else ()
         with suppress(Stopped):
-            for index, prompt in list(enumerate(training.plan.prompts))[first:] if self._keeper.writes else ():
+            for index, prompt in list(enumerate(prompts))[first:]:
                 training.sampled = index
                 step, kind = training.bundle.latents.step, training.process.name
                 self._sample_one(settle(prompt, training.config, index, step, kind))

@@ -1,0 +1,86 @@
+"""Series: what is to be varied, and what came of the runs, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kohya_gui.parts.markup import button, duration, esc, number
+from kohya_gui.parts.served import Pictures
+from kohya_gui.watch import gallery
+from kohya_gui.watch.gallery import Row, Shown
+from trainer.config import known_settings
+from trainer.queue.comparison import Result, best_of
+from trainer.queue.series import MOST_SETTINGS, Series
+
+USUAL = ("learning_rate", "network_dim", "optimizer_type", "max_train_epochs", "network_type", "lr_scheduler")
+"""What is offered first."""
+
+
+def form() -> str:
+    """Return the place where a series is made of what the form says."""
+    known = known_settings()
+    order = [*USUAL, *(key for key in known if key not in USUAL)]
+    choices = "".join(f'<option value="{esc(key)}">{esc(known[key].show.label)} ({esc(key)})</option>' for key in order)
+    hints = ("1e-4, 5e-5, 2e-5", "each pair of values is a run then")
+    lines = "".join(
+        f'<div class="series-line"><label>{"And" if place else "Setting"}<select name="setting-{place}">'
+        f'<option value="">–</option>{choices}</select></label><label>Values<input name="values-{place}" '
+        f'placeholder="{hint}" spellcheck="false"></label></div>'
+        for place, hint in zip(range(MOST_SETTINGS), hints, strict=True)
+    )
+    return (
+        '<details class="card series-form" id="series-form" data-keep="series-form"><summary><h3>Series '
+        '<span class="quiet">compare values of a setting</span></h3></summary><p class="quiet">What the form says, '
+        "once for each value. The runs go into the queue, and a table tells them apart at the end. With a semicolon "
+        f"between values they may hold commas: 512; 768,512.</p>{lines}"
+        f"<p>{button('series-add', 'Add the runs to the queue', style='primary', id_='series-add')}</p></details>"
+    )
+
+
+def table(series: Series, rows: Sequence[Result], pictures: Pictures) -> str:
+    """Return one series: a row for each run, then the last samples, a column for each run."""
+    known = known_settings()
+    labels = [known[key].show.label if key in known else key for key in series.settings]
+    lowest = best_of(list(rows))
+    heads = "".join(f"<th>{esc(head)}</th>" for head in ("Run", *labels, "Status", "Best validation", "Time"))
+    body = "".join(_row(row, best=row is lowest) for row in rows)
+    remove = button("series-remove", "Remove the table", key=series.key)
+    return (
+        f'<section class="card series" data-series="{esc(series.name)}"><h3>Series {esc(series.name)}{remove}</h3>'
+        f'<div class="scroll"><table class="comparison series-table"><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>{_samples(rows, pictures)}</section>"
+    )
+
+
+def _row(row: Result, *, best: bool) -> str:
+    link = f'<button type="button" class="link" data-open-run="{esc(row.name)}">{esc(row.name)}</button>'
+    name = esc(row.name) if row.status == "waiting" else link
+    values = "".join(f"<td>{esc(_shown(value))}</td>" for value in row.values)
+    lowest = "–" if row.best is None else f"{row.best:.4f} at step {number(row.best_step)}"
+    mark = ' <span class="badge good">best</span>' if best else ""
+    time = "–" if row.seconds is None else duration(row.seconds)
+    return (
+        f'<tr data-member="{esc(row.name)}"><td>{name}</td>{values}<td><span class="badge {row.status}">{row.status}'
+        f"</span></td><td>{lowest}{mark}</td><td>{time}</td></tr>"
+    )
+
+
+def _shown(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _samples(rows: Sequence[Result], pictures: Pictures) -> str:
+    drawn = [row for row in rows if row.samples]
+    numbers = sorted({index for row in drawn for index in row.samples or {}})
+    if not numbers:
+        return ""
+    heads = [", ".join(map(_shown, row.values)) for row in drawn]
+    shown = []
+    for index in numbers:
+        prompt = next(row.samples[index][0] for row in drawn if row.samples and index in row.samples)
+        cells = [
+            Shown(row.samples[index][1], head, prompt) if row.samples and index in row.samples else None
+            for row, head in zip(drawn, heads, strict=True)
+        ]
+        shown.append(Row(prompt, cells))
+    return f"<h4>Last samples</h4>{gallery.grid(shown, heads, pictures)}"

@@ -1,0 +1,97 @@
+"""The queue in the page: filled while a run is paused, one failing, the program killed in the middle, Continue."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, expect
+
+from tests.helpers.browser import NEEDS_BROWSER, PATIENCE, comes_to, open_file, opened, small_run
+from tests.helpers.page import PROJECT, start_app
+from trainer.config import load_config
+from trainer.ground import events
+from trainer.results.event_log import read_events
+
+pytestmark = NEEDS_BROWSER
+
+
+def stands(page: Page, name: str, words: str) -> None:
+    expect(page.locator(f"[data-entry={name}] .badge")).to_have_text(words, timeout=PATIENCE)
+
+
+def listed(page: Page) -> list[str]:
+    return page.locator("#queue [data-entry]").evaluate_all("rows => rows.map((row) => row.dataset.entry)")
+
+
+def add(page: Page, path: Path) -> None:
+    open_file(page, path)
+    page.click("#start")
+    expect(page.locator(f"[data-entry={path.stem}]")).to_be_visible(timeout=PATIENCE)
+
+
+def test_three_runs_one_failing_killed_in_the_middle_continued(tmp_path: Path, browser: Browser) -> None:
+    (tmp_path / "models").mkdir()
+    model = Path(shutil.copy(PROJECT / "demo" / "model.safetensors", tmp_path / "models" / "gone.safetensors"))
+    first = small_run(tmp_path, "first", max_train_steps=40)
+    bad = small_run(tmp_path, "bad", pretrained_model_name_or_path=str(model))
+    middle = small_run(tmp_path, "middle", max_train_steps=100, train_batch_size=1, save_state_minutes=0.01)
+    last = small_run(tmp_path, "last", network_dim=2)
+    app = start_app(tmp_path, tmp_path / "own")
+    page = opened(browser.new_page(), app)
+    try:
+        open_file(page, first)
+        page.click("#start")
+        expect(page.locator("#start")).to_have_text("Add to queue")
+        page.click("#pause")
+        comes_to(page, "Paused")
+        for path in (last, bad, middle):
+            add(page, path)
+        model.unlink()
+        assert listed(page) == ["last", "bad", "middle"]
+        page.locator("[data-entry=last] [data-act=queue-down]").click()
+        expect(page.locator("#queue [data-entry]").first).to_have_attribute("data-entry", "bad")
+        page.locator("[data-entry=last] [data-act=queue-down]").click()
+        expect(page.locator("#queue [data-entry]").last).to_have_attribute("data-entry", "last")
+        for name in ("bad", "middle", "last"):
+            stands(page, name, "waiting")  # a paused run is waited for
+        page.locator("[data-entry=last] [data-act=queue-open]").click()
+        expect(page.locator("#network_dim")).to_have_value("2")
+        page.click("#pause")
+        stands(page, "bad", "failed")
+        expect(page.locator("[data-entry=bad] .problem")).to_contain_text("gone.safetensors")
+        stands(page, "middle", "under way")
+        expect(page.locator("[data-number=step]")).to_have_text(re.compile(r"^[1-9]\d? / 100$"), timeout=PATIENCE)
+    finally:
+        app.process.kill()
+        app.process.wait()
+        page.close()
+    outputs = tmp_path / "outputs"
+    assert (outputs / "first.safetensors").is_file() and not (outputs / "middle.safetensors").exists()
+
+    again = start_app(tmp_path, tmp_path / "own")
+    page = opened(browser.new_page(), again)
+    try:
+        page.get_by_role("tab", name="Queue").click()
+        stands(page, "middle", "interrupted")
+        stands(page, "last", "waiting")
+        expect(page.locator("#queue")).to_contain_text("The queue stands; 2 runs wait.")
+        expect(page.locator("#start")).to_have_text("Start")
+        page.click("#queue-continue")
+        stands(page, "middle", "under way")
+        stands(page, "middle", "finished")
+        stands(page, "last", "finished")
+        stands(page, "bad", "failed")
+        expect(page.locator("#start")).to_have_text("Start")
+        page.locator("#queue-done [data-act=queue-clear]").click()
+        expect(page.locator("#queue")).to_contain_text("Nothing waits.")
+        assert "Traceback" not in again.log.read_text(errors="replace")
+        page.close()
+    finally:
+        assert again.stop() == 0
+    log = list(read_events(outputs / "middle.run" / "events.jsonl"))
+    assert [event.step for event in log if isinstance(event, events.StepDone)] == list(range(1, 101))
+    assert [event.resumed for event in log if isinstance(event, events.Started)] == [False, True]
+    assert load_config(outputs / "last.run" / "config.toml").network.network_dim == 2
+    assert (outputs / "last.safetensors").is_file() and not list((tmp_path / "own" / "queue").glob("*.toml"))

@@ -1,0 +1,138 @@
+"""The samples of a run as a grid to leaf through, prompts changed on the way, its files tried out, one of them kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, expect
+
+from tests.helpers.browser import NEEDS_BROWSER, PATIENCE, comes_to, open_file, opened, small_run
+from tests.helpers.page import start_app
+from trainer.ground.events import SampleReady
+from trainer.results import prompt_changes
+from trainer.results.event_log import read_events
+from trainer.results.run_folder import RunFolder
+
+pytestmark = NEEDS_BROWSER
+
+PROMPT = "a sks emblem --w 64 --h 64 --s 2 --d 1"
+OTHER = "a red ring --w 64 --h 64 --s 2 --d 2"
+
+
+def data_of(path: Path) -> bytes:
+    content = path.read_bytes()
+    return content[8 + int.from_bytes(content[:8], "little") :]
+
+
+def label(page: Page) -> str:
+    return page.locator("#lightbox .what b").inner_text()
+
+
+def test_grid_lightbox_prompts_trial_and_the_one_to_keep(tmp_path: Path, browser: Browser) -> None:
+    app = start_app(tmp_path, tmp_path / "own")
+    settings = {"sample_prompts": PROMPT, "sample_every_n_epochs": 1, "save_every_n_epochs": 1, "sample_at_first": True}
+    path = small_run(tmp_path, "cat", **settings, max_train_epochs=3, train_batch_size=12, learning_rate=1e-2)
+    context = browser.new_context(permissions=["notifications"])
+    context.add_init_script(
+        "window.told = []; window.Notification = class { static permission = 'default';"
+        "static async requestPermission() { return Notification.permission = 'granted'; }"
+        "constructor(title, about) { told.push([title, about.body]); } close() {} }"
+    )
+    page = opened(context.new_page(), app)
+    folder = RunFolder(tmp_path / "outputs", "cat")
+    try:
+        open_file(page, path)
+        page.click("[data-notify]")
+        expect(page.locator("[data-notify]")).to_have_attribute("aria-pressed", "true")
+        page.click("#start")
+        expect(page.locator("#samples a.sample").first).to_be_visible(timeout=PATIENCE)
+        page.click("#pause")
+        comes_to(page, "Paused")
+        page.locator(".sample-prompts summary").click()
+        expect(page.locator("#samples [name=prompts]")).to_have_value(PROMPT)
+        page.fill("#samples [name=prompts]", "/etc/passwd.txt")
+        page.locator("[data-act=change-prompts]").click()
+        expect(page.locator("#run-told")).to_contain_text("outside the folders")
+        page.fill("#samples [name=prompts]", f"{PROMPT}\n{OTHER}")
+        page.locator("[data-act=change-prompts]").click()
+        expect(page.locator(".sample-prompts .told")).to_contain_text("From the next pictures on")
+        page.click("#pause")
+        comes_to(page, "Finished")
+        expect(page.locator("#samples .grid-row")).to_have_count(2, timeout=PATIENCE)
+        assert page.evaluate("told") == [["cat is finished", "step 36 of 36"]]
+
+        heads = page.locator("#samples .grid-head span").all_inner_texts()
+        assert heads[0] == "base model" and heads[-1] == "training picture" and heads[-2] == "step 36"
+        drawn = [event for event in read_events(folder.events) if isinstance(event, SampleReady)]
+        first = min(event.step for event in drawn if event.index == 1)
+        assert [each.step for each in prompt_changes.changes(folder)] == [first]
+        page.locator("#samples a.sample").first.click()
+        expect(page.locator("#lightbox .frame .over")).to_have_js_property("naturalWidth", 64)
+        assert label(page) == "base model"
+        page.keyboard.press("ArrowRight")
+        assert label(page) == "step 12"
+        page.keyboard.press("ArrowLeft")
+        page.keyboard.press("ArrowLeft")
+        assert label(page) == "base model", "there is nothing before it"
+        page.keyboard.press("ArrowDown")
+        expect(page.locator("#lightbox .what span")).to_contain_text("a red ring")
+        page.keyboard.press("ArrowUp")
+        page.locator("#lightbox select").select_option(label="step 36")
+        expect(page.locator("#lightbox .two .under")).to_be_visible()
+        page.locator("#lightbox input").fill("25")
+        assert page.evaluate("getComputedStyle(document.querySelector('#lightbox .under')).clipPath").count("75%") == 1
+        page.keyboard.press("Escape")
+        expect(page.locator("#lightbox")).not_to_be_visible()
+        page.locator("#samples [data-wide]").click()
+        box = page.locator("#samples").bounding_box()
+        assert box is not None and box["width"] == page.evaluate("document.documentElement.clientWidth")
+        page.keyboard.press("Escape")
+
+        page.fill("#tried [name=weights]", "0, 0.5, 1")
+        page.fill("#tried [name=steps]", "two")
+        page.click("#try-draw")
+        expect(page.locator("#tried .problem-box")).to_contain_text("no whole number")
+        page.fill("#tried [name=steps]", "2")
+        page.click("#try-draw")
+        expect(page.locator("#tried .told")).to_contain_text("9 pictures", timeout=PATIENCE)
+        expect(page.locator("#tried a.sample")).to_have_count(9)
+        expect(page.locator("#tried .grid-head span")).to_have_text(["weight 0", "weight 0.5", "weight 1"])
+        wanted, before = data_of(folder.output_dir / "cat-000001.safetensors"), data_of(folder.lora)
+        assert wanted != before
+        page.locator("#tried [data-act=keep][data-file='cat-000001.safetensors']").click()
+        page.locator("#dialog [data-act=keep]").click()
+        expect(page.locator("#tried .told")).to_contain_text("cat.safetensors is cat-000001", timeout=PATIENCE)
+        assert data_of(folder.lora) == wanted
+        assert data_of(folder.output_dir / "cat-step00000036.safetensors") == before
+        expect(page.locator("#files")).to_contain_text("cat-step00000036.safetensors")
+        assert "Traceback" not in app.log.read_text(errors="replace")
+        context.close()
+    finally:
+        assert app.stop() == 0
+
+
+def test_a_series_of_two_values(tmp_path: Path, browser: Browser) -> None:
+    app = start_app(tmp_path, tmp_path / "own")
+    path = small_run(tmp_path, "cat", sample_prompts=PROMPT, sample_every_n_steps=4, validate_every_n_steps=2)
+    page = opened(browser.new_page(), app)
+    try:
+        open_file(page, path)
+        page.get_by_role("tab", name="Queue").click()
+        page.locator("#series-form summary").click()
+        page.select_option("[name=setting-0]", "network_dim")
+        page.fill("[name=values-0]", "0, 2")
+        page.click("#series-add")
+        expect(page.locator("#queue-told")).to_contain_text("Rank")
+        page.fill("[name=values-0]", "2, 4")
+        page.click("#series-add")
+        expect(page.locator("#queue-told")).to_contain_text("2 runs are in the queue")
+        rows = page.locator(".series-table tbody tr")
+        expect(rows).to_have_count(2)
+        expect(rows.locator(".badge.finished")).to_have_count(2, timeout=PATIENCE)
+        expect(rows.nth(1)).to_contain_text("at step")
+        expect(page.locator(".series a.sample")).to_have_count(2, timeout=PATIENCE)
+        expect(page.locator(".series-table .badge.good")).to_have_count(1)
+        assert "Traceback" not in app.log.read_text(errors="replace")
+        page.close()
+    finally:
+        assert app.stop() == 0
