@@ -72,7 +72,8 @@ class Schedule:
         of = {"folder": "pictures of their own folder", "held_out": "kept pictures", "training": "training pictures"}
         count = _of(len(self.series.examples), self.available)
         times = len(self.series.moments) + 1
-        said = f"Validation: {count} {of[self.kind]} at {self.series.timesteps} timesteps, {times} times, "
+        at = f"at {_of(self.series.timesteps, TIMESTEPS)} timesteps"
+        said = f"Validation: {count} {of[self.kind]} {at}, {times} times, "
         said += f"about {self.share:.0%} of the run."
         if self.kind == "training":
             said += " It says how well they are learned, and no more."
