@@ -103,7 +103,10 @@ def _folded(title: str, names: Iterable[str]) -> str:
 
 
 def _unsupported(problem: Problem) -> str:
-    _, stop, instead = problem.message.partition("would change the result; ")
+    said, stop, instead = problem.message.partition("would change the result; ")
+    if problem.key == "datasets":  # it names a place and a key of its own
+        place = said.partition(" is not supported by this program")[0]
+        return f"{place}; {instead.rstrip('.')}" if stop else place
     value = f" = {_written(problem.value)}" if problem.value is not None else ""
     return f"{problem.key}{value}; {in_labels(instead)}" if stop else f"{problem.key}{value}"
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import toml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -629,6 +630,28 @@ def test_steps_of_buckets_that_the_vae_cannot_hold_are_rounded_and_said(opened: 
     assert any("bucket_reso_steps" in line and "VAE" in line for line in found.report.lines()) == (step != rounded)
 
 
+def test_a_file_of_datasets_alone_opens_in_both_its_forms(opened: Open) -> None:
+    tables = {"general": {"resolution": 512}, "datasets": [{"batch_size": 4, "subsets": [{"image_dir": "/p"}]}]}
+    unable = {"face_crop_aug_range": [2.0, 4.0], "image_dir": "/p"}
+    written = toml.dumps({"general": {"resolution": 512}, "datasets": tables["datasets"]})
+    for name, text in (("d.json", json.dumps(tables)), ("d.toml", written)):
+        found = opened(name, text)
+        assert [each.config.dataset.resolution for each in datasets_of(found.config)] == ["512,512"]
+        assert datasets_of(found.config)[0].config.training.train_batch_size == 4
+        assert any("/p" in remark for remark in found.report.remarks)
+    found = opened("d.json", json.dumps({"datasets": [{"subsets": [unable]}]}))
+    assert (
+        "  dataset 1, subset 1: face_crop_aug_range [2.0, 4.0]; cut the faces out beforehand." in found.report.lines()
+    )
+
+
+@pytest.mark.parametrize(("length", "meant"), [(255, 225), (150, 150), (200, 150), (100, 75), (225, 225)])
+def test_texts_are_as_long_as_sd_scripts_cuts_them(opened: Open, length: int, meant: int) -> None:
+    found = opened("sd.toml", f'network_module = "networks.lora"\nmax_token_length = {length}\n')
+    assert (found.config.model.max_token_length, found.report.wrong) == (meant, ())
+    assert any(each.key == "max_token_length" for each in found.report.said) == (length != meant)
+
+
 def test_what_is_said_otherwise_twice_is_told_with_what_it_is_in_the_end(opened: Open) -> None:
     form = {**KOHYA_SS, "max_resolution": "512,650", "enable_bucket": False, "additional_parameters": ""}
     found = opened("form.json", json.dumps(form))
@@ -879,6 +902,7 @@ def test_what_other_programs_leave_out_is_as_they_have_it(opened: Open) -> None:
         ("one.json", json.dumps({**ONE_TRAINER, "optimizer": {"optimizer": "YOGI"}}), "optimizer.optimizer"),
         ("a.yaml", TOOLKIT.replace("sd_trainer", "textual_inversion_trainer"), "type"),
         ("a.yaml", TOOLKIT.replace("is_xl", "is_pixart"), "is_pixart"),
+        ("a.yaml", TOOLKIT.replace("is_xl: true", "arch: sd3"), "arch sd3"),
         ("a.yaml", TOOLKIT.replace("lr: 3e-4", "lr: fast"), "learning_rate"),
     ],
 )
@@ -886,6 +910,12 @@ def test_what_other_programs_have_and_this_one_has_not_is_named(opened: Open, na
     found = opened(name, text)
     assert [problem.key for problem in found.report.wrong] == [key]
     assert values_of(found)["network_dim"] == 24
+
+
+@pytest.mark.parametrize("model", ["is_flux: true", "arch: flux"])
+def test_a_job_for_flux_is_one(opened: Open, model: str) -> None:
+    found = opened("a.yaml", TOOLKIT.replace("is_xl: true", model))
+    assert (found.config.model.model_family, found.report.wrong) == ("flux", ())
 
 
 def test_yaml_that_is_none_is_refused_with_its_line(opened: Open) -> None:

@@ -98,6 +98,7 @@ def translated(reader: Reader, recipe: Recipe) -> kohya.Imported:
         imported.unused += listed.unused
     if recipe.foreign:
         _round(imported)
+        _round_length_of_texts(imported)
     _name_as_in_file(recipe, imported)
     return imported
 
@@ -172,6 +173,18 @@ def _round(imported: kohya.Imported) -> None:
     if 1 <= len(sides) <= 2 and any(int(side) % LATENT_STEP for side in sides):
         imported.said.append(Said("resolution", given, {"resolution": floored}, why))
         values["resolution"] = floored
+
+
+def _round_length_of_texts(imported: kohya.Imported) -> None:
+    """Take as many parts of 75 tokens as sd-scripts cuts texts into, which takes any length (`strategy_base.py`)."""
+    key, part = "max_token_length", 75
+    length, allowed = imported.values.get(key), known_settings()[key].choices
+    if isinstance(length, int) and not isinstance(length, bool) and length > part and length not in allowed:
+        cut = length // part * part
+        if cut in allowed:
+            imported.values[key] = cut
+            why = f"texts are cut into parts of {part} tokens, of which no more are whole"
+            imported.said.append(Said(key, length, {key: cut}, why))
 
 
 def _missing(values: Mapping[str, object], may: Callable[[Path], bool]) -> dict[str, str]:

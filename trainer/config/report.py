@@ -77,7 +77,10 @@ def of_said(said: Said) -> str:
 
 def of_unsupported(problem: Problem) -> str:
     """Return what is not supported without the words that its heading says."""
-    _, stop, instead = problem.message.partition("would change the result; ")
+    said, stop, instead = problem.message.partition("would change the result; ")
+    if problem.key == "datasets":  # it names a place and a key of its own
+        place = said.partition(" is not supported by this program")[0]
+        return f"{place}; {instead.rstrip('.')}" if stop else place
     value = f" = {shown(problem.value)}" if problem.value is not None else ""
     return f"{problem.key}{value}; {instead.rstrip('.')}" if stop else f"{problem.key}{value}"
 

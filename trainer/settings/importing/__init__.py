@@ -16,7 +16,7 @@ from trainer.settings.importing.kohya_json import KohyaJson
 from trainer.settings.importing.lora_metadata import LoraMetadata
 from trainer.settings.importing.one_trainer import OneTrainer
 from trainer.settings.importing.recipe import Reader, Recipe, Source
-from trainer.settings.importing.toml_files import EasyToml, Toml
+from trainer.settings.importing.toml_files import DatasetsJson, EasyToml, Toml
 from trainer.settings.walk import Setting
 
 READERS: tuple[Reader, ...] = (
@@ -24,6 +24,7 @@ READERS: tuple[Reader, ...] = (
     OneTrainer(),
     AiToolkit(),
     KohyaJson(),
+    DatasetsJson(),
     CommandLine(),
     EasyToml(),
     Toml(),

@@ -32,7 +32,9 @@ _PRECISIONS = {
 _SAVED = {name: "float" if ours == "no" else ours for name, ours in _PRECISIONS.items()}
 _SCHEDULES = ("constant", "constant_with_warmup", "cosine", "cosine_with_restarts", "linear", "polynomial")
 _JOB = re.compile(r"^job:\s*['\"]?(?:extension|train)\b", re.MULTILINE)
-_OTHER_MODELS = re.compile(r"is_(?!v2$|xl$|v_pred$)\w+$")
+_OTHER_MODELS = re.compile(r"is_(?!v2$|xl$|v_pred$|flux$)\w+$")
+_ARCHITECTURES = {"sd1": "sd15", "sd2": "sd2", "sdxl": "sdxl", "flux": "flux"}
+"""{what it calls a kind of model: the family here}."""
 
 _TABLE = {
     "name": Carried("output_name", text),
@@ -144,10 +146,10 @@ def _take_model(recipe: Recipe, process: dict[str, object]) -> None:
     """Take the family of the model, and name one that is not trained here."""
     model = _table(process, "model")
     named = [key for key, value in model.items() if _OTHER_MODELS.match(key) and value is True]
-    named += [f"arch {arch}" for arch in [str(model.get("arch") or "")] if arch and arch not in ("sd1", "sd2", "sdxl")]
+    named += [f"arch {arch}" for arch in [str(model.get("arch") or "")] if arch and arch not in _ARCHITECTURES]
     for name in named:
         recipe.problems.append(Problem(name, "it is another kind of model; choose one of this program's families."))
-    family = {"sd1": "sd15", "sd2": "sd2", "sdxl": "sdxl"}.get(str(model.get("arch")), "")
+    family = "flux" if model.pop("is_flux", False) else _ARCHITECTURES.get(str(model.get("arch")), "")
     family = "sdxl" if model.pop("is_xl", False) else "sd2" if model.pop("is_v2", False) else family
     if family:
         recipe.flat["model_family"] = family

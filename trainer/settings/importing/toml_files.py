@@ -1,4 +1,4 @@
-"""TOML: our own, sd-scripts' with any section names, and the nested tables of LoRA_Easy_Training_Scripts."""
+"""TOML: our own, sd-scripts' with any section names, LoRA_Easy_Training_Scripts' nested tables; datasets as JSON."""
 
 from __future__ import annotations
 
@@ -33,6 +33,23 @@ class Toml(Reader):
         recipe = Recipe(flat, problems=list(problems), foreign="network_module" in flat or (listed and not flat))
         if listed:
             datasets.take(recipe, document)
+        return recipe
+
+
+class DatasetsJson(Reader):
+    """The tables of a dataset_config as JSON, which sd-scripts takes as well."""
+
+    name = "a JSON file of datasets"
+
+    def recognises(self, source: Source) -> bool:
+        document = json_of(source)
+        return isinstance(document, dict) and datasets.KEY in document and document.keys() <= {*datasets.PARTS}
+
+    def read(self, source: Source, known: Mapping[str, Setting]) -> Recipe:
+        document = json_of(source)
+        assert isinstance(document, dict)
+        recipe = Recipe({}, foreign=True)
+        datasets.take(recipe, document)
         return recipe
 
 
