@@ -118,7 +118,7 @@ def sd15_steps(place: Place) -> Iterator[Row]:
 def sdxl_steps(place: Place) -> Iterator[Row]:
     """Measure SDXL's steps at 1024 px over the floor and against plain PEFT."""
     cell = replace(
-        place.cell("gpu-sdxl", "sdxl", 1024, "sdxl-quarter"), reference=None if place.rehearsal else Target(1.3, False)
+        place.cell("gpu-sdxl", "sdxl", 1024, "sdxl-small"), reference=None if place.rehearsal else Target(1.3, False)
     )
     yield from steps.measure(cell, Options(quick=True, folder=place.folder))
 

@@ -25,35 +25,39 @@ _TEXT = {**_SD15["text_encoder"], "hidden_size": 192, "intermediate_size": 768, 
 _NARROW = {"block_out_channels": (80, 160, 320, 320), "norm_num_groups": 16, "sample_size": 32}
 _VAE = {"block_out_channels": (32, 64, 128, 128), "norm_num_groups": 16, "sample_size": 256}
 
+_QUARTER = {
+    "unet": {
+        **_SDXL["unet"],
+        **_NARROW,
+        "block_out_channels": (80, 160, 320),
+        "attention_head_dim": (2, 4, 8),
+        "cross_attention_dim": 512,
+        "projection_class_embeddings_input_dim": 320 + 6 * 256,
+    },
+    "vae": {**_SDXL["vae"], **_VAE},
+    "text_encoder": _TEXT,
+    "text_encoder_2": {
+        **_SDXL["text_encoder_2"],
+        "hidden_size": 320,
+        "intermediate_size": 1280,
+        "projection_dim": 320,
+        "num_hidden_layers": 8,
+    },
+}
+_SMALL = {"block_out_channels": (32, 64, 64), "layers_per_block": 1, "transformer_layers_per_block": (1, 1, 2)}
+
 MODELS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "sd15-quarter": {
         "unet": {**_SD15["unet"], **_NARROW, "cross_attention_dim": 192},
         "vae": {**_SD15["vae"], **_VAE},
         "text_encoder": _TEXT,
     },
-    "sdxl-quarter": {
-        "unet": {
-            **_SDXL["unet"],
-            **_NARROW,
-            "block_out_channels": (80, 160, 320),
-            "attention_head_dim": (2, 4, 8),
-            "cross_attention_dim": 512,
-            "projection_class_embeddings_input_dim": 320 + 6 * 256,
-        },
-        "vae": {**_SDXL["vae"], **_VAE},
-        "text_encoder": _TEXT,
-        "text_encoder_2": {
-            **_SDXL["text_encoder_2"],
-            "hidden_size": 320,
-            "intermediate_size": 1280,
-            "projection_dim": 320,
-            "num_hidden_layers": 8,
-        },
-    },
+    "sdxl-quarter": _QUARTER,
+    "sdxl-small": {**_QUARTER, "unet": {**_QUARTER["unet"], **_SMALL}},
     "sd15": {name: _SD15[name] for name in ("unet", "vae", "text_encoder")},
     "sdxl": {name: _SDXL[name] for name in ("unet", "vae", "text_encoder", "text_encoder_2")},
 }
-"""Component configurations by name: the published layouts at a quarter of their width, and as they are."""
+"""Component configurations by name: the published layouts at a quarter of their width, smaller still, as they are."""
 
 _HALVED = ("sd15", "sdxl")
 """Written in half precision, as those of real size are published."""

@@ -37,7 +37,7 @@ DATA = Path(__file__).parents[1] / "data"
 TOKENS = json.loads((DATA / "tokens_families.json").read_text())
 TOKENS["sd15"] = [{**case, "ids": [case["chunks"]]} for case in json.loads((DATA / "tokens_sd15.json").read_text())]
 FAMILIES = list(TINY)
-STEPS = 20
+STEPS = 6
 
 
 @dataclass(frozen=True)
@@ -418,16 +418,16 @@ def test_a_lora_with_diffusers_names_is_read(ground: Ground, tmp_path: Path) -> 
 def test_a_stopped_run_resumes_exactly(ground: Ground, trained: tuple[list[float], Path]) -> None:
     inbox, losses = Inbox(), []
 
-    def stop_at_three(event: Event) -> None:
+    def stop_half_way(event: Event) -> None:
         if isinstance(event, StepDone):
             losses.append(event.loss)
             if event.step == STEPS // 2:
                 inbox.send(Command.STOP)
 
     config = load_config(overrides=ground.settings("stopped"))
-    assert train(config, emit=stop_at_three, inbox=inbox).stopped
+    assert train(config, emit=stop_half_way, inbox=inbox).stopped
     assert len(losses) == STEPS // 2
-    finished = train(config, emit=stop_at_three, start=Start(resume="auto"))
+    finished = train(config, emit=stop_half_way, start=Start(resume="auto"))
     assert losses == trained[0]
     straight, resumed = load_file(trained[1]), load_file(finished.path)
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)

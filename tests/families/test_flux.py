@@ -316,6 +316,16 @@ def test_it_computes_as_diffusers_and_transformers(forms: dict[str, dict[str, st
     torch.testing.assert_close(predicted(bundle), unpacked(drawn, 4, 3), rtol=1e-5, atol=1e-6)
 
 
+def test_a_layer_that_is_one_in_the_original_is_computed_once_in_a_pass(forms: dict[str, dict[str, str]]) -> None:
+    bundle, counted = loaded(forms["files"]), list[str]()
+    for name, layer in bundle.components[DENOISER].named_modules():
+        if name.rpartition(".")[2] in ("qkv", "added_qkv", "linear1"):
+            layer.register_forward_hook(lambda *_, name=name: counted.append(name))
+    predicted(bundle)
+    assert len(counted) > 2
+    assert sorted(counted) == sorted(set(counted))
+
+
 def test_a_transformer_alone_of_diffusers_is_read(forms: dict[str, dict[str, str]], tmp_path: Path) -> None:
     tensors = {name: value.clone() for name, value in tiny.modules()[DENOISER].state_dict().items()}
     path = tiny.write(tmp_path / "diffusion_pytorch_model.safetensors", tensors, tiny.described())

@@ -1,11 +1,10 @@
-"""Families that are like none of the program's, each in a folder of its own, go all the way of a run.
+"""A family that is like none of the program's, in a folder of its own, goes all the way of a run.
 
-`patchy` is made for this, with one and with three text encoders; `fluxlike` is built as FLUX.1 is.
+`patchy` is made for this, with one and with three text encoders.
 """
 
 from __future__ import annotations
 
-import copy
 import signal
 import subprocess
 import sys
@@ -25,9 +24,6 @@ from kohya_gui.form.plan_panel import plan_panel
 from kohya_gui.form.survey import survey as surveyed
 from kohya_gui.parts.folders import Folders
 from tests.families import patchy
-from tests.families.fluxlike import FluxLike
-from tests.families.fluxlike.bundle import flux, transformer, with_fused_layers
-from tests.families.fluxlike.bundle import write_file as write_flux
 from tests.families.patchy import Patchy
 from tests.families.patchy.bundle import write_file
 from tests.families.patchy.models import modules
@@ -56,7 +52,7 @@ def registered() -> Iterator[None]:
         FAMILIES.pop(family.name)
 
 
-FOREIGN = (Patchy(1), Patchy(3), FluxLike(2))
+FOREIGN = (Patchy(1), Patchy(3))
 
 
 def register() -> None:
@@ -104,13 +100,11 @@ class Ground:
         return losses, load_file(self.output / name / "tiny.safetensors")
 
 
-@pytest.fixture(scope="module", params=["one encoder", "three encoders", "like FLUX.1"])
+@pytest.fixture(scope="module", params=[1, 3], ids=["one encoder", "three encoders"])
 def ground(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ground:
-    folder, number = tmp_path_factory.mktemp("foreign"), {"one encoder": 1, "three encoders": 3}.get(request.param)
-    path = folder / "model.safetensors"
-    if number is None:
-        return Ground(FluxLike(2), write_flux(path), write_dataset(folder), folder / "out")
-    return Ground(Patchy(number), write_file(path, number), write_dataset(folder), folder / "out")
+    folder = tmp_path_factory.mktemp("foreign")
+    path = write_file(folder / "model.safetensors", request.param)
+    return Ground(Patchy(request.param), path, write_dataset(folder), folder / "out")
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +168,7 @@ def test_no_line_of_the_program_knows_it(ground: Ground) -> None:
 
 def test_sizes_that_its_patches_do_not_fit_are_refused(ground: Ground) -> None:
     step = ground.family.latents.step
-    assert step == (16 if ground.family.name == "fluxlike" else 32)
+    assert step == 32
     with pytest.raises(ConfigError, match=f"multiple of {step}"):
         plan(ground.config("step", bucket_reso_steps=step // 2))
     with pytest.raises(ConfigError, match=f"multiples of {step}"):
@@ -198,8 +192,6 @@ def test_it_trains_every_part_and_its_file_is_read_back(ground: Ground, trained:
 
 def test_the_loss_is_that_of_the_models_own_arithmetic(ground: Ground) -> None:
     """One step at batch 1, computed with nothing of the program but its random numbers."""
-    if ground.family.name == "fluxlike":
-        pytest.skip("its arithmetic is diffusers'")
     training = wired(ground.config("one", train_batch_size=1, shuffle_caption=False, flip_aug=False), [])
     batch = next(iter(training.batches))
     models, tokens = modules(ground.encoders), batch.tokens
@@ -275,24 +267,3 @@ def test_two_ranks_train_as_one_with_twice_the_accumulation(ground: Ground, tmp_
     together = ground.made("together")
     assert together[0] == pytest.approx(alone[0], rel=1e-5)
     assert all(torch.allclose(value, alone[1][name], rtol=1e-4, atol=1e-5) for name, value in together[1].items())
-
-
-def test_fused_layers_give_what_the_layers_gave() -> None:
-    """Of the same weights; each whole is computed once in a pass, with and without an adapter on it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        plain = transformer().eval()
-    whole = with_fused_layers(copy.deepcopy(plain))
-    generator = torch.Generator().manual_seed(2)
-    noisy = torch.randn(2, 16, 8, 4, generator=generator)
-    context, pooled = torch.randn(2, 5, 16, generator=generator), torch.randn(2, 16, generator=generator)
-    text, sigmas, guidance = {"context": context, "pooled": pooled}, torch.tensor([0.2, 0.9]), torch.full((2,), 3.5)
-    with torch.no_grad():
-        expected = flux(plain, noisy, sigmas, text, guidance)
-        counted: list[str] = []
-        for name, layer in whole.named_modules():
-            if name.endswith(("qkv", "linear1")):
-                layer.register_forward_hook(lambda *_, name=name: counted.append(name))
-        torch.testing.assert_close(flux(whole, noisy, sigmas, text, guidance), expected, rtol=1e-5, atol=1e-6)
-        assert sorted(counted) == sorted(set(counted))
-        assert len(counted) == 4

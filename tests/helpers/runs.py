@@ -35,6 +35,10 @@ def write_dataset(folder: Path) -> Path:
     return folder
 
 
+VALIDATED: Mapping[str, object] = {"max_validation_share": 0.05}
+"""Validation as it is by default. Most runs here are without: it would take more passes than their few steps."""
+
+
 def tiny_settings(model: Path, dataset: Path, output: Path, **settings: object) -> dict[str, object]:
     """Return the settings of a run of a few seconds; `settings` replaces any of them."""
     return {
@@ -57,6 +61,7 @@ def tiny_settings(model: Path, dataset: Path, output: Path, **settings: object) 
         "output_name": "tiny",
         "save_precision": "float",
         "seed": 7,
+        "max_validation_share": 0.0,
         **settings,
     }
 
@@ -64,6 +69,11 @@ def tiny_settings(model: Path, dataset: Path, output: Path, **settings: object) 
 def tiny_config(model: Path, dataset: Path, output: Path, **settings: object) -> TrainingConfig:
     """Return `tiny_settings` as a configuration."""
     return load_config(overrides=tiny_settings(model, dataset, output, **settings))
+
+
+def validated_config(model: Path, dataset: Path, output: Path, **settings: object) -> TrainingConfig:
+    """Return `tiny_settings` as a configuration, with validation on."""
+    return tiny_config(model, dataset, output, **{**VALIDATED, **settings})
 
 
 def logged(folder: Path) -> list[dict[str, Any]]:

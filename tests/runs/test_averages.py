@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from tests.helpers.checkpoints import tiny_sd15
-from tests.helpers.runs import tiny_settings, write_dataset
+from tests.helpers.runs import VALIDATED, tiny_settings, write_dataset
 from trainer.config import load_config
 from trainer.ground import events
 from trainer.run import train
@@ -83,7 +83,7 @@ def test_validation_is_of_what_is_shown(ground: tuple[Path, Path], tmp_path: Pat
     for shown in (False, True):
         seen: list[events.Event] = []
         settings = {**COMMON, "use_ema": True, "ema_decay": 0.9, "sample_ema": shown}
-        config = load_config(overrides=tiny_settings(*ground, tmp_path / str(shown), **settings))
+        config = load_config(overrides=tiny_settings(*ground, tmp_path / str(shown), **settings, **VALIDATED))
         train(config, emit=seen.append)
         losses[shown] = [each.loss for each in seen if isinstance(each, events.Validated) and each.on == "training"]
     assert len(losses[True]) == len(losses[False]) >= 2

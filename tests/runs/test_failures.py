@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from demo.build.single_file import write_single_file
 from tests.helpers.checkpoints import tiny_modules, tiny_sd15
 from tests.helpers.mishaps import Mishap, MishapServer
-from tests.helpers.runs import logged, tiny_config, tiny_settings, write_dataset
+from tests.helpers.runs import VALIDATED, logged, tiny_config, tiny_settings, write_dataset
 from trainer import train
 from trainer.ground import events
 from trainer.ground.errors import RunError, StateError
@@ -151,7 +151,7 @@ def test_a_folder_that_becomes_read_only(
     assert_same(straight, tmp_path / "out")
 
 
-LARGE: dict[str, Any] = {"resolution": "384,384", "enable_bucket": False, "train_batch_size": 3}
+LARGE: dict[str, Any] = {"resolution": "384,384", "enable_bucket": False, "train_batch_size": 3, **VALIDATED}
 """Steps that take hundreds of megabytes, and all the same."""
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.helpers.checkpoints import tiny_sd15
-from tests.helpers.runs import logged, tiny_config, write_dataset
+from tests.helpers.runs import VALIDATED, logged, tiny_config, write_dataset
 from trainer import Start, train
 from trainer.ground import events
 from trainer.ground.commands import Command, Inbox
@@ -22,6 +22,7 @@ SETTINGS: dict[str, object] = {
     "cache_text_encoder_outputs": True,
     "sample_prompts": "tok class --w 64 --h 64 --s 2 --d 1",
     "sample_every_n_steps": 2,
+    **VALIDATED,
 }
 BEFORE_THE_FOLDER = {"scan", "load"}
 """Phases in which nothing has been trained and nothing may be written."""

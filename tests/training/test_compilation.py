@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.helpers.checkpoints import tiny_sd15
-from tests.helpers.runs import tiny_config, write_dataset
+from tests.helpers.runs import VALIDATED, tiny_config, write_dataset
 from trainer import train
 from trainer.ground import events
 from trainer.training import compilation
@@ -65,7 +65,7 @@ def graphs_by_step(tmp_path: Path, *, asked: bool) -> tuple[list[float], set[int
 
     short = {"train_batch_size": 5, "enable_bucket": False, "gradient_accumulation_steps": 1, "reg_data_dir": ""}
     config = tiny_config(
-        tiny_sd15(tmp_path), write_dataset(tmp_path), tmp_path / str(asked), torch_compile=asked, **short
+        tiny_sd15(tmp_path), write_dataset(tmp_path), tmp_path / str(asked), torch_compile=asked, **short, **VALIDATED
     )
     train(config, emit=note)
     return losses, graphs

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from tests.helpers import flux
 from tests.helpers.checkpoints import tiny_sd15
 from tests.helpers.pictures import gradient, write_picture
-from tests.helpers.runs import logged, tiny_config, write_dataset
+from tests.helpers.runs import logged, write_dataset
+from tests.helpers.runs import validated_config as tiny_config
 from trainer import Start, train
 from trainer.config import TrainingConfig, load_config
 from trainer.ground import events
