@@ -153,6 +153,10 @@ def test_alpha_is_read_in_every_dtype_and_is_the_rank_where_missing(
         ("unet.down_blocks.0.attentions.0.proj_in.lora.down.weight", "diffusers' key names"),
         ("lora_unet_x.hada_w3_a", "LoHa"),
         ("lora_unet_x.lokr_w3", "LoKr"),
+        ("lora_unet_x.a1.weight", "GLoRA"),
+        ("lora_unet_x.q_layer.weight", "T-LoRA"),
+        ("lora_unet_x.w_norm", "norms"),
+        ("lora_unet_x.diff", "whole differences"),
         ("model.diffusion_model.input_blocks.0.0.weight", "a checkpoint, not a LoRA"),
         ("emb_params", "textual inversion"),
         ("something.else", "it has something.else"),
@@ -161,6 +165,11 @@ def test_alpha_is_read_in_every_dtype_and_is_the_rank_where_missing(
 def test_other_files_are_refused_by_what_they_are(tmp_path: Path, key: str, what: str) -> None:
     with pytest.raises(ModelError, match=f"some.safetensors is .*{what}"):
         read_header(file_with(tmp_path, {key: torch.zeros(2, 2)}))
+
+
+def test_a_boft_is_told_from_an_oft_by_its_axes(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="is a LyCORIS BOFT"):
+        read_header(file_with(tmp_path, {"lora_unet_x.oft_blocks": torch.zeros(2, 4, 4, 4)}))
 
 
 def test_files_that_are_damaged_or_missing_are_refused(tmp_path: Path) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
+import errno
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +22,7 @@ from torch import Tensor
 from tests.helpers.adapters import CONFIGS, Network, components, outputs, tiny_targets
 from tests.helpers.checkpoints import tiny_sd15, tiny_sd15_folder
 from tests.helpers.families import TINY
-from trainer.__main__ import COMPLETED, REFUSED, main
+from trainer.__main__ import COMPLETED, FAILED, REFUSED, main
 from trainer.adapters import KINDS, make_spec
 from trainer.families import FAMILIES, recognise
 from trainer.families.sd15.facts import FACTS
@@ -208,19 +213,91 @@ def test_sum_adds_matrices_as_sd_scripts_does(tmp_path: Path, capsys: Capture) -
             close(found[key], 0.5 * one[key] + 2 * share * two[key])
 
 
-def test_it_stops_and_leaves_nothing(tmp_path: Path) -> None:
-    source = tiny_sd15(tmp_path)
+@pytest.mark.parametrize("form", ["file", "folder"])
+def test_it_stops_in_the_middle_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    source = tiny_sd15(tmp_path) if form == "file" else tiny_sd15_folder(tmp_path)
     trained("lora", {}, tmp_path / "a.safetensors")
-    before = sorted(tmp_path.iterdir())
-    inbox = Inbox()
-    inbox.send(Command.STOP)
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr("trainer.tools.merging._MEGABYTE", 10_000)
+    inbox, phases = Inbox(), []
+
+    def heard(event: object) -> None:
+        phases.append(event)
+        if len(phases) == 5:
+            # Half of it is written, beside its place.
+            assert {path for path in tmp_path.rglob("*") if path.name.endswith(".tmp")}
+            inbox.send(Command.STOP)
+
     said: list[str] = []
-    desk = Desk(said.append, said.append, lambda error: None, lambda event: None, lambda: inbox)
+    desk = Desk(said.append, said.append, lambda error: None, heard, lambda: inbox)
     words = {"models": [str(tmp_path / "a.safetensors")], "sd_model": str(source)}
-    arguments = TOOLS["merge"].read({**words, "save_to": str(tmp_path / "m.safetensors")})
+    arguments = TOOLS["merge"].read({**words, "save_to": str(tmp_path / f"m{'.safetensors' * (form == 'file')}")})
     with pytest.raises(Exception, match="Stopped"):
         TOOLS["merge"].run(arguments, desk)
-    assert sorted(tmp_path.iterdir()) == before and not said
+    assert len(phases) >= 5 and sorted(tmp_path.rglob("*")) == before and not said
+
+
+@pytest.mark.parametrize("form", ["file", "folder"])
+def test_a_full_disk_in_the_middle_is_said_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, form: str
+) -> None:
+    source = tiny_sd15(tmp_path) if form == "file" else tiny_sd15_folder(tmp_path)
+    trained("lora", {}, tmp_path / "a.safetensors")
+    before, there = sorted(tmp_path.rglob("*")), builtins.open
+
+    def filling(path: Any, mode: str = "r") -> Any:
+        file = there(path, mode)
+        return Filling(file, 100_000) if mode == "wb" else file
+
+    monkeypatch.setattr("trainer.tools.tensor_files.open", filling, raising=False)
+    target = tmp_path / f"m{'.safetensors' * (form == 'file')}"
+    words = ["merge", "--models", str(tmp_path / "a.safetensors"), "--sd_model", str(source), "--save_to", str(target)]
+    assert main(words) == FAILED
+    assert f"can't be written: {os.strerror(errno.ENOSPC)}." in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+class Filling:
+    """A file on a disk that has room for so many bytes."""
+
+    def __init__(self, file: Any, room: int) -> None:
+        self._file, self._room = file, room
+
+    def write(self, content: bytes) -> int:
+        self._room -= len(content)
+        if self._room < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return int(self._file.write(content))
+
+    def __enter__(self) -> Filling:
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        self._file.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a process that is told to end there has no time to do anything")
+def test_what_a_killed_process_left_is_removed_or_named(tmp_path: Path, capsys: Capture) -> None:
+    """A tool that was killed leaves its half of a file under a name with its number; the next one clears up."""
+    lora_file = tmp_path / "a.safetensors"
+    trained("lora", {}, lora_file)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    target = tmp_path / "new.safetensors"
+    mine, others, living = (
+        tmp_path / f".{name}.safetensors.{process}.tmp"
+        for name, process in (("new", gone.pid), ("other", gone.pid), ("other", os.getppid()))
+    )
+    for path in (mine, others, living):
+        path.write_bytes(b"half")
+    folder = tmp_path / f".model.{gone.pid}.tmp"
+    folder.mkdir()
+    words = ["resize", "--model", str(lora_file), "--save_to", str(target), "--new_rank", "2"]
+    assert main(words) == COMPLETED
+    printed = capsys.readouterr().err
+    assert f"Note: {mine} is removed" in printed and not mine.exists()
+    assert f"Note: {others} was left by a process that was killed" in printed and others.exists()
+    assert f"Note: {folder} was left" in printed and living.name not in printed
 
 
 def wrong_files(tmp_path: Path) -> tuple[Path, Path]:

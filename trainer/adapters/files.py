@@ -26,11 +26,13 @@ _LONGEST_NUMBER = 8
 _SPLIT = {"_img_attn_qkv": 3, "_txt_attn_qkv": 3, "_linear1": 4}
 """What FLUX.1's layers that are several ones end with, and of how many."""
 
+_OF_PEFT = "a LoRA with PEFT's key names (the tool convert gives it kohya's)"
+_OF_DIFFUSERS = "a LoRA with diffusers' key names (the tool convert gives it kohya's)"
 _OTHERS = (
-    ("lora_A", "a LoRA with PEFT's key names"),
-    ("lora.down", "a LoRA with diffusers' key names"),
-    ("lora_linear_layer", "a LoRA with diffusers' key names"),
-    ("_lora.", "a LoRA with diffusers' key names"),
+    ("lora_A", _OF_PEFT),
+    ("lora.down", _OF_DIFFUSERS),
+    ("lora_linear_layer", _OF_DIFFUSERS),
+    ("_lora.", _OF_DIFFUSERS),
     ("model.diffusion_model.", "a checkpoint, not a LoRA"),
     ("first_stage_model.", "a checkpoint or VAE, not a LoRA"),
     ("encoder.down", "a VAE, not a LoRA"),
@@ -43,10 +45,16 @@ _OTHERS = (
     ("dora_scale", "a DoRA"),
     ("oft_", "an OFT that this version does not train"),
     ("a1.weight", "a LyCORIS GLoRA"),
+    ("q_layer.", "a T-LoRA"),
+    ("lambda_layer", "a T-LoRA"),
+    ("bias_", "a LyCORIS file with biases"),
     ("w_norm", "a LyCORIS file with norms"),
     (".diff", "a LyCORIS file of whole differences"),
 )
 """Part of a key -> what a file with such a key is, where no kind recognises it. The first that fits is taken."""
+
+_ROTATIONS, _AXES_OF_BOFT = "oft_blocks", 4
+"""An OFT has a row of blocks, a BOFT one for each of its stages."""
 
 _WANTED = "Choose a LoRA in kohya's format (.safetensors with NAME.lora_down.weight and NAME.lora_up.weight)."
 
@@ -156,13 +164,15 @@ def _modules(
         module = modules.setdefault(name, {})
         if entry != ALPHA:
             module[entry] = shape
+    butterflies = any(len(module.get(_ROTATIONS, ())) == _AXES_OF_BOFT for module in modules.values())
     for kind in kinds:
-        if modules and all(kind.recognises(entries) for entries in modules.values()):
+        if modules and not butterflies and all(kind.recognises(entries) for entries in modules.values()):
             return kind, modules
-    raise ModelError(f"{path.name} is {_what(modules, kinds)}.", _WANTED)
+    raise ModelError(f"{path.name} is {'a LyCORIS BOFT' if butterflies else what_it_is(modules, kinds)}.", _WANTED)
 
 
-def _what(modules: Mapping[str, Collection[str]], kinds: Collection[Kind]) -> str:
+def what_it_is(modules: Mapping[str, Collection[str]], kinds: Collection[Kind]) -> str:
+    """Return what a file is whose modules, by name the entries without the alpha, are of no one of these kinds."""
     strangers = [
         f"{name}.{entry}" if entry else name
         for name, entries in modules.items()

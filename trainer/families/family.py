@@ -83,9 +83,12 @@ class Recognition:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the weight of a layer lies in a file: in the tensor `name`, as part `part` of `parts` equal ones."""
+    """Where the weight of a layer lies in a file: in tensors whose rows, one below the other, are those of the layer.
 
-    name: str
+    Or, where it is one tensor, as part `part` of `parts` equal ones of it.
+    """
+
+    names: tuple[str, ...]
     part: int = 0
     parts: int = 1
 
@@ -194,7 +197,11 @@ class Family(ABC):
 
     def places(self, target: Target, configs: ComponentConfigs) -> Iterable[Place]:
         """Return where a layer's weight may lie in a model's file or in its component's folder, the likely first."""
-        return (Place(f"{target.path}.weight"),)
+        return (Place((f"{target.path}.weight",)),)
+
+    def paths(self, target: Target) -> tuple[str, ...]:
+        """Return the paths in diffusers' files of the layers that, one below the other, are this one."""
+        return (target.path,)
 
     def side(self, configs: ComponentConfigs) -> int:
         """Return the side, in pixels, of the square pictures that such a model was made for; 0 where it isn't known."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,34 @@ FULL_DISK = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG")
 """What a write fails with where there is no room for it."""
 
 _CHUNK = 1 << 20
+_TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.tmp")
+"""The names of `temporary_of`."""
+
+
+def temporary_of(path: Path) -> Path:
+    """Return where this process writes what is to become `path`."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def leftovers(folder: Path) -> dict[Path, str]:
+    """Return {what a process that is gone was writing into a folder: the name that it was to have}.
+
+    On Windows it is not asked whether a process lives: what it has open cannot be removed there.
+    """
+    found = {each: _TEMPORARY.fullmatch(each.name) for each in folder.iterdir()}
+    return {each: match[1] for each, match in found.items() if match and not _is_running(int(match[2]))}
+
+
+def _is_running(process: int) -> bool:
+    if os.name == "nt":
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 @contextmanager
@@ -27,7 +56,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder cannot be written, or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_of(path)
     # What lies there is of a killed process, or a link that would be written through.
     temporary.unlink(missing_ok=True)
     try:

@@ -26,6 +26,17 @@ _LONGEST_ENTRY = 10_000
 _PREDICTIONS = {"epsilon": EPSILON, "v": VELOCITY, VELOCITY: VELOCITY}
 """modelspec's word for what a model predicts -> ours."""
 _ANIME_CLIP_SKIP = 2
+_OTHER_MODELS = {
+    "chroma": "Chroma",
+    "sd3": "Stable Diffusion 3",
+    "lumina": "Lumina 2",
+    "anima": "Anima",
+    "hunyuan": "HunyuanImage",
+    "zimage": "Z-Image",
+    "qwen": "Qwen-Image",
+    "wan": "Wan",
+}
+"""What sd-scripts' entry of the base model begins with -> the model's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +163,23 @@ def _cut(text: str) -> str:
 def family_of_lora(lora: AdapterHeader) -> str:
     """Return the family that a LoRA was trained for, as its metadata or its keys and shapes say; "" if unknown."""
     said = lora.metadata.get("ss_base_model_version", "")
+    if other_model_of(lora):
+        return ""
     for family in FAMILIES.values():
         if said and said in {family.file_names(each).base_model_version for each in (EPSILON, VELOCITY)}:
             return family.name
     fitting = [family.name for family in FAMILIES.values() if _fits(lora, family)]
     return fitting[0] if len(fitting) == 1 else ""
+
+
+def other_model_of(lora: AdapterHeader) -> str:
+    """Return the kind of model that a LoRA says it is for, where that is none of the families; "" else.
+
+    Some have layers of the same names and widths as a family's.
+    """
+    said = lora.metadata.get("ss_base_model_version", "").lower()
+    known = {family.file_names(EPSILON).base_model_version for family in FAMILIES.values()}
+    return next((title for word, title in _OTHER_MODELS.items() if said.startswith(word) and said not in known), "")
 
 
 def check_merged(lora: AdapterHeader, seen: Recognition, targets: Sequence[Target]) -> None:
@@ -184,6 +207,12 @@ def check_family_of_lora(lora: AdapterHeader, seen: Recognition, key: str = "net
         ModelError: it was trained for another family.
     """
     family = family_of_lora(lora)
+    if other := other_model_of(lora):
+        raise ModelError(
+            f"{key}: {lora.path.name} says that it is a LoRA for {other}, and the model is "
+            f"{FAMILIES[seen.family].title}.",
+            "Choose a LoRA that was trained for this kind of model.",
+        )
     if family and family != seen.family:
         raise ModelError(
             f"{key}: {lora.path.name} is a LoRA for {FAMILIES[family].title}, and the model is "

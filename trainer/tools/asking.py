@@ -6,11 +6,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trainer.ground.errors import ConfigError, ModelError, Problem
+from trainer.ground.files import leftovers
 from trainer.settings.problems import shown
+from trainer.tools.tool import Desk
 
 SUFFIX = ".safetensors"
 PRECISIONS = ("fp16", "bf16", "float")
@@ -34,8 +36,10 @@ def refusal(argument: str, value: str, reason: str) -> ConfigError:
     return ConfigError([Problem(argument, f"{shown(value)} cannot be used: {reason}.", value)])
 
 
-def check_target(save_to: str, sources: Sequence[str], overwrite: bool, *, folder: bool = False) -> Path:
+def check_target(desk: Desk, save_to: str, sources: Sequence[str], overwrite: bool, *, folder: bool = False) -> Path:
     """Return where to write, having seen that it can be done and that no source is lost by it.
+
+    What is left there of an earlier writing of the same that was killed is removed; of others it is told.
 
     Args:
         folder: what is written is a folder, which is never put in the place of another.
@@ -49,7 +53,7 @@ def check_target(save_to: str, sources: Sequence[str], overwrite: bool, *, folde
         raise refusal("save_to", save_to, f"the name must end in {SUFFIX}")
     real = Path(os.path.realpath(path))
     for source in map(Path, map(os.path.realpath, sources)):
-        if real == source or (source.is_dir() and source in real.parents):
+        if real == source or _is_same(real, source) or (source.is_dir() and source in real.parents):
             raise refusal("save_to", save_to, "this is what is read from; choose another name")
     if os.path.lexists(path) and not (overwrite and os.path.isfile(path) and not folder):
         way_out = "choose another name" if folder else "choose another name, or add --overwrite for a file"
@@ -59,7 +63,29 @@ def check_target(save_to: str, sources: Sequence[str], overwrite: bool, *, folde
             pass
     except OSError as error:
         raise refusal("save_to", save_to, f"nothing can be written there ({error.strerror or error})") from error
+    _clear(desk, path)
     return path
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Say whether two paths are of one file, such as those that differ by capital letters on some systems."""
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
+def _clear(desk: Desk, target: Path) -> None:
+    for left, name in leftovers(target.parent).items():
+        if name != target.name:
+            desk.note(f"Note: {left} was left by a process that was killed while it wrote {name}; it can be deleted.")
+            continue
+        desk.note(f"Note: {left} is removed; it was left by a process that was killed while it wrote {name}.")
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            with suppress(PermissionError):  # on Windows: it is being written
+                left.unlink(missing_ok=True)
 
 
 def check_room(target: Path, size: int) -> None:

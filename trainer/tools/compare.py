@@ -10,7 +10,7 @@ from trainer.adapters import read_header
 from trainer.ground.safetensors_header import Table
 from trainer.settings.section import Show, argument
 from trainer.tools.asking import about, refusal
-from trainer.tools.lora_files import some
+from trainer.tools.lora_files import counted, some
 from trainer.tools.metadata import is_lora
 from trainer.tools.models import table_of
 from trainer.tools.tool import COMPLETED, Arguments, Desk, Tool
@@ -55,10 +55,10 @@ class Compare(Tool[CompareArguments]):
         comparing = self.load()
         if loras[0]:
             headers = [read_header(path) for path in paths]
-            _tell_only(desk, "layers", paths, [set(header.modules) for header in headers])
+            _tell_only(desk, "layer", paths, [set(header.modules) for header in headers])
             found = comparing.of_loras(headers, desk.progress())
         else:
-            _tell_only(desk, "tensors", paths, [set(table.entries) for table in tables])
+            _tell_only(desk, "tensor", paths, [set(table.entries) for table in tables])
             _tell_forms(desk, tables)
             found = comparing.of_tensors(paths, tables, desk.progress())
         _tell_metadata(desk, tables)
@@ -79,7 +79,7 @@ class Compare(Tool[CompareArguments]):
 def _tell_only(desk: Desk, what: str, paths: tuple[Path, Path], names: list[set[str]]) -> None:
     for path, own, other in zip(paths, names, reversed(names), strict=True):
         if only := sorted(own - other):
-            desk.say(f"Only in {path.name}: {len(only)} {what}: {some(only)}")
+            desk.say(f"Only in {path.name}: {counted(len(only), what)}: {some(only)}")
 
 
 def _tell_forms(desk: Desk, tables: list[Table]) -> None:
@@ -88,7 +88,7 @@ def _tell_forms(desk: Desk, tables: list[Table]) -> None:
     shapes = [name for name in common if first[name].shape != second[name].shape]
     formats = {(first[name].dtype, second[name].dtype) for name in common} - {(f, f) for f in _formats(first)}
     if shapes:
-        desk.say(f"Of another shape: {len(shapes)} tensors: {some(shapes)}")
+        desk.say(f"Of another shape: {counted(len(shapes), 'tensor')}: {some(shapes)}")
     for one, other in sorted(formats):
         desk.say(f"Number format: {one} in the first, {other} in the second")
 

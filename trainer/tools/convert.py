@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
+from trainer.adapters import KINDS
+from trainer.adapters.files import what_it_is
 from trainer.families import FAMILIES
 from trainer.settings.section import Show, argument
+from trainer.targets import TEXT, names_of
 from trainer.tools import dialects
 from trainer.tools.asking import PRECISIONS, about, check_target, refusal
-from trainer.tools.dialects import DIFFUSERS, KOHYA, LENGTHS, LYCORIS, Read
+from trainer.tools.dialects import DIFFUSERS, KOHYA, LENGTHS, LYCORIS, Named, Read
 from trainer.tools.lora_files import DOWN, UP, some
 from trainer.tools.models import table_of
 from trainer.tools.tool import COMPLETED, Arguments, Desk, Tool
@@ -69,8 +72,8 @@ class Convert(Tool[ConvertArguments]):
         shapes = {key: entry.shape for key, entry in table.entries.items()}
         families = FAMILIES if arguments.family == AUTO else {arguments.family: FAMILIES[arguments.family]}
         seen = dialects.read(shapes, families)
-        _check(arguments, seen)
-        target = check_target(arguments.save_to, [arguments.model], arguments.overwrite)
+        _check(arguments, seen, shapes)
+        target = check_target(desk, arguments.save_to, [arguments.model], arguments.overwrite)
         formats = [entry.dtype for entry in table.entries.values() if entry.shape]
         own = max(set(formats), key=formats.count, default="F32")
         precision = _PRECISION.get(own, "float") if arguments.save_precision == AUTO else arguments.save_precision
@@ -88,7 +91,7 @@ class Convert(Tool[ConvertArguments]):
         return converting
 
 
-def _check(arguments: ConvertArguments, seen: Read) -> None:
+def _check(arguments: ConvertArguments, seen: Read, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Refuse what cannot be said in the other dialect, or is not understood."""
     name = Path(arguments.model).name
     if not seen.named:
@@ -98,15 +101,37 @@ def _check(arguments: ConvertArguments, seen: Read) -> None:
         keys = f"{len(seen.strange)} of its keys mean no layer of {seen.family.title}: {some(seen.strange)}"
         raise refusal("model", name, keys)
     entries = layers(seen)
+    plain = {key: own - {"alpha"} for key, own in entries.items()}
+    if not all(any(kind.recognises(own) for kind in KINDS.values()) for own in plain.values()):
+        raise refusal("model", name, f"it is {what_it_is(plain, KINDS.values())}")
     odd = next((sorted(own - _PLAIN) for own in entries.values() if not own <= _PLAIN), None)
     if arguments.to == DIFFUSERS and odd:
         raise refusal("to", DIFFUSERS, f"it has no layers with {odd[0]}; resize makes a plain LoRA of {name}")
     halves = [key for key, own in entries.items() if len(own & {UP, DOWN}) == 1]
     if halves:
         raise refusal("model", name, f"it lacks one of the two matrices of {some(halves)}")
-    components = {each.target.component for each in seen.named}
-    if arguments.to == LYCORIS and len(components - {"unet"}) > 1:
+    _check_pieces(arguments, seen, name)
+    if arguments.to == DIFFUSERS and (along := next((key for key in seen.named if _along_inputs(key, shapes)), None)):
+        reason = f"its DoRA has lengths along the inputs ({along.key}), and PEFT's has them along the outputs"
+        raise refusal("to", DIFFUSERS, reason)
+    encoders = {each.target.component for each in seen.named} & set(names_of(seen.family.parts, TEXT))
+    if arguments.to == LYCORIS and len(encoders) > 1:
         raise refusal("to", LYCORIS, "its names cannot tell two text encoders apart; kohya's and diffusers' can")
+
+
+def _along_inputs(each: Named, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    shape = shapes[each.key]
+    return each.entry == LENGTHS and len(shape) > 1 and shape[0] == 1 != each.target.out_features
+
+
+def _check_pieces(arguments: ConvertArguments, seen: Read, name: str) -> None:
+    """Refuse what cannot be made one layer of several, or several of one: all but the two matrices of a LoRA."""
+    for each in seen.named:
+        several = each.layer.pieces > 1 or (arguments.to != KOHYA and len(seen.family.paths(each.target)) > 1)
+        if several and each.entry not in (UP, DOWN, "alpha"):
+            layer = each.target.name
+            reason = f"{layer} is one layer in kohya's keys and several in others, and {each.entry} is for one of them"
+            raise refusal("model" if each.layer.pieces > 1 else "to", name, reason)
 
 
 def layers(seen: Read) -> Mapping[str, set[str]]:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from trainer.families import Family
+from trainer.families.unet.places import LEVEL
 from trainer.ground.control import Progress
 from trainer.ground.errors import ModelError
 from trainer.results import export
 from trainer.targets import Target
-from trainer.tools import dialects
+from trainer.tools import dialects, low_rank
 from trainer.tools.convert import CONV, LINEAR, ConvertArguments
-from trainer.tools.dialects import DIFFUSERS, LENGTHS, Read
+from trainer.tools.dialects import DIFFUSERS, KOHYA, LENGTHS, Layer, Read
 from trainer.tools.lora_files import DOWN, UP, without_hashes
+from trainer.tools.low_rank import Factors
 from trainer.tools.tensor_files import TensorFile
 
 _ALPHA = "alpha"
@@ -41,19 +44,20 @@ def converted(
         ModelError, RunError: it cannot be read or written.
         Stopped: `progress` says so.
     """
-    modules: dict[str, tuple[Target, dict[str, Tensor]]] = {}
+    modules: dict[str, dict[int, _Piece]] = {}
     with TensorFile(path) as file:
         for done, each in enumerate(seen.named):
             progress("reading", done, len(seen.named))
             tensor = file.tensor(each.key).float()
             if not torch.isfinite(tensor).all():
                 raise ModelError(f"{path.name}: {each.key} has numbers that are not finite.", "Take another file.")
-            modules.setdefault(each.target.name, (each.target, {}))[1][each.entry] = tensor
+            pieces = modules.setdefault(each.target.name, {})
+            pieces.setdefault(each.layer.piece, _Piece(each.layer)).entries[each.entry] = tensor
     tensors: dict[str, Tensor] = {}
-    for layer, entries in modules.values():
-        alpha = entries.get(_ALPHA)
-        if DOWN in entries and alpha is None:
-            entries[_ALPHA] = torch.tensor(_alpha(metadata, layer, entries[DOWN].shape[0]))
+    for pieces in modules.values():
+        for piece in pieces.values():
+            _complete(piece, metadata, seen.family)
+        layer, entries = _joined(list(pieces.values()))
         if arguments.projections and layer.path.endswith(("proj_in", "proj_out")):
             _reshape(entries, arguments.projections)
         tensors |= _said(arguments.to, seen.family, layer, entries)
@@ -61,18 +65,62 @@ def converted(
     return len(modules), export.save(target, tensors, said, precision)
 
 
+@dataclass
+class _Piece:
+    """What a file has for a layer, or for one of those that are it in others' files; tensors by kohya's entries."""
+
+    layer: Layer
+    entries: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def factors(self) -> Factors:
+        return Factors(self.entries[UP], self.entries[DOWN], float(self.entries[_ALPHA]))
+
+
+def _complete(piece: _Piece, metadata: Mapping[str, str], family: Family) -> None:
+    """Give a LoRA's layer its alpha where the file has none."""
+    if DOWN in piece.entries and _ALPHA not in piece.entries:
+        path = family.paths(piece.layer.target)[piece.layer.piece]
+        rank = piece.entries[DOWN].shape[0]
+        piece.entries[_ALPHA] = torch.tensor(_alpha(metadata, piece.layer.target.component, path, rank))
+
+
+def _joined(pieces: Sequence[_Piece]) -> tuple[Target, dict[str, Tensor]]:
+    """Return a layer and its entries, made of what the file has for its pieces."""
+    target = pieces[0].layer.target
+    if pieces[0].layer.pieces == 1:
+        return target, pieces[0].entries
+    whole = low_rank.stacked({piece.layer.piece: piece.factors for piece in pieces}, target.parts)
+    return target, {_ALPHA: torch.tensor(whole.alpha), DOWN: whole.down, UP: whole.up}
+
+
 def _said(dialect: str, family: Family, layer: Target, entries: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return one layer in a dialect."""
-    if dialect == DIFFUSERS:
-        scale = float(entries.pop(_ALPHA)) / entries[DOWN].shape[0]
-        entries = {**entries, UP: entries[UP] * scale}
-        if LENGTHS in entries:
-            entries[LENGTHS] = entries[LENGTHS].flatten()
-    elif LENGTHS in entries and entries[LENGTHS].dim() == 1:
-        # PEFT has the lengths of the outputs as a row.
-        entries[LENGTHS] = entries[LENGTHS].view(-1, *(1,) * (entries[DOWN].dim() - 1))
+    if dialect == KOHYA:
+        if LENGTHS in entries and entries[LENGTHS].dim() == 1:
+            # PEFT has the lengths of the outputs as a row.
+            entries[LENGTHS] = entries[LENGTHS].view(-1, *(1,) * (entries[DOWN].dim() - 1))
+        return {f"{layer.name}.{entry}": tensor for entry, tensor in _ordered(entries)}
+    paths, found = family.paths(layer), {}
+    several = [entries]
+    if len(paths) > 1:
+        whole = Factors(entries[UP], entries[DOWN], float(entries[_ALPHA]))
+        parts = low_rank.split(whole, layer.parts)
+        several = [{_ALPHA: torch.tensor(part.alpha), DOWN: part.down, UP: part.up} for part in parts]
+    for path, own in zip(paths, several, strict=True):
+        if dialect == DIFFUSERS:
+            scale = float(own.pop(_ALPHA)) / own[DOWN].shape[0]
+            own[UP] = own[UP] * scale
+            if LENGTHS in own:
+                own[LENGTHS] = own[LENGTHS].flatten()
+        for entry, tensor in _ordered(own):
+            found[dialects.written(dialect, path, layer.component, entry)] = tensor
+    return found
+
+
+def _ordered(entries: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
     ordered = sorted(entries.items(), key=lambda pair: (pair[0] != _ALPHA, pair[0]))
-    return {dialects.written(dialect, family, layer, entry): tensor.contiguous() for entry, tensor in ordered}
+    return [(entry, tensor.contiguous()) for entry, tensor in ordered]
 
 
 def _reshape(entries: dict[str, Tensor], wanted: str) -> None:
@@ -86,13 +134,13 @@ def _reshape(entries: dict[str, Tensor], wanted: str) -> None:
                 entries[entry] = matrix[:, :, None, None]
 
 
-def _alpha(metadata: Mapping[str, str], layer: Target, rank: int) -> float:
+def _alpha(metadata: Mapping[str, str], component: str, path: str, rank: int) -> float:
     """Return a layer's alpha where its file has none: as the configurations of PEFT say, else the rank."""
     try:
         said = json.loads(metadata.get(_ADAPTER, "{}"))
-        own = {key.removeprefix(f"{layer.component}."): value for key, value in said.items()}
+        own = {key.removeprefix(f"{component}."): value for key, value in said.items()}
         pattern = own.get("alpha_pattern") or {}
-        alpha = float(pattern.get(layer.path, own.get("lora_alpha", rank)))
+        alpha = float(pattern.get(path, pattern.get(path.removeprefix(LEVEL), own.get("lora_alpha", rank))))
         return alpha * math.sqrt(rank) if own.get("use_rslora") else alpha
     except (ValueError, TypeError, AttributeError) as error:
         raise ModelError(f"The entry {_ADAPTER} of the file cannot be read: {error}.", "Save it again.") from error

@@ -11,11 +11,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from trainer.families import FAMILIES, Family
+from trainer.families.unet.places import LEVEL
 from trainer.targets import DENOISER, Target, names_of
 from trainer.tools.lora_files import DOWN, UP
 
 KOHYA, DIFFUSERS, LYCORIS = "kohya", "diffusers", "lycoris"
 LENGTHS = "dora_scale"
+
+_PEFT = "base_model_model_"
+_FIRST_ENCODER = "text_encoder"
+_BEHIND = ("text_encoders_", "cond_stage_model_", "conditioner_")
+"""What names of text encoders in a model's own layout begin with; behind it no two encoders have one name."""
 
 _ENTRIES = {
     "lora_A.weight": DOWN, "lora_B.weight": UP, "lora_A.default.weight": DOWN, "lora_B.default.weight": UP,
@@ -28,7 +34,21 @@ _ENTRIES = {
 
 _OF_PROCESSORS = {"_lora.down.weight": ".lora.down.weight", "_lora.up.weight": ".lora.up.weight"}
 _WRITTEN = {DOWN: "lora_A.weight", UP: "lora_B.weight", LENGTHS: "lora_magnitude_vector"}
-_LEVEL = "text_model."
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """What a name in a file stands for: a layer, or, where other programs have several for it, one of these."""
+
+    target: Target
+    piece: int = 0
+    pieces: int = 1
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Inputs and outputs."""
+        outer = self.target.parts[self.piece] if self.pieces > 1 else self.target.out_features
+        return self.target.in_features, outer
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +56,13 @@ class Named:
     """A key of a file: whose layer it is of, and kohya's word for the entry."""
 
     key: str
-    target: Target
+    layer: Layer
     entry: str
+
+    @property
+    def target(self) -> Target:
+        """The layer as kohya's files have it."""
+        return self.layer.target
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,24 +82,27 @@ def read(keys: Mapping[str, tuple[int, ...]], families: Mapping[str, Family] = F
 
 
 def _read(keys: Mapping[str, tuple[int, ...]], family: Family) -> Read:
-    names = {name: target for target in family.targets(family.configs, conv=True) for name in _names(family, target)}
+    names: dict[str, Layer] = {}
+    for target in family.targets(family.configs, conv=True):
+        for name, layer in _names(family, target):
+            names.setdefault(name, layer)  # one that two layers could have is that of the first
     named = {key: found for key in keys if (found := _named(key, names))}
     strange = tuple(key for key in keys if key not in named)
     fitting = sum(_fits(found, keys[key]) for key, found in named.items())
     return Read(family, tuple(named.values()), strange, fitting)
 
 
-def _named(key: str, names: Mapping[str, Target]) -> Named | None:
+def _named(key: str, names: Mapping[str, Layer]) -> Named | None:
     """Return what a key means: the longest beginning of it that names a layer counts."""
     text = key.replace(".processor.", ".")
     for suffix, other in _OF_PROCESSORS.items():
         if text.endswith(suffix):
             text = text.removesuffix(suffix) + other
     for place in reversed([index for index, sign in enumerate(text) if sign == "."]):
-        target = names.get(text[:place].replace(".", "_"))
-        if target is not None:
+        layer = names.get(text[:place].replace(".", "_"))
+        if layer is not None:
             entry = text[place + 1 :]
-            return Named(key, target, _ENTRIES.get(entry, entry))
+            return Named(key, layer, _ENTRIES.get(entry, entry))
     return None
 
 
@@ -82,38 +110,32 @@ def _fits(found: Named, shape: tuple[int, ...]) -> bool:
     """Say whether a matrix has a side of its layer."""
     if len(shape) < 2 or found.entry not in (UP, DOWN):
         return True
-    return shape[0] == found.target.out_features if found.entry == UP else shape[1] == found.target.in_features
+    inner, outer = found.layer.widths
+    return shape[0] == outer if found.entry == UP else shape[1] == inner
 
 
-def _names(family: Family, target: Target) -> Iterator[str]:
+def _names(family: Family, target: Target) -> Iterator[tuple[str, Layer]]:
     """Yield every name that a layer may have, with "_" for each dot."""
-    bare = target.path.removeprefix(_LEVEL)
+    whole, paths = Layer(target), family.paths(target)
+    yield from ((name, whole) for name in (target.name, target.alias) if name)
     denoiser = target.component in names_of(family.parts, DENOISER)
-    paths = [bare] if denoiser else [_LEVEL + bare, bare]
-    if bare.endswith(".to_out.0"):
-        paths.append(bare.removesuffix(".0"))
-    yield from (name for name in (target.name, target.alias) if name)
-    for path in paths:
-        flat = path.replace(".", "_")
-        yield f"{target.component}_{flat}"
-        yield f"base_model_model_{target.component}_{flat}"
-        if denoiser or target.component == "text_encoder":
-            yield f"base_model_model_{flat}"
-            yield f"lycoris_{flat}"
-    if denoiser:
-        for place in family.places(target, family.configs):
-            original = place.name.removesuffix(".weight").replace(".", "_")
-            yield from (original, original.removeprefix("model_"))
+    for number, path in enumerate(paths):
+        layer = Layer(target, number, len(paths))
+        for spelled in dict.fromkeys((path, path.removeprefix(LEVEL), path.removesuffix(".0"))):
+            flat = spelled.replace(".", "_")
+            yield from ((f"{start}{target.component}_{flat}", layer) for start in ("", "lora_", _PEFT))
+            if denoiser or target.component == _FIRST_ENCODER:
+                yield from ((f"{start}{flat}", layer) for start in (_PEFT, "lycoris_"))
+    for place in family.places(target, family.configs):
+        original = place.names[0].removesuffix(".weight").replace(".", "_")
+        if len(place.names) == place.parts == 1 and (denoiser or original.startswith(_BEHIND)):
+            yield from ((name, whole) for name in (original, original.removeprefix("model_")))
 
 
-def written(dialect: str, family: Family, target: Target, entry: str) -> str:
-    """Return the key that a dialect has for an entry of a layer."""
-    if dialect == KOHYA:
-        return f"{target.name}.{entry}"
-    denoiser = target.component in names_of(family.parts, DENOISER)
-    path = target.path if denoiser else _LEVEL + target.path.removeprefix(_LEVEL)
+def written(dialect: str, path: str, component: str, entry: str) -> str:
+    """Return the key that diffusers' files, or LyCORIS', have for an entry of a layer of theirs."""
     if dialect == DIFFUSERS:
-        return f"{target.component}.{path}.{_WRITTEN[entry]}"
+        return f"{component}.{path}.{_WRITTEN[entry]}"
     return f"lycoris_{path.replace('.', '_')}.{entry}"
 
 

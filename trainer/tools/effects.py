@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from trainer.adapters.changes import adapted
 from trainer.ground.errors import ModelError
 from trainer.tools.lora_files import DOWN, UP, kernels_of, one_name
 from trainer.tools.low_rank import Factors
-from trainer.tools.models import Located, Model
+from trainer.tools.models import Located, Model, Piece
 from trainer.tools.tensor_files import TensorFile
 
 
@@ -47,6 +48,16 @@ class OpenLora:
         alpha = module.rank if module.alpha is None else module.alpha
         return Factors(tensors[UP], tensors[DOWN], float(alpha))
 
+    def put(self, name: str, weight: Tensor, strength: float) -> None:
+        """Make a weight, contiguous float32, what a layer makes of it at a strength, in place."""
+        factors = self.factors(name)
+        if factors is None:
+            weight.copy_(self.adapted(name, weight, strength))
+        else:
+            # One pass over the weight, where most of the time of a merge goes.
+            up, down = factors.up.flatten(1), factors.down.flatten(1)
+            weight.flatten(1).addmm_(up, down, alpha=factors.scale * strength)
+
     def adapted(self, name: str, weight: Tensor, strength: float = 1.0) -> Tensor:
         """Return what a layer makes of its weight at a strength, float32 in the weight's shape."""
         kind, module = KINDS[self.header.kind], self.header.modules[name]
@@ -62,8 +73,7 @@ class Effects:
         names = one_name(headers)
         self._names = [{names[name]: name for name in header.modules} for header in headers]
         self._model = model
-        self._stack = stack
-        self._files: dict[Path, TensorFile] = {}
+        self._weights = Weights(stack)
 
     @property
     def names(self) -> list[str]:
@@ -82,19 +92,34 @@ class Effects:
     def matrix(self, lora: OpenLora, name: str) -> Tensor:
         """Return what a LoRA adds to a layer, float32 [out, in * kernel]."""
         if self._model is not None and name in self._model.weights:
-            weight = weight_of(self._model.weights[name], self._stack, self._files)
+            weight = self._weights.of(self._model.weights[name])
             return (lora.adapted(name, weight) - weight).flatten(1)
         inner, outer = width_of(lora.header, name)
         return lora.adapted(name, torch.zeros(outer, inner))
 
 
-def weight_of(located: Located, stack: ExitStack, files: dict[Path, TensorFile]) -> Tensor:
-    """Return a layer's weight, float32. `files` are those that are open already, in `stack`."""
-    if located.path not in files:
-        files[located.path] = stack.enter_context(TensorFile(located.path))
-    return part_of(files[located.path].tensor(located.place.name).float(), located)
+class Weights:
+    """The weights of checkpoints, whose files are opened in an `ExitStack`."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._files: dict[Path, TensorFile] = {}
+
+    def of(self, located: Located) -> Tensor:
+        """Return a layer's weight, float32 [out, in] or [out, in, kh, kw]. Raises ModelError."""
+        return part_of(self.whole(located), located)
+
+    def whole(self, located: Located, known: Mapping[Piece, Tensor] = MappingProxyType({})) -> Tensor:
+        """Return the tensors that a layer's weight is in, one below the other, float32; a known one is not read."""
+        pieces = [known[piece] if piece in known else self._read(piece) for piece in located.pieces]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def _read(self, piece: Piece) -> Tensor:
+        if piece.path not in self._files:
+            self._files[piece.path] = self._stack.enter_context(TensorFile(piece.path))
+        return self._files[piece.path].tensor(piece.name).float()
 
 
 def part_of(whole: Tensor, located: Located) -> Tensor:
     """Return the part of a tensor that is a layer's weight; it shares memory with the whole."""
-    return whole.chunk(located.place.parts)[located.place.part]
+    return whole.chunk(located.parts)[located.part]

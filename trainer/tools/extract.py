@@ -6,7 +6,9 @@ import json
 from datetime import datetime
 from types import ModuleType
 
+from trainer.families.unet.facts import EPSILON
 from trainer.ground.errors import ConfigError, Problem
+from trainer.process import DDPM
 from trainer.results.metadata import model_hashes
 from trainer.settings.section import Show, argument
 from trainer.tools.asking import PRECISIONS, about, check_target, refusal
@@ -14,6 +16,11 @@ from trainer.tools.models import Model, read_model
 from trainer.tools.on_device import DEVICES, held
 from trainer.tools.resize import DynamicArguments, check_dynamic
 from trainer.tools.tool import COMPLETED, Desk, Tool
+
+_EIGHT_BITS = (
+    "Note: {name} has weights of 8 bits: their rounding is part of the difference. Take both checkpoints in 16 bits "
+    "where there are such."
+)
 
 _PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
 
@@ -72,7 +79,9 @@ class Extract(Tool[ExtractArguments]):
             tuned = read_model(arguments.model_tuned)
         check_pair(org, tuned)
         sources = [arguments.model_org, arguments.model_tuned]
-        target = check_target(arguments.save_to, sources, arguments.overwrite)
+        target = check_target(desk, arguments.save_to, sources, arguments.overwrite)
+        if org.eight_bits or tuned.eight_bits:
+            desk.note(_EIGHT_BITS.format(name=org.name if org.eight_bits else tuned.name))
         extracting = self.load()
         with held(arguments.device, f"extracting a LoRA from {tuned.name}", desk) as device:
             written = extracting.extracted(org, tuned, arguments, device, desk.progress())
@@ -107,20 +116,23 @@ def check_pair(org: Model, tuned: Model) -> None:
     if org.family.name != tuned.family.name:
         said = f"it is a {tuned.family.title} model and {org.name} a {org.family.title} model"
         raise refusal("model_tuned", tuned.name, f"{said}; both must be of one kind")
-    ours = {target.name: (target.in_features, target.out_features, target.kernel) for target in org.targets}
-    theirs = {target.name: (target.in_features, target.out_features, target.kernel) for target in tuned.targets}
-    odd = next((name for name in ours if theirs.get(name) != ours[name]), "")
-    # A model of Stable Diffusion 2 has some layers as convolutions in one layout, and as linear layers in the other.
-    if odd and ours[odd][:2] != theirs.get(odd, ((), ()))[:2]:
-        raise refusal("model_tuned", tuned.name, f"{odd} has another shape there than in {org.name}")
-    if not org.components & tuned.components:
+    both = org.components & tuned.components
+    if not both:
         raise refusal("model_tuned", tuned.name, f"it has no part in common with {org.name}")
+    ours = {each.name: (each.in_features, each.out_features) for each in org.targets if each.component in both}
+    theirs = {each.name: (each.in_features, each.out_features) for each in tuned.targets if each.component in both}
+    if alone := next((name for name in ours if name not in theirs), ""):
+        raise refusal("model_tuned", tuned.name, f"it has no layer {alone}, which {org.name} has")
+    # Kernels may differ: Stable Diffusion 2 has convolutions in one layout where the other has linear layers.
+    if odd := next((name for name in ours if theirs[name] != ours[name]), ""):
+        raise refusal("model_tuned", tuned.name, f"{odd} has another shape there than in {org.name}")
 
 
 def _said(org: Model, tuned: Model, arguments: ExtractArguments, title: str) -> dict[str, str]:
     """Return the metadata of the LoRA: what it is for, and how it came about."""
-    prediction = str(tuned.recognition.configs.get("scheduler", {}).get("prediction_type", "epsilon"))
-    names = org.family.file_names(prediction)
+    configs, noisy = tuned.recognition.configs, tuned.family.process is DDPM
+    prediction = str(configs.get("scheduler", {}).get("prediction_type", EPSILON)) if noisy else ""
+    names = org.family.file_names(prediction or EPSILON, org.recognition.configs)
     conv = {"conv_dim": str(arguments.conv_dim), "conv_alpha": str(float(arguments.conv_dim or 0))}
     hashes = model_hashes(org.path)
     return {
@@ -128,7 +140,8 @@ def _said(org: Model, tuned: Model, arguments: ExtractArguments, title: str) -> 
         "ss_base_model_version": names.base_model_version,
         "ss_sd_model_name": org.name,
         **({"ss_sd_model_hash": hashes.old, "ss_new_sd_model_hash": hashes.new} if hashes else {}),
-        "ss_network_module": "networks.lora",
+        "ss_network_module": names.network_module,
+        **({"ss_model_type": names.model_type} if names.model_type else {}),
         "ss_network_args": json.dumps(conv if arguments.conv_dim else {}),
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": f"{names.architecture}/lora",

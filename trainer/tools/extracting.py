@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import Tensor
 
 from trainer.ground.control import Progress
 from trainer.targets import TEXT, Target, names_of
-from trainer.tools.effects import weight_of
+from trainer.tools.effects import Weights
 from trainer.tools.extract import ExtractArguments
 from trainer.tools.low_rank import Cut
 from trainer.tools.merging import Written
 from trainer.tools.models import Model
-from trainer.tools.tensor_files import TensorFile
 
 
 @dataclass
@@ -60,13 +58,12 @@ class _Pair:
 
     def __init__(self, org: Model, tuned: Model, stack: ExitStack) -> None:
         self._models = org, tuned
-        self._stack = stack
-        self._files: dict[Path, TensorFile] = {}
+        self._weights = Weights(stack)
         self.layers = [each for each in org.targets if each.name in org.weights and each.name in tuned.weights]
 
     def difference(self, target: Target) -> Tensor:
         """Return what the tuned one has over the original, float32 in the original's shape."""
-        org, tuned = (weight_of(model.weights[target.name], self._stack, self._files) for model in self._models)
+        org, tuned = (self._weights.of(model.weights[target.name]) for model in self._models)
         return tuned.view_as(org) - org
 
 

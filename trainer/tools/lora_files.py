@@ -9,8 +9,10 @@ from pathlib import Path
 
 from trainer.adapters import KINDS, AdapterHeader, read_header, width_of
 from trainer.families import FAMILIES
+from trainer.families.family import FileNames
+from trainer.families.unet.facts import EPSILON
 from trainer.ground.errors import ModelError
-from trainer.planning.inspection import family_of_lora
+from trainer.planning.inspection import family_of_lora, other_model_of
 from trainer.targets import Target
 from trainer.tools.asking import about, refusal
 from trainer.tools.models import Model, read_model
@@ -43,6 +45,12 @@ def is_plain(header: AdapterHeader) -> bool:
 def family_of(headers: Sequence[AdapterHeader]) -> str:
     """Return the family that LoRAs are for, "" where none of them says it."""
     return next((family for family in map(family_of_lora, headers) if family), "")
+
+
+def network_module(headers: Sequence[AdapterHeader]) -> str:
+    """Return sd-scripts' module for plain LoRAs of the family that these are for, networks.lora where none is known."""
+    family = family_of(headers)
+    return FAMILIES[family].file_names(EPSILON).network_module if family else FileNames("", "").network_module
 
 
 def _check_one_family(headers: Sequence[AdapterHeader]) -> None:
@@ -117,12 +125,15 @@ def check_fits(argument: str, model: Model, headers: Sequence[AdapterHeader]) ->
     notices = []
     for header in headers:
         family = family_of_lora(header)
+        if other := other_model_of(header):
+            raise refusal(argument, model.name, f"{header.path.name} says that it is for {other}")
         if family and family != model.family.name:
             said = f"{header.path.name} is for {FAMILIES[family].title}, and this is a {model.family.title} model"
             raise refusal(argument, model.name, said)
         targets = model.by_name
         if strangers := [name for name in header.modules if name not in targets]:
-            said = f"{header.path.name} has {len(strangers)} layers that this model does not have: {some(strangers)}"
+            layers = counted(len(strangers), "layer")
+            said = f"{header.path.name} has {layers} that this model does not have: {some(strangers)}"
             raise refusal(argument, model.name, said)
         for name in header.modules:
             _check_width(argument, model, header, name, targets[name])
@@ -130,8 +141,8 @@ def check_fits(argument: str, model: Model, headers: Sequence[AdapterHeader]) ->
             if len(absent) == len(header.modules):
                 raise refusal(argument, model.name, f"it holds none of the layers of {header.path.name}")
             notices.append(
-                f"Note: {len(absent)} layers of {header.path.name} stay out, since {model.name} lacks their part of "
-                f"the model: {some(absent)}."
+                f"Note: {model.name} lacks a part of the model, so nothing is done with "
+                f"{counted(len(absent), 'layer')} of {header.path.name}: {some(absent)}."
             )
     return tuple(notices)
 
@@ -186,6 +197,11 @@ def common(headers: Sequence[AdapterHeader]) -> dict[str, str]:
     keys = [*OF_BASE, *(f"modelspec.{key}" for key in OF_MODELSPEC)]
     found = {key: {header.metadata.get(key, "") for header in headers} for key in keys}
     return {key: next(iter(values)) for key, values in found.items() if len(values) == 1 and "" not in values}
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number and the word for what there is of it."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def some(names: Sequence[str]) -> str:

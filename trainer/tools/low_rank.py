@@ -172,6 +172,37 @@ def summed(parts: Sequence[tuple[Factors, float]]) -> Factors:
     return Factors(torch.stack(ups).sum(0), torch.stack(downs).sum(0), first.alpha)
 
 
+def stacked(pieces: Mapping[int, Factors], widths: Sequence[int]) -> Factors:
+    """Return factors of a linear layer whose rows are those of its pieces, each `widths` high; one not there is 0.
+
+    Pieces with one and the same second matrix and scale share it. Else ranks add up, and each piece has columns of its
+    own.
+    """
+    first = next(iter(pieces.values()))
+    shared = len(pieces) == len(widths) and all(
+        piece.scale == first.scale and torch.equal(piece.down, first.down) for piece in pieces.values()
+    )
+    if shared:
+        return Factors(torch.cat([pieces[number].up for number in range(len(widths))]), first.down, first.alpha)
+    rank, begin = sum(piece.rank for piece in pieces.values()), 0
+    rows = [torch.zeros(width, rank) for width in widths]
+    for number, piece in sorted(pieces.items()):
+        rows[number][:, begin : begin + piece.rank] = piece.up * piece.scale
+        begin += piece.rank
+    down = torch.cat([piece.down for _, piece in sorted(pieces.items())])
+    return Factors(torch.cat(rows), down, float(rank))
+
+
+def split(whole: Factors, widths: Sequence[int]) -> list[Factors]:
+    """Return the factors of each piece of a linear layer by its rows, without the columns that are 0 there."""
+    found = []
+    for up in whole.up.split(list(widths)):
+        used = up.any(0)
+        used[0] |= not used.any()
+        found.append(Factors(up[:, used], whole.down[used], whole.scale * int(used.sum())))
+    return found
+
+
 def entries(name: str, factors: Factors) -> dict[str, Tensor]:
     """Return a module as a file has it, by key, in kohya's order."""
     return {

@@ -9,9 +9,14 @@ from trainer.ground.errors import ConfigError, Problem
 from trainer.settings.section import Show, argument
 from trainer.tools import lora_files
 from trainer.tools.asking import PRECISIONS, about, check_room, check_target, refusal
-from trainer.tools.models import Model, read_model
+from trainer.tools.models import read_model
 from trainer.tools.on_device import DEVICES, held
 from trainer.tools.tool import COMPLETED, Arguments, Desk, Tool
+
+_EIGHT_BITS = (
+    "Note: {name} has weights of 8 bits, and they stay so: what is added to them is rounded, and of small changes much "
+    "is lost. save_precision bf16 keeps it, in a file twice as large."
+)
 
 AUTO, CONCAT, SVD, SUM = "auto", "concat", "svd", "sum"
 
@@ -28,7 +33,8 @@ class MergeArguments(Arguments):
     sd_model: str = argument("", Show("Into the checkpoint", widget="file"))
     """The checkpoint to put them into; left out, they become one LoRA.
 
-    SD 1.x, 2.x and XL, a .safetensors file or a diffusers folder. Weights are changed one after the other, in float32.
+    A .safetensors file or a diffusers folder, of any kind of model that is trained here; of FLUX.1 also a transformer
+    alone. Weights are changed one after the other, in float32, and keep their number format.
     """
 
     save_to: str = argument(..., Show("Save to", widget="file"))
@@ -89,7 +95,7 @@ class Merge(Tool[MergeArguments]):
         lora_files.check_shapes("models", headers)
         model = lora_files.read_base("base_model", arguments.base_model, headers)
         sources = [*arguments.models, *([arguments.base_model] if model else [])]
-        target = check_target(arguments.save_to, sources, arguments.overwrite)
+        target = check_target(desk, arguments.save_to, sources, arguments.overwrite)
         merging = self.load()
         with held(arguments.device if _method(arguments) == SVD else "", "merging LoRAs", desk) as device:
             plan = merging.Plan(_method(arguments), arguments.new_rank, arguments.new_conv_rank, device)
@@ -97,7 +103,8 @@ class Merge(Tool[MergeArguments]):
             written = merging.together(headers, ratios, model, plan, desk.progress())
         comment = "merged from " + ", ".join(made_of(headers, ratios))
         names = ", ".join(header.path.name for header in headers)
-        said = {**lora_files.common(headers), "ss_network_module": "networks.lora", "modelspec.merged_from": names}
+        module = lora_files.network_module(headers)
+        said = {**lora_files.common(headers), "ss_network_module": module, "modelspec.merged_from": names}
         size = written.save(
             target, said, comment, "fp16" if arguments.save_precision == AUTO else arguments.save_precision
         )
@@ -113,9 +120,11 @@ class Merge(Tool[MergeArguments]):
         notices = lora_files.check_fits("sd_model", model, headers)
         _refuse_unused(arguments)
         sources = [*arguments.models, arguments.sd_model]
-        target = check_target(arguments.save_to, sources, arguments.overwrite, folder=model.is_folder)
+        target = check_target(desk, arguments.save_to, sources, arguments.overwrite, folder=model.is_folder)
         precision = "" if arguments.save_precision == AUTO else arguments.save_precision
-        check_room(target, _size(model, precision))
+        check_room(target, model.bytes_in(precision))
+        if model.eight_bits and not precision:
+            desk.note(_EIGHT_BITS.format(name=model.name))
         for notice in notices:
             desk.note(notice)
         changed, size = self.load().into(model, headers, ratios, target, precision, desk.progress())
@@ -184,9 +193,3 @@ def _check_ranks(headers: list[AdapterHeader]) -> None:
             if rank != module.rank:
                 reason = f"{name} has rank {module.rank} in {header.path.name} and {rank} in {other}; concat takes both"
                 raise refusal("method", SUM, reason)
-
-
-def _size(model: Model, precision: str) -> int:
-    """Return about how many bytes a model will have."""
-    wide = {"float": 2}.get(precision, 1)
-    return model.bytes * wide

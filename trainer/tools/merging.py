@@ -16,14 +16,14 @@ from torch import Tensor
 from trainer.adapters import AdapterHeader
 from trainer.ground.control import Progress
 from trainer.ground.errors import RunError
-from trainer.ground.files import sync_folder
+from trainer.ground.files import sync_folder, temporary_of
 from trainer.results import export
 from trainer.tools import low_rank
-from trainer.tools.effects import Effects, OpenLora, part_of
+from trainer.tools.effects import Effects, OpenLora, Weights, part_of
 from trainer.tools.lora_files import described, without_hashes
 from trainer.tools.low_rank import Cut, Factors
 from trainer.tools.merge import SUM, SVD
-from trainer.tools.models import Located, Model
+from trainer.tools.models import Located, Model, Piece
 from trainer.tools.tensor_files import Change, rewrite
 
 PHASE = "merging"
@@ -135,7 +135,7 @@ def into(
     """
     with ExitStack() as stack:
         loras = [OpenLora(header, stack) for header in headers]
-        changes = _changes(model, loras, ratios)
+        changes = _changes(model, loras, ratios, Weights(stack))
         said = _said(model, headers, target)
         total = max(1, model.bytes // _MEGABYTE)
 
@@ -151,31 +151,46 @@ def into(
     return sum(map(len, changes.values())), size
 
 
-def _changes(model: Model, loras: Sequence[OpenLora], ratios: Sequence[float]) -> dict[Path, dict[str, Change]]:
+_Shares = list[tuple[OpenLora, str, float]]
+"""The LoRAs that change a layer, one after the other: each with its name for the layer and its ratio."""
+
+
+def _changes(
+    model: Model, loras: Sequence[OpenLora], ratios: Sequence[float], weights: Weights
+) -> dict[Path, dict[str, Change]]:
     """Return what is done to each tensor of each file."""
-    steps: dict[Path, dict[str, list[tuple[Located, OpenLora, str, float]]]] = {}
+    layers: dict[Located, _Shares] = {}
     for lora, ratio in zip(loras, ratios, strict=True):
         for name in lora.header.modules:
             if located := model.weights.get(name):
-                of_file = steps.setdefault(located.path, {})
-                of_file.setdefault(located.place.name, []).append((located, lora, name, ratio))
-    return {
-        path: {tensor: partial(_apply, todo) for tensor, todo in of_file.items()} for path, of_file in steps.items()
-    }
+                layers.setdefault(located, []).append((lora, name, ratio))
+    todo: dict[Piece, dict[Located, _Shares]] = {}
+    for located, shares in layers.items():
+        for piece in located.pieces:
+            todo.setdefault(piece, {})[located] = shares
+    found: dict[Path, dict[str, Change]] = {}
+    for piece, of_piece in todo.items():
+        found.setdefault(piece.path, {})[piece.name] = partial(_apply, piece, of_piece, weights)
+    return found
 
 
-def _apply(todo: Sequence[tuple[Located, OpenLora, str, float]], weight: Tensor) -> Tensor:
-    """Return a tensor with every LoRA in it, one after the other."""
-    for located, lora, name, ratio in todo:
-        part = part_of(weight, located)
-        part.copy_(lora.adapted(name, part, ratio))
+def _apply(piece: Piece, layers: Mapping[Located, _Shares], weights: Weights, weight: Tensor) -> Tensor:
+    """Return a tensor with every LoRA in it; of a layer that it is only a piece of, its rows."""
+    for located, shares in layers.items():
+        # A LoRA may change what a row gets by the whole of its layer, so the other pieces are read too.
+        whole = weights.whole(located, {piece: weight})
+        part = part_of(whole, located)
+        for lora, name, ratio in shares:
+            lora.put(name, part, ratio)
+        sizes = [each.entry.shape[0] for each in located.pieces]
+        weight = whole if len(sizes) == 1 else whole.split(sizes)[located.pieces.index(piece)]
     return weight
 
 
 def _said(model: Model, headers: Sequence[AdapterHeader], target: Path) -> dict[str, str]:
     """Return a merged file's metadata: what the checkpoint said, and what it is made of now."""
     family, configs = model.family, model.recognition.configs
-    names = family.file_names(str(configs.get("scheduler", {}).get("prediction_type", "epsilon")))
+    names = family.file_names(str(configs.get("scheduler", {}).get("prediction_type", "epsilon")), configs)
     made = ", ".join((model.name, *(header.path.name for header in headers)))
     return {
         "modelspec.sai_model_spec": "1.0.1",
@@ -197,7 +212,8 @@ def _into_folder(
     report: Callable[[int, int], None],
 ) -> int:
     """Write a diffusers folder anew beside its place, and put it there when it is whole."""
-    waiting = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    waiting = temporary_of(target)
+    shutil.rmtree(waiting, ignore_errors=True)
     rewritten = {path: table for tables in model.tables.values() for path, table in tables.items()}
     done = size = 0
     try:

@@ -83,7 +83,7 @@ class Metadata(Tool[MetadataArguments]):
             raise ConfigError([Problem("save_to", "goes together with something to change; give a title, or tags.")])
         if not arguments.save_to:
             raise ConfigError([Problem("save_to", "is not given; name the file to write.")])
-        target = check_target(arguments.save_to, [arguments.file], arguments.overwrite)
+        target = check_target(desk, arguments.save_to, [arguments.file], arguments.overwrite)
         check_room(target, path.stat().st_size)
         if arguments.thumbnail:
             edits[_THUMBNAIL] = _thumbnail(arguments.thumbnail)

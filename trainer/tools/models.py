@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from trainer.families import FAMILIES, Family, Recognition, recognise
-from trainer.families.family import FOLDER, HUB, Place
+from trainer.families.family import FOLDER, HUB
 from trainer.families.reading.headers import SAFETENSORS, container_of
 from trainer.families.reading.hub import weight_files
 from trainer.ground.errors import ModelError
@@ -19,18 +20,30 @@ from trainer.targets import Target
 
 _SCALED = (".scale_weight", ".weight_scale", ".comfy_quant", "scaled_fp8")
 _SCALES_ENTRY = "_quantization_metadata"
-_NUMBERS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+_SMALL = ("F8_E4M3", "F8_E5M2")
+_NUMBERS = ("F64", "F32", "F16", "BF16", *_SMALL)
+WIDTHS = {"fp16": 2, "bf16": 2, "float": 4}
+"""Bytes of a number by `save_precision`."""
 
 _CONVERT = "Choose a .safetensors of the same model, or make one of it."
 
 
 @dataclass(frozen=True, slots=True)
-class Located:
-    """A layer's weight: in which file, in which tensor, and which part of it. `entry` is the whole tensor's."""
+class Piece:
+    """A tensor of a checkpoint: in which file, under which name."""
 
     path: Path
-    place: Place
+    name: str
     entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A layer's weight: the tensors whose rows it has, and which part of them it is (`family.Place`)."""
+
+    pieces: tuple[Piece, ...]
+    part: int = 0
+    parts: int = 1
 
 
 @dataclass(frozen=True)
@@ -64,6 +77,17 @@ class Model:
     def bytes(self) -> int:
         """How large its weights are."""
         return sum(entry.end - entry.begin for table in self._all.values() for entry in table.entries.values())
+
+    def bytes_in(self, precision: str) -> int:
+        """Return how large they are in a number format of `save_precision`, "" for their own."""
+        width = WIDTHS.get(precision, 0)
+        entries = [entry for table in self._all.values() for entry in table.entries.values()]
+        return sum(width * math.prod(e.shape) if width and e.dtype in _NUMBERS else e.end - e.begin for e in entries)
+
+    @property
+    def eight_bits(self) -> bool:
+        """Whether layers that a LoRA changes have weights of 8 bits."""
+        return any(piece.entry.dtype in _SMALL for located in self.weights.values() for piece in located.pieces)
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -101,10 +125,16 @@ class Model:
     def _located(self, target: Target) -> Located | None:
         tables = self.tables.get(target.component if self.is_folder else "", {})
         for place in self.family.places(target, self.recognition.configs):
-            for path, table in tables.items():
-                if entry := table.entries.get(place.name):
-                    return Located(path, place, entry)
+            found = [_piece(tables, name) for name in place.names]
+            pieces = tuple(piece for piece in found if piece is not None)
+            if len(pieces) == len(found):
+                return Located(pieces, place.part, place.parts)
         return None
+
+
+def _piece(tables: Mapping[Path, Table], name: str) -> Piece | None:
+    found = ((path, table.entries.get(name)) for path, table in tables.items())
+    return next((Piece(path, name, entry) for path, entry in found if entry is not None), None)
 
 
 def read_model(source: str) -> Model:
@@ -112,17 +142,16 @@ def read_model(source: str) -> Model:
 
     Raises:
         ModelError: it is no checkpoint of a family that is known, damaged, in no safetensors file, stored with scales,
-            or of a family of which it is not known where weights lie.
+            or has no weight that a LoRA changes.
     """
     model = _read(source)
     tables = [table for tables in model.tables.values() for table in tables.values()]
     names = (name for table in tables for name in table.entries)
-    whole = all(located.entry.dtype in _NUMBERS for located in model.weights.values())
+    whole = all(piece.entry.dtype in _NUMBERS for located in model.weights.values() for piece in located.pieces)
     if not whole or any(name.endswith(_SCALED) for name in names) or any(_SCALES_ENTRY in t.metadata for t in tables):
         raise ModelError(f"{model.name} stores its weights in few bits with scales, which are not changed.", _CONVERT)
     if not model.weights:
-        known = "models of Stable Diffusion 1.x, 2.x and XL"
-        raise ModelError(f"{model.name} is a {model.family.title} model, and this is for {known}.", _CONVERT)
+        raise ModelError(f"{model.name} holds no weight of a {model.family.title} model that a LoRA changes.", _CONVERT)
     return model
 
 

@@ -71,13 +71,13 @@ class Resize(Tool[ResizeArguments]):
         (header,) = lora_files.read_loras("model", [arguments.model])
         base = lora_files.read_base("base_model", arguments.base_model, [header])
         sources = [arguments.model, *([arguments.base_model] if base else [])]
-        target = check_target(arguments.save_to, sources, arguments.overwrite)
+        target = check_target(desk, arguments.save_to, sources, arguments.overwrite)
         resizing = self.load()
         with held(arguments.device, f"resizing {header.path.name}", desk) as device:
             written = resizing.resized(header, base, arguments, device, desk.progress())
         metadata = dict(header.metadata)
         if not lora_files.is_plain(header):
-            metadata["ss_network_module"] = "networks.lora"
+            metadata["ss_network_module"] = lora_files.network_module([header])
             metadata.pop("ss_network_args", None)
         comment = _comment(arguments, metadata.get("ss_network_dim", str(max(header.ranks.values(), default=0))))
         size = written.save(target, metadata, comment, arguments.save_precision)

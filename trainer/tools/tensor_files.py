@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -197,13 +198,20 @@ def _write(
 def _bytes(name: str, weight: Tensor, dtype: str) -> memoryview:
     """Return a weight's bytes in a number format. Raises RunError where its numbers don't fit."""
     cast = weight.to(DTYPES[dtype]).contiguous()
-    if not torch.isfinite(cast.float()).all() and torch.isfinite(weight).all():
+    largest = float(torch.linalg.vector_norm(weight, math.inf)) if weight.numel() else 0.0
+    if not math.isfinite(largest):
+        raise RunError(f"{name} has numbers that are not finite.", "One of the files is of no use; verify finds it.")
+    if largest >= _too_large(cast.dtype):
         raise RunError(
             f"{name} gets numbers too large for its format ({dtype}).", "Take less of it, or another save_precision."
         )
-    if not torch.isfinite(weight).all():
-        raise RunError(f"{name} has numbers that are not finite.", "One of the files is of no use; verify finds it.")
     return memoryview(cast.flatten().view(torch.uint8).numpy().data)
+
+
+def _too_large(dtype: torch.dtype) -> float:
+    """Return the smallest number that does not round to one of a format; 8-bit formats would take their largest."""
+    facts = torch.finfo(dtype)
+    return facts.max + facts.eps * 2.0 ** (math.frexp(facts.max)[1] - 2)
 
 
 def _compare(part: Path, target: Path, written: _Written) -> None:

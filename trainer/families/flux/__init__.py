@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from trainer.families.family import FOLDER, ComponentConfigs, Family, FileNames, Recognition
+from trainer.families.family import FOLDER, ComponentConfigs, Family, FileNames, Place, Recognition
 from trainer.families.flux import recognition as told
 from trainer.families.flux import weights
 from trainer.families.flux.facts import CLIP, CONFIGS, DENOISER, LATENTS, T5, TOKEN
 from trainer.families.flux.targets import CLIP_PREFIX, PREFIX, T5_PREFIX, adapter_targets
+from trainer.families.flux.weight_names import diffusers_names, original_name
 from trainer.families.reading.folders import Shapes
 from trainer.families.reading.headers import Header
+from trainer.families.unet.places import LEVEL
 from trainer.families.unet.weight_names import vae_name
 from trainer.families.unet.weights import text_shapes, vae_layouts, vae_shapes
 from trainer.ground.control import Progress
@@ -123,6 +125,23 @@ class Flux(Family):
         levels = ("text_model.", "") if component == CLIP else ("",)
         before = [prefix + level for prefix in (*told.PREFIXES[component], "") for level in levels]
         return [{start + name: shape for name, shape in plain.items()} for start in before]
+
+    def places(self, target: Target, configs: ComponentConfigs) -> Iterable[Place]:
+        own = f"{target.path}.weight"
+        if target.component == DENOISER:
+            original = original_name(own)
+            apart = Place(tuple(f"{path}.weight" for path in self.paths(target)))
+            return *(Place((prefix + original,)) for prefix in ("", told.PREFIX)), apart
+        levels = (LEVEL, "") if target.component == CLIP else ("",)
+        before = ("", *told.PREFIXES[target.component])
+        return [Place((prefix + level + own,)) for prefix in before for level in levels]
+
+    def paths(self, target: Target) -> tuple[str, ...]:
+        if target.component == T5:
+            return (target.path,)
+        if target.component == CLIP:
+            return (LEVEL + target.path,)
+        return tuple(name.removesuffix(".weight") for name in diffusers_names(f"{target.path}.weight"))
 
     def side(self, configs: ComponentConfigs) -> int:
         return _SIDE

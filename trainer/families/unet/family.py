@@ -19,7 +19,7 @@ from trainer.families.unet.facts import (
     VELOCITY,
     StableFacts,
 )
-from trainer.families.unet.places import places
+from trainer.families.unet.places import LEVEL, places
 from trainer.families.unet.targets import adapter_targets
 from trainer.ground.control import Progress
 from trainer.targets import Target
@@ -54,6 +54,9 @@ class StableFamily(Family):
 
     def places(self, target: Target, configs: ComponentConfigs) -> Iterable[Place]:
         return places(self.facts, target, configs)
+
+    def paths(self, target: Target) -> tuple[str, ...]:
+        return (target.path if target.component == "unet" else LEVEL + target.path.removeprefix(LEVEL),)
 
     def shapes(self, configs: ComponentConfigs) -> Mapping[str, Shapes]:
         return {

@@ -9,7 +9,8 @@ from trainer.families.unet.facts import UNET_PREFIX, StableFacts
 from trainer.families.unet.weight_names import open_clip_name, unet_name
 from trainer.targets import Target
 
-_LEVEL = "text_model."
+LEVEL = "text_model."
+"""What files have before the layers of a CLIP, in most layouts."""
 _THIRDS = 3
 
 
@@ -19,11 +20,11 @@ def places(facts: StableFacts, target: Target, configs: ComponentConfigs) -> Ite
     own = f"{target.path}.weight"
     if encoder is None:
         original = unet_name(own, configs["unet"])
-        yield from map(Place, (UNET_PREFIX + original, original, own))
+        yield from (Place((name,)) for name in (UNET_PREFIX + original, original, own))
         return
-    bare = own.removeprefix(_LEVEL)
-    joined, third = open_clip_name(_LEVEL + bare)
+    bare = own.removeprefix(LEVEL)
+    joined, third = open_clip_name(LEVEL + bare)
     for prefix in (encoder.original, ""):
-        yield Place(f"{prefix}{_LEVEL}{bare}")
-        yield Place(f"{prefix}{bare}")
-        yield Place(f"{prefix}{joined}") if third is None else Place(f"{prefix}{joined}", third, _THIRDS)
+        yield Place((f"{prefix}{LEVEL}{bare}",))
+        yield Place((f"{prefix}{bare}",))
+        yield Place((f"{prefix}{joined}",)) if third is None else Place((f"{prefix}{joined}",), third, _THIRDS)
