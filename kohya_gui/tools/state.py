@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 from kohya_gui.parts.markup import button, esc, number
 from kohya_gui.parts.served import Pictures
 from kohya_gui.tools.worker import BROKEN, DONE, ENDED, FAULTS, NOT_BEGUN, RUNNING, Work
 from kohya_gui.watch import trial_panel
 from trainer.settings.wording import in_labels
+from trainer.tools.verify import BAR, LONGEST
 from trainer.trial import grid
+
+_ROW = re.compile(rf"(\S.*?) {{2,}}(\d+\.\d{{4}})(?:  ({BAR}+))?")
+"""A line of a chart: what, its number, a bar."""
 
 _WORDS = {
     RUNNING: "At work", DONE: "Done", FAULTS: "Found a fault", NOT_BEGUN: "Refused", ENDED: "Stopped", BROKEN: "Failed",
@@ -40,11 +46,12 @@ def _stop(work: Work) -> str:
 def _progress(work: Work) -> str:
     if work.status != RUNNING:
         return ""
+    phase = work.phase or "beginning"
     share = 100 * work.done / work.total if work.total else 0.0
     waiting = "" if work.total else " waiting"
     count = f" {number(work.done)} of {number(work.total)}" if work.total else ""
     return (
-        f'<p class="quiet">{esc(work.phase or "Beginning")}{count}</p>'
+        f'<p class="quiet">{esc(phase[:1].upper() + phase[1:])}{count}</p>'
         f'<div class="progress{waiting}" role="progressbar" '
         f'aria-label="Progress of the tool" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{share:.0f}">'
         f'<i style="width:{share:.1f}%"></i></div>'
@@ -72,5 +79,16 @@ def _written(work: Work, served: Pictures) -> str:
 
 
 def _lines(work: Work) -> str:
-    text = "\n".join(work.lines)
-    return f'<pre class="tool-said" role="status" tabindex="0">{esc(text)}</pre>' if text else ""
+    text = "".join(map(_line, work.lines))
+    return f'<pre class="tool-said" role="status" tabindex="0">{text}</pre>' if text else ""
+
+
+def _line(text: str) -> str:
+    """Return a line; one of a chart has a bar where a terminal gets a row of signs."""
+    row = _ROW.fullmatch(text)
+    if row is None:
+        return f"{esc(text)}\n"
+    width = 100 * len(row[3] or "") // LONGEST
+    return (
+        f'<span class="row"><span>{esc(row[1])}</span><b>{row[2]}</b><span><i style="width:{width}%"></i></span></span>'
+    )

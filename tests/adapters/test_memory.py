@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.adapters.test_kinds import spec_of
-from trainer.adapters import KINDS
+from tests.adapters.test_kinds import NETWORK
+from trainer.adapters import KINDS, make_spec
 from trainer.targets import Target
 
 WIDE, IMAGE = (
@@ -48,7 +50,11 @@ def test_nothing_as_large_as_a_weight_is_kept(kind: str, options: dict[str, Any]
     """One position goes through the layer, so that what is kept of it is far smaller than the weight."""
     base = nn.Linear(96, 128) if target.kernel is None else nn.Conv2d(24, 32, 3, padding=1)
     weight = base.weight.numel()
-    layer = KINDS[kind].layer_kind()(base.requires_grad_(False), spec_of(kind, **options), target)
+    layer = KINDS[kind].layer_kind()(
+        base.requires_grad_(False),
+        make_spec(replace(NETWORK, network_type=kind), ("unet",), SimpleNamespace(**options)),
+        target,
+    )
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in layer.factors.values():

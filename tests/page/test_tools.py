@@ -12,13 +12,16 @@ from playwright.sync_api import Page, expect
 from safetensors.torch import load_file, save_file
 
 from kohya_gui.parts.folders import Folders
+from kohya_gui.parts.served import Pictures
+from kohya_gui.tools import state
 from kohya_gui.tools.forms import Forms, markup, on_page
-from kohya_gui.tools.worker import Worker
+from kohya_gui.tools.worker import Work, Worker
 from tests.helpers.browser import NEEDS_BROWSER, PATIENCE
 from tests.helpers.page import PROJECT, App
 from trainer.families import FAMILIES
 from trainer.ground.errors import ConfigError, StateError
 from trainer.tools import TOOLS, Desk
+from trainer.tools.verify import chart
 
 DEMO = PROJECT / "demo" / "model.safetensors"
 
@@ -133,6 +136,20 @@ def test_one_tool_at_a_time_and_a_fault_of_the_program_shows(tmp_path: Path) -> 
         threading.excepthook = noise
     assert (worker.busy, worker.work.status, worker.work.lines) == (False, "broken", ("one", "two"))
     assert seen == [worker.work]
+
+
+def test_a_chart_of_the_terminal_has_bars_in_the_page() -> None:
+    lines = (
+        *chart({"unet mid_block": 2.0, "unet <up>": 0.5, "unet nothing": 0.0}),
+        "Largest difference of a number: 0.1234",
+    )
+    text = state.markup(Work(TOOLS["verify"], "finished", lines=lines), Pictures())
+    assert re.findall(r'<span class="row"><span>(.*?)</span><b>(.*?)</b><span><i style="width:(\d+)%">', text) == [
+        ("unet mid_block", "2.0000", "100"),
+        ("unet &lt;up&gt;", "0.5000", "26"),
+        ("unet nothing", "0.0000", "0"),
+    ]
+    assert "#" not in text and "Largest difference of a number: 0.1234\n" in text
 
 
 class TestInTheBrowser:

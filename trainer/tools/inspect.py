@@ -23,7 +23,7 @@ class Inspect(Tool[InspectArguments]):
     name = "inspect"
     title = "Inspect"
     on_page = True
-    help = "print what a checkpoint or LoRA file is"
+    help = "say what a checkpoint or LoRA file is"
     arguments = InspectArguments
     positional = {"file": "FILE"}
 

@@ -49,7 +49,7 @@ class Recode(Tool[RecodeArguments]):
     name = "recode"
     title = "Recode captions"
     on_page = True
-    help = "write captions anew as UTF-8 that have another encoding"
+    help = "write captions that have another encoding anew as UTF-8"
     arguments = RecodeArguments
     positional = {"folder": "FOLDER"}
 

@@ -21,7 +21,13 @@ _BLOCK = re.compile(r"lora_([a-z0-9]+?)_(mid_block|.*?_\d+)(?:_|$)")
 _PLACE = re.compile(r"(?:model\.)?(.+?\.\d+)\.")
 """The block in the name of a tensor of a checkpoint: diffusion_model.input_blocks.4."""
 
-_BAR, _NAMED = 30, 5
+BAR = "#"
+"""What the bars of a chart are made of."""
+
+LONGEST = 30
+"""How long the longest is."""
+
+_NAMED = 5
 
 
 class VerifyArguments(Arguments):
@@ -122,7 +128,7 @@ def chart(norms: Mapping[str, float]) -> Iterator[str]:
     largest = max(norms.values(), default=0.0)
     width = max(map(len, norms), default=0)
     for block, norm in norms.items():
-        bar = "#" * round(_BAR * norm / largest) if largest else ""
+        bar = BAR * round(LONGEST * norm / largest) if largest else ""
         yield f"{block:<{width}}  {norm:10.4f}  {bar}".rstrip()
 
 
