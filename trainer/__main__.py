@@ -15,7 +15,7 @@ from typing import TextIO
 
 from trainer.faststart import libraries
 from trainer.ground.commands import Command, Inbox
-from trainer.ground.errors import ConfigError, Stopped, TrainerError
+from trainer.ground.errors import ConfigError, RunError, Stopped, TrainerError
 from trainer.results import sinks
 from trainer.tools import TOOLS, Desk, command_line
 from trainer.tools.tool import COMPLETED, FAILED, REFUSED, STOPPED
@@ -39,6 +39,8 @@ def main(words: Sequence[str] | None = None) -> int:
         code: int = tool.run(arguments, Desk(say, note, complain, console, listening))
     except TrainerError as error:
         complain(error)
+        if isinstance(error, RunError):
+            return FAILED
         return STOPPED if isinstance(error, Stopped) else REFUSED
     finally:
         console.close()

@@ -59,7 +59,11 @@ def _progress(work: Work) -> str:
 
 
 def _problems(work: Work) -> str:
-    broken = "It ended by a fault of the program; the terminal has the details." if work.status == BROKEN else ""
+    broken = (
+        "It ended by a fault of the program; the terminal has the details."
+        if work.status == BROKEN and not work.problems
+        else ""
+    )
     settings = work.tool.settings if work.tool else {}
     texts = [*(in_labels(str(problem), settings) for problem in work.problems), *([broken] if broken else [])]
     lines = "".join(f"<p>{esc(text)}</p>" for text in texts)

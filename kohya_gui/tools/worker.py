@@ -11,7 +11,7 @@ from typing import Any
 from trainer.faststart import libraries
 from trainer.ground import events
 from trainer.ground.commands import Command, Inbox
-from trainer.ground.errors import ConfigError, Problem, StateError, Stopped, TrainerError
+from trainer.ground.errors import ConfigError, Problem, RunError, StateError, Stopped, TrainerError
 from trainer.ground.events import Event
 from trainer.tools.tool import COMPLETED, FAILED, REFUSED, STOPPED, Desk, Tool
 
@@ -95,7 +95,7 @@ class Worker:
             status = _STATUS[tool.run(arguments, desk)]
         except TrainerError as error:
             self._complain(error)
-            status = ENDED if isinstance(error, Stopped) else NOT_BEGUN
+            status = ENDED if isinstance(error, Stopped) else BROKEN if isinstance(error, RunError) else NOT_BEGUN
         finally:
             work = replace(self.work, status=status, phase="")
             ended(work)

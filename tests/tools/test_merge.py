@@ -316,6 +316,8 @@ def wrong_files(tmp_path: Path) -> tuple[Path, Path]:
     scaled = {**load_file(source), "model.diffusion_model.scaled_fp8": torch.zeros(2)}
     save_file(scaled, tmp_path / "scaled.safetensors")
     torch.save({"state_dict": load_file(source)}, tmp_path / "pickle.ckpt")
+    (tmp_path / "kept.safetensors").write_bytes(b"kept")
+    (tmp_path / "kept.safetensors").chmod(0o444)
     return source, xl
 
 
@@ -352,6 +354,7 @@ def test_ten_wrong_combinations(tmp_path: Path, capsys: Capture, monkeypatch: py
         (merge("a.safetensors", source.name, "a.safetensors/new.safetensors"), "save_to: ", None),
         (merge("a.safetensors", source.name, "new.safetensors", "--new_rank", "4"), "new_rank: ", None),
         (merge("a.safetensors", source.name, "new.ckpt"), "save_to: ", None),
+        (merge("a.safetensors", source.name, "kept.safetensors", "--overwrite"), "save_to: ", None),
         (
             [*merge("a.safetensors dora.safetensors", "")[:-4], "--save_to", str(tmp_path / "n.safetensors")],
             "models: ",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,6 +16,7 @@ from trainer.settings.problems import shown
 from trainer.tools.tool import Desk
 
 SUFFIX = ".safetensors"
+_WRITE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 PRECISIONS = ("fp16", "bf16", "float")
 
 
@@ -58,6 +60,8 @@ def check_target(desk: Desk, save_to: str, sources: Sequence[str], overwrite: bo
     if os.path.lexists(path) and not (overwrite and os.path.isfile(path) and not folder):
         way_out = "choose another name" if folder else "choose another name, or add --overwrite for a file"
         raise refusal("save_to", save_to, f"something is there already; {way_out}")
+    if os.path.isfile(path) and not path.stat().st_mode & _WRITE:
+        raise refusal("save_to", save_to, "the file there is read-only; choose another name")
     try:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
