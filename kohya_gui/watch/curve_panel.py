@@ -20,6 +20,8 @@ TITLES = {"loss": "Loss", "rate": "Learning rate", "gradient": "Gradient", "time
 MOST_COMPARED, MOST_LAID_OVER = 30, 5
 """Runs that are offered to be laid over, and that can be at once."""
 
+_LONGEST = 80
+"""Characters of a value that are shown."""
 _OWN = frozenset({"output_name", "output_dir", "logging_dir"})
 """Settings that always differ and change nothing."""
 
@@ -108,7 +110,7 @@ def _loss(value: float | None) -> str:
 
 def _shown(value: object) -> str:
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return "–" if value in (None, "", []) else text if len(text) <= 80 else f"{text[:77]}..."
+    return "–" if value in (None, "", []) else text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 def _number(request: Request, name: str, usual: float) -> float:

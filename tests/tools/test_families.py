@@ -287,3 +287,25 @@ def test_names_of_comfyui_and_of_onetrainer_are_read(tmp_path: Path) -> None:
     }
     up = found["lora_unet_single_blocks_0_linear1.lora_up.weight"]
     assert up.shape == (21504, 2) and not up[:9216].any() and (up[9216:] == 1).all()
+
+
+def test_what_was_trained_apart_keeps_its_strength(tmp_path: Path) -> None:
+    """sd-scripts writes four parts as one layer of four times the rank, with the alpha of one."""
+    name = "lora_unet_single_blocks_0_linear1"
+    tensors = {
+        f"{name}.alpha": torch.tensor(4.0),
+        f"{name}.lora_down.weight": numbers(1, 16, 3072),
+        f"{name}.lora_up.weight": numbers(2, 21504, 16) * 0.01,
+    }
+    said = {"ss_base_model_version": "flux1", "ss_network_alpha": "4", "ss_network_args": '{"split_qkv": "True"}'}
+    save_file(tensors, tmp_path / "a.safetensors", metadata=said)
+    expected = 4 * product(tensors, name)
+    for number, (tool, more) in enumerate(
+        (("resize", ["--new_rank", "16"]), ("convert", []), ("resize", ["--new_rank", "16"]))
+    ):
+        source, target = (tmp_path / f"{letter}.safetensors" for letter in "abcd"[number : number + 2])
+        words = [tool, "--model", str(source), "--save_to", str(target), "--save_precision", "float"]
+        assert main([*words, *more]) == COMPLETED
+        close(product(load_file(target), name), expected)
+        with safe_open(target, "pt") as file:
+            assert "split_qkv" not in file.metadata()["ss_network_args"]

@@ -118,7 +118,7 @@ def read_header_as(path: Path, kinds: Collection[Kind]) -> AdapterHeader:
             shapes = {key: entry.shape for key, entry in table.entries.items()}
             kind, modules = _modules(path, shapes, kinds)
             alphas = {name: _alpha(path, file, table, name) for name in modules}
-            alphas = {name: alpha * _left_out(name, alpha, table.metadata) for name, alpha in alphas.items()}
+            alphas = {name: alpha * left_out(name, alpha, table.metadata) for name, alpha in alphas.items()}
     except OSError as error:
         raise ModelError(
             f"The LoRA {path} can't be read: {error.strerror or error}.", "Check the path, and that it is a file."
@@ -130,7 +130,7 @@ def read_header_as(path: Path, kinds: Collection[Kind]) -> AdapterHeader:
     return AdapterHeader(path, kind.name, kind.title_of(modules.values()), shapes, found, table.metadata)
 
 
-def _left_out(name: str, alpha: float, metadata: Mapping[str, str]) -> int:
+def left_out(name: str, alpha: float, metadata: Mapping[str, str]) -> int:
     """Return what a module's alpha lacks in files that sd-scripts wrote with `split_qkv`: 1 where it lacks nothing.
 
     There query, key, value (and the feed-forward of a single block) are trained apart and written as one module of

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from trainer.adapters.files import left_out
 from trainer.families import Family
 from trainer.families.unet.places import LEVEL
 from trainer.ground.control import Progress
@@ -20,7 +21,7 @@ from trainer.targets import Target
 from trainer.tools import dialects, low_rank
 from trainer.tools.convert import CONV, LINEAR, ConvertArguments
 from trainer.tools.dialects import DIFFUSERS, KOHYA, LENGTHS, Layer, Read
-from trainer.tools.lora_files import DOWN, UP, without_hashes
+from trainer.tools.lora_files import DOWN, UP, whole_arguments, without_hashes
 from trainer.tools.low_rank import Factors
 from trainer.tools.tensor_files import TensorFile
 
@@ -62,6 +63,7 @@ def converted(
             _reshape(entries, arguments.projections)
         tensors |= _said(arguments.to, seen.family, layer, entries)
     said = {key: value for key, value in without_hashes(metadata).items() if key != _ADAPTER}
+    said |= whole_arguments(metadata)
     return len(modules), export.save(target, tensors, said, precision)
 
 
@@ -78,7 +80,10 @@ class _Piece:
 
 
 def _complete(piece: _Piece, metadata: Mapping[str, str], family: Family) -> None:
-    """Give a LoRA's layer its alpha where the file has none."""
+    """Give a LoRA's layer its alpha where the file has none, or one that its own trainer would read wrongly."""
+    if _ALPHA in piece.entries:
+        alpha = float(piece.entries[_ALPHA])
+        piece.entries[_ALPHA] *= left_out(piece.layer.target.name, alpha, metadata)
     if DOWN in piece.entries and _ALPHA not in piece.entries:
         path = family.paths(piece.layer.target)[piece.layer.piece]
         rank = piece.entries[DOWN].shape[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -181,10 +182,22 @@ def described(
     one = len(set(ranks)) == 1 and len({round(alpha, 4) for alpha in alphas}) == 1
     return {
         **without_hashes(metadata),
+        **whole_arguments(metadata),
         "ss_network_dim": str(ranks[0]) if one else "Dynamic",
         "ss_network_alpha": str(alphas[0]) if one else "Dynamic",
         "ss_training_comment": said,
     }
+
+
+def whole_arguments(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the entry of the network's arguments without `split_qkv`, after which alphas would be read otherwise."""
+    try:
+        arguments = json.loads(metadata.get("ss_network_args", ""))
+    except ValueError:
+        return {}
+    if not isinstance(arguments, dict) or "split_qkv" not in arguments:
+        return {}
+    return {"ss_network_args": json.dumps({key: value for key, value in arguments.items() if key != "split_qkv"})}
 
 
 def without_hashes(metadata: Mapping[str, str]) -> dict[str, str]:
