@@ -80,6 +80,8 @@ def _is_same(one: Path, other: Path) -> bool:
 
 
 def _clear(desk: Desk, target: Path) -> None:
+    if not os.access(target.parent, os.R_OK):
+        return
     for left, name in leftovers(target.parent).items():
         if name != target.name:
             desk.note(f"Note: {left} was left by a process that was killed while it wrote {name}; it can be deleted.")
