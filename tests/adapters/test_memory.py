@@ -30,7 +30,7 @@ KEEPERS: list[tuple[str, dict[str, Any]]] = [
 
 
 def kept(layer: nn.Module, x: Tensor) -> int:
-    """Return how many numbers the backward pass of a layer holds on to, but for its parameters and its input."""
+    """Return how many numbers a layer keeps for the way back, but for its parameters and its input."""
     own = {each.untyped_storage().data_ptr() for each in (*layer.parameters(), *layer.buffers(), x)}
     seen: dict[int, int] = {}
 
@@ -40,7 +40,9 @@ def kept(layer: nn.Module, x: Tensor) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        layer(x).sum().backward()
+        output = layer(x)
+    output.sum().backward()
+    assert x.grad is not None
     return sum(seen.values())
 
 

@@ -184,7 +184,10 @@ def test_weights_of_few_bits_stay_so_and_it_is_said(tmp_path: Path, models: dict
     assert "stores its weights in few bits with scales" in capsys.readouterr().err and not target.exists()
 
 
-def test_a_lora_is_extracted_from_flux_of_any_two_layouts(tmp_path: Path, models: dict[str, Path]) -> None:
+def test_a_lora_is_extracted_from_flux_of_any_two_layouts(
+    tmp_path: Path, models: dict[str, Path], capsys: Capture
+) -> None:
+    """The tuned one has no text encoders, so nothing is said of them."""
     made = tiny_flux.modules()
     before = tiny_flux.original(made[DENOISER])
     before = {key: value.clone() for key, value in before.items()}
@@ -195,6 +198,7 @@ def test_a_lora_is_extracted_from_flux_of_any_two_layouts(tmp_path: Path, models
     target = tmp_path / "lora.safetensors"
     words = ["extract", "--model_org", str(models["checkpoint"]), "--model_tuned", str(tuned), "--save_to", str(target)]
     assert main([*words, "--save_precision", "float", "--clamp_quantile", "1", "--dim", "6"]) == COMPLETED
+    assert "text encoders" not in capsys.readouterr().out
     found = load_file(target)
     wanted = [each for each in FAMILIES["flux"].targets_of(recognise(tuned), conv=True) if each.block is not None]
     assert {key.partition(".")[0] for key in found} == {each.name for each in wanted}

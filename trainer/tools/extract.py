@@ -87,13 +87,13 @@ class Extract(Tool[ExtractArguments]):
             written = extracting.extracted(org, tuned, arguments, device, desk.progress())
         if not written.layers:
             raise ConfigError(
-                [Problem("model_tuned", f"{tuned.name} has the weights of {org.name}; there is nothing.")]
+                [Problem("model_tuned", f"{tuned.name} has the weights of {org.name}; there is nothing to extract.")]
             )
         comment = f"extracted from {tuned.name} - {org.name}"
         said = _said(org, tuned, arguments, target.stem)
         size = written.save(target, said, comment, arguments.save_precision)
         desk.wrote(target)
-        of = "" if written.text else "; the text encoders differ by nothing worth it and stay out"
+        of = "; the text encoders hardly differ and are left out" if written.alike else ""
         desk.say(f"{target}: {size / 1e6:.1f} MB, {written.layers} layers, ranks up to {written.rank}; {comment}{of}")
         return COMPLETED
 

@@ -18,9 +18,9 @@ from trainer.tools.models import Model
 
 @dataclass
 class Extracted(Written):
-    """The layers, and whether those of text encoders are among them."""
+    """The layers, and whether those of text encoders were left out since both models have nearly the same."""
 
-    text: bool = False
+    alike: bool = False
 
 
 def extracted(org: Model, tuned: Model, arguments: ExtractArguments, device: str, progress: Progress) -> Extracted:
@@ -36,8 +36,8 @@ def extracted(org: Model, tuned: Model, arguments: ExtractArguments, device: str
         layers = [target for target in pair.layers if _wanted(target, arguments.conv_dim)]
         text = set(names_of(org.family.parts, TEXT))
         encoders = [target for target in layers if target.component in text]
-        written.text = _differ(pair, encoders, arguments.min_diff, progress)
-        if not written.text:
+        written.alike = bool(encoders) and not _differ(pair, encoders, arguments.min_diff, progress)
+        if written.alike:
             layers = [target for target in layers if target.component not in text]
         nothing = True
         for done, target in enumerate(layers):
