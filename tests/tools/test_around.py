@@ -271,7 +271,7 @@ def test_comparing_tells_how_far_two_files_are_apart(tmp_path: Path, capsys: Cap
     assert main(["compare", str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors")]) == COMPLETED
     printed = capsys.readouterr().out
     layers = len({key.partition(".")[0] for key in tensors})
-    assert f"Only in a.safetensors: 1 layers: {alone}" in printed
+    assert f"Only in a.safetensors: 1 layer: {alone}" in printed
     assert "ss_output_name: mine | yours" in printed
     assert f"The same numbers: {layers - 2} of {layers - 1}" in printed
     norm = float(product(tensors, name).norm())
