@@ -22,10 +22,6 @@ KEEPERS: list[tuple[str, dict[str, Any]]] = [
     ("loha", {}),
     ("loha", {"use_tucker": True}),
     ("loha", {"dora_wd": True}),
-    ("lokr", {"full_matrix": True}),
-    ("lokr", {"factor": 4, "dora_wd": True}),
-    ("locon", {"dora_wd": True}),
-    ("locon", {"use_tucker": True}),
 ]
 
 

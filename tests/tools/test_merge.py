@@ -219,6 +219,7 @@ def test_it_stops_in_the_middle_and_leaves_nothing(tmp_path: Path, monkeypatch: 
     trained("lora", {}, tmp_path / "a.safetensors")
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.setattr("trainer.tools.merging._MEGABYTE", 10_000)
+    monkeypatch.setattr("trainer.ground.control._STAGE_SECONDS", -1.0)
     inbox, phases = Inbox(), []
 
     def heard(event: object) -> None:

@@ -235,6 +235,9 @@ def _into_folder(
         raise RunError(
             f"{target} can't be written: {error.strerror or error}.", "Free some space or choose another folder."
         ) from error
+    except RunError as error:
+        # Nobody knows the name that the folder has meanwhile.
+        raise RunError(error.message.replace(str(waiting), str(target)), error.remedy) from error
     finally:
         shutil.rmtree(waiting, ignore_errors=True)
     return size
