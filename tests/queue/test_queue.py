@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.checkpoints import tiny_sd15
-from tests.helpers.runs import tiny_config, tiny_settings, write_dataset
+from tests.helpers.runs import VALIDATED, tiny_config, tiny_settings, write_dataset
 from trainer.__main__ import COMPLETED, FAILED, REFUSED, main
 from trainer.config import TrainingConfig, load_config, to_flat
 from trainer.ground.commands import Command
@@ -189,7 +189,7 @@ def test_a_series_makes_a_run_of_each_value(ground: tuple[Path, Path], tmp_path:
     """At the terminal: each pair of values of two settings is a run, and a row of the comparison."""
     options = {"max_train_steps": 2, "text_encoder_lr": 0.0, "validate_every_n_steps": 1, "validation_split": 0.2}
     options |= {"sample_prompts": "tok --w 64 --h 64 --s 2 --d 1", "sample_every_n_steps": 2}
-    settings = tiny_settings(*ground, tmp_path / "out", output_name="cat", **options)
+    settings = tiny_settings(*ground, tmp_path / "out", output_name="cat", **{**options, **VALIDATED})
     run, folder = tmp_path / "run.toml", ["--folder", str(tmp_path / "queue")]
     run.write_text("".join(f"{key} = {encoded(value)}\n" for key, value in settings.items()))
     for wrong in ("learning_rat=1,2", "learning_rate", "output_name=a,b", "network_dim=0,4"):
