@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from benchmarks import adapters, answers, judged, loading, merging, page, scanning, steps, watching, whole
+from benchmarks import adapters, answers, forecasting, judged, loading, merging, page, scanning, steps, watching, whole
 from benchmarks.ground import PROJECT
 from benchmarks.options import FOLDER, Options
 from benchmarks.rows import Results, Row, surroundings, table
@@ -42,6 +42,7 @@ def cells(options: Options) -> dict[str, Measure]:
         "scan": scanning.measure,
         "run": whole.run,
     }
+    found["forecast"] = forecasting.measure
     found |= {"memory": whole.memory, "loading": loading.measure, "validation": judged.measure}
     found["validation/cost"] = judged.cost
     if not options.quick:

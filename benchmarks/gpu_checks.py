@@ -275,6 +275,7 @@ PARTS: Mapping[str, Mapping[str, Check]] = {
         "int8": memory_of("int8", quantize_base="int8", gradient_checkpointing=True),
         "fp8": memory_of("fp8", quantize_base="fp8", gradient_checkpointing=True),
         "nf4": memory_of("nf4", quantize_base="nf4", gradient_checkpointing=True),
+        "streamed": memory_of("streamed", streamed_weights=0.5, gradient_checkpointing=True),
     },
     "exact": {
         "twice": twice,

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -55,12 +55,12 @@ def shapes() -> dict[str, tuple[int, ...]]:
     return found | {prefix + name: tuple(value.shape) for name, value in text.state_dict().items()}
 
 
-def write_sparse(path: Path, weights: dict[str, tuple[int, ...]]) -> None:
-    """Write a safetensors file of zeros in float32 that takes no room on the disk."""
+def write_sparse(path: Path, weights: Mapping[str, tuple[int, ...]], dtype: str = "F32", size: int = 4) -> None:
+    """Write a safetensors file of zeros that takes no room on the disk; a number of `dtype` has `size` bytes."""
     header, offset = {}, 0
     for name, shape in weights.items():
-        end = offset + 4 * math.prod(shape)
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [offset, end]}
+        end = offset + size * math.prod(shape)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
@@ -69,8 +69,32 @@ def write_sparse(path: Path, weights: dict[str, tuple[int, ...]]) -> None:
         file.truncate(8 + len(text) + offset)
 
 
+def write_sdxl(path: Path) -> Path:
+    """Write SDXL's single file in half precision, of zeros that take no room on the disk, and return its path."""
+    family, found = FAMILIES["sdxl"], dict[str, tuple[int, ...]]()
+    for component in family.weighty:
+        layouts = list(family.layouts(component, family.configs, "file"))
+        # The second text encoder has OpenCLIP's names, the third layout behind the prefix.
+        found.update(layouts[2 if component == "text_encoder_2" else 0])
+    write_sparse(path, found, "F16", 2)
+    return path
+
+
+def measure_sdxl(options: Options) -> Iterator[Row]:
+    """Yield the rows of loading SDXL's single file in bf16: the most memory of the process, and the seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_sdxl(Path(folder) / "sdxl.safetensors")
+        command = [sys.executable, "-c", _LOAD, str(path), "bfloat16"]
+        answer = subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.PIPE, text=True)
+        _, peak, _, seconds = (float(word) for word in answer.stdout.split())
+        yield Row("loading/sdxl, bf16, peak of the process", peak * 1024 / 1e9, "GB", target=Target(7.5))
+        yield Row("loading/sdxl, bf16, time", seconds, "s", target=Target(12.0))
+
+
 def measure(options: Options) -> Iterator[Row]:
     """Yield the rows of loading."""
+    if not options.quick:
+        yield from measure_sdxl(options)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         write_sparse(path, shapes())

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from kohya_gui.form import leaving_demo, suggestions
 from kohya_gui.form.draft import Checked, Draft, defaults, is_form, payload, refused_paths
+from kohya_gui.form.memory_card import Forecaster
 from kohya_gui.form.opening import Openings
 from kohya_gui.form.presets import DEMO, Preset, Presets, laid_over
 from kohya_gui.form.survey import Survey
@@ -76,6 +77,7 @@ class Session:
         self.draft = Draft(folders)
         self.openings = Openings()
         self.tools = Worker()
+        self.forecaster = Forecaster()
         self.tool_forms = Forms(folders)
         self.queue = Queue(store.parent / QUEUE if store else Path(QUEUE))
         self.queue_worker = QueueWorker(self.queue, self._begin_queued, BY)
@@ -155,7 +157,9 @@ class Session:
 
     def survey(self, checked: Checked) -> Survey | None:
         """Return what the values come to, as far as they can be used."""
-        return self._surveyor.survey(checked.usable) if checked.usable else None
+        survey = self._surveyor.survey(checked.usable) if checked.usable else None
+        self.forecaster.of(survey.plan if survey else None)
+        return survey
 
     def scan_again(self) -> None:
         """Forget the last scan."""

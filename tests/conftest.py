@@ -12,6 +12,8 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["HF_HUB_OFFLINE"] = "1"
+# A process that forecasts memory takes seconds; tests that are about it take the switch away.
+os.environ["TRAINER_FORECAST"] = "off"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 PROJECT = Path(__file__).resolve().parent.parent

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import gradio as gr
 
 from kohya_gui.form import terminal_card
 from kohya_gui.form.dataset_panel import dataset_panel
+from kohya_gui.form.memory_card import fit_words, memory_card
 from kohya_gui.form.plan_panel import plan_panel, remedies
 from kohya_gui.panels.desk import Panel, Seen
+from kohya_gui.panels.news import Part
 from kohya_gui.panels.wiring import Update, told
 from kohya_gui.parts.dialogs import question
-from kohya_gui.parts.markup import panel
+from kohya_gui.parts.markup import news_panel, panel
+from trainer.forecast.forecast import GB
 from trainer.ground.errors import ConfigError
 
 
@@ -62,6 +66,36 @@ class PlanPanel(Panel):
         except ConfigError as error:
             refusal = str(error)
         return {self.component: plan_panel(checked, self.session.survey(checked), refusal)}
+
+
+class MemoryPanel(Panel):
+    """The memory that the run would take; the news fill it, since it is found out in the background."""
+
+    name = "memory"
+
+    def build(self) -> Sequence[Any]:
+        """Make the place that the news fill."""
+        forecaster = self.session.forecaster
+        self.place = news_panel("memory-panel", "memory")
+        part = Part(lambda run: forecaster.shown, lambda run: memory_card(forecaster.shown))
+        self.desk.news.add("memory", part)
+        return []
+
+    def wire(self) -> None:
+        """Take clicks."""
+        self.desk.on(self.place.act, self.on_act, of_run=True)
+
+    def on_act(self, event: gr.EventData) -> Update:
+        """Settings that fit are to be looked for, or taken."""
+        said, forecaster = told(event), self.session.forecaster
+        if said.get("act") == "fit":
+            with suppress(ValueError, OverflowError):
+                forecaster.fit(round(float(str(said.get("card") or "")) * GB))
+            return {self.desk.dialog: gr.skip()}
+        fit = forecaster.shown.fit
+        if said.get("act") == "take-fit" and fit is not None and fit.values:
+            self.session.draft.change(fit.values, fit_words(fit.values))
+        return self.desk.form_update()
 
 
 class PicturesPanel(Panel):

@@ -10,7 +10,7 @@ import gradio as gr
 from kohya_gui.panels.datasets import DatasetsPanel
 from kohya_gui.panels.desk import Desk, Panel
 from kohya_gui.panels.fields import AdvancedFields, BasicFields
-from kohya_gui.panels.plan import PicturesPanel, PlanPanel
+from kohya_gui.panels.plan import MemoryPanel, PicturesPanel, PlanPanel
 from kohya_gui.panels.presets import PresetPanel
 from kohya_gui.panels.queue import QueuePanel
 from kohya_gui.panels.run import Controls, RunPanel, RunsPanel
@@ -40,7 +40,7 @@ TABS = (
     Tab("datasets", "Datasets", FORM, (DatasetsPanel,)),
     Tab("advanced", "Advanced", FORM, (AdvancedFields,)),
     Tab("tools", "Tools", FORM, (ToolsPanel,)),
-    Tab("plan", "Plan", WATCH, (PlanPanel, PicturesPanel)),
+    Tab("plan", "Plan", WATCH, (PlanPanel, MemoryPanel, PicturesPanel)),
     Tab("training", "Training", WATCH, (RunPanel, TrialPanel)),
     Tab("queue", "Queue", WATCH, (QueuePanel,)),
     Tab("runs", "Runs", WATCH, (RunsPanel,)),

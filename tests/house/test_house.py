@@ -39,6 +39,7 @@ ROWS = {
     "trainer.planning": 5,
     "trainer.results": 6,
     "trainer.training": 7,
+    "trainer.forecast": 8,
     "trainer.run": 8,
     "trainer.queue": 9,
     "trainer.trial": 9,

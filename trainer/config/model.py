@@ -7,7 +7,7 @@ from typing import Any, Literal
 from trainer.config.values import DDPM_ONLY, FLOW_ONLY
 from trainer.families import FAMILIES
 from trainer.process import FLOW
-from trainer.settings.section import NO_ENTRY, OWN_NAME, Absence, Entry, Section, Show, There, setting
+from trainer.settings.section import NO_ENTRY, NOT_THERE, OWN_NAME, Absence, Entry, Section, Show, There, setting
 
 _TEXT_ENCODER: dict[str, Any] = {
     "resume": "learning",
@@ -203,4 +203,23 @@ class ModelSection(Section):
 
     The LoRA itself trains in full precision and fits the whole model. int8 changes next to nothing, fp8 hardly more,
     nf4 a little; all make steps slower. Weights are made whole again where they are used, so no special GPU is needed.
+    """
+
+
+class MemorySection(Section):
+    """What is done to need less of the graphics card's memory."""
+
+    streamed_weights: float = setting(
+        0.0,
+        Show("Streamed weights", group="Model", also=("blocks_to_swap",)),
+        resume="rounding",
+        metadata=NO_ENTRY,
+        sd_scripts=NOT_THERE,
+        ge=0.0,
+        le=1.0,
+    )
+    """Keep this share of the UNet's or transformer's weights in the computer's memory, to save the graphics card's.
+
+    Each block comes to the card shortly before it is used, while another computes. 0.5 halves what the weights take
+    there, for somewhat more time a step; the result is the same. The computer needs as much free memory.
     """

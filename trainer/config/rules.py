@@ -317,6 +317,17 @@ def a_start_goes_with_the_rest(config: TrainingConfig) -> Iterator[Problem]:
             yield Problem("init_lora_weights", f"{start} {reason}; leave one of the two out.", start)
 
 
+@rule("streamed_weights", "torch_compile", "init_lora_weights")
+def streaming_goes_with_the_rest(config: TrainingConfig) -> Iterator[Problem]:
+    share = config.memory.streamed_weights
+    if share and config.training.torch_compile:
+        message = "a compiler needs all weights in one place; set torch_compile to false, or streamed_weights to 0."
+        yield Problem("streamed_weights", message, share, {"torch_compile": False})
+    if share and config.network.init_lora_weights:
+        message = "init_lora_weights changes weights while training; leave it out, or set streamed_weights to 0."
+        yield Problem("streamed_weights", message, share, {"streamed_weights": 0.0})
+
+
 @rule("torch_compile", "network_dropout", "rank_dropout", "module_dropout")
 def chance_is_not_compiled(config: TrainingConfig) -> Iterator[Problem]:
     for key in ("network_dropout", "rank_dropout", "module_dropout"):

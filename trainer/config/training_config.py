@@ -10,7 +10,7 @@ from trainer.config.captions import CaptionsSection, TextSection
 from trainer.config.learning import NetworkSection, TrainingSection
 from trainer.config.limits import LimitsSection
 from trainer.config.lycoris import LycorisSection
-from trainer.config.model import ModelSection
+from trainer.config.model import MemorySection, ModelSection
 from trainer.config.objective import FlowSection, LossSection, NoiseSection
 from trainer.config.optimizing import OptimizerSection
 from trainer.config.pictures import AugmentationSection, DatasetSection
@@ -32,6 +32,7 @@ class TrainingConfig:
     """Everything that one training is told. Read it as `config.network.network_dim`; keys are unique."""
 
     model: ModelSection = ModelSection()
+    memory: MemorySection = MemorySection()
     dataset: DatasetSection = DatasetSection()
     augmentation: AugmentationSection = AugmentationSection()
     captions: CaptionsSection = CaptionsSection()

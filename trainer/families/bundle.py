@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from trainer.families.conditions import Conditions
     from trainer.families.family import ComponentConfigs, Latents
+    from trainer.families.reading.streamed import StreamedWeights
     from trainer.families.text.tokens import Tokens
     from trainer.process.process import Process
 
@@ -60,6 +61,9 @@ class Bundle(Protocol):
     def notices(self) -> tuple[str, ...]:
         """What the user should know about this model, up to now."""
 
+    streamed: StreamedWeights | None
+    """The weights that come to the device when they are used; None where all of them are there."""
+
     @property
     def component_configs(self) -> ComponentConfigs:
         """How the components are built, in the form that diffusers and transformers take."""
@@ -104,6 +108,12 @@ class Bundle(Protocol):
 
     def compile_blocks(self, backend: str | Callable[..., Any] | None) -> None:
         """Compile each block that the UNet repeats, at its first call; None takes it back."""
+
+    def stream_weights(self, share: float) -> None:
+        """Let this share of the denoiser's blocks, by bytes, come to the device from the computer's memory.
+
+        Called once, when nothing reads weights outside of a pass any more; `to` brings the rest to a device.
+        """
 
     def release_vae(self) -> None:
         """Free the VAE; it is loaded again when it is needed."""

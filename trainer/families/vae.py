@@ -15,6 +15,7 @@ from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
+from trainer.families.autocast import autocast
 from trainer.families.family import Latents
 from trainer.families.reading.configs import read_config
 from trainer.families.reading.folders import component_folder
@@ -110,7 +111,7 @@ class HasVae(ABC):
             ModelError: the VAE gives numbers that are not finite, in float32 too.
         """
         mean, deviation = self._in_range(_encode, pixels)
-        if not bool(mean.isfinite().all() and deviation.isfinite().all()):
+        if not _finite(mean, deviation):
             raise ModelError("The VAE gives numbers that are not finite.", "Choose another VAE with the setting vae.")
         return mean, deviation
 
@@ -134,15 +135,20 @@ class HasVae(ABC):
             self.vae = self.load_vae()
         vae = self.vae
         # A VAE in float32 must stay so inside the caller's autocast.
-        with torch.autocast(vae.device.type, enabled=False):
+        with autocast(vae.device, enabled=False):
             results = work(vae, values)
-            if vae.dtype == torch.float32 or all(bool(result.isfinite().all()) for result in results):
+            if vae.dtype == torch.float32 or _finite(*results):
                 return results
-            if not bool(values.isfinite().all()):
+            if not _finite(values):
                 return results
             self.notices = (*self.notices, _FLOAT32_NOTICE)
             self.vae = self.load_vae(torch.float32)
             return work(self.vae, values)
+
+
+def _finite(*tensors: Tensor) -> bool:
+    """Say whether all numbers are finite; tensors without numbers have none that is not."""
+    return all(each.is_meta or bool(each.isfinite().all()) for each in tensors)
 
 
 _Work = Callable[[AutoencoderKL, Tensor], tuple[Tensor, ...]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from trainer.forecast import asking
 from trainer.ground.errors import RunError, TrainerError
 from trainer.results import sinks
 from trainer.results.snapshot import Board
@@ -17,7 +18,13 @@ class TrainArguments(FileArguments):
     """What is trained, and from where on."""
 
     check: bool = argument(False, Show("Check"))
-    """Check settings, pictures, the output folder and what --resume names, print the plan, and end."""
+    """Check settings, pictures, the output folder and what --resume names, print the plan, and end.
+
+    The memory that the run would take is printed after it; the first time that takes some seconds.
+    """
+
+    no_forecast: bool = argument(False, Show("No forecast"))
+    """Leave the memory out of --check."""
 
     resume: str = argument("", Show("Resume", unit="auto|PATH"))
     """Go on from the newest state, or from the one at PATH."""
@@ -41,7 +48,10 @@ class Train(OfSettings[TrainArguments]):
         config = read_settings(arguments, desk, Path(arguments.file))
         start = Start(overwrite=arguments.overwrite, resume=arguments.resume, wait=arguments.wait)
         if arguments.check:
-            desk.say("\n".join(map(sinks.one_line, check(config, start, desk.emit).lines())))
+            seen = check(config, start, desk.emit)
+            desk.say("\n".join(map(sinks.one_line, seen.lines())))
+            if not arguments.no_forecast:
+                desk.say("\n".join(map(sinks.one_line, asking.lines(seen))))
             return COMPLETED
         board = Board()
         try:

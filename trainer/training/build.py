@@ -75,7 +75,9 @@ def load_models(config: TrainingConfig, progress: Progress, recognition: Recogni
         Stopped: `progress` says so.
     """
     chosen = precision.resolve(config)
-    bundle = families.load(config, recognition, device=chosen.device, dtype=chosen.compute_dtype, progress=progress)
+    # What is to be streamed never has to fit the device whole.
+    where = chosen.device if chosen.device.type == "meta" or not config.memory.streamed_weights else torch.device("cpu")
+    bundle = families.load(config, recognition, device=where, dtype=chosen.compute_dtype, progress=progress)
     sizes = [part.numel() for module in bundle.components.values() for part in module.parameters()]
     precision.use_threads_for(sum(sizes))
     return Models(bundle, chosen)
@@ -100,6 +102,10 @@ def build(
         tell(Warned(message=notice))
     accelerator = precision.make_accelerator(models.precision, config)
     adapter = make_adapter(plan, bundle, models.precision.adapter_dtype, tell)
+    if config.memory.streamed_weights:
+        bundle.stream_weights(config.memory.streamed_weights)
+        bundle.to(models.precision.device)
+        adapter.to(models.precision.device)
     optimizer = make_optimizer(config, adapter, plan.rates)
     training = Training(
         plan=plan,

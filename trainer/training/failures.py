@@ -10,7 +10,8 @@ from contextlib import contextmanager
 import psutil
 import torch
 
-from trainer.config import TrainingConfig, batch_sizes
+from trainer.advice import saving_memory
+from trainer.config import TrainingConfig
 from trainer.ground.errors import RunError
 from trainer.ground.files import FULL_DISK
 
@@ -67,18 +68,7 @@ def out_of_memory(reason: str, config: TrainingConfig, *, least: bool = False) -
 
     `least` says that one picture at a time and checkpointing were tried already.
     """
-    remedies = []
-    if not (config.training.gradient_checkpointing or least):
-        remedies.append("turn on gradient_checkpointing")
-    if max(batch_sizes(config)) > 1 and not least:
-        remedies.append("lower train_batch_size (and raise gradient_accumulation_steps to match)")
-    if not config.dataset.cache_latents:
-        remedies.append("turn on cache_latents")
-    if config.dataset.vae_batch_size > 1:
-        remedies.append("lower vae_batch_size")
-    if config.model.quantize_base == "none":
-        remedies.append("set quantize_base to int8 or nf4")
-    remedies.append("lower resolution")
+    remedies = saving_memory.remedies(config, least=least)
     return RunError(
         f"Out of memory: {reason}. {_memory_used()}",
         f"To need less: {', '.join(remedies)}. Then resume: the last state is kept.",

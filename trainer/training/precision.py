@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import InitProcessGroupKwargs
 
 from trainer.config import TrainingConfig
@@ -99,12 +99,14 @@ def make_accelerator(precision: Precision, config: TrainingConfig) -> Accelerato
         _set_deterministic(True)
     with ranks.exchange():
         accelerator = Accelerator(
-            cpu=precision.device.type == "cpu",
+            cpu=precision.device.type in ("cpu", "meta"),
             mixed_precision=precision.mixed_precision,
             gradient_accumulation_steps=1,
             step_scheduler_with_optimizer=False,
             kwargs_handlers=[InitProcessGroupKwargs(timeout=ranks.LONGEST_WAIT)],
         )
+    if precision.device.type == "meta":  # where nothing is computed, only counted
+        PartialState().device = accelerator.state.device = precision.device
     if precision.full and accelerator.scaler is not None:
         accelerator.scaler = HalfGradScaler(precision.device.type)
     return accelerator

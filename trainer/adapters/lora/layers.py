@@ -60,7 +60,11 @@ class _Slim(peft_layers.LoraLayer):
             self.simple
             and not (self._disable_adapters or self.merged_adapters)
             and self._active_adapter in (PEFT_NAME, [PEFT_NAME])
-            and not (torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) != self.compute_dtype(x))
+            and (
+                x.is_meta
+                or not torch.is_autocast_enabled(kind)
+                or torch.get_autocast_dtype(kind) == self.compute_dtype(x)
+            )
         )
 
     def compute_dtype(self, x: Tensor) -> torch.dtype:

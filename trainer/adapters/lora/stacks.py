@@ -7,6 +7,7 @@ to update them one by one takes longer than the arithmetic. Here each of these i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import accumulate, chain, pairwise
 
 import torch
@@ -110,11 +111,16 @@ class Stack:
         if self._merged:
             return self._merged[index]
         down, up = self._whole()
-        if self.layers[index].base_layer.weight.numel() * len(self.layers) > _SHARED:
+        if self._streamed or self.layers[index].base_layer.weight.numel() * len(self.layers) > _SHARED:
             return self._alone(index, down[index], up[index])
         bases = self._base_weights()
         self._merged = self._shared(lambda: torch.baddbmm(bases, up, down, alpha=self._scale)).unbind()
         return self._merged[index]
+
+    @cached_property
+    def _streamed(self) -> bool:
+        """Whether frozen weights are there one block at a time; that is settled before the first pass."""
+        return any(hasattr(layer.base_layer, "streamed") for layer in self.layers)
 
     def _alone(self, index: int, down: Tensor, up: Tensor) -> Tensor:
         return torch.addmm(self.layers[index].base_layer.weight.flatten(1), up, down, alpha=self._scale)

@@ -15,6 +15,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
+from trainer.families.autocast import autocast
 from trainer.families.conditions import Conditions, Placed, Size
 from trainer.families.family import ComponentConfigs, Latents, Recognition
 from trainer.families.flux import transformer
@@ -22,6 +23,7 @@ from trainer.families.flux.checkpoint import Checkpoint
 from trainer.families.flux.facts import CLIP, DENOISER, DEV_LENGTH, LATENTS, SCHNELL_LENGTH, T5
 from trainer.families.flux.targets import adapter_targets
 from trainer.families.reading.quantised import quantised
+from trainer.families.reading.streamed import StreamedWeights
 from trainer.families.reading.weights import fingerprint, keep_whole
 from trainer.families.text.clip import PromptTokenizer
 from trainer.families.text.tokens import EncoderTokens, Tokenizers, Tokens
@@ -65,6 +67,7 @@ class Bundle(HasVae):
         self.vae_key = fingerprint(vae)
         self.notices: tuple[str, ...] = ()
         self._checkpoint, self._checkpointing = checkpoint, False
+        self.streamed: StreamedWeights | None = None
         self._masked = config.model.apply_t5_attn_mask
         told = checkpoint.recognition.configs[DENOISER]["guidance_embeds"]
         length = config.model.t5xxl_max_token_length or (DEV_LENGTH if told else SCHNELL_LENGTH)
@@ -125,7 +128,7 @@ class Bundle(HasVae):
         seen = None if mask is None else mask.to(self.device)
         # float16 has not the range that T5's states need, whatever the caller's autocast says.
         half = self.dtype == torch.float16
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=half or torch.is_autocast_enabled()):
+        with autocast(self.device, torch.bfloat16, enabled=half or torch.is_autocast_enabled()):
             states = self._module(T5)(tokens[T5]["ids"].to(self.device), attention_mask=seen).last_hidden_state
         found = {"pooled": pooled.to(self.dtype), "context": states.to(self.dtype)}
         return found if seen is None else {**found, "mask": seen}
@@ -187,6 +190,12 @@ class Bundle(HasVae):
             if backend is not None:
                 block.compile(backend=backend)
 
+    def stream_weights(self, share: float) -> None:
+        """Let this share of the transformer's blocks, by bytes, lie in the computer's memory until they are used."""
+        model: Any = self._modules[DENOISER]
+        self.streamed = StreamedWeights([*model.transformer_blocks, *model.single_transformer_blocks], share)
+        self.streamed.to(self.device)
+
     def release_text_encoders(self) -> None:
         """Free the text encoders. `encode_text` loads them again, without adapters that they may have had."""
         for name in (CLIP, T5):
@@ -195,6 +204,8 @@ class Bundle(HasVae):
 
     def to(self, device: torch.device) -> None:
         """Move everything that is loaded, in place: parameters keep their identity."""
+        if self.streamed is not None:
+            self.streamed.to(device)
         for module in (*self._modules.values(), *([self.vae] if self.vae else [])):
             module.to(device)
         self._checkpoint = replace(self._checkpoint, device=device)
@@ -239,6 +250,9 @@ def load_bundle(
     for done, (name, make) in enumerate(makers.items(), 1):
         modules[name] = make()
         report(_PHASE, done, _COMPONENTS)
-    whole = {DENOISER: checkpoint.transformer(smaller), **modules}
+    whole = {
+        DENOISER: checkpoint.transformer(smaller),
+        **modules,
+    }
     report(_PHASE, _COMPONENTS, _COMPONENTS)
     return Bundle(checkpoint, whole, config)

@@ -66,7 +66,7 @@ class QuantisedLinear(nn.Linear):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """[..., in] -> [..., out]; differentiable in the inputs."""
-        if torch.is_autocast_enabled(inputs.device.type):
+        if not inputs.is_meta and torch.is_autocast_enabled(inputs.device.type):
             inputs = inputs.to(torch.get_autocast_dtype(inputs.device.type))
         return cast(Tensor, _Linear.apply(inputs, self))
 

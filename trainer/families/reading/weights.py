@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -21,6 +22,7 @@ from trainer.families.reading.pickles import Inert
 from trainer.families.reading.scaled import unscaled
 from trainer.ground.errors import ModelError
 from trainer.ground.paths import open_regular
+from trainer.ground.safetensors_header import HeaderError, read_table
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -28,15 +30,98 @@ _NAMED = 3
 """How many weights an error names; the rest are counted."""
 
 
+_SHAPES_ALONE = ContextVar("shapes_alone", default=False)
+
+_DTYPES: Mapping[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
+    "C64": torch.complex64,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""The dtypes of safetensors files that models have."""
+
+
+@contextmanager
+def shapes_alone() -> Iterator[None]:
+    """Within the context, weights are read as tensors on "meta": their shapes and dtypes, without a number."""
+    token = _SHAPES_ALONE.set(True)
+    try:
+        yield
+    finally:
+        _SHAPES_ALONE.reset(token)
+
+
+class SafeFile:
+    """An open safetensors file, of which a tensor is read when it is asked for.
+
+    Read, not mapped: the pages of a mapped file count as this process's memory, as much as the file has.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError or HeaderError."""
+        self._file = open_regular(path)
+        try:
+            self._table = read_table(self._file, os.fstat(self._file.fileno()).st_size)
+        except (OSError, HeaderError):
+            self._file.close()
+            raise
+        self.metadata = self._table.metadata
+
+    def __enter__(self) -> SafeFile:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._file.close()
+
+    def keys(self) -> Iterable[str]:
+        """Return the names of the tensors."""
+        return self._table.entries.keys()
+
+    def tensor(self, name: str) -> Tensor:
+        """Return a tensor; without its numbers within `shapes_alone`.
+
+        Raises:
+            ModelError: its bytes cannot be read, or are of a dtype that is not known.
+        """
+        entry = self._table.entries[name]
+        dtype = _DTYPES.get(entry.dtype)
+        if dtype is None:
+            raise ModelError(f"The weight {name} is stored as {entry.dtype}, which is not read.")
+        if _SHAPES_ALONE.get():
+            return torch.empty(entry.shape, dtype=dtype, device="meta")
+        found = torch.empty(entry.end - entry.begin, dtype=torch.uint8)
+        self._file.seek(self._table.start + entry.begin)
+        try:
+            count = self._file.readinto(found.numpy())  # type: ignore[attr-defined]
+        except OSError as error:
+            raise _unreadable([Path(self._file.name)], error) from error
+        if count != found.numel():
+            raise _unreadable([Path(self._file.name)], EOFError("it became shorter while it was read"))
+        return found.view(dtype).view(entry.shape)
+
+
 class Weights(Mapping[str, Tensor]):
     """The tensors of one checkpoint's files; those of safetensors files are read when they are asked for."""
 
-    def __init__(self, files: Iterable[Any], loaded: Mapping[str, Tensor]) -> None:
+    def __init__(self, files: Iterable[SafeFile], loaded: Mapping[str, Tensor]) -> None:
         self._loaded = loaded
         self._files = {name: file for file in files for name in file.keys()}  # noqa: SIM118 - no mapping
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._loaded[name] if name in self._loaded else self._files[name].get_tensor(name)
+        return self._loaded[name] if name in self._loaded else self._files[name].tensor(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter({**self._files, **self._loaded})
@@ -62,10 +147,10 @@ def open_weights(*paths: Path) -> Iterator[Mapping[str, Tensor]]:
             pickled |= _read_pickle(path)
     with ExitStack() as stack:
         try:
-            files = [stack.enter_context(safe_open(path, framework="pt", device="cpu")) for path in safe]
-        except (SafetensorError, OSError) as error:
+            files = [stack.enter_context(SafeFile(path)) for path in safe]
+        except (HeaderError, OSError) as error:
             raise _unreadable(paths, error) from error
-        yield unscaled(Weights(files, pickled), [file.metadata() or {} for file in files])
+        yield unscaled(Weights(files, pickled), [file.metadata for file in files])
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
@@ -82,9 +167,10 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         strangers = []
     # torch takes pairs of stand-in and name; its annotation knows classes only.
     replaced: list[Any] = [(Inert, name) for name in strangers]
+    where = "meta" if _SHAPES_ALONE.get() else "cpu"
     try:
         with torch.serialization.safe_globals(replaced):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+            content = torch.load(path, map_location=where, weights_only=True, mmap=_is_zip(path))
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"The model file {path} holds what cannot be loaded as weights alone, and is not safe to load otherwise.",
@@ -171,20 +257,14 @@ def fill(
             "Choose a complete checkpoint.",
         )
     entries = module.state_dict()
-    values = {own: _without_kernel(weights[names[own]], meta) for own, meta in entries.items()}
-    odd = [
-        f"{names[own]} is {list(value.shape)}, not {list(entries[own].shape)}"
-        for own, value in values.items()
-        if value.shape != entries[own].shape
-    ]
-    if odd:
-        raise ModelError(
-            f"{source} has {len(odd)} weights of another shape than its configuration says: {some(odd)}.",
-            "It is not the kind of model that its structure suggests.",
-        )
     for path, group in groupby(entries, key=lambda own: own.rpartition(".")[0]):
-        # Always a copy: a tensor of an open file would change, or fault, when the file does.
-        state = {own.rpartition(".")[2]: _copy(values.pop(own), device, dtype) for own in group}
+        state = {}
+        for own in group:
+            value = _without_kernel(weights[names[own]], entries[own])
+            if value.shape != entries[own].shape:
+                raise _of_other_shapes(weights, names, entries, module, source)
+            # Always a copy: what is read may share its memory with what is read next.
+            state[own.rpartition(".")[2]] = _copy(value, device, dtype)
         layer = module.get_submodule(path)
         layer.load_state_dict(state, strict=False, assign=True)
         parent, _, name = path.rpartition(".")
@@ -192,9 +272,30 @@ def fill(
             setattr(module.get_submodule(parent), name, smaller(layer))
     # A buffer that no file holds would stay without memory: training would fail later, or compute nothing.
     empty = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
-    if empty:
+    if empty and device.type != "meta":
         raise ModelError(f"{source} gave no values for {some(empty)} of {type(module).__name__}.")
     return module.requires_grad_(False).eval()
+
+
+def _of_other_shapes(
+    weights: Mapping[str, Tensor],
+    names: Mapping[str, str],
+    entries: Mapping[str, Tensor],
+    module: nn.Module,
+    source: str,
+) -> ModelError:
+    """Return the error that names what has another shape than the module has."""
+    with shapes_alone():
+        values = {own: _without_kernel(weights[names[own]], entry) for own, entry in entries.items()}
+    odd = [
+        f"{names[own]} is {list(value.shape)}, not {list(entries[own].shape)}"
+        for own, value in values.items()
+        if value.shape != entries[own].shape
+    ]
+    return ModelError(
+        f"{source} has {len(odd)} weights of another shape than its configuration says: {some(odd)}.",
+        "It is not the kind of model that its structure suggests.",
+    )
 
 
 def _copy(value: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -243,10 +344,15 @@ def check_leftovers(
 
 
 def fingerprint(module: nn.Module) -> str:
-    """Return 32 hex digits that depend on names, dtypes and bits of a module's weights, wherever they came from."""
+    """Return 32 hex digits that depend on names, dtypes and bits of a module's weights, wherever they came from.
+
+    Weights on "meta" have no bits.
+    """
     digest = hashlib.blake2b(digest_size=16)
     for name, value in sorted(module.state_dict().items()):
         digest.update(f"{name} {value.dtype}".encode())
+        if value.is_meta:
+            continue
         digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 

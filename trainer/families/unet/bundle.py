@@ -6,7 +6,7 @@ After Rombach et al. 2022; how text is cut, encoded and joined follows sd-script
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from trainer.families.conditions import Conditions
 from trainer.families.family import FILE, ComponentConfigs, Latents, Recognition
 from trainer.families.reading.quantised import quantised
+from trainer.families.reading.streamed import StreamedWeights
 from trainer.families.reading.weights import fingerprint, keep_whole
 from trainer.families.text.clip import LENGTH, PromptTokenizer
 from trainer.families.text.tokens import EncoderTokens, Tokenizers, Tokens
@@ -70,6 +71,7 @@ class StableBundle(HasVae):
         self._checkpoint = checkpoint
         self._clip_skip = config.model.clip_skip
         self._checkpointing = False
+        self.streamed: StreamedWeights | None = None
 
     @property
     def family(self) -> str:
@@ -203,6 +205,11 @@ class StableBundle(HasVae):
                 if backend is not None:
                     block.compile(backend=backend)
 
+    def stream_weights(self, share: float) -> None:
+        """Let this share of the UNet's blocks, by bytes, lie in the computer's memory until they are used."""
+        self.streamed = StreamedWeights(list(_blocks(self.unet)), share)
+        self.streamed.to(self.device)
+
     def release_text_encoders(self) -> None:
         """Free the text encoders. `encode_text` loads them again, without adapters that they may have had."""
         self.text_encoders = {}
@@ -210,6 +217,8 @@ class StableBundle(HasVae):
 
     def to(self, device: torch.device) -> None:
         """Move everything that is loaded, in place: parameters keep their identity."""
+        if self.streamed is not None:
+            self.streamed.to(device)
         for module in (*self.components.values(), *([self.vae] if self.vae else [])):
             module.to(device)
         self._checkpoint = replace(self._checkpoint, device=device)
@@ -312,6 +321,16 @@ def load_bundle(
     unet = checkpoint.unet(keep_whole if kind == "none" else partial(quantised, kind=kind))
     report(_PHASE, total, total)
     return made(checkpoint, unet, text_encoders, vae, config)
+
+
+def _blocks(unet: UNet2DConditionModel) -> Iterator[nn.Module]:
+    """Yield the parts of a UNet that have most of its weights and are called one after the other."""
+    for level in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
+        yield from level.resnets
+        for attention in getattr(level, "attentions", ()):
+            yield from attention.transformer_blocks
+        for name in ("downsamplers", "upsamplers"):
+            yield from getattr(level, name, None) or ()
 
 
 def join_chunks(states: Tensor) -> Tensor:

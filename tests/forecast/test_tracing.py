@@ -1,0 +1,122 @@
+"""A forecast against the same step with numbers in it: every storage that a real step makes and frees is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers import flux
+from tests.helpers.checkpoints import tiny_sd15
+from tests.helpers.families import TINY
+from tests.helpers.runs import tiny_settings, write_dataset
+from trainer.config import load_config
+from trainer.forecast import tracing
+from trainer.forecast.forecast import Forecast
+from trainer.forecast.ledger import Ledger, bytes_of
+from trainer.ground.commands import Inbox
+from trainer.ground.control import Control
+from trainer.planning.plan import Plan, plan
+from trainer.results.run_folder import RunFolder
+from trainer.training import build, loop, precision
+
+WITHIN = 0.02
+"""How far a forecast may be from what a real step takes."""
+
+HALF = {"mixed_precision": "bf16"}
+AGAIN = {"gradient_checkpointing": True}
+UNET_ALONE = {"network_train_unet_only": True, "text_encoder_lr": 0.0}
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures, and a folder for what is made."""
+    return write_dataset(tmp_path_factory.mktemp("forecast"))
+
+
+@pytest.fixture(scope="module")
+def models(ground: Path) -> Mapping[str, Path]:
+    """A tiny model of each kind of denoiser."""
+
+    return {
+        "sd15": tiny_sd15(ground),
+        "sdxl": TINY["sdxl"].write_file(ground / "sdxl.safetensors"),
+        "flux": flux.write_checkpoint(ground / "flux" / "flux.safetensors"),
+    }
+
+
+def peak_of_a_real_step(seen: Plan) -> tuple[int, int]:
+    """Return the most bytes of storages in a second step of the largest batch, and those of the optimizer's state."""
+    config, inbox = seen.config, Inbox()
+    control = Control(lambda event: None, inbox)
+    folder = RunFolder(Path(config.saving.output_dir), config.saving.output_name)
+    try:
+        models = build.load_models(config, control, seen.recognition)
+        training = build.build(seen, models, folder, (lambda event: None, inbox, control), None)
+        training.prepare()
+        loader = training.batches
+        batch = loader.source.batch(tracing.chosen_batches(loader)[0])  # type: ignore[attr-defined]
+        if not training.text_learns:
+            for each in seen.examples:
+                training.texts._recall(each.picture.caption)
+        loop.accumulate(training, [batch])
+        loop.update(training, torch.ones(()))
+        state = [value for each in training.optimizer.state.values() for value in each.values()]
+        kept = bytes_of(value for value in state if isinstance(value, torch.Tensor))
+        ledger = tracing.holding(training)
+        ledger.add(tracing.OPTIMIZER, kept)
+        ledger.add(tracing.LATENTS, tracing._latent_bytes(training))
+        ledger.hold(tracing.CAPTIONS, [v for row in training.texts._remembered.values() for v in row.values()])
+        with ledger:
+            ledger.begin()
+            tracing.step(training, batch)
+        return ledger.peak, kept
+    finally:
+        precision.reset()
+
+
+def step_of(found: Forecast) -> tuple[int, int]:
+    """Return the largest step's peak, and the optimizer's share of it."""
+    phase = max((each for each in found.phases if "step" in each.name), key=lambda each: each.peak)
+    return phase.peak, phase.held[tracing.OPTIMIZER]
+
+
+@pytest.mark.parametrize(
+    ("model", "changed"),
+    [
+        ("sd15", {"train_batch_size": 4}),
+        ("sd15", {**AGAIN, **UNET_ALONE, "train_batch_size": 1, "optimizer_type": "Prodigy", "learning_rate": 1.0}),
+        ("sdxl", {**UNET_ALONE, "train_batch_size": 4}),
+        ("sdxl", {**HALF, **AGAIN, "train_batch_size": 1}),
+        ("sdxl", {**HALF, **UNET_ALONE, "quantize_base": "int8", "optimizer_type": "AdamW8bit"}),
+        ("flux", {**HALF, **UNET_ALONE, "train_batch_size": 1}),
+        ("flux", {**AGAIN, **UNET_ALONE, "train_batch_size": 4, "quantize_base": "nf4"}),
+    ],
+)
+def test_forecast_is_what_a_real_step_takes(
+    models: Mapping[str, Path], ground: Path, tmp_path: Path, model: str, changed: Mapping[str, object]
+) -> None:
+    seen = plan(load_config(overrides=tiny_settings(models[model], ground, tmp_path, **changed)))
+    forecast, optimizer = step_of(tracing.trace(seen))
+    real, kept = peak_of_a_real_step(seen)
+    assert abs(forecast / real - 1) < WITHIN, (forecast, real)
+    assert abs(optimizer / kept - 1) < WITHIN
+
+
+def test_ledger_counts_a_storage_once_and_until_it_is_freed() -> None:
+    ledger, count = Ledger(), 1000
+    with ledger:
+        first = torch.zeros(count)
+        view = first.view(10, 100)
+        ledger.hold("elsewhere", [view])
+        second = first + 1
+        assert ledger.now == 2 * 4 * count
+        del second
+        assert (ledger.now, ledger.peak) == (4 * count, 2 * 4 * count)
+        ledger.begin()
+        del first
+        assert ledger.now == 4 * count, "a view keeps it"
+        del view
+    assert (ledger.now, ledger.peak) == (0, 4 * count)

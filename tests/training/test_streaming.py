@@ -1,0 +1,119 @@
+"""Streamed weights: a run with them is bit for bit the run without, and no more of them is on the device than said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tests.helpers import flux
+from tests.helpers.checkpoints import tiny_sd15
+from tests.helpers.families import TINY
+from tests.helpers.runs import tiny_settings, write_dataset
+from trainer.config import load_config
+from trainer.families.reading import streamed
+from trainer.families.reading.streamed import StreamedWeights, chosen
+from trainer.ground.events import Event
+from trainer.run import Start, train
+
+UNET_ALONE = {"network_train_unet_only": True, "text_encoder_lr": 0.0, "max_train_steps": 3}
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures, and a tiny model of each kind of denoiser."""
+    folder = write_dataset(tmp_path_factory.mktemp("streaming"))
+    tiny_sd15(folder)
+    TINY["sdxl"].write_file(folder / "tiny_sdxl.safetensors")
+    flux.write_checkpoint(folder / "tiny_flux.safetensors")
+    return folder
+
+
+def trained(ground: Path, output: Path, model: str, **changed: object) -> bytes:
+    """Train a few steps and return the bytes of the LoRA's tensors."""
+    path = ground / f"tiny_{model}.safetensors"
+    changed = {"no_metadata": True, **changed}
+    train(
+        load_config(overrides=tiny_settings(path, ground, output, **changed)), emit=unheard, start=Start(resume="auto")
+    )
+    written = (output / "tiny.safetensors").read_bytes()
+    return written[8 + int.from_bytes(written[:8], "little") :]
+
+
+def unheard(event: Event) -> None:
+    """Nobody listens."""
+
+
+@pytest.mark.parametrize(
+    ("model", "share", "changed"),
+    [
+        ("sd15", 1.0, {"max_train_steps": 3, "sample_prompts": "a tok --s 2", "sample_every_n_steps": 2}),
+        ("sd15", 0.5, {**UNET_ALONE, "mixed_precision": "bf16", "gradient_checkpointing": True}),
+        ("sdxl", 0.6, {**UNET_ALONE, "mixed_precision": "bf16", "quantize_base": "int8"}),
+        ("flux", 1.0, {**UNET_ALONE, "gradient_checkpointing": True}),
+        ("flux", 0.5, {**UNET_ALONE, "mixed_precision": "bf16"}),
+    ],
+)
+def test_streamed_is_unstreamed_bit_for_bit(
+    ground: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    share: float,
+    changed: Mapping[str, object],
+) -> None:
+    made: list[StreamedWeights] = []
+    most: list[int] = []
+    begin, fetch = StreamedWeights.__init__, StreamedWeights._fetch
+
+    def note(self: StreamedWeights, blocks: list[nn.Module], share: float) -> None:
+        begin(self, blocks, share)
+        made.append(self)
+        everything = sum(tensor.nbytes for block in blocks for _, _, tensor in streamed._frozen(block))
+        largest = max(sum(tensor.nbytes for _, _, tensor in streamed._frozen(block)) for block in blocks)
+        assert abs(self.bytes - share * everything) <= largest
+
+    def count(self: StreamedWeights, block: streamed._Block) -> None:
+        fetch(self, block)
+        most.append(self.resident)
+
+    whole = trained(ground, tmp_path / "whole", model, **changed)
+    monkeypatch.setattr(StreamedWeights, "__init__", note)
+    monkeypatch.setattr(StreamedWeights, "_fetch", count)
+    again = trained(ground, tmp_path / "streamed", model, **changed, streamed_weights=share)
+    assert (again == whole) is True
+    blocks = sorted((block.size for block in made[0]._blocks), reverse=True)
+    assert len(blocks) > 2
+    assert 0 < max(most) <= sum(blocks[: 1 + streamed.AHEAD]), "one in use, and what is fetched ahead"
+
+
+def test_what_is_not_there_is_no_number() -> None:
+    blocks = [nn.Linear(8, 8).requires_grad_(False) for _ in range(4)]
+    before = [block.weight.clone() for block in blocks]
+    weights = StreamedWeights(blocks, 1.0)
+    weights.to(torch.device("cpu"))
+    assert all(bool(block.weight.isnan().all()) for block in blocks)
+    assert weights.resident == 0
+    blocks[2](torch.ones(1, 8))
+    assert [bool(block.weight.isnan().any()) for block in blocks] == [True, True, False, True]
+    assert torch.equal(blocks[2].weight, before[2])
+
+
+def test_a_share_is_of_bytes_and_spread_evenly() -> None:
+    blocks = [nn.Linear(8, 8).requires_grad_(False) for _ in range(8)]
+    assert chosen(blocks, 0.0) == []
+    assert chosen(blocks, 1.0) == blocks
+    half = chosen(blocks, 0.5)
+    assert len(half) == 4
+    assert all(block in half for block in blocks[::2]) or all(block in half for block in blocks[1::2])
+
+
+def test_streamed_run_goes_on_bit_for_bit(ground: Path, tmp_path: Path) -> None:
+    changed = UNET_ALONE | {"max_train_steps": 2, "lr_scheduler": "constant"}
+    trained(ground, tmp_path / "two", "sd15", **changed, streamed_weights=0.5)
+    resumed = trained(ground, tmp_path / "two", "sd15", **changed | {"max_train_steps": 4}, streamed_weights=0.5)
+    once = trained(ground, tmp_path / "once", "sd15", **changed | {"max_train_steps": 4})
+    assert (resumed == once) is True
