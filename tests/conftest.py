@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Before anything imports torch: two test processes with spinning threads slow each other down tenfold.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -23,6 +24,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """`--thorough`: the long forms of tests that have one."""
     parser.addoption("--thorough", action="store_true", help="also run the long forms, such as thirty kills at random")
     parser.addoption("--kill-seed", type=int, default=None, help="repeat the random kills of an earlier --thorough")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Try the same examples each time, and new ones with `--thorough`: what is found then is no fault of a change."""
+    settings.register_profile("same", derandomize=True)
+    if not config.getoption("--thorough"):
+        settings.load_profile("same")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

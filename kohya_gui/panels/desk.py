@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -95,7 +96,13 @@ class Desk:
         tabs are no outputs: Gradio would bring the one to the front again that the server named last.
         """
         outputs = [*self.outputs, *self.sides] if of_run else self.outputs
-        answered = event(act, None, outputs, **{**FORM, **options})
+
+        @functools.wraps(act)
+        def answer(*given: Any) -> Update:
+            # One that changes nothing has to name something: Gradio takes it for too few values else.
+            return act(*given) or {self.dialog: gr.skip()}
+
+        answered = event(answer, None, outputs, **{**FORM, **options})
         if of_run:
             answered.then(None, js=ASK_NEWS, **{**FORM, "queue": False})
 

@@ -91,7 +91,7 @@ class MemoryPanel(Panel):
         if said.get("act") == "fit":
             with suppress(ValueError, OverflowError):
                 forecaster.fit(round(float(str(said.get("card") or "")) * GB))
-            return {self.desk.dialog: gr.skip()}
+            return {}
         fit = forecaster.shown.fit
         if said.get("act") == "take-fit" and fit is not None and fit.values:
             self.session.draft.change(fit.values, fit_words(fit.values))

@@ -99,14 +99,14 @@ class Controls(Panel):
             return {**self.desk.form_update(), **self.desk.show("plan")}
         except TrainerError as error:
             self.desk.news.say(in_labels(str(error)), SAID_SECONDS, refused=True)
-            return {self.desk.dialog: gr.skip()}
+            return {}
         return {**self.desk.form_update(), **self.desk.show("queue" if queues else "training")}
 
     def _send(self, command: Command, words: str, seconds: float = math.inf) -> Update:
         if self.session.busy:
             self.session.send(command)
             self.desk.news.say(words, seconds)
-        return {self.desk.dialog: gr.skip()}
+        return {}
 
     def on_pause(self) -> Update:
         """Pause, or go on."""
@@ -121,7 +121,7 @@ class Controls(Panel):
     def on_abort(self) -> Update:
         """End without a final file, once that was said twice."""
         if not self.session.busy:
-            return {self.desk.dialog: gr.skip()}
+            return {}
         text = "No LoRA is written for what was trained since the last save.\nStop ends the run too, and saves first."
         return self.desk.ask(question(self.name, "Abort the run?", text, "Abort", "abort"))
 

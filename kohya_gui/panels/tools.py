@@ -76,7 +76,7 @@ class ToolsPanel(Panel):
     def on_stop(self) -> Update:
         """The tool is to end."""
         self.session.tools.stop()
-        return {self.desk.dialog: gr.skip()}
+        return {}
 
     def _begin(self, name: str, typed: Mapping[object, object]) -> Update:
         """Begin a tool with what stands in its form; `typed` is that as the page has it."""

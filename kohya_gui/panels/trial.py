@@ -46,7 +46,7 @@ class TrialPanel(Panel):
             return self.desk.ask(
                 question(self.name, f"Keep {file}?", text, "Keep this one", "keep", name=name, file=file)
             )
-        return {self.desk.dialog: gr.skip()}
+        return {}
 
     def answered(self, said: Mapping[str, object]) -> Update:
         """A file is to be the final one."""

@@ -69,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return REFUSED
     load_ahead()
     wait_for_the_end(session)
+    libraries.leave()
     return 0
 
 

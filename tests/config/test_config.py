@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import toml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trainer.config import (
@@ -494,6 +494,7 @@ def test_any_mapping_gives_a_configuration_or_a_config_error(values: dict[str, o
     st.dictionaries(KEYS, ANYTHING.filter(lambda value: value is not None), max_size=6),
     st.sampled_from([{}, {"network_module": "networks.lora"}]),
 )
+@example(values={"model_family": []}, kohya={"network_module": "networks.lora"})
 def test_any_file_gives_a_configuration_or_a_config_error(
     tmp_path_factory: pytest.TempPathFactory, values: dict[str, object], kohya: dict[str, object]
 ) -> None:

@@ -68,6 +68,18 @@ ops.logger.warning("another word of the CPU's kernels")
 logging.getLogger("bitsandbytes.cextension").warning("another word of the library")
 """
 
+LEFT = """
+import sys, threading, time
+from trainer.faststart import libraries
+threading.Thread(target=libraries.load, daemon=True).start()
+while "torch" not in sys.modules:
+    time.sleep(0.001)
+libraries.leave()
+assert "trainer.training.loop" not in sys.modules, "it was all loaded before the program could end"
+libraries.load()
+assert "trainer.training.loop" not in sys.modules
+"""
+
 TAKEN = {
     "every module": "libraries.NEEDED = tuple(f'{name}_elsewhere' for name in libraries.NEEDED)",
     "bitsandbytes": "sys.modules['bitsandbytes'] = None",
@@ -118,6 +130,11 @@ def test_what_cannot_be_imported_is_left_to_who_needs_it(monkeypatch: pytest.Mon
     monkeypatch.setattr(libraries, "NEEDED", ("no_such_library", "torch"))
     libraries.load()
     assert libraries._LOADED.is_set()
+
+
+def test_a_program_may_end_while_they_are_loaded(project: Path) -> None:
+    """The thread is where PyTorch is being imported."""
+    _run(LEFT, project)
 
 
 def test_nothing_of_a_missing_kernel_greets_a_start(project: Path, ground: tuple[Path, Path], tmp_path: Path) -> None:

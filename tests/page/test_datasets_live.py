@@ -32,7 +32,7 @@ def test_rows_in_the_browser(tab: Tab, app: App) -> None:
     tab.get_by_text("Captions and more").click()
     tab.locator("[id='d0.0.keep_tokens']").fill("one")
     tab.locator("[id='d0.0.keep_tokens']").press("Tab")
-    expect(tab.locator("#datasets .problem").first).to_contain_text("keep_tokens")
+    expect(tab.locator("#datasets .problem").first).to_contain_text("Tags kept in front")
     expect(tab.locator("[id='d0.0.keep_tokens']")).to_be_visible()
     tab.locator("[id='d0.0.keep_tokens']").fill("1")
     tab.locator("[id='d0.0.keep_tokens']").press("Tab")

@@ -277,3 +277,15 @@ def test_nonsense_does_no_harm(client: httpx.Client) -> None:
 )
 def test_doors_in_use_stay_open(path: str) -> None:
     assert not is_closed(path)
+
+
+def test_what_means_nothing_changes_nothing_and_is_no_fault(client: httpx.Client, apps: tuple[App, App]) -> None:
+    config = client.get("/config").json()
+    ids = {each["id"]: each["props"].get("elem_id") for each in config["components"]}
+    heard = {(name, ids[number]) for each in config["dependencies"] for number, name in each["targets"] if number}
+    asked = [(name, target) for name, target in sorted(heard, key=str) if name in ("act", "edit") and target]
+    assert len(asked) > 15
+    for name, target in asked:
+        told = trigger(client, name, target, {"act": "nothing", "key": "nothing", "of": "nobody"})
+        assert told["success"], (name, target, told)
+    assert "Traceback" not in apps[0].log.read_text(errors="replace")

@@ -36,6 +36,7 @@ _KERNEL_MISSING = "Failed to load CPU gemm_4bit_forward from kernels-community"
 
 _LOADING = threading.Lock()
 _LOADED = threading.Event()
+_LEAVING = threading.Event()
 
 
 def load() -> None:
@@ -49,9 +50,18 @@ def load() -> None:
         quieten()
         with garbage_left_alone():
             for name in NEEDED:
+                if _LEAVING.is_set():
+                    return
                 with suppress(ImportError), _nothing_compiled(name):
                     import_module(name)
         _LOADED.set()
+
+
+def leave() -> None:
+    """Load nothing more, and wait for what is being loaded: Python that ends amid PyTorch's import aborts."""
+    _LEAVING.set()
+    with _LOADING:
+        pass
 
 
 def quieten() -> None:

@@ -21,8 +21,8 @@ _PREDICTION = "model_prediction_type"
 
 
 def process_of(model_family: object) -> str:
-    """Return the kind of process of a family's models."""
-    return FLOW_THERE if model_family in FLOW_FAMILIES else PROCESS_THERE
+    """Return the kind of process of a family's models; of whatever a file says that is no family, the usual one."""
+    return FLOW_THERE if isinstance(model_family, str) and model_family in FLOW_FAMILIES else PROCESS_THERE
 
 
 def family_of_module(module: object) -> str:
