@@ -125,7 +125,7 @@ def pictures(folder: Path, count: int, size: tuple[int, int], *, repeats: int = 
 
 
 def settings(checkpoint: Path, data: Path, output: Path, **changed: object) -> dict[str, object]:
-    """Return the settings of a run of one bucket that neither saves nor keeps a state before its end."""
+    """Return the settings of a run of one bucket that neither saves, validates nor keeps a state before its end."""
     return {
         "pretrained_model_name_or_path": str(checkpoint),
         "train_data_dir": str(data),
@@ -146,5 +146,6 @@ def settings(checkpoint: Path, data: Path, output: Path, **changed: object) -> d
         "max_train_epochs": None,
         "max_train_steps": 20,
         "seed": 42,
+        "max_validation_share": 0.0,
         **changed,
     }

@@ -103,15 +103,16 @@ function alike(old, wanted) {
 }
 
 function alikeInside(old, wanted) {
-  const before = [...old.childNodes];
-  [...wanted.childNodes].forEach((child, place) => {
+  // Both lists as they are now: what is put into the page leaves `wanted`.
+  const before = [...old.childNodes], after = [...wanted.childNodes];
+  after.forEach((child, place) => {
     const there = before[place];
     if (!there) old.append(child);
     else if (there.nodeName !== child.nodeName || isOther(there, child)) there.replaceWith(child);
     else if (child.nodeType === Node.ELEMENT_NODE) alike(there, child);
     else if (there.data !== child.data) there.data = child.data;
   });
-  for (const there of before.slice(wanted.childNodes.length)) there.remove();
+  for (const there of before.slice(after.length)) there.remove();
 }
 
 // What a script has filled belongs to its run, and to no other.

@@ -162,7 +162,7 @@ def test_a_page_is_told_only_what_is_newer_than_what_it_has(session: Session, wa
     number, parts = parts_since(news, 0)
     of_a_run = {"head", "message", "verdict", "curves", "samples", "files", "tried", "pictures", "settings"}
     of_a_run |= {"notes", "log"}
-    assert set(parts) == {"bar", "form-note", "runs", "queue", "series", "tool", LIST, *of_a_run}
+    assert set(parts) == {"bar", "form-note", "memory", "runs", "queue", "series", "tool", LIST, *of_a_run}
     assert news.since(number) is None
     watched.board.post(events.Warned(message="Look out"))
     newer, parts = parts_since(news, number)

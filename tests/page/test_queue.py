@@ -31,6 +31,30 @@ def add(page: Page, path: Path) -> None:
     expect(page.locator(f"[data-entry={path.stem}]")).to_be_visible(timeout=PATIENCE)
 
 
+def go_on(tmp_path: Path, browser: Browser) -> None:
+    """Start the program again and let the queue go on: what was in the middle, what waits, and not what failed."""
+    again = start_app(tmp_path, tmp_path / "own")
+    page = opened(browser.new_page(), again)
+    try:
+        page.get_by_role("tab", name="Queue").click()
+        stands(page, "middle", "interrupted")
+        stands(page, "last", "waiting")
+        expect(page.locator("#queue")).to_contain_text("The queue stands; 2 runs wait.")
+        expect(page.locator("#start")).to_have_text("Start")
+        page.click("#queue-continue")
+        stands(page, "middle", "under way")
+        stands(page, "middle", "finished")
+        stands(page, "last", "finished")
+        stands(page, "bad", "failed")
+        expect(page.locator("#start")).to_have_text("Start")
+        page.locator("#queue-done [data-act=queue-clear]").click()
+        expect(page.locator("#queue")).to_contain_text("Nothing waits.")
+        assert "Traceback" not in again.log.read_text(errors="replace")
+        page.close()
+    finally:
+        assert again.stop() == 0
+
+
 def test_three_runs_one_failing_killed_in_the_middle_continued(tmp_path: Path, browser: Browser) -> None:
     (tmp_path / "models").mkdir()
     model = Path(shutil.copy(PROJECT / "demo" / "model.safetensors", tmp_path / "models" / "gone.safetensors"))
@@ -70,26 +94,7 @@ def test_three_runs_one_failing_killed_in_the_middle_continued(tmp_path: Path, b
     outputs = tmp_path / "outputs"
     assert (outputs / "first.safetensors").is_file() and not (outputs / "middle.safetensors").exists()
 
-    again = start_app(tmp_path, tmp_path / "own")
-    page = opened(browser.new_page(), again)
-    try:
-        page.get_by_role("tab", name="Queue").click()
-        stands(page, "middle", "interrupted")
-        stands(page, "last", "waiting")
-        expect(page.locator("#queue")).to_contain_text("The queue stands; 2 runs wait.")
-        expect(page.locator("#start")).to_have_text("Start")
-        page.click("#queue-continue")
-        stands(page, "middle", "under way")
-        stands(page, "middle", "finished")
-        stands(page, "last", "finished")
-        stands(page, "bad", "failed")
-        expect(page.locator("#start")).to_have_text("Start")
-        page.locator("#queue-done [data-act=queue-clear]").click()
-        expect(page.locator("#queue")).to_contain_text("Nothing waits.")
-        assert "Traceback" not in again.log.read_text(errors="replace")
-        page.close()
-    finally:
-        assert again.stop() == 0
+    go_on(tmp_path, browser)
     log = list(read_events(outputs / "middle.run" / "events.jsonl"))
     assert [event.step for event in log if isinstance(event, events.StepDone)] == list(range(1, 61))
     assert [event.resumed for event in log if isinstance(event, events.Started)] == [False, True]

@@ -143,7 +143,7 @@ def test_a_chart_of_the_terminal_has_bars_in_the_page() -> None:
         *chart({"unet mid_block": 2.0, "unet <up>": 0.5, "unet nothing": 0.0}),
         "Largest difference of a number: 0.1234",
     )
-    text = state.markup(Work(TOOLS["verify"], "finished", lines=lines), Pictures())
+    text = state.markup(Work(TOOLS["verify"], status="finished", lines=lines), Pictures())
     assert re.findall(r'<span class="row"><span>(.*?)</span><b>(.*?)</b><span><i style="width:(\d+)%">', text) == [
         ("unet mid_block", "2.0000", "100"),
         ("unet &lt;up&gt;", "0.5000", "26"),

@@ -28,6 +28,43 @@ def label(page: Page) -> str:
     return page.locator("#lightbox .what b").inner_text()
 
 
+def change_prompts(page: Page) -> None:
+    """Want another prompt beside the first; a file that may not be read is refused."""
+    page.locator(".sample-prompts summary").click()
+    expect(page.locator("#samples [name=prompts]")).to_have_value(PROMPT)
+    page.fill("#samples [name=prompts]", "/etc/passwd.txt")
+    page.locator("[data-act=change-prompts]").click()
+    expect(page.locator("#run-told")).to_contain_text("outside the folders")
+    page.fill("#samples [name=prompts]", f"{PROMPT}\n{OTHER}")
+    page.locator("[data-act=change-prompts]").click()
+    expect(page.locator(".sample-prompts .told")).to_contain_text("From the next pictures on")
+
+
+def leaf_through(page: Page) -> None:
+    """Go from picture to picture, lay two over one another, and see all of them over the whole window."""
+    page.locator("#samples a.sample").first.click()
+    expect(page.locator("#lightbox .frame .over")).to_have_js_property("naturalWidth", 64)
+    assert label(page) == "base model"
+    page.keyboard.press("ArrowRight")
+    assert label(page) == "step 12"
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    assert label(page) == "base model", "there is nothing before it"
+    page.keyboard.press("ArrowDown")
+    expect(page.locator("#lightbox .what span")).to_contain_text("a red ring")
+    page.keyboard.press("ArrowUp")
+    page.locator("#lightbox select").select_option(label="step 36")
+    expect(page.locator("#lightbox .two .under")).to_be_visible()
+    page.locator("#lightbox input").fill("25")
+    assert page.evaluate("getComputedStyle(document.querySelector('#lightbox .under')).clipPath").count("75%") == 1
+    page.keyboard.press("Escape")
+    expect(page.locator("#lightbox")).not_to_be_visible()
+    page.locator("#samples [data-wide]").click()
+    box = page.locator("#samples").bounding_box()
+    assert box is not None and box["width"] == page.evaluate("document.documentElement.clientWidth")
+    page.keyboard.press("Escape")
+
+
 def test_grid_lightbox_prompts_trial_and_the_one_to_keep(tmp_path: Path, browser: Browser) -> None:
     app = start_app(tmp_path, tmp_path / "own")
     settings = {"sample_prompts": PROMPT, "sample_every_n_epochs": 1, "save_every_n_epochs": 1, "sample_at_first": True}
@@ -48,14 +85,7 @@ def test_grid_lightbox_prompts_trial_and_the_one_to_keep(tmp_path: Path, browser
         expect(page.locator("#samples a.sample").first).to_be_visible(timeout=PATIENCE)
         page.click("#pause")
         comes_to(page, "Paused")
-        page.locator(".sample-prompts summary").click()
-        expect(page.locator("#samples [name=prompts]")).to_have_value(PROMPT)
-        page.fill("#samples [name=prompts]", "/etc/passwd.txt")
-        page.locator("[data-act=change-prompts]").click()
-        expect(page.locator("#run-told")).to_contain_text("outside the folders")
-        page.fill("#samples [name=prompts]", f"{PROMPT}\n{OTHER}")
-        page.locator("[data-act=change-prompts]").click()
-        expect(page.locator(".sample-prompts .told")).to_contain_text("From the next pictures on")
+        change_prompts(page)
         page.click("#pause")
         comes_to(page, "Finished")
         expect(page.locator("#samples .grid-row")).to_have_count(2, timeout=PATIENCE)
@@ -66,28 +96,7 @@ def test_grid_lightbox_prompts_trial_and_the_one_to_keep(tmp_path: Path, browser
         drawn = [event for event in read_events(folder.events) if isinstance(event, SampleReady)]
         first = min(event.step for event in drawn if event.index == 1)
         assert [each.step for each in prompt_changes.changes(folder)] == [first]
-        page.locator("#samples a.sample").first.click()
-        expect(page.locator("#lightbox .frame .over")).to_have_js_property("naturalWidth", 64)
-        assert label(page) == "base model"
-        page.keyboard.press("ArrowRight")
-        assert label(page) == "step 12"
-        page.keyboard.press("ArrowLeft")
-        page.keyboard.press("ArrowLeft")
-        assert label(page) == "base model", "there is nothing before it"
-        page.keyboard.press("ArrowDown")
-        expect(page.locator("#lightbox .what span")).to_contain_text("a red ring")
-        page.keyboard.press("ArrowUp")
-        page.locator("#lightbox select").select_option(label="step 36")
-        expect(page.locator("#lightbox .two .under")).to_be_visible()
-        page.locator("#lightbox input").fill("25")
-        assert page.evaluate("getComputedStyle(document.querySelector('#lightbox .under')).clipPath").count("75%") == 1
-        page.keyboard.press("Escape")
-        expect(page.locator("#lightbox")).not_to_be_visible()
-        page.locator("#samples [data-wide]").click()
-        box = page.locator("#samples").bounding_box()
-        assert box is not None and box["width"] == page.evaluate("document.documentElement.clientWidth")
-        page.keyboard.press("Escape")
-
+        leaf_through(page)
         page.fill("#tried [name=weights]", "0, 0.5, 1")
         page.fill("#tried [name=steps]", "two")
         page.click("#try-draw")
