@@ -127,7 +127,7 @@ def test_the_command_line_has_the_tool(copy: Path) -> None:
 def test_the_page_has_the_panel_and_its_tab(copy: Path) -> None:
     pictures = write_dataset(copy / "captioned") / "train"
     titles, before, after, unseen, read = json.loads(python(copy, "-c", PAGE, str(pictures)).splitlines()[-1])
-    assert titles == ["Basic", "Datasets", "Advanced", "Tools", "Plan", "Training", "Runs", "Captions"]
+    assert titles == ["Basic", "Datasets", "Advanced", "Tools", "Plan", "Training", "Queue", "Runs", "Captions"]
     assert "Read again" in before and "<li>" not in before
     assert after.count("<li>") == 12
     assert "written" not in unseen and "written &lt;later&gt;" in read

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from trainer.config import TrainingConfig, batch_sizes
+from trainer.config import TrainingConfig
 
 Values = Mapping[str, object]
 """Settings by key."""
@@ -38,15 +38,14 @@ def _fewer_at_the_vae(config: TrainingConfig) -> Values:
     return {"vae_batch_size": 1} if config.dataset.vae_batch_size > 1 else {}
 
 
-def _halved(config: TrainingConfig) -> Values:
-    """Halve the batch; twice the accumulation keeps what one step learns from."""
-    training = config.training
-    if max(batch_sizes(config)) == 1 or config.dataset.datasets or training.train_batch_size % 2:
+def _parted(config: TrainingConfig) -> Values:
+    """Part the batch into its fewest equal parts; as much more accumulation keeps what one step learns from."""
+    size = config.training.train_batch_size
+    if size == 1 or config.dataset.datasets:
         return {}
-    return {
-        "train_batch_size": training.train_batch_size // 2,
-        "gradient_accumulation_steps": training.gradient_accumulation_steps * 2,
-    }
+    parts = next(parts for parts in range(2, size + 1) if size % parts == 0)
+    accumulation = config.training.gradient_accumulation_steps
+    return {"train_batch_size": size // parts, "gradient_accumulation_steps": accumulation * parts}
 
 
 def _again(config: TrainingConfig) -> Values:
@@ -76,10 +75,10 @@ def _fewer_bits(kind: str) -> Callable[[TrainingConfig], Values]:
 SAVINGS: tuple[Saving, ...] = (
     Saving("turn on cache_latents", _latents),
     Saving("lower vae_batch_size", _fewer_at_the_vae),
-    Saving("lower train_batch_size (and raise gradient_accumulation_steps to match)", _halved, on_the_way=True),
+    Saving("lower train_batch_size (and raise gradient_accumulation_steps to match)", _parted, on_the_way=True),
     Saving("turn on gradient_checkpointing", _again, on_the_way=True),
     Saving("raise streamed_weights", _streaming(0.5)),
-    Saving("set quantize_base to int8 or nf4", _fewer_bits("int8")),
+    Saving("set quantize_base to int8", _fewer_bits("int8")),
     Saving("raise streamed_weights", _streaming(1.0)),
     Saving("set quantize_base to nf4", _fewer_bits("nf4")),
 )
