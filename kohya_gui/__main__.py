@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
 from types import ModuleType
 
@@ -15,5 +17,16 @@ def load() -> ModuleType:
     return app
 
 
+def leave(code: int) -> None:
+    """End the program with what is registered for its end, and not with what Python takes down after that.
+
+    Threads that wait for events or look at pictures are in the middle of libraries then, some of which abort.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(load().main())
+    leave(load().main())

@@ -291,7 +291,7 @@ def test_killed_in_a_pause_in_the_middle_of_a_phase(
     server: RunServer, ground: tuple[Path, Path], tmp_path: Path
 ) -> None:
     prompts = "tok class --w 64 --h 64 --s 2 --d 1\ntok class --w 64 --h 64 --s 2 --d 2"
-    straight, killed = two_runs(ground, tmp_path, "AdamW", sample_prompts=prompts)
+    straight, killed = two_runs(ground, tmp_path, "AdamW", sample_prompts=prompts, **VALIDATED)
     assert_survives(server, straight, killed, IN_A_PAUSE)
     assert samples_of(tmp_path / "killed") == samples_of(tmp_path / "straight")
 

@@ -86,7 +86,7 @@ def test_streamed_is_unstreamed_bit_for_bit(
     again = trained(ground, tmp_path / "streamed", model, **changed, streamed_weights=share)
     assert (again == whole) is True
     blocks = sorted((block.size for block in made[0]._blocks), reverse=True)
-    assert len(blocks) > 2
+    assert len(blocks) > 1
     assert 0 < max(most) <= sum(blocks[: 1 + streamed.AHEAD]), "one in use, and what is fetched ahead"
 
 

@@ -43,6 +43,9 @@ def load() -> None:
     """Import everything that a run needs. The first call takes seconds; calls meanwhile wait for it.
 
     What cannot be imported is left out: who needs it says so, in its own words.
+
+    Raises:
+        SystemExit: the program ends, and so does the thread that asks.
     """
     with _LOADING:
         if _LOADED.is_set():
@@ -51,14 +54,17 @@ def load() -> None:
         with garbage_left_alone():
             for name in NEEDED:
                 if _LEAVING.is_set():
-                    return
+                    raise SystemExit
                 with suppress(ImportError), _nothing_compiled(name):
                     import_module(name)
         _LOADED.set()
 
 
 def leave() -> None:
-    """Load nothing more, and wait for what is being loaded: Python that ends amid PyTorch's import aborts."""
+    """Load nothing more, and wait for what is being loaded: Python that ends amid PyTorch's import aborts.
+
+    Whoever asks from now on ends, lest it should import on its own.
+    """
     _LEAVING.set()
     with _LOADING:
         pass
