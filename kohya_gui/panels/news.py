@@ -23,6 +23,9 @@ from kohya_gui.session import Session, View
 from kohya_gui.watch import run_panel
 from trainer.results.snapshot import RunSnapshot
 
+SAID_SECONDS = 6.0
+"""How long words stand that no change of the run's status answers."""
+
 MOST_NAME = 300
 """Letters of a run's name."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import gradio as gr
@@ -13,7 +12,7 @@ from kohya_gui.form.dataset_panel import dataset_panel
 from kohya_gui.form.memory_card import fit_words, memory_card
 from kohya_gui.form.plan_panel import plan_panel, remedies
 from kohya_gui.panels.desk import Panel, Seen
-from kohya_gui.panels.news import Part
+from kohya_gui.panels.news import SAID_SECONDS, Part
 from kohya_gui.panels.wiring import Update, told
 from kohya_gui.parts.dialogs import question
 from kohya_gui.parts.markup import news_panel, panel
@@ -68,6 +67,14 @@ class PlanPanel(Panel):
         return {self.component: plan_panel(checked, self.session.survey(checked), refusal)}
 
 
+def bytes_of(card: str) -> int:
+    """Return the bytes of a card of so many GB, 0 where that is no number."""
+    try:
+        return round(float(card) * GB)
+    except (ValueError, OverflowError):
+        return 0
+
+
 class MemoryPanel(Panel):
     """The memory that the run would take; the news fill it, since it is found out in the background."""
 
@@ -89,8 +96,13 @@ class MemoryPanel(Panel):
         """Settings that fit are to be looked for, or taken."""
         said, forecaster = told(event), self.session.forecaster
         if said.get("act") == "fit":
-            with suppress(ValueError, OverflowError):
-                forecaster.fit(round(float(str(said.get("card") or "")) * GB))
+            card = str(said.get("card") or "")
+            most = bytes_of(card)
+            if most > 0:
+                forecaster.fit(most)
+            else:
+                words = f"The card's memory {card!r} is no number of GB; write one such as 8."
+                self.desk.news.say(words, SAID_SECONDS, refused=True)
             return {}
         fit = forecaster.shown.fit
         if said.get("act") == "take-fit" and fit is not None and fit.values:

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from kohya_gui.panels.desk import ASK_NEWS, Panel
-from kohya_gui.panels.news import Part, ViewPart
+from kohya_gui.panels.news import SAID_SECONDS, Part, ViewPart
 from kohya_gui.panels.wiring import QUIET, Update, told
 from kohya_gui.parts.dialogs import overlay, question
 from kohya_gui.parts.markup import confirmed, news_panel, panel, refused
@@ -39,9 +39,6 @@ SIDES = (
     '<button type="button" class="small" id="more-orders" aria-expanded="false" aria-label="More">⋯</button></div>'
 )
 """On a phone: which side of the page is seen, and the rest of the buttons."""
-
-SAID_SECONDS = 6.0
-"""How long words stand that no change of the run's status answers."""
 
 
 class Controls(Panel):

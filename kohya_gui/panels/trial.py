@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from kohya_gui.panels.desk import Panel
+from kohya_gui.panels.news import SAID_SECONDS
 from kohya_gui.panels.run import RunPanel
 from kohya_gui.panels.wiring import Update, told
 from kohya_gui.parts.dialogs import question
@@ -67,7 +68,7 @@ class TrialPanel(Panel):
             about = tool.arguments.model_construct(run=str(self._folder(said)))
             self.session.tools.refuse(tool, error.problems, about)
         except TrainerError as error:
-            self.desk.news.say(str(error), 8.0, refused=True)
+            self.desk.news.say(str(error), SAID_SECONDS, refused=True)
 
     def _folder(self, said: Mapping[str, object]) -> object:
         return self.session.looked_at(said.get("name")).folder.path

@@ -10,7 +10,7 @@ import pytest
 from tests.helpers.checkpoints import tiny_sd15
 from tests.helpers.runs import tiny_settings, write_dataset
 from trainer.__main__ import COMPLETED, main
-from trainer.config import load_config, save_config
+from trainer.config import known_settings, load_config, save_config
 from trainer.forecast import asking
 from trainer.forecast.forecast import Forecast, Phase
 from trainer.planning.plan import Plan, plan
@@ -83,3 +83,7 @@ def test_what_is_kept_is_read_back_and_what_is_damaged_made_anew(
     (tmp_path / asking.FOLDER / f"{'0' * 32}.json").write_text('{"phases": []}')
     assert asking.known("0" * 32) is None
     assert forecast.lines()[0] == "Memory: about 5.7 GB of the graphics card's memory at most, in a step"
+
+
+def test_what_changes_no_shape_is_named_by_its_setting() -> None:
+    assert known_settings().keys() >= asking._IDLE

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kohya_gui.form.memory_card import Forecaster, Memory, memory_card
+from kohya_gui.panels.plan import bytes_of
 from tests.helpers.checkpoints import tiny_sd15
 from tests.helpers.runs import tiny_settings, write_dataset
 from trainer.config import load_config
@@ -72,3 +73,7 @@ def test_what_was_found_before_is_shown_at_once_and_the_rest_in_the_background(
     assert "5.7 GB" in memory_card(forecaster.shown)
     forecaster.fit(6_000_000_000)
     wait_for(forecaster, "could not be forecast")
+
+
+def test_only_a_number_of_gigabytes_is_a_card() -> None:
+    assert [bytes_of(card) for card in ("8", "7.5", "", "much", "nan", "inf")] == [8 * 10**9, 7_500_000_000, 0, 0, 0, 0]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,9 +24,19 @@ def of_device(device: str) -> Iterator[None]:
     """
     theirs, ours = F.scaled_dot_product_attention, _CHOICES.get(device)
 
-    def attended(query: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        chosen = ours if ours is not None and query.is_meta else theirs
-        return chosen(query, *args, **kwargs)
+    def attended(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        if ours is None or not query.is_meta:
+            return theirs(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+        return ours(query, key, value, _additive(attn_mask, query), dropout_p, is_causal, scale)
 
     F.scaled_dot_product_attention = attended
     try:
@@ -37,40 +46,24 @@ def of_device(device: str) -> Iterator[None]:
 
 
 def _on_cpu(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    **_other: Any,
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, causal: bool, scale: float | None
 ) -> Tensor:
-    mask = _additive(attn_mask, query)
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    made: Tensor = flash(query, key, value, dropout_p, is_causal, attn_mask=mask, scale=scale)[0]
+    made: Tensor = flash(query, key, value, dropout, causal, attn_mask=mask, scale=scale)[0]
     return made
 
 
 def _on_cuda(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    **_other: Any,
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, causal: bool, scale: float | None
 ) -> Tensor:
-    mask = _additive(attn_mask, query)
     made: Tensor
     if mask is None and query.dtype in _HALF:
         flash = torch.ops.aten._scaled_dot_product_flash_attention
-        made = flash(query, key, value, dropout_p, is_causal, False, scale=scale)[0]
+        made = flash(query, key, value, dropout, causal, False, scale=scale)[0]
     else:
         efficient = torch.ops.aten._scaled_dot_product_efficient_attention
         mask = None if mask is None else mask.expand(*query.shape[:-1], key.shape[-2])
-        made = efficient(query, key, value, mask, True, dropout_p, is_causal, scale=scale)[0]
+        made = efficient(query, key, value, mask, True, dropout, causal, scale=scale)[0]
     return made
 
 
