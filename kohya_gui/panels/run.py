@@ -267,12 +267,12 @@ class RunsPanel(Panel):
         """Take clicks; the folder is looked at again when the tab comes to the front."""
         self.desk.on(self.list.act, self.on_act, of_run=True)
         if self.tab:
-            self.tab.select(self.look, None, self.answer, **QUIET).then(None, js=ASK_NEWS, **QUIET)
+            # The answer stays: it was just given where the program itself brought the tab to the front.
+            self.tab.select(self.look, None, None, **QUIET).then(None, js=ASK_NEWS, **QUIET)
 
-    def look(self) -> str:
-        """Make the list anew, for runs that were started elsewhere; nothing is refused any more."""
+    def look(self) -> None:
+        """Make the list anew, for runs that were started elsewhere."""
         self.desk.news.draw_again("runs")
-        return ""
 
     def on_act(self, event: gr.EventData) -> Update:
         """Resume a run, ask whether to, take its settings, or look again."""
@@ -298,7 +298,8 @@ class RunsPanel(Panel):
         except TrainerError as error:
             self.desk.news.say("Refused", SAID_SECONDS, refused=True)
             return {self.answer: refused(str(error)), **self.desk.show("runs")}
-        return {self.answer: self.look()}
+        self.look()
+        return {self.answer: ""}
 
     def _ask(self, act: str, name: object) -> Update:
         """Ask for another name, or whether the run is to go."""
@@ -314,14 +315,18 @@ class RunsPanel(Panel):
         if said.get("act") != "rename-to":
             housekeeping.delete(folder, files=said.get("act") == "delete-all")
             self.session.forget(folder)
-            return {self.answer: confirmed(f"{folder.output_name} is deleted.") + self.look(), **self.desk.show("runs")}
+            return self._told(f"{folder.output_name} is deleted.")
         try:
             new = housekeeping.rename(folder, str(said.get("new_name") or ""))
         except TrainerError as error:
             return self.desk.ask(run_page.rename_dialog(self.name, folder.output_name, str(error)))
         self.session.forget(folder)
-        words = confirmed(f"{folder.output_name} is {new.output_name} now.") + self.look()
-        return {self.answer: words, **self.desk.show("runs")}
+        return self._told(f"{folder.output_name} is {new.output_name} now.")
+
+    def _told(self, words: str) -> Update:
+        """Say what became of a run, above the list of those that are there now."""
+        self.look()
+        return {self.answer: confirmed(words), **self.desk.show("runs")}
 
     def _resume(self, name: object, *, with_form: bool, asked: bool) -> Update:
         """Go on with a run; where that would be another run than was begun, ask first."""

@@ -285,7 +285,8 @@ def test_what_means_nothing_changes_nothing_and_is_no_fault(client: httpx.Client
     heard = {(name, ids[number]) for each in config["dependencies"] for number, name in each["targets"] if number}
     asked = [(name, target) for name, target in sorted(heard, key=str) if name in ("act", "edit") and target]
     assert len(asked) > 15
+    before = len(apps[0].log.read_text(errors="replace"))  # another test calls what the page's script alone answers
     for name, target in asked:
         told = trigger(client, name, target, {"act": "nothing", "key": "nothing", "of": "nobody"})
         assert told["success"], (name, target, told)
-    assert "Traceback" not in apps[0].log.read_text(errors="replace")
+    assert "Traceback" not in apps[0].log.read_text(errors="replace")[before:]
