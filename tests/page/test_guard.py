@@ -190,7 +190,7 @@ def test_named_endpoints_show_nothing(client: httpx.Client, outside: Path) -> No
     info = client.get("/gradio_api/info").json()
     assert info["named_endpoints"] == {}
     config = client.get("/config").json()
-    for name in {str(each["api_name"]) for each in config["dependencies"]}:
+    for name in {str(each["api_name"]) for each in config["dependencies"] if each["backend_fn"]}:
         for door in ("run", "api", "call"):
             body = {"data": [str(outside / "secret.toml")], "event_data": {"act": "look", "at": str(outside)}}
             assert SECRET not in client.post(f"/gradio_api/{door}/{name}", json=body).text
@@ -285,8 +285,7 @@ def test_what_means_nothing_changes_nothing_and_is_no_fault(client: httpx.Client
     heard = {(name, ids[number]) for each in config["dependencies"] for number, name in each["targets"] if number}
     asked = [(name, target) for name, target in sorted(heard, key=str) if name in ("act", "edit") and target]
     assert len(asked) > 15
-    before = len(apps[0].log.read_text(errors="replace"))  # another test calls what the page's script alone answers
     for name, target in asked:
         told = trigger(client, name, target, {"act": "nothing", "key": "nothing", "of": "nobody"})
         assert told["success"], (name, target, told)
-    assert "Traceback" not in apps[0].log.read_text(errors="replace")[before:]
+    assert "Traceback" not in apps[0].log.read_text(errors="replace")
