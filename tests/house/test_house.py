@@ -40,6 +40,7 @@ ROWS = {
     "trainer.results": 6,
     "trainer.training": 7,
     "trainer.forecast": 8,
+    "trainer.workbench": 8,
     "trainer.run": 8,
     "trainer.queue": 9,
     "trainer.trial": 9,
@@ -60,6 +61,7 @@ WITHOUT_TORCH = (
     "trainer.config",
     "trainer.advice",
     "trainer.planning",
+    "trainer.workbench",
     "trainer.faststart",
 )
 TORCH_STACK = frozenset(

@@ -26,24 +26,38 @@ def read_caption(source: Source, name: str, findings: Findings) -> str | None:
     Raises:
         DataError: the file is not UTF-8 or cannot be read.
     """
-    extension = source.extension if source.extension.startswith(".") else f".{source.extension}"
+    found, usual = caption_file(source, name)
+    if found is None:
+        findings.missing.append(name)
+        return None
+    if not usual:
+        findings.other_extension.append(found)
+    lines = _lines(os.path.join(source.path, found), findings)
+    if not lines:
+        findings.empty.append(found)
+    elif len(lines) > 1 and not source.wildcards:
+        findings.longer.append(found)
+    return "\n".join(lines)
+
+
+def caption_file(source: Source, name: str) -> tuple[str | None, bool]:
+    """Return the name of the file with a picture's caption, None where there is none, and whether its ending is usual.
+
+    The usual ending is the one that the settings say. A picture cut out by its face may share the whole one's caption.
+    """
+    usual = usual_extension(source)
     stem = os.path.splitext(name)[0]
     face = _FACE.fullmatch(stem)
-    for candidate in (extension, _FALLBACK_EXTENSION.get(extension, ".caption")):
+    for candidate in (usual, _FALLBACK_EXTENSION.get(usual, ".caption")):
         for of in (stem, face[1]) if face else (stem,):
-            found = source.names.get(of + candidate) or source.names.get((of + candidate).lower())
-            if not found:
-                continue
-            if candidate != extension:
-                findings.other_extension.append(found)
-            lines = _lines(os.path.join(source.path, found), findings)
-            if not lines:
-                findings.empty.append(found)
-            elif len(lines) > 1 and not source.wildcards:
-                findings.longer.append(found)
-            return "\n".join(lines)
-    findings.missing.append(name)
-    return None
+            if found := source.names.get(of + candidate) or source.names.get((of + candidate).lower()):
+                return found, candidate == usual
+    return None, True
+
+
+def usual_extension(source: Source) -> str:
+    """Return the ending of caption files that the settings say, with its dot."""
+    return source.extension if source.extension.startswith(".") else f".{source.extension}"
 
 
 def _lines(path: str, findings: Findings) -> list[str]:

@@ -93,6 +93,15 @@ def read_size(path: Path) -> tuple[int, int]:
     return width, height
 
 
+def why_unreadable(path: Path, error: BaseException) -> str:
+    """Return in words why a picture could not be read, of what was raised."""
+    if isinstance(error, Image.UnidentifiedImageError):
+        if path.suffix.lower() == ".jxl":
+            return "reading JPEG XL needs the package pillow-jxl-plugin"
+        return "not a picture, or damaged" if path.stat().st_size else "the file is empty"
+    return str(error) or type(error).__name__
+
+
 def size_as_seen(image: Image.Image, file: BinaryIO) -> tuple[int, int]:
     """Return (width, height) after EXIF rotation of a picture that was opened from `file` and not decoded yet."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):

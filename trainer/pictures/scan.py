@@ -18,9 +18,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import PIL
-from PIL import Image
-
 from trainer.config import TrainingConfig, datasets_of
 from trainer.ground.errors import ConfigError, DataError, Problem
 from trainer.pictures.caption_files import read_caption
@@ -33,11 +30,11 @@ from trainer.pictures.findings import (
     refuse_foreign,
     short,
 )
-from trainer.pictures.header_cache import WORTH, HeaderCache
 from trainer.pictures.held_out import with_held_out
-from trainer.pictures.image_headers import EXTENSIONS, UNREADABLE, read_size
+from trainer.pictures.image_headers import EXTENSIONS, UNREADABLE, why_unreadable
 from trainer.pictures.listing import Listing, deeper, listing
 from trainer.pictures.report import DatasetReport, Folder, Picture
+from trainer.pictures.sizes import Sizes
 from trainer.pictures.sources import KEY, Source, of_datasets
 
 Progress = Callable[[str, int, int], None]
@@ -45,7 +42,6 @@ Progress = Callable[[str, int, int], None]
 PHASE = "scanning pictures"
 
 _REPEATS = re.compile(r"\s*(\d+)\s*(?:_(.*))?", re.DOTALL)
-_SIZES = f"sizes, Pillow {PIL.__version__}"
 MOST_REPEATS, MOST_SAMPLES = 1_000_000, 5_000_000
 """Times that a folder's name may ask for a picture, and samples of an epoch: an epoch's order is kept in memory."""
 
@@ -68,8 +64,7 @@ def scan(config: TrainingConfig, progress: Progress | None = None) -> DatasetRep
         Stopped: raised by `progress(phase, done, total)`.
     """
     findings = Findings()
-    listed_ones = datasets_of(config)
-    sources = of_datasets(listed_ones, findings) if listed_ones else _sources(config, findings)
+    sources = sources_of(config, findings)
     total = sum(len(source.files) for source in sources)
     folders: list[Folder] = []
     seen: dict[object, tuple[Picture, ...]] = {}
@@ -101,12 +96,11 @@ def _tell(progress: Progress | None, before: int, total: int, more: int) -> None
 def _read_pictures(source: Source, findings: Findings, tell: Callable[[int], None]) -> tuple[Picture, ...]:
     """Return the pictures of a source that can be read; `tell` is told how many of them were looked at."""
     found = []
-    sizes = HeaderCache(_SIZES, source.path) if len(source.files) >= WORTH else None
+    sizes = Sizes(source.path, len(source.files))
     for number, name in enumerate(source.files):
         tell(number)
         found.append(_read_picture(source, name, findings, sizes))
-    if sizes:
-        sizes.save()
+    sizes.save()
     return tuple(picture for picture in found if picture)
 
 
@@ -119,8 +113,14 @@ def split_name(name: str) -> tuple[int, str] | None:
     return (int(match[1]), (match[2] or "").strip()) if match else None
 
 
-def _sources(config: TrainingConfig, findings: Findings) -> list[Source]:
-    """Return the folders with pictures of both settings; every problem with the settings at once."""
+def sources_of(config: TrainingConfig, findings: Findings) -> list[Source]:
+    """Return the folders and lists with the pictures of a training, before any picture or caption is opened.
+
+    Raises:
+        ConfigError, DataError: as `scan` does of folders.
+    """
+    if datasets := datasets_of(config):
+        return of_datasets(datasets, findings)
     chosen = [(_TRAINING, config.dataset.train_data_dir, False)]
     if config.dataset.reg_data_dir:
         chosen.append((_REGULARISATION, config.dataset.reg_data_dir, True))
@@ -256,42 +256,23 @@ def _plain_source(
     return _of_layout(root, 1, resolved.name, regularisation, found, config)
 
 
-def _read_picture(source: Source, name: str, findings: Findings, sizes: HeaderCache | None) -> Picture | None:
+def _read_picture(source: Source, name: str, findings: Findings, sizes: Sizes) -> Picture | None:
     path = source.path / name
     try:
-        state = os.stat(path)
-        size = _size_in(sizes.get(name, state)) if sizes else None
-        if size is None:
-            size = read_size(path)
-            if sizes:
-                sizes.put(name, state, f"{size[0]}x{size[1]}")
+        size, length = sizes.of(name)
     except UNREADABLE as error:
-        findings.unreadable.append((path, _reason(path, error)))
+        findings.unreadable.append((path, why_unreadable(path, error)))
         return None
     if source.captions is not None:
-        return Picture(path, size, source.captions[name], state.st_size)
+        return Picture(path, size, source.captions[name], length)
     caption = read_caption(source, name, findings)
     return Picture(
         path=path,
         size=size,
         caption=source.class_tokens if caption is None else caption,
-        bytes=state.st_size,
+        bytes=length,
         caption_missing=caption is None,
     )
-
-
-def _size_in(text: str | None) -> tuple[int, int] | None:
-    """Return the width and height that are written as 64x48."""
-    width, _, height = (text or "").partition("x")
-    return (int(width), int(height)) if width.isdecimal() and height.isdecimal() else None
-
-
-def _reason(path: Path, error: BaseException) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
-        if path.suffix.lower() == ".jxl":
-            return "reading JPEG XL needs the package pillow-jxl-plugin"
-        return "not a picture, or damaged" if path.stat().st_size else "the file is empty"
-    return str(error) or type(error).__name__
 
 
 def _folder(source: Source, pictures: tuple[Picture, ...]) -> Folder:
