@@ -13,7 +13,7 @@ from tests.helpers.pictures import data_config, write_picture
 from trainer.ground.files import CACHE_VARIABLE, cache_folder
 from trainer.pictures import header_cache
 from trainer.pictures import latent_cache as caching
-from trainer.pictures import scan as scanning
+from trainer.pictures import sizes as sizing
 from trainer.pictures.batches import examples
 from trainer.pictures.latent_cache import LatentCache
 from trainer.pictures.report import DatasetReport
@@ -26,14 +26,14 @@ Opened = list[str]
 def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Opened:
     """The names of the pictures that scans open, in a cache folder of this test's own; three are worth an index."""
     names: Opened = []
-    read = scanning.read_size
+    read = sizing.read_size
 
     def read_size(path: Path) -> tuple[int, int]:
         names.append(path.name)
         return read(path)
 
-    monkeypatch.setattr(scanning, "read_size", read_size)
-    monkeypatch.setattr(scanning, "WORTH", 3)
+    monkeypatch.setattr(sizing, "read_size", read_size)
+    monkeypatch.setattr(sizing, "WORTH", 3)
     monkeypatch.setattr(header_cache, "_SETTLED", -(10**9))
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     return names
