@@ -8,14 +8,14 @@ The order is a function of (seed, epoch) alone and an epoch shows every picture 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 
 from trainer.config import LATENT_STEP, TrainingConfig, datasets_of
 from trainer.config.datasets import Subset
 from trainer.ground.randomness import python_random
-from trainer.pictures.buckets import Buckets, Placement, Size
+from trainer.pictures.buckets import Buckets, Part, Placement, Size
 from trainer.pictures.report import DatasetReport, Folder, Picture
 from trainer.pictures.treatment import Treatment
 
@@ -45,6 +45,11 @@ class Example:
     def bucket(self) -> Size:
         """Width and height in pixels that the picture is trained at."""
         return self.placement.bucket
+
+    @property
+    def masked(self) -> bool:
+        """True where the loss is weighted by a mask."""
+        return self.treatment.masked or self.picture.mask is not None or self.picture.alpha_mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +112,13 @@ def _of_dataset(
 ) -> list[Example]:
     """Return the examples of one dataset: its training pictures, then as many of regularisation."""
     config, treatments = settings
-    place = cache(Buckets.from_config(config, latent_step).choose)
+    place = _placing(config, latent_step)
     pairs = [(picture, folder) for folder in folders for picture in folder.pictures]
     training = [(picture, folder) for picture, folder in pairs if not folder.regularisation]
     offered = [(picture, folder) for picture, folder in pairs if folder.regularisation]
-    wanted = sum(folder.repeats for _, folder in training)
-    balanced = balance([folder.repeats for _, folder in offered], wanted)
-    shown = [(*pair, pair[1].repeats) for pair in training]
+    wanted = sum(folder.repeats_of(picture) for picture, folder in training)
+    balanced = balance([folder.repeats_of(picture) for picture, folder in offered], wanted)
+    shown = [(picture, folder, folder.repeats_of(picture)) for picture, folder in training]
     shown += [(*pair, repeats) for pair, repeats in zip(offered, balanced, strict=False)]
     weights = {False: 1.0, True: config.dataset.prior_loss_weight}
     return [
@@ -121,13 +126,24 @@ def _of_dataset(
             picture,
             folder.regularisation,
             repeats,
-            place(picture.size),
+            place(picture),
             weights[folder.regularisation],
             number,
             treatments[folder.subset],
         )
         for picture, folder, repeats in shown
     ]
+
+
+def _placing(config: TrainingConfig, latent_step: int) -> Callable[[Picture], Placement]:
+    """Return what places pictures in the buckets of these settings."""
+    choose = cache(Buckets.from_config(config, latent_step).choose)
+
+    def place(picture: Picture) -> Placement:
+        placement = choose(picture.trained_size)
+        return replace(placement, part=Part(*picture.crop, whole=picture.size)) if picture.crop else placement
+
+    return place
 
 
 def held_out_examples(
@@ -140,10 +156,10 @@ def held_out_examples(
     """
     found: list[Example] = []
     for number, (of_dataset, treatments) in enumerate(_treatments(config)):
-        place = cache(Buckets.from_config(of_dataset, latent_step).choose)
+        place = _placing(of_dataset, latent_step)
         for folder in (each for each in report.held_out if each.dataset == number):
             treatment = treatments[folder.subset]
-            found += [Example(each, False, 1, place(each.size), 1.0, number, treatment) for each in folder.pictures]
+            found += [Example(each, False, 1, place(each), 1.0, number, treatment) for each in folder.pictures]
     return tuple(found)
 
 

@@ -17,10 +17,22 @@ Size = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a picture, in pixels of the picture as it is seen, which is `whole` (width, height)."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+    whole: Size
+
+
+@dataclass(frozen=True, slots=True)
 class Placement:
     """How one picture is brought to its bucket: scaled to `resized`, which covers `bucket`, then cut at (left, top).
 
-    `ar_error` is the bucket's width/height minus the picture's. `original` is the picture's own size.
+    `ar_error` is the bucket's width/height minus the picture's. `original` is the picture's own size, or that of the
+    `part` of it that alone is trained, as if it had been cut out beforehand.
     """
 
     original: Size
@@ -29,6 +41,7 @@ class Placement:
     left: int
     top: int
     ar_error: float
+    part: Part | None = None
 
     @property
     def upscaled(self) -> bool:

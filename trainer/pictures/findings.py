@@ -9,6 +9,7 @@ from pathlib import Path
 
 from trainer.ground.errors import DataError
 from trainer.pictures.listing import Listing
+from trainer.pictures.remarks import FILE, Remarks
 from trainer.settings.wording import PROGRAM
 
 NAMED = 20
@@ -39,6 +40,8 @@ class Findings:
     foreign: list[ForeignCaption] = field(default_factory=list)
     hidden: list[str] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
+    skipped: list[Path] = field(default_factory=list)
+    remarks: Remarks = field(default_factory=Remarks)
 
     def take(self, found: Listing) -> Listing:
         """Note what of a folder cannot be used, and return the folder."""
@@ -55,6 +58,11 @@ class Findings:
         if self.others:
             kinds = ", ".join(f"{ending} ({count})" for ending, count in self.others.most_common(_FEW))
             yield f"Left out {files(self.others.total())} of kinds that are no pictures: {kinds}."
+        if self.skipped:
+            names = listed([short(path) for path in self.skipped])
+            yield f"Left out, as {FILE} says: {pictures(len(self.skipped))}: {names}."
+        for path, names in self.remarks.without_a_picture():
+            yield f"{short(path)} speaks of pictures that are not there: {listed(names)}."
         if self.missing:
             yield f"No caption for {pictures(len(self.missing))}, the folder's name is used: {listed(self.missing)}."
         if self.empty:

@@ -189,6 +189,8 @@ def entry_key(content: str, example: Example, flipped: bool, vae_key: str) -> st
     ]
     if example.treatment.interpolation:
         parts.append(example.treatment.interpolation)
+    if placement.part:
+        parts.append({"part": [placement.part.left, placement.part.top, placement.part.width, placement.part.height]})
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

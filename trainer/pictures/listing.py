@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainer.pictures.image_headers import EXTENSIONS, FOREIGN_EXTENSIONS
+from trainer.pictures.remarks import FILE, MASKS
 
 MOST_ENTRIES = 100_000
 """So many entries of folders beyond the layout are looked at; whoever chose a whole disk does not wait for all."""
@@ -60,6 +61,8 @@ def listing(folder: Path) -> Listing:
         return found
     for entry in ordered:
         _add(found, entry)
+    if FILE in found.names:
+        found.folders = [name for name in found.folders if name != MASKS]
     found.names |= {name.lower(): name for name in found.names if name.lower() not in found.names}
     return found
 

@@ -239,7 +239,7 @@ class Source:
         self, examples: Sequence[Example], flips: Sequence[bool], placements: Sequence[Placement]
     ) -> torch.Tensor | None:
         """Return the masks of a batch, None where no picture of it has one."""
-        if self.latent_shape is None or not any(example.treatment.masked for example in examples):
+        if self.latent_shape is None or not any(example.masked for example in examples):
             return None
         size = self.latent_shape(examples[0].bucket)[1:]
         each = zip(examples, flips, placements, strict=True)

@@ -28,23 +28,28 @@ _KEPT = 2048
 def mask_of(example: Example, placement: Placement, flip: bool, size: tuple[int, int]) -> torch.Tensor:
     """Return the mask of an example, float32 [1, height, width] from 0 to 1, at the latents' `size` (height, width).
 
-    A mask in the folder goes before the picture's transparency. Without either all is ones.
+    What pictures.json says of the picture goes before the folder of masks, and this before the picture's transparency.
+    Without any of them all is ones.
 
     Raises:
         DataError: the file cannot be decoded.
     """
-    treatment = example.treatment
-    if treatment.masks is not None:
-        path, read = _mask_file(treatment.masks, example.picture.path), _red
-    elif treatment.alpha_mask:
-        path, read = example.picture.path, _alpha
+    treatment, picture = example.treatment, example.picture
+    if picture.mask is not None:
+        path, read = picture.mask, _red
+    elif not picture.alpha_mask and treatment.masks is not None:
+        path, read = _mask_file(treatment.masks, picture.path), _red
+    elif picture.alpha_mask or treatment.alpha_mask:
+        path, read = picture.path, _alpha
     else:
         return torch.ones((1, *size))
     return _mask(path, _changed(path), read, placement, flip, size)
 
 
 def has_mask(example: Example) -> bool:
-    """Say whether a picture's loss is weighted: by its own mask in the folder of masks, or by its transparency."""
+    """Say whether a picture's loss is weighted: by a mask of its own, or by its transparency."""
+    if example.picture.mask is not None or example.picture.alpha_mask:
+        return True
     folder = example.treatment.masks
     if folder is not None:
         return example.picture.path.stem in _masks_in(folder, _changed(folder))
@@ -81,6 +86,8 @@ def check_masks(examples: Iterable[Example]) -> None:
     missing: dict[Path, list[str]] = {}
     for example in examples:
         folder = example.treatment.masks
+        if example.picture.mask is not None or example.picture.alpha_mask:
+            continue
         if folder is not None and example.picture.path.stem not in _masks_in(folder, _changed(folder)):
             missing.setdefault(folder, []).append(example.picture.path.name)
     for folder, names in missing.items():

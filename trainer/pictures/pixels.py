@@ -6,6 +6,7 @@ converted, animations by their first frame. Scaling is Pillow's LANCZOS.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -88,19 +89,30 @@ def fit(image: Image.Image, placement: Placement, flip: bool, interpolation: str
     Scaling and cutting are one step, so that a ribbon of a picture never becomes a giant in between. The result is
     that of scaling to `placement.resized` and cutting at (left, top).
     """
-    across, down = image.width / placement.resized[0], image.height / placement.resized[1]
+    start, top, right, end = _used(image, placement)
+    across, down = (right - start) / placement.resized[0], (end - top) / placement.resized[1]
     width, height = placement.bucket
     box = (
-        placement.left * across,
-        placement.top * down,
-        min((placement.left + width) * across, image.width),
-        min((placement.top + height) * down, image.height),
+        start + placement.left * across,
+        top + placement.top * down,
+        min(start + (placement.left + width) * across, right),
+        min(top + (placement.top + height) * down, end),
     )
     fitted = image.resize(placement.bucket, FILTERS[interpolation], box=box, reducing_gap=_GAP)
     if flip:
         fitted = fitted.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     pixels = torch.from_numpy(numpy.array(fitted).reshape(height, width, -1))
     return pixels.permute(2, 0, 1).to(torch.float32).div_(127.5).sub_(1.0).contiguous()
+
+
+def _used(image: Image.Image, placement: Placement) -> tuple[float, float, float, float]:
+    """Return (left, top, right, bottom) of what of a decoded picture is trained, which may be smaller than its file."""
+    part = placement.part
+    if part is None:
+        return 0, 0, image.width, image.height
+    across, down = image.width / part.whole[0], image.height / part.whole[1]
+    right, bottom = (part.left + part.width) * across, (part.top + part.height) * down
+    return part.left * across, part.top * down, min(right, image.width), min(bottom, image.height)
 
 
 def load_pixels(example: Example, flip: bool, placement: Placement | None = None) -> torch.Tensor:
@@ -113,6 +125,11 @@ def load_pixels(example: Example, flip: bool, placement: Placement | None = None
     """
     placement = placement or example.placement
     least = (_DRAFT * placement.resized[0], _DRAFT * placement.resized[1])
+    if part := placement.part:
+        least = (
+            math.ceil(least[0] * part.whole[0] / part.width),
+            math.ceil(least[1] * part.whole[1] / part.height),
+        )
     image = open_picture(example.picture.path, least, example.picture.size)
     return fit(image, placement, flip, example.treatment.interpolation)
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from trainer.pictures.remarks import ALPHA, Box
+
 Size = tuple[int, int]
 
 _TAG_SEPARATOR = ","
@@ -20,6 +22,9 @@ class Picture:
     `size` is (width, height) after EXIF rotation. `caption` is the text as read: stripped, blank lines left out,
     several lines only where the file has them; the class token where there is no caption file. `bytes` is the
     file's size.
+
+    Of what pictures.json says of it: `repeats` instead of the folder's, `crop` the part that is trained, `mask` the
+    file of its mask, or ALPHA.
     """
 
     path: Path
@@ -27,6 +32,22 @@ class Picture:
     caption: str
     bytes: int
     caption_missing: bool = False
+    repeats: int | None = None
+    crop: Box | None = None
+    mask: Path | None = None
+    alpha_mask: bool = False
+
+    @property
+    def trained_size(self) -> Size:
+        """Width and height of what of it is trained."""
+        return self.crop[2:] if self.crop else self.size
+
+    @property
+    def said(self) -> str:
+        """What pictures.json says of how it is trained, as a text that is equal where that is; "" for nothing."""
+        mask = ALPHA if self.alpha_mask else self.mask and self.mask.as_posix()
+        told = (("repeats", self.repeats), ("crop", self.crop and list(self.crop)), ("mask", mask))
+        return " ".join(f"{key}={value}" for key, value in told if value)
 
     @property
     def name(self) -> str:
@@ -55,7 +76,18 @@ class Folder:
     @property
     def count(self) -> int:
         """Pictures times repeats."""
-        return len(self.pictures) * self.repeats
+        return sum(repeats * pictures for repeats, pictures in self.repeated.items())
+
+    @property
+    def repeated(self) -> dict[int, int]:
+        """{repeats: number of pictures}, the folder's own repeats first."""
+        found = Counter(map(self.repeats_of, self.pictures))
+        own = {self.repeats: found[self.repeats]} if self.repeats in found else {}
+        return own | dict(sorted(found.items()))
+
+    def repeats_of(self, picture: Picture) -> int:
+        """Return how often one of its pictures is shown in an epoch."""
+        return self.repeats if picture.repeats is None else picture.repeats
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +194,7 @@ def _folder_json(folder: Folder) -> dict[str, object]:
                 "bytes": picture.bytes,
                 "caption": picture.caption,
                 "caption_missing": picture.caption_missing,
+                **({"said": picture.said} if picture.said else {}),
             }
             for picture in folder.pictures
         ],

@@ -33,6 +33,7 @@ from trainer.pictures.findings import (
 from trainer.pictures.held_out import with_held_out
 from trainer.pictures.image_headers import EXTENSIONS, UNREADABLE, why_unreadable
 from trainer.pictures.listing import Listing, deeper, listing
+from trainer.pictures.remarks import ALPHA, FILE, MOST_REPEATS, Remark
 from trainer.pictures.report import DatasetReport, Folder, Picture
 from trainer.pictures.sizes import Sizes
 from trainer.pictures.sources import KEY, Source, of_datasets
@@ -42,8 +43,8 @@ Progress = Callable[[str, int, int], None]
 PHASE = "scanning pictures"
 
 _REPEATS = re.compile(r"\s*(\d+)\s*(?:_(.*))?", re.DOTALL)
-MOST_REPEATS, MOST_SAMPLES = 1_000_000, 5_000_000
-"""Times that a folder's name may ask for a picture, and samples of an epoch: an epoch's order is kept in memory."""
+MOST_SAMPLES = 5_000_000
+"""Samples of an epoch: its order is kept in memory."""
 
 _TRAINING, _REGULARISATION = "train_data_dir", "reg_data_dir"
 _PROJECT_PICTURES = {_TRAINING: "img", _REGULARISATION: "reg"}
@@ -65,6 +66,7 @@ def scan(config: TrainingConfig, progress: Progress | None = None) -> DatasetRep
     """
     findings = Findings()
     sources = sources_of(config, findings)
+    sources = [_without_masks(source, findings) for source in sources]
     total = sum(len(source.files) for source in sources)
     folders: list[Folder] = []
     seen: dict[object, tuple[Picture, ...]] = {}
@@ -86,6 +88,12 @@ def scan(config: TrainingConfig, progress: Progress | None = None) -> DatasetRep
         unreadable=tuple(findings.unreadable),
     )
     return with_held_out(found, config, lambda others: scan(others, progress))
+
+
+def _without_masks(source: Source, findings: Findings) -> Source:
+    """Return a source without the files beside its pictures that are their masks."""
+    masks = findings.remarks.masks(source.path) if source.captions is None else frozenset()
+    return replace(source, files=[name for name in source.files if name not in masks]) if masks else source
 
 
 def _tell(progress: Progress | None, before: int, total: int, more: int) -> None:
@@ -258,21 +266,48 @@ def _plain_source(
 
 def _read_picture(source: Source, name: str, findings: Findings, sizes: Sizes) -> Picture | None:
     path = source.path / name
+    remark = findings.remarks.of(path)
+    if remark.skip:
+        findings.skipped.append(path)
+        return None
     try:
         size, length = sizes.of(name)
     except UNREADABLE as error:
         findings.unreadable.append((path, why_unreadable(path, error)))
         return None
-    if source.captions is not None:
-        return Picture(path, size, source.captions[name], length)
-    caption = read_caption(source, name, findings)
-    return Picture(
+    caption = read_caption(source, name, findings) if source.captions is None else source.captions[name]
+    found = Picture(
         path=path,
         size=size,
         caption=source.class_tokens if caption is None else caption,
         bytes=length,
         caption_missing=caption is None,
     )
+    return _as_said(found, remark) if remark else found
+
+
+def _as_said(picture: Picture, remark: Remark) -> Picture:
+    """Return a picture with what pictures.json says of it.
+
+    Raises:
+        DataError: its crop reaches beyond the picture, or its mask is not there.
+    """
+    path = picture.path
+    if remark.crop:
+        left, top, width, height = remark.crop
+        if left + width > picture.size[0] or top + height > picture.size[1]:
+            raise DataError(
+                f"{path.parent / FILE}: the crop of {path.name}, {list(remark.crop)}, reaches beyond the picture, "
+                f"which is {picture.size[0]}x{picture.size[1]}.",
+                "Correct it there or in the workbench, or remove it.",
+            )
+    mask = path.parent / remark.mask if remark.mask and remark.mask != ALPHA else None
+    if mask and not mask.is_file():
+        raise DataError(
+            f"{path.parent / FILE}: the mask of {path.name}, {remark.mask}, is not there.",
+            "Put it back, or remove it from that file.",
+        )
+    return replace(picture, repeats=remark.repeats, crop=remark.crop, mask=mask, alpha_mask=remark.mask == ALPHA)
 
 
 def _folder(source: Source, pictures: tuple[Picture, ...]) -> Folder:
@@ -289,8 +324,20 @@ def _folder(source: Source, pictures: tuple[Picture, ...]) -> Folder:
     )
 
 
+def _require_some(folders: Sequence[Folder], findings: Findings) -> None:
+    """Refuse folders whose pictures are all left out by what is said of them."""
+    skipped = {path.parent for path in findings.skipped}
+    for folder in folders:
+        if not folder.pictures and folder.path in skipped and not any(each.pictures for each in folders):
+            raise DataError(
+                f"{folder.path / FILE} leaves out all pictures that there are to train.",
+                remedy="Take some of them in again, there or in the workbench.",
+            )
+
+
 def _require_pictures(config: TrainingConfig, folders: Sequence[Folder], findings: Findings) -> None:
     """Refuse a setting none of whose pictures could be read, and more samples than an epoch can have."""
+    _require_some(folders, findings)
     for key, regularisation in ((_TRAINING, False), (_REGULARISATION, True)):
         here = [folder for folder in folders if folder.regularisation is regularisation and not folder.place]
         if here and not any(folder.pictures for folder in here):

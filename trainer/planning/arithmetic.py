@@ -11,7 +11,7 @@ from trainer.pictures.report import DatasetReport, Folder
 from trainer.planning.timetable import Timetable
 
 MOST_TERMS = 2
-"""Folders that are written out as images × repeats; of more, their sum."""
+"""Terms of images × repeats that are written out; of more, their sum."""
 
 
 def sum_of_steps(report: DatasetReport, counts: Counts, timetable: Timetable) -> str:
@@ -54,10 +54,11 @@ def _samples(report: DatasetReport, counts: Counts) -> str:
 
 def _of(folders: Sequence[Folder], named: int, what: str, used: int) -> str:
     """Return what the folders' names come to, and what of it is left out or taken again."""
-    if len(folders) <= MOST_TERMS:
-        words = f"{' + '.join(f'{len(folder.pictures)} × {folder.repeats}' for folder in folders)} {what}"
+    terms = [f"{pictures} × {repeats}" for folder in folders for repeats, pictures in folder.repeated.items()]
+    if len(terms) <= MOST_TERMS:
+        words = f"{' + '.join(terms)} {what}"
     else:
-        words = f"{_number(named)} {what} in {len(folders)} folders"
+        words = f"{_number(named)} {what}" + (f" in {len(folders)} folders" if len(folders) > 1 else "")
     if used < named:
         return f"{words} − {_number(named - used)} left out"
     return f"{words} + {_number(used - named)} taken again" if used > named else words

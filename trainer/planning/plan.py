@@ -103,7 +103,7 @@ class Plan:
             samples=self.report.train_count,
             reg_images=self.report.reg_images,
             reg_samples=self.report.reg_count,
-            most_repeats=max(folder.repeats for folder in self.report.train_folders),
+            most_repeats=max(repeats for folder in self.report.train_folders for repeats in folder.repeated),
             exact_steps=self.timetable.total_steps,
             model_side=FAMILIES[self.recognition.family].side(self.recognition.configs),
             model_family=self.recognition.family,

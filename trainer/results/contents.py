@@ -103,26 +103,34 @@ def _of_source(source: object) -> str:
 class PictureContent:
     """One picture: bytes, time of its last change in nanoseconds, sha256 of its bytes, and of its caption.
 
-    The former is empty where it was not found out.
+    The former is empty where it was not found out. `said` is what pictures.json says of it, with its mask's sha256.
     """
 
     size: int
     changed: int
     sha256: str
     caption: str
+    said: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """Names of pictures whose bytes, and of those whose captions, are other than they were."""
+    """Names of pictures whose bytes, of those whose captions, and of those whose remarks are other than they were."""
 
     pictures: tuple[str, ...]
     captions: tuple[str, ...]
+    said: tuple[str, ...]
 
 
 def _seen(picture: Picture) -> PictureContent:
     caption = hashlib.sha256(picture.caption.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return PictureContent(*_state(picture.path), "", caption)
+    return PictureContent(*_state(picture.path), "", caption, _said(picture))
+
+
+def _said(picture: Picture) -> str:
+    if picture.mask is None:
+        return picture.said
+    return f"{picture.said} {sha256_of(picture.mask)}"
 
 
 def _pictures(report: DatasetReport) -> Iterator[Picture]:
@@ -146,7 +154,7 @@ def read(path: Path) -> dict[str, PictureContent]:
 
 def changed(before: Mapping[str, PictureContent], report: DatasetReport) -> Changed:
     """Compare the pictures that are there now with a record. Only those whose time has changed are read."""
-    pictures, captions = [], []
+    pictures, captions, said = [], [], []
     for picture in _pictures(report):
         old = before.get(str(picture.path))
         if old is None:
@@ -159,7 +167,9 @@ def changed(before: Mapping[str, PictureContent], report: DatasetReport) -> Chan
             continue
         if old.caption != now.caption:
             captions.append(picture.path.name)
-    return Changed(tuple(pictures), tuple(captions))
+        if old.said != now.said:
+            said.append(picture.path.name)
+    return Changed(tuple(pictures), tuple(captions), tuple(said))
 
 
 def _differs(old: PictureContent, now: PictureContent, path: Path) -> bool:

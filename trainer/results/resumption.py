@@ -290,7 +290,12 @@ def _models(earlier: Earlier, config: TrainingConfig) -> Iterator[Change]:
 
 def _contents(earlier: Earlier, report: DatasetReport) -> Iterator[Change]:
     found = contents.changed(earlier.contents, report)
-    for what, names in (("Pictures", found.pictures), ("Captions of pictures", found.captions)):
+    what_is_said = "Repeats, crops or masks of pictures"
+    for what, names in (
+        ("Pictures", found.pictures),
+        ("Captions of pictures", found.captions),
+        (what_is_said, found.said),
+    ):
         if names:
             listed = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
             text = f"{what} that are not what they were: {len(names)} ({listed}); they count as they are now"

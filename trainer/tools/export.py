@@ -8,7 +8,8 @@ from pathlib import Path
 
 from trainer.config import TrainingConfig, known_settings, to_flat, to_kohya
 from trainer.config.dataset_export import dataset_config
-from trainer.ground.errors import ConfigError, Problem
+from trainer.ground.errors import ConfigError, DataError, Problem
+from trainer.pictures.remarks import FILE, read_remarks, summary
 from trainer.settings.exporting import SHELLS, command_line, kohya_form, script_of
 from trainer.settings.problems import shown
 from trainer.settings.processes import process_of
@@ -17,6 +18,7 @@ from trainer.settings.toml import encoded, write
 from trainer.settings.walk import Setting
 from trainer.tools.of_settings import FileArguments, OfSettings, read_settings
 from trainer.tools.tool import COMPLETED, Desk
+from trainer.workbench.album import open_album
 
 TOML, FORM = "toml", "json"
 
@@ -48,12 +50,28 @@ class Export(OfSettings[ExportArguments]):
         _write_datasets(config, arguments.datasets, desk)
         for line in untold(config, arguments.form):
             desk.note(f"Note: {line}")
+        for line in _of_pictures(config):
+            desk.note(f"Note: {line}")
         text, unsaid = written(config, exported, arguments.form)
         desk.say(text.rstrip("\n"))
         for key in unsaid:
             value = exported.get(key, to_flat(config).get(key))
             desk.note(f"Note: {key} = {shown(value)} cannot be written in this form; it is left out.")
         return COMPLETED
+
+
+def _of_pictures(config: TrainingConfig) -> Iterator[str]:
+    """Yield what is said of single pictures, which sd-scripts does not read; nothing where no pictures are found."""
+    try:
+        folders = open_album(config).paths
+    except (ConfigError, DataError):
+        return
+    for folder in dict.fromkeys(folders):
+        if said := summary(read_remarks(folder).values()):
+            yield (
+                f"sd-scripts does not read {folder / FILE} ({said}): it trains all pictures there, whole, and as often "
+                "as the folder says."
+            )
 
 
 def _write_datasets(config: TrainingConfig, path: str, desk: Desk) -> None:
