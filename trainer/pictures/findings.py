@@ -59,8 +59,8 @@ class Findings:
             kinds = ", ".join(f"{ending} ({count})" for ending, count in self.others.most_common(_FEW))
             yield f"Left out {files(self.others.total())} of kinds that are no pictures: {kinds}."
         if self.skipped:
-            names = listed([short(path) for path in self.skipped])
-            yield f"Left out, as {FILE} says: {pictures(len(self.skipped))}: {names}."
+            skipped = listed([short(path) for path in self.skipped])
+            yield f"Left out, as {FILE} says: {pictures(len(self.skipped))}: {skipped}."
         for path, names in self.remarks.without_a_picture():
             yield f"{short(path)} speaks of pictures that are not there: {listed(names)}."
         if self.missing:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -147,17 +149,38 @@ def change_remarks(wanted: Mapping[Path, Remark]) -> dict[Path, Remark]:
         DataError: a file cannot be read or written.
         StateError: somebody else has been writing it for too long.
     """
-    folders: dict[Path, dict[str, Remark]] = {}
-    for picture, remark in wanted.items():
-        folders.setdefault(picture.parent, {})[picture.name] = remark
+    return _change({picture: partial(_instead, remark) for picture, remark in wanted.items()})
+
+
+def amend_remarks(wanted: Mapping[Path, Mapping[str, Any]]) -> dict[Path, Remark]:
+    """Say the named things of pictures, {picture: {field of Remark: value}}, and leave what else is said of them.
+
+    Returns and raises as `change_remarks` does.
+    """
+    return _change({picture: partial(_amended, new) for picture, new in wanted.items()})
+
+
+def _instead(new: Remark, said: Remark) -> Remark:
+    return new
+
+
+def _amended(new: Mapping[str, Any], said: Remark) -> Remark:
+    return replace(said, **new)
+
+
+def _change(wanted: Mapping[Path, Callable[[Remark], Remark]]) -> dict[Path, Remark]:
+    """Make new remarks of what is said of pictures, and return the old ones."""
+    folders: dict[Path, list[Path]] = {}
+    for picture in wanted:
+        folders.setdefault(picture.parent, []).append(picture)
     before: dict[Path, Remark] = {}
     with ExitStack() as stack:
         for folder in sorted(folders):
             stack.enter_context(_lock(folder))
-        there = {folder: read_remarks(folder) for folder in folders}
-        for folder, new in folders.items():
-            before |= {folder / name: there[folder].get(name, Remark()) for name in new}
-            write_remarks(folder, there[folder] | new)
+        for folder, pictures in folders.items():
+            there = read_remarks(folder)
+            before |= {picture: there.get(picture.name, Remark()) for picture in pictures}
+            write_remarks(folder, there | {picture.name: wanted[picture](before[picture]) for picture in pictures})
     return before
 
 
