@@ -16,8 +16,9 @@ from tests.helpers.pictures import GOLDEN, gradient, write_picture
 from trainer.ground.errors import DataError
 from trainer.pictures.batches import Example
 from trainer.pictures.buckets import Buckets, Placement
+from trainer.pictures.decoding import open_picture
 from trainer.pictures.image_headers import read_size
-from trainer.pictures.pixels import fit, load_pixels, open_picture
+from trainer.pictures.pixels import fit, load_pixels
 from trainer.pictures.report import Picture
 
 SIZE = (40, 24)

@@ -18,7 +18,7 @@ from PIL import Image
 from tests.helpers.damage import damaged_picture
 from tests.helpers.pictures import data_config, gradient, write_folder, write_picture
 from trainer.ground.errors import ConfigError, DataError, Stopped
-from trainer.pictures.image_headers import UNREADABLE, read_size
+from trainer.pictures.image_headers import UNREADABLE, read_size, why_foreign
 from trainer.pictures.report import dataset_dirs, tag_frequency
 from trainer.pictures.scan import scan, split_name
 
@@ -296,3 +296,19 @@ def test_damaged_files_raise_only_what_the_scan_expects(tmp_path: Path, extensio
     except UNREADABLE:
         return
     assert width > 0 and height > 0
+
+
+def test_pictures_of_phones_are_read_where_their_package_is_there(tmp_path: Path) -> None:
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    (tmp_path / "10_cat").mkdir()
+    gradient((96, 64)).save(tmp_path / "10_cat" / "a.heic")
+    gradient((96, 64)).save(tmp_path / "10_cat" / "torn.heic")
+    torn = tmp_path / "10_cat" / "torn.heic"
+    torn.write_bytes(torn.read_bytes()[:-200])
+    report = scan(data_config(tmp_path))
+    assert [(picture.path.name, picture.size) for picture in report.folders[0].pictures] == [("a.heic", (96, 64))]
+    assert [path.name for path, _ in report.unreadable] == ["torn.heic"]
+
+
+def test_pictures_of_phones_name_the_package_that_is_missing() -> None:
+    assert why_foreign(".heic") == "reading .heic needs the package pillow-heif (pip install pillow-heif)"

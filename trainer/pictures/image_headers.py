@@ -31,12 +31,21 @@ from PIL import (  # noqa: F401
 
 from trainer.ground.paths import open_regular
 
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "JXL")
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "JXL", "HEIF")
 """Pillow's names of the formats that are tried. A list, so that a file's contents cannot summon an obscure decoder."""
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jxl")
+_OF_PHONES = (".heic", ".heif")
+_READS_PHONES = find_spec("pillow_heif") is not None
 
-FOREIGN_EXTENSIONS = (".heic", ".heif", ".jp2", ".psd", ".tga", ".svg", ".raw", ".cr2", ".nef", ".arw", ".dng")
+EXTENSIONS = (
+    *(".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jxl"),
+    *(_OF_PHONES if _READS_PHONES else ()),
+)
+
+FOREIGN_EXTENSIONS = (
+    *(() if _READS_PHONES else _OF_PHONES),
+    *(".jp2", ".psd", ".tga", ".svg", ".raw", ".cr2", ".nef", ".arw", ".dng"),
+)
 """Pictures that are not read; named in a notice because their owner would otherwise miss them silently."""
 
 UNREADABLE = (
@@ -61,6 +70,13 @@ TURNED = (5, 6, 7, 8)
 """EXIF orientations that swap width and height."""
 
 
+def why_foreign(extension: str) -> str:
+    """Return why pictures of one of FOREIGN_EXTENSIONS are not read, and the way out."""
+    if extension in _OF_PHONES:
+        return f"reading {extension} needs the package pillow-heif (pip install pillow-heif)"
+    return f"{extension} is not read; save it as png, jpg or webp"
+
+
 @cache
 def prepare_pillow() -> None:
     """Teach Pillow the formats that need a package of their own, and let it be quiet about large pictures.
@@ -70,6 +86,8 @@ def prepare_pillow() -> None:
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     if find_spec("pillow_jxl"):
         import_module("pillow_jxl")
+    if _READS_PHONES:
+        import_module("pillow_heif").register_heif_opener()
 
 
 def open_header(file: BinaryIO) -> Image.Image:
@@ -226,4 +244,5 @@ _WHOLE = {
     "WEBP": _riff_is_whole,
     "GIF": _gif_is_whole,
     "AVIF": _avif_is_whole,
+    "HEIF": _avif_is_whole,
 }

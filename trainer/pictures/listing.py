@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainer.pictures.image_headers import EXTENSIONS, FOREIGN_EXTENSIONS
+from trainer.pictures.image_headers import EXTENSIONS, FOREIGN_EXTENSIONS, why_foreign
 from trainer.pictures.remarks import FILE, MASKS
 
 MOST_ENTRIES = 100_000
@@ -81,7 +81,7 @@ def _add(found: Listing, entry: os.DirEntry[str]) -> None:
         if extension in EXTENSIONS:
             found.pictures.append(name)
         elif extension in FOREIGN_EXTENSIONS:
-            found.left_out.append((found.path / name, f"{extension} is not read; save it as png, jpg or webp"))
+            found.left_out.append((found.path / name, why_foreign(extension)))
         elif extension not in COMPANIONS:
             found.others[extension] += 1
 

@@ -17,9 +17,10 @@ from torch.nn.functional import interpolate
 from trainer.ground.errors import DataError
 from trainer.pictures.batches import Example
 from trainer.pictures.buckets import Placement
+from trainer.pictures.decoding import decoded, to_rgb
 from trainer.pictures.findings import listed
 from trainer.pictures.listing import listing
-from trainer.pictures.pixels import decoded, fit, to_rgb
+from trainer.pictures.pixels import fit
 
 _KEPT = 2048
 """Masks that are kept in memory; at most 64 KB each."""

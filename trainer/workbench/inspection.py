@@ -19,6 +19,7 @@ from PIL import Image
 
 from trainer.ground.control import Progress
 from trainer.ground.paths import open_regular
+from trainer.pictures.decoding import to_rgb
 from trainer.pictures.header_cache import HeaderCache
 from trainer.pictures.image_headers import TURNED, UNREADABLE, open_header, orientation, size_as_seen, why_unreadable
 from trainer.pictures.remarks import Box
@@ -130,24 +131,12 @@ def look_at(path: Path) -> Inspected:
         image.draft(None, (SIDE * 2, SIDE * 2))
         image.load()
         clear, opaque = _transparency(image, size, turned)
-        small = image.copy() if max(image.size) <= SIDE else image.convert(_plain_mode(image))
-        small.thumbnail((SIDE, SIDE), reducing_gap=2.0)
-        colour = _on_white(small)
+        colour = to_rgb(image)
+    if max(colour.size) > SIDE:
+        colour.thumbnail((SIDE, SIDE), reducing_gap=2.0)
     grey = colour.convert("L")
     colours = colour.resize((COLOURS, COLOURS), Image.Resampling.BOX).tobytes().hex()
     return Inspected(size, _sharpness(grey), clear, opaque, str(imagehash.phash(grey)), colours)
-
-
-def _plain_mode(image: Image.Image) -> str:
-    """Return the mode in which a picture is scaled."""
-    return "RGBA" if image.has_transparency_data else "RGB"
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    rgba = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
 def _sharpness(grey: Image.Image) -> float:
