@@ -74,12 +74,13 @@ class Session:
         self.folders = folders
         self.presets = presets
         self.pictures = Pictures()
-        self.draft = Draft(folders)
         self.openings = Openings()
         self.tools = Worker()
         self.forecaster = Forecaster()
         self.tool_forms = Forms(folders)
         self.queue = Queue(store.parent / QUEUE if store else Path(QUEUE))
+        self._queue_seen: tuple[int, object] = (0, self.queue.signature)
+        self.draft = Draft(folders, self.queue.free_name)
         self.queue_worker = QueueWorker(self.queue, self._begin_queued, BY)
         self.run: Run | None = None
         self.runs_started = 0
@@ -178,7 +179,16 @@ class Session:
     @property
     def form_revision(self) -> int:
         """Grows with every change of what the forms of the page show, and of what was found out about them late."""
-        return self.draft.revision + self.tool_forms.revision + self._surveyor.revision
+        return self.draft.revision + self.tool_forms.revision + self._surveyor.revision + self._queue_changes()
+
+    def _queue_changes(self) -> int:
+        """Return how often the queue was seen to have changed: the form says which names its runs have."""
+        count, before = self._queue_seen
+        now = self.queue.signature
+        if now != before:
+            count += 1
+            self._queue_seen = count, now
+        return count
 
     def offers(self, survey: Survey | None) -> list[suggestions.Offer]:
         """Return what would suit the recognised model, and the ways out of what the demo left behind."""

@@ -220,7 +220,9 @@ def run_folder(folder: RunFolder, seen: Plan, state: State | None, emit: Emit, *
     logs: list[JsonLines | sinks.TensorBoard] = []
     recorder = contents.Recorder(folder.contents, seen.report)
     try:
-        _open_books(folder, state if keep else None, seen.config.sampling.sample_prompts)
+        if not keep or _prompts_before(folder, state) != seen.config.sampling.sample_prompts:
+            prompt_changes.forget(folder)
+        _open_books(folder, state if keep else None)
         save_config(seen.config, folder.config)
         write_text(folder.dataset, json.dumps(seen.report.to_json(), indent=1))
         logs.append(JsonLines(folder.events))
@@ -251,17 +253,25 @@ def _tensorboard_folder(folder: RunFolder, config: TrainingConfig) -> Path:
     return Path(chosen) / folder.output_name if chosen else folder.path / "logs"
 
 
-def _open_books(folder: RunFolder, state: State | None, prompts: str) -> None:
-    """Leave in the folder only what happened up to the step that the run begins after, and no half-written file.
+def _prompts_before(folder: RunFolder, state: State | None) -> object:
+    """Return the setting of the run that is gone on with: prompts changed on its way hold while that is the same.
 
-    Prompts that were changed on the way hold, unless the settings have others now.
+    A run that was killed before its first state has left its settings.
     """
+    if state is not None:
+        return state.position.settings.get("sample_prompts")
+    try:
+        return folder.read_config().sampling.sample_prompts
+    except TrainerError:
+        return None
+
+
+def _open_books(folder: RunFolder, state: State | None) -> None:
+    """Leave in the folder only what happened up to the step that the run begins after, and no half-written file."""
     from trainer.training.states import remove_after
 
     for torn in folder.half_written():
         torn.unlink()
-    if state is None or state.position.settings.get("sample_prompts") != prompts:
-        prompt_changes.forget(folder)
     if state:
         remove_after(folder.state, state.position.step)
         cut_events(folder.events, state.position.step)
@@ -277,6 +287,8 @@ def _open_books(folder: RunFolder, state: State | None, prompts: str) -> None:
 
 
 def _started(folder: RunFolder, seen: Plan, state: State | None) -> events.Started:
+    from trainer.training import precision
+
     timetable = seen.timetable
     return events.Started(
         folder=str(folder.path),
@@ -285,6 +297,7 @@ def _started(folder: RunFolder, seen: Plan, state: State | None) -> events.Start
         total_epochs=timetable.total_epochs,
         steps_per_epoch=timetable.steps_per_epoch,
         resumed=state is not None,
+        device=precision.name_of(precision.own_device()),
     )
 
 

@@ -6,7 +6,7 @@ The server owns it, so that a reload, a second tab and a restarted browser show 
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -59,11 +59,13 @@ class Kept:
 class Draft:
     """The form's values. Safe to use from several threads.
 
-    What replaces much of the form at once is named, and can be taken back; `said` names the last such act.
+    What replaces much of the form at once is named, and can be taken back; `said` names the last such act. `free_name`
+    returns the name that a run begun now would have, for the folder and the name that are wished.
     """
 
-    def __init__(self, folders: Folders) -> None:
+    def __init__(self, folders: Folders, free_name: Callable[[Path, str], str] = next_free_name) -> None:
         self._folders = folders
+        self._free_name = free_name
         self._lock = threading.Lock()
         self._values = defaults()
         self._base = defaults()
@@ -196,11 +198,13 @@ class Draft:
         if config.dataset.datasets:
             words = "For datasets that don't say their own: see Datasets."
             notes |= {"resolution": words, "train_batch_size": words}
-        free = next_free_name(Path(saving.output_dir), saving.output_name)
-        if free == saving.output_name:
-            words = f"The LoRA becomes {RunFolder(Path(saving.output_dir), free).lora}"
+        wished = RunFolder(Path(saving.output_dir), saving.output_name)
+        free = self._free_name(wished.output_dir, wished.output_name)
+        if free == wished.output_name:
+            words = f"The LoRA becomes {wished.lora}"
         else:
-            words = f"{saving.output_name} was trained already; the next run will be called {free}."
+            taken = "was trained already" if wished.exists() else "is in the queue already"
+            words = f"{wished.output_name} {taken}; the next run will be called {free}."
         return {**notes, "output_name": words}
 
 

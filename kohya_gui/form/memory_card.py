@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kohya_gui.form import fields
 from kohya_gui.parts.markup import button, esc, size
@@ -23,11 +23,12 @@ _LOOKING = "Settings that fit are being looked for."
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What the card shows: `words` while there is nothing else, and what was found for so many bytes."""
+    """What the card shows: `words` while there is nothing else, what was found for so many bytes, the time if known."""
 
     forecast: Forecast | None = None
     words: str = ""
     fit: Fit | None = None
+    time: str = ""
 
 
 class Forecaster:
@@ -38,6 +39,7 @@ class Forecaster:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._plan: Plan | None = None
+        self._timed: Plan | None = None
         self._most = 0
         self._thread: threading.Thread | None = None
         self.shown = Memory()
@@ -51,13 +53,17 @@ class Forecaster:
                 self._plan, self._most = plan, 0
                 self.shown = Memory(asking.known(asking.key_of(plan)), _WORKING)
                 self._begin()
+            elif plan is not self._plan:
+                # As much memory, but perhaps other steps.
+                self._plan, self.shown = plan, replace(self.shown, time="")
+                self._begin()
             self._changed.notify_all()
 
     def fit(self, most: int) -> None:
         """Look for settings that take at most so many bytes."""
         with self._changed:
             if self._plan is not None and most > 0:
-                self._most, self.shown = most, Memory(self.shown.forecast, _LOOKING)
+                self._most, self.shown = most, Memory(self.shown.forecast, _LOOKING, time=self.shown.time)
                 self._begin()
                 self._changed.notify_all()
 
@@ -73,13 +79,14 @@ class Forecaster:
                 while self._changed.wait(self._seconds):
                     pass
                 plan, most, shown = self._plan, self._most, self.shown
-                if plan is None or (shown.forecast is not None and not (most and shown.fit is None)):
+                timed = plan is self._timed
+                if plan is None or (shown.forecast is not None and timed and not (most and shown.fit is None)):
                     self._thread = None
                     return
             found = _found(plan, most, shown)
             with self._changed:
                 if plan is self._plan and most == self._most:
-                    self.shown = found
+                    self.shown, self._timed = found, plan
                     if found.forecast is None or (most and found.fit is None):
                         self._thread = None  # it failed, and would again
                         return
@@ -88,9 +95,12 @@ class Forecaster:
 def _found(plan: Plan, most: int, shown: Memory) -> Memory:
     try:
         forecast = shown.forecast or asking.forecast(plan)
-        return Memory(forecast, "", asking.fit(plan, most) if most else None)
+        pace = asking.earlier(plan, forecast.name)
+        time = pace.words(plan.timetable.total_steps) if pace else ""
+        fit = shown.fit if shown.fit and shown.fit.most == most else asking.fit(plan, most) if most else None
+        return Memory(forecast, "", fit, time)
     except RunError as error:
-        return Memory(shown.forecast, error.message)
+        return Memory(shown.forecast, error.message, time=shown.time)
 
 
 def memory_card(memory: Memory) -> str:
@@ -100,6 +110,8 @@ def memory_card(memory: Memory) -> str:
     parts = [_forecast(memory.forecast)] if memory.forecast else []
     if memory.words and not (memory.forecast and memory.words == _WORKING):
         parts.append(f'<p class="quiet">{esc(memory.words)}</p>')
+    if memory.time:
+        parts.append(f'<p id="memory-time">Time: {esc(memory.time)}</p>')
     if memory.forecast:
         most = memory.fit.most if memory.fit else 0
         value = f' value="{most / GB:g}"' if most else ""
@@ -109,7 +121,7 @@ def memory_card(memory: Memory) -> str:
         )
     if memory.fit:
         parts.append(_fit(memory.fit))
-    return f'<section class="card" id="memory"><h3>Memory</h3>{"".join(parts)}</section>'
+    return f'<section class="card" id="memory"><h3>Memory and time</h3>{"".join(parts)}</section>'
 
 
 def _forecast(forecast: Forecast) -> str:

@@ -53,6 +53,21 @@ def test_the_list_is_gone_down_one_by_one() -> None:
     ]
 
 
+def test_captions_are_encoded_ahead_where_that_changes_nothing() -> None:
+    def first(**changed: object) -> saving_memory.Values:
+        settings = {"cache_latents": True, **changed}
+        config = load_config(overrides=settings)
+        return next(saving_memory.ladder(config, lambda values: changed_from(settings, values)))[0]
+
+    ahead = {"cache_text_encoder_outputs": True}
+    assert first(**UNET_ALONE) == ahead
+    assert "turn on cache_text_encoder_outputs" in saving_memory.remedies(load_config(overrides=UNET_ALONE))
+    assert first() != ahead, "a text encoder learns"
+    for changed in ({"shuffle_caption": True}, {"enable_wildcard": True}, {"cache_text_encoder_outputs_to_disk": True}):
+        assert first(**UNET_ALONE, **changed) != ahead, changed
+    assert first(**UNET_ALONE, token_warmup_step=10) != ahead, "a rule forbids it"
+
+
 def test_what_contradicts_other_settings_is_left_out() -> None:
     settings: dict[str, object] = {"color_aug": True, "cache_latents": False, "torch_compile": True}
     last = [

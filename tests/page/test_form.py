@@ -13,8 +13,10 @@ from kohya_gui.form import fields
 from kohya_gui.form.advanced_tab import advanced_markup
 from kohya_gui.form.basic_tab import basic_markup, basic_settings
 from kohya_gui.form.draft import Draft, defaults, payload
+from kohya_gui.form.presets import Presets
 from kohya_gui.parts.folders import Folders
 from kohya_gui.parts.markup import duration, esc, number, size
+from kohya_gui.session import Session
 from trainer.config import known_settings
 from trainer.settings.walk import Setting
 
@@ -127,7 +129,25 @@ def test_the_payload_is_plain_json_and_hides_what_does_not_matter(draft: Draft) 
 def test_a_taken_name_is_told(draft: Draft, tmp_path: Path) -> None:
     (tmp_path / "outputs").mkdir()
     (tmp_path / "outputs" / "lora.safetensors").touch()
-    assert "lora-2" in draft.check().notes["output_name"]
+    assert draft.check().notes["output_name"] == "lora was trained already; the next run will be called lora-2."
+
+
+def test_a_name_in_the_queue_is_told(tmp_path: Path) -> None:
+    presets = Presets(tmp_path / "presets", tmp_path / "own")
+    session = Session(Folders([tmp_path]), presets, tmp_path / "own" / "form.json")
+    session.draft.lay({**defaults(), "output_dir": str(tmp_path / "out"), "output_name": "cat"}, "")
+    assert session.draft.check().notes["output_name"].startswith("The LoRA becomes")
+    before = session.form_revision
+    assert session.draft.check().config is not None
+    entry = session.queue.add(session.draft.check().config)
+    assert (
+        session.draft.check().notes["output_name"] == "cat is in the queue already; the next run will be called cat-2."
+    )
+    assert (after := session.form_revision) > before, "every tab is told"
+    assert session.form_revision == after
+    session.queue.remove(entry.key)
+    assert session.draft.check().notes["output_name"].startswith("The LoRA becomes")
+    assert session.form_revision > after
 
 
 @pytest.mark.parametrize(

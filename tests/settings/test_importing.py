@@ -992,3 +992,25 @@ def test_the_last_reader_takes_whatever_is_left() -> None:
     assert importing.READERS[-1].recognises(importing.Source(Path("x"), "anything"))
     assert len({reader.name for reader in importing.READERS}) == len(importing.READERS)
     assert known_settings()
+
+
+@pytest.mark.parametrize(
+    ("swapped", "share"),
+    [
+        ({"blocks_to_swap": 18}, 0.47),
+        ({"blocks_to_swap": "35"}, 0.92),
+        ({"blocks_to_swap": 60, "split_mode": True}, 1.0),
+        ({"split_mode": True}, 0.47),
+        ({"split_mode": "true"}, 0.47),
+        ({"blocks_to_swap": 0}, 0.0),
+        ({"blocks_to_swap": 18, "network_module": "networks.lora"}, 0.0),
+    ],
+    ids=str,
+)
+def test_swapped_blocks_are_streamed_weights(opened: Open, swapped: dict[str, object], share: float) -> None:
+    flux = {"network_module": "networks.lora_flux", "model_prediction_type": "raw"}
+    found = opened("recipe.toml", toml.dumps({**flux, **swapped}))
+    assert found.config.memory.streamed_weights == share
+    if share:
+        name = next(iter(swapped))
+        assert any(name in line and f"streamed_weights = {share}" in line for line in found.report.lines())

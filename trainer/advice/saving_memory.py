@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from trainer.advice.parts import text_rates
 from trainer.config import TrainingConfig
 
 Values = Mapping[str, object]
@@ -27,6 +28,16 @@ class Saving:
     words: str
     values: Callable[[TrainingConfig], Values]
     on_the_way: bool = False
+
+
+def _texts(config: TrainingConfig) -> Values:
+    """Encode captions ahead, where no text encoder learns and each caption is the same in every step."""
+    captions, text = config.captions, config.text
+    varied = captions.shuffle_caption or captions.caption_tag_dropout_rate or captions.enable_wildcard
+    ahead = text.cache_text_encoder_outputs or text.cache_text_encoder_outputs_to_disk
+    if ahead or varied or config.dataset.datasets or text_rates(config, config.model.model_family):
+        return {}
+    return {"cache_text_encoder_outputs": True}
 
 
 def _latents(config: TrainingConfig) -> Values:
@@ -73,6 +84,7 @@ def _fewer_bits(kind: str) -> Callable[[TrainingConfig], Values]:
 
 
 SAVINGS: tuple[Saving, ...] = (
+    Saving("turn on cache_text_encoder_outputs", _texts),
     Saving("turn on cache_latents", _latents),
     Saving("lower vae_batch_size", _fewer_at_the_vae),
     Saving("lower train_batch_size (and raise gradient_accumulation_steps to match)", _parted, on_the_way=True),

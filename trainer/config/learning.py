@@ -68,6 +68,7 @@ class NetworkSection(Section):
         sd_scripts=There(1),
         gt=0,
         le=4096,
+        changes_memory=False,
     )
     """The LoRA's output is multiplied by alpha / rank, so it scales the learning rate with it. Usual: half the rank.
 
@@ -98,6 +99,7 @@ class NetworkSection(Section):
         sd_scripts=There(None, inside="network_args"),
         gt=0,
         le=4096,
+        changes_memory=False,
     )
     """Alpha of the 3x3 convolutions; left out it is 1."""
 
@@ -228,6 +230,7 @@ class TrainingSection(Section):
         zero_is_off=True,
         ge=1,
         le=1_000_000,
+        changes_memory=False,
     )
     """How often all pictures, with their repeats, are gone through. 10 is usual; 2,000 to 3,000 steps is the aim.
 
@@ -243,6 +246,7 @@ class TrainingSection(Section):
         zero_is_off=True,
         ge=1,
         le=1_000_000_000,
+        changes_memory=False,
     )
     """Stop after so many steps instead of after so many epochs."""
 
@@ -307,6 +311,7 @@ class TrainingSection(Section):
         sd_scripts=There(Absence.REQUIRED),
         ge=0,
         le=2**32 - 1,
+        changes_memory=False,
     )
     """Where all random choices come from; the same seed and settings give the same LoRA on the same machine."""
 

@@ -64,6 +64,7 @@ class LossSection(Section):
         zero_is_off=True,
         gt=0,
         le=1000,
+        changes_memory=False,
     )
     """Limit how much steps with little noise count; 5 is the value of the paper, lower limits more.
 

@@ -60,6 +60,7 @@ class OptimizerSection(Section):
         sd_scripts=There(2e-6),
         ge=0,
         le=100,
+        changes_memory=False,
     )
     """How large each change is. 1e-4 to 5e-5 for AdamW; exactly 1 for DAdaptAdam and Prodigy.
 
@@ -75,6 +76,7 @@ class OptimizerSection(Section):
         sd_scripts=There(None),
         ge=0,
         le=100,
+        changes_memory=False,
     )
     """The UNet's own learning rate. Left out it follows the learning rate; 0 = the UNet is not trained."""
 
@@ -86,6 +88,7 @@ class OptimizerSection(Section):
         sd_scripts=There(Follows("learning_rate")),
         parse=parse_rate,
         rule="a number from 0 to 100, or a list of one for each text encoder",
+        changes_memory=False,
     )
     """The text encoder's own learning rate, lower than the UNet's; 0 = it is not trained and not in the file.
 
@@ -101,6 +104,7 @@ class OptimizerSection(Section):
         metadata=OWN_NAME,
         sd_scripts=There("constant"),
         choices=SCHEDULES,
+        changes_memory=False,
     )
     """How the rate goes on after the warm-up: constant, or falling along a line, a cosine, a power or in levels.
 
@@ -124,6 +128,7 @@ class OptimizerSection(Section):
         sd_scripts=There(0),
         parse=parse_steps_or_share,
         rule="0 for none, a whole number of steps, or a share of all steps below 1",
+        changes_memory=False,
     )
     """Let the rate rise from 0 over so many steps; below 1 it is a share of all steps: 0.05 is a twentieth.
 
@@ -138,6 +143,7 @@ class OptimizerSection(Section):
         sd_scripts=There(1),
         ge=0,
         le=10_000,
+        changes_memory=False,
     )
     """How often "cosine_with_restarts" falls from the full rate to 0; how many halves of a cosine the others make.
 
@@ -152,6 +158,7 @@ class OptimizerSection(Section):
         sd_scripts=There(1),
         gt=0,
         le=100,
+        changes_memory=False,
     )
     """The power of "polynomial"; 1 is a straight line."""
 
@@ -163,6 +170,7 @@ class OptimizerSection(Section):
         sd_scripts=There(0),
         parse=parse_steps_or_share,
         rule="0 for none, a whole number of steps, or a share of all steps below 1",
+        changes_memory=False,
     )
     """Let the rate of "warmup_stable_decay" fall over the last so many steps; below 1 it is a share of all steps."""
 
@@ -174,6 +182,7 @@ class OptimizerSection(Section):
         sd_scripts=There(None),
         ge=0,
         le=1,
+        changes_memory=False,
     )
     """How far the rate falls: 0.1 ends at a tenth of it. "cosine_with_min_lr" needs it, or the argument min_lr."""
 
@@ -186,6 +195,7 @@ class OptimizerSection(Section):
         zero_is_off=True,
         ge=1,
         le=1_000_000_000,
+        changes_memory=False,
     )
     """After so many steps "inverse_sqrt" has fallen to seven tenths. Left out: the warm-up, or 10,000 without one."""
 
@@ -197,6 +207,7 @@ class OptimizerSection(Section):
         sd_scripts=There(""),
         choices=("", *TORCH_CLASSES),
         parse=class_name,
+        changes_memory=False,
     )
     """A class of torch.optim.lr_scheduler in place of the schedule above; it has no warm-up. Empty: none.
 
@@ -209,6 +220,7 @@ class OptimizerSection(Section):
         resume="schedule",
         metadata=NO_ENTRY,
         sd_scripts=There(()),
+        changes_memory=False,
     )
     """More of the schedule's own arguments, each as "name=value", such as "lr_end=1e-6" for polynomial.
 
@@ -223,6 +235,7 @@ class OptimizerSection(Section):
         sd_scripts=There(1.0),
         ge=0,
         le=1_000_000,
+        changes_memory=False,
     )
     """Scale gradients down where their norm over all trained weights is larger than this; 0 = never.
 

@@ -30,6 +30,7 @@ class SavingSection(Section):
         **_APART,
         sd_scripts=There(Absence.REQUIRED),
         min_length=1,
+        changes_memory=False,
     )
     """The folder for the LoRA files, and for the folder of the run beside them; made if it is not there."""
 
@@ -41,6 +42,7 @@ class SavingSection(Section):
         sd_scripts=There("last"),
         parse=parse_file_name,
         min_length=1,
+        changes_memory=False,
     )
     """The name of the LoRA file, without folder and ending: "lora" becomes lora.safetensors.
 
@@ -48,30 +50,22 @@ class SavingSection(Section):
     """
 
     save_every_n_epochs: int | None = setting(
-        1,
-        Show("Save every", group="Saving", unit="epochs"),
-        **_EPOCHS,
+        1, Show("Save every", group="Saving", unit="epochs"), **_EPOCHS, changes_memory=False
     )
     """Save a LoRA after every so many epochs, to choose the best from; 0 saves only the last."""
 
     save_every_n_steps: int | None = setting(
-        None,
-        Show("Save every", group="Saving", unit="steps"),
-        **_STEPS,
+        None, Show("Save every", group="Saving", unit="steps"), **_STEPS, changes_memory=False
     )
     """Save a LoRA after every so many steps."""
 
     save_last_n_epochs: int | None = setting(
-        None,
-        Show("Keep the last", group="Saving", unit="saves of epochs"),
-        **_EPOCHS,
+        None, Show("Keep the last", group="Saving", unit="saves of epochs"), **_EPOCHS, changes_memory=False
     )
     """Keep only so many of the LoRAs saved after epochs; older ones are deleted."""
 
     save_last_n_steps: int | None = setting(
-        None,
-        Show("Keep the last", group="Saving", unit="steps' saves"),
-        **_STEPS,
+        None, Show("Keep the last", group="Saving", unit="steps' saves"), **_STEPS, changes_memory=False
     )
     """Keep only LoRAs saved within the last so many steps; older ones are deleted. Steps, not files."""
 
@@ -84,6 +78,7 @@ class SavingSection(Section):
         zero_is_off=True,
         ge=1,
         le=1_000_000,
+        changes_memory=False,
     )
     """Spread so many saves over the epochs, in place of "save every so many epochs": 5 of 20 epochs is every fourth."""
 
@@ -93,6 +88,7 @@ class SavingSection(Section):
         resume="free",
         metadata=NO_ENTRY,
         sd_scripts=There(False, matters=False),
+        changes_memory=False,
     )
     """Keep the full state of each LoRA that is saved on the way, to go on from there; else the newest two are kept.
 
@@ -108,6 +104,7 @@ class SavingSection(Section):
         zero_is_off=True,
         ge=1,
         le=1_000_000,
+        changes_memory=False,
     )
     """Keep only so many of the states of epochs. Left out, as many as of the LoRAs saved after epochs."""
 
@@ -120,6 +117,7 @@ class SavingSection(Section):
         zero_is_off=True,
         ge=1,
         le=1_000_000_000,
+        changes_memory=False,
     )
     """Keep only states of the last so many steps. Steps, not states. Left out, as with the LoRAs saved after steps."""
 
@@ -160,10 +158,7 @@ class SavingSection(Section):
     """Draw sample pictures, and validate, with the average in place of the newest step."""
 
     save_precision: Literal["fp16", "bf16", "float"] = setting(
-        "fp16",
-        Show("Precision of the file", group="Saving"),
-        **_APART,
-        sd_scripts=There("float"),
+        "fp16", Show("Precision of the file", group="Saving"), **_APART, sd_scripts=There("float"), changes_memory=False
     )
     """Number format in the file: fp16 and bf16 make it half as large as float, which no one sees in pictures."""
 
@@ -247,11 +242,13 @@ class SamplingSection(Section):
 class LoggingSection(Section):
     """Logs beside the program's own."""
 
-    logging_dir: str = setting("", Show("Log folder", group="Logging", widget="folder"), **_APART, sd_scripts=There(""))
+    logging_dir: str = setting(
+        "", Show("Log folder", group="Logging", widget="folder"), **_APART, sd_scripts=There(""), changes_memory=False
+    )
     """Where TensorBoard's files go, each run's into a folder of its name. Empty: into the folder of the run."""
 
     log_with: Literal["", "tensorboard"] = setting(
-        "", Show("Log with", group="Logging"), **_APART, sd_scripts=There("")
+        "", Show("Log with", group="Logging"), **_APART, sd_scripts=There(""), changes_memory=False
     )
     """Write the loss and the rates for TensorBoard too. The run's own log is always written."""
 
@@ -259,39 +256,23 @@ class LoggingSection(Section):
 class MetadataSection(Section):
     """What the LoRA file says about itself."""
 
-    metadata_title: str = setting(
-        "",
-        Show("Title", group="Metadata"),
-        **_modelspec("title"),
-    )
+    metadata_title: str = setting("", Show("Title", group="Metadata"), **_modelspec("title"), changes_memory=False)
     """The title in the file's metadata; empty: the output name."""
 
-    metadata_author: str = setting(
-        "",
-        Show("Author", group="Metadata"),
-        **_modelspec("author"),
-    )
+    metadata_author: str = setting("", Show("Author", group="Metadata"), **_modelspec("author"), changes_memory=False)
     """Who made the LoRA, as the file will say."""
 
     metadata_description: str = setting(
-        "",
-        Show("Description", group="Metadata", widget="multiline"),
-        **_modelspec("description"),
+        "", Show("Description", group="Metadata", widget="multiline"), **_modelspec("description"), changes_memory=False
     )
     """What it does, such as the trigger word and the strength to use."""
 
     metadata_license: str = setting(
-        "",
-        Show("Licence", group="Metadata"),
-        **_modelspec("license"),
+        "", Show("Licence", group="Metadata"), **_modelspec("license"), changes_memory=False
     )
     """On what terms others may use it."""
 
-    metadata_tags: str = setting(
-        "",
-        Show("Tags", group="Metadata"),
-        **_modelspec("tags"),
-    )
+    metadata_tags: str = setting("", Show("Tags", group="Metadata"), **_modelspec("tags"), changes_memory=False)
     """Words to find it by, separated by commas."""
 
     training_comment: str = setting(
@@ -300,10 +281,13 @@ class MetadataSection(Section):
         resume="free",
         metadata=Entry(write=lambda comment: comment or None),
         sd_scripts=There(""),
+        changes_memory=False,
     )
     """A note on the training, kept in the file as ss_training_comment."""
 
-    no_metadata: bool = setting(False, Show("Without metadata", group="Metadata"), **_APART, sd_scripts=There(False))
+    no_metadata: bool = setting(
+        False, Show("Without metadata", group="Metadata"), **_APART, sd_scripts=There(False), changes_memory=False
+    )
     """Write only what programs need to load the file.
 
     With metadata, the file tells its settings and the tags of the captions; never folders or paths.

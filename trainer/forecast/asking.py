@@ -16,8 +16,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from trainer.config import to_flat
+from trainer.config import known_settings, to_flat
 from trainer.forecast.forecast import Fit, Forecast
+from trainer.forecast.pace import earlier
 from trainer.ground.errors import RunError
 from trainer.ground.files import cache_folder, write_text
 from trainer.ground.paths import read_json
@@ -26,26 +27,19 @@ from trainer.planning.plan import Plan, is_guess
 FOLDER = "forecasts"
 SWITCH = "TRAINER_FORECAST"
 """The environment variable that keeps forecasts off: a process of its own takes seconds of computing."""
-_FORMAT = "forecast/1"
+_FORMAT = "forecast/2"
 _PACKAGES = ("torch", "diffusers", "transformers", "peft", "bitsandbytes")
 _MOST = 1 << 20
 """Bytes of a forecast that is kept."""
 _SECONDS = 300.0
 """After so long a forecast that is not done is given up."""
 
-_IDLE = frozenset(
-    {
-        "output_dir", "output_name", "seed", "learning_rate", "unet_lr", "text_encoder_lr", "lr_scheduler",
-        "lr_warmup_steps", "max_train_epochs", "max_train_steps", "save_every_n_epochs", "save_every_n_steps",
-        "network_alpha", "conv_alpha", "min_snr_gamma", "max_grad_norm", "save_precision",
-    }
-)  # fmt: skip
-"""Settings that are changed often and change no shape. Which parts have a rate counts apart."""
-
 
 def key_of(seen: Plan) -> str:
     """Return 32 hex digits of everything that a forecast of this plan rests on."""
-    settings = {key: value for key, value in to_flat(seen.config).items() if key not in _IDLE}
+    declared, flat = known_settings(), to_flat(seen.config)
+    # Which parts have a rate counts apart.
+    settings = {key: value for key, value in flat.items() if declared[key].changes_memory}
     buckets = Counter((each.dataset, *each.bucket, each.repeats) for each in seen.examples)
     rests = {
         "format": _FORMAT,
@@ -159,10 +153,12 @@ def fit(seen: Plan, most: int) -> Fit:
 
 
 def lines(seen: Plan) -> list[str]:
-    """Return the memory of a plan as a person reads it, or why it is not known."""
+    """Return memory and time of a plan as a person reads it, or why the memory is not known."""
     if reason := why_not(seen):
         return [f"Memory: {reason}"]
     try:
-        return forecast(seen).lines()
+        found = forecast(seen)
     except RunError as error:
         return [f"Memory: {error.message}"]
+    pace = earlier(seen, found.name)
+    return [*found.lines(), *([f"Time: {pace.words(seen.timetable.total_steps)}"] if pace else [])]

@@ -31,13 +31,14 @@ class Forecast:
     """The memory of a run, phase by phase, on the device that it computes on ("cpu", "cuda", ...).
 
     `host` is what lies in the computer's memory meanwhile because the device has no room for it, in bytes; on a CPU it
-    is part of the phases. `notices` say what was left out.
+    is part of the phases. `notices` say what was left out. `name` is what the device is called.
     """
 
     device: str
     phases: tuple[Phase, ...]
     host: int = 0
     notices: tuple[str, ...] = ()
+    name: str = ""
 
     @property
     def largest(self) -> Phase:
@@ -79,7 +80,8 @@ class Forecast:
         )
         if not phases:
             raise ValueError("a forecast without phases")
-        return cls(str(told["device"]), phases, int(told["host"]), tuple(map(str, told["notices"])))
+        notices = tuple(map(str, told["notices"]))
+        return cls(str(told["device"]), phases, int(told["host"]), notices, str(told["name"]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,8 @@ def trace(plan: Plan) -> Forecast:
     Raises:
         TrainerError: it could not begin.
     """
-    device = precision.own_device().type
+    own = precision.own_device()
+    device = own.type
     with shapes_alone(), precision_left_alone():
         training = wired(plan)
         ledger = holding(training)
@@ -55,8 +56,8 @@ def trace(plan: Plan) -> Forecast:
             phases = [*_preparing(training, ledger), *_steps(training, ledger, device), *_pictures(training, ledger)]
     known = {phase.name: phase for phase in phases}
     notices = ("torch_compile is left out: what a compiler makes takes other memory.",)
-    compiled = plan.config.training.torch_compile
-    return Forecast(device, tuple(known.values()), _on_host(training, device), notices if compiled else ())
+    told = notices if plan.config.training.torch_compile else ()
+    return Forecast(device, tuple(known.values()), _on_host(training, device), told, precision.name_of(own))
 
 
 @contextmanager

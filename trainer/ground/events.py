@@ -22,7 +22,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started(Event):
-    """The plan of a run that begins (`step` 0) or goes on after the restored `step`."""
+    """The plan of a run that begins (`step` 0) or goes on after the restored `step`, on the device of this name."""
 
     folder: str
     step: int
@@ -30,6 +30,7 @@ class Started(Event):
     total_epochs: int
     steps_per_epoch: int
     resumed: bool
+    device: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,10 +19,12 @@ from trainer.settings.processes import (
     family_of_arguments,
     family_of_module,
     process_of,
+    streamed_share,
     unsaid_prediction,
 )
 from trainer.settings.sd_scripts import NETWORK_ARGUMENTS, Argument, argument, defaults, is_off
 from trainer.settings.section import Follows
+from trainer.settings.texts import number, parsed
 from trainer.settings.walk import Setting
 
 NETWORK_MODULES = {
@@ -117,6 +119,9 @@ def _translate(imported: Imported, known: Mapping[str, Setting]) -> None:
     """Bring the file's values into our forms, and put sd-scripts' defaults under them."""
     given = {key: value for key, value in imported.values.items() if not _is_unset(known.get(key), value)}
     process = _process_of(given, imported)
+    for name, share in streamed_share(given).items():
+        imported.said.append(Said(name, given.pop(name), {"streamed_weights": share}))
+        given.setdefault("streamed_weights", share)
     _rename(given, imported, known)
     _unpack_network(given, imported, known)
     imported.unused += [key for key in _OF_ANOTHER_TRAINER if given.pop(key, None) is not None]
@@ -128,7 +133,7 @@ def _translate(imported: Imported, known: Mapping[str, Setting]) -> None:
         imported.said.append(Said("caption_extension", ending, {"caption_extension": f".{ending}"}))
     for key, value in given.items():
         if key in known:
-            given[key] = _number(known[key], value)
+            given[key] = number(known[key], value)
     for key in [key for key in given if key in known and not known[key].belongs_to(process)]:
         imported.unused.append(key)
         del given[key]
@@ -187,7 +192,7 @@ def _rename(given: dict[str, object], imported: Imported, known: Mapping[str, Se
                 given.setdefault(setting.key, value)
     warmup = given.get("lr_warmup_steps")
     if isinstance(warmup, str) and warmup.endswith("%"):
-        share = _parsed(warmup[:-1])
+        share = parsed(warmup[:-1])
         if isinstance(share, int | float):
             given["lr_warmup_steps"] = share / 100
             imported.said.append(Said("lr_warmup_steps", warmup, {"lr_warmup_steps": share / 100}))
@@ -253,7 +258,7 @@ def _unpack_lycoris(given: dict[str, object], imported: Imported, known: Mapping
 def _take_whole_matrices(given: dict[str, object], imported: Imported) -> None:
     """Say in a setting what recipes say by a rank that no matrix has, such as 100000."""
     for key in ("network_dim", "conv_dim", "network_alpha", "conv_alpha"):
-        value = _parsed(str(given.get(key)))
+        value = parsed(str(given.get(key)))
         if isinstance(value, int | float) and value > _HIGHEST_RANK:
             becomes: dict[str, object] = {key: _HIGHEST_RANK}
             if key.endswith("_dim"):
@@ -290,7 +295,7 @@ def _unpack_network_args(
 
 def _take_packed(given: dict[str, object], imported: Imported, setting: Setting, name: str, text: str) -> None:
     """Take one of network_args that is a setting here. Of a switch's several names, one that is on counts."""
-    value, there = _parsed(text), setting.sd_scripts
+    value, there = parsed(text), setting.sd_scripts
     if setting.kind == "switch" and there is not None:
         value = (text.lower() != "false") != (name == there.opposite)
         if not value and (given.get(setting.key) or name in (*there.once, there.opposite)):
@@ -350,30 +355,6 @@ def _translate_logging(given: dict[str, object]) -> None:
     """sd-scripts logs for TensorBoard as soon as there is a folder for it; what it sends to wandb is left out."""
     if "log_with" in given or given.get("logging_dir"):
         given["log_with"] = "" if given.get("log_with") == "wandb" else "tensorboard"
-
-
-def _number(setting: Setting, value: object) -> object:
-    """Return what a number means that was written as text or, for a whole number, with a decimal point."""
-    if isinstance(value, str) and setting.kind in ("integer", "number"):
-        value = _parsed(value)
-    if isinstance(value, str) and setting.kind == "switch":
-        value = {"true": True, "false": False}.get(value.lower(), value)
-    if isinstance(value, list) and setting.accepts_list:
-        value = [_parsed(each) if isinstance(each, str) else each for each in value]
-    if isinstance(value, str) and setting.kind == "choice" and value.isdecimal():
-        value = int(value) if int(value) in setting.choices else value
-    if isinstance(value, float) and setting.kind == "integer" and value.is_integer():
-        return int(value)
-    return value
-
-
-def _parsed(text: str) -> object:
-    for number in (int, float):
-        try:
-            return number(text)
-        except ValueError:
-            continue
-    return text
 
 
 def _set_unsupported_aside(imported: Imported, known: Mapping[str, Setting], *, from_sd_scripts: bool) -> None:

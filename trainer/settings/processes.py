@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from trainer.ground.errors import Problem
+from trainer.settings.sd_scripts import is_off
+from trainer.settings.texts import parsed
 
 PROCESS_THERE, FLOW_THERE = "ddpm", "flow"
 """The kind of process of the models that they train, as a rule and for those of `FLOW_FAMILIES`."""
@@ -18,6 +20,11 @@ _OF_FLUX, _OF_OTHERS = ("guidance_scale", "t5xxl"), ("clip_g", "gemma2", "qwen3"
 """Arguments of flux_train_network.py, and those beside which they are of a trainer for another model."""
 
 _PREDICTION = "model_prediction_type"
+
+_SWAPPABLE = {"flux": 38}
+"""{model_family: what `blocks_to_swap` may count up to}; of FLUX.1 each is one double block, or two single ones."""
+_SPLIT_MODE = 18
+"""The blocks that sd-scripts' former `split_mode` stands for."""
 
 
 def process_of(model_family: object) -> str:
@@ -37,6 +44,20 @@ def family_of_arguments(given: Mapping[str, object]) -> str:
     """
     fits = given.get("network_module") in _OF_ANY_MODEL and any(name in given for name in _OF_FLUX)
     return "flux" if fits and not any(name in given for name in _OF_OTHERS) else ""
+
+
+def streamed_share(given: Mapping[str, object]) -> dict[str, float]:
+    """Return {argument: share of the denoiser's weights} of what sd-scripts keeps in the computer's memory.
+
+    Empty where it keeps none there, or does not read the argument for the family.
+    """
+    most = _SWAPPABLE.get(str(given.get("model_family")), 0)
+    swapped = parsed(str(given.get("blocks_to_swap", "")))
+    if most and isinstance(swapped, int) and swapped > 0:
+        return {"blocks_to_swap": min(1.0, round(swapped / most, 2))}
+    if most and "blocks_to_swap" not in given and not is_off(given.get("split_mode")):
+        return {"split_mode": round(_SPLIT_MODE / most, 2)}
+    return {}
 
 
 def unsaid_prediction(given: Mapping[str, object]) -> Problem | None:

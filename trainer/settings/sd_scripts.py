@@ -161,6 +161,7 @@ def switches(known: Mapping[str, Setting]) -> frozenset[str]:
 
 
 _REASONS: Mapping[str, str] = {
+    r"blocks_to_swap|split_mode": "becomes `streamed_weights` in recipes for FLUX.1: a 38th for each block",
     r"deepspeed|zero\w+|offload_(optimizer|param)_\w+": "for DeepSpeed",
     r"ddp_\w+": "for several computers; `torchrun` starts this program on several GPUs",
     r"huggingface_\w+|async_upload|save_state_to_huggingface|resume_from_huggingface": "uploads to a hub",

@@ -137,7 +137,7 @@ class Declaration:
     registry, not the type, lists them; with `open_choices` whatever `parse` lets through as well. `zero_is_off`: 0 is
     read as None and None is written as 0. `parse`: brings accepted spellings into the stored form; raises ValueError
     with the rule. `rule`: the words for "it must be ..." where type and bounds do not say it all. `within`: see
-    `Within`.
+    `Within`. `changes_memory`: False where a run takes the same memory with any value, so that a forecast of it holds.
     """
 
     show: Show
@@ -150,6 +150,7 @@ class Declaration:
     rule: str = ""
     within: Within = ""
     open_choices: bool = False
+    changes_memory: bool = True
 
 
 def setting(
@@ -165,13 +166,24 @@ def setting(
     rule: str = "",
     within: Within = "",
     open_choices: bool = False,
+    changes_memory: bool = True,
     **bounds: Any,
 ) -> Any:
     """Declare one setting. `bounds` are pydantic's: ge, gt, le, lt, multiple_of, min_length, max_length."""
     if resume not in get_args(Resume):
         raise TypeError(f"resume={resume!r} is none of {', '.join(get_args(Resume))}")
     declaration = Declaration(
-        show, resume, metadata, sd_scripts, choices, zero_is_off, parse, rule, within, open_choices
+        show,
+        resume,
+        metadata,
+        sd_scripts,
+        choices=choices,
+        zero_is_off=zero_is_off,
+        parse=parse,
+        rule=rule,
+        within=within,
+        open_choices=open_choices,
+        changes_memory=changes_memory,
     )
     return Field(default, json_schema_extra={"declaration": declaration}, **bounds)  # type: ignore[dict-item]
 

@@ -37,7 +37,7 @@ class Setting:
     `open_choices`: other values than `choices` may do as well. `accepts_list` marks a number that may also be a list of
     numbers; `accepts_share` one that is a whole number or a fraction. `rule` is the declared wording of what values are
     allowed, "" where type and bounds say it all. `within` says how far down it may be said otherwise, in a dataset or a
-    subset.
+    subset. `changes_memory` is False where no value changes what a run takes of memory.
     """
 
     key: str
@@ -58,6 +58,7 @@ class Setting:
     tooltip: str
     rule: str
     within: Within
+    changes_memory: bool
 
     @property
     def link(self) -> str:
@@ -130,6 +131,7 @@ def _setting(name: str, section: type[Section], key: str, field: FieldInfo) -> S
         tooltip="\n\n".join(_one_line(paragraph) for paragraph in tooltip.split("\n\n")),
         rule=declaration.rule,
         within=declaration.within,
+        changes_memory=declaration.changes_memory,
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import platform
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -284,7 +283,7 @@ def make_batches(
 def environment(device: torch.device) -> dict[str, object]:
     """Return what equal bits depend on besides the settings."""
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "device": precision.name_of(device),
         "threads": torch.get_num_threads(),
         **{name: version(name) for name in ("torch", "diffusers", "transformers", "peft", "bitsandbytes")},
     }

@@ -7,6 +7,7 @@ one process, each on a thread and with its own precision, so what `make_accelera
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -149,6 +150,11 @@ def own_device() -> torch.device:
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
+
+
+def name_of(device: torch.device) -> str:
+    """Return what a device is called by whoever made it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
 
 
 def _set_deterministic(on: bool) -> None:
