@@ -17,11 +17,11 @@ from trainer.ground import events
 from trainer.ground.errors import TrainerError
 from trainer.planning.plan import Plan
 from trainer.results.event_log import parsed, read_lines
-from trainer.results.run_folder import RunFolder, past_runs
+from trainer.results.run_folder import RUN_SUFFIX, RunFolder
 from trainer.settings.section import PATHS
 from trainer.settings.walk import Setting
 
-_RUNS = 50
+_RUNS = 20
 """So many of the newest runs are looked at."""
 _STEPS = 200
 """The newest steps of a run, whose median counts: the first ones, and those beside other work, take longer."""
@@ -55,11 +55,18 @@ def earlier(seen: Plan, device: str) -> Pace | None:
     None where there is no such run.
     """
     wanted = _of_a_step(seen.config, seen)
-    for run in past_runs(Path(seen.config.saving.output_dir))[:_RUNS] if device else ():
+    for updated, folder in _newest(Path(seen.config.saving.output_dir)) if device else ():
         with suppress(TrainerError, OSError):
-            if _of_a_step(run.folder.read_config(), seen) == wanted and (seconds := _seconds(run.folder, device)):
-                return Pace(seconds, run.folder.output_name, run.updated)
+            if _of_a_step(folder.read_config(), seen) == wanted and (seconds := _seconds(folder, device)):
+                return Pace(seconds, folder.output_name, updated)
     return None
+
+
+def _newest(output_dir: Path) -> list[tuple[float, RunFolder]]:
+    """Return the newest runs of a folder with when they were last written to; of their logs nothing is read."""
+    found = [RunFolder(output_dir, path.name.removesuffix(RUN_SUFFIX)) for path in output_dir.glob(f"*{RUN_SUFFIX}")]
+    dated = [(folder.events.stat().st_mtime, folder) for folder in found if folder.events.is_file()]
+    return sorted(dated, key=lambda each: each[0], reverse=True)[:_RUNS]
 
 
 def _of_a_step(config: TrainingConfig, seen: Plan) -> Mapping[str, object]:
