@@ -65,7 +65,10 @@ def earlier(seen: Plan, device: str) -> Pace | None:
 def _newest(output_dir: Path) -> list[tuple[float, RunFolder]]:
     """Return the newest runs of a folder with when they were last written to; of their logs nothing is read."""
     found = [RunFolder(output_dir, path.name.removesuffix(RUN_SUFFIX)) for path in output_dir.glob(f"*{RUN_SUFFIX}")]
-    dated = [(folder.events.stat().st_mtime, folder) for folder in found if folder.events.is_file()]
+    dated = []
+    for folder in found:
+        with suppress(OSError):
+            dated.append((folder.events.stat().st_mtime, folder))
     return sorted(dated, key=lambda each: each[0], reverse=True)[:_RUNS]
 
 
