@@ -100,7 +100,7 @@ EVERY = {
     "save_state": True,
     "save_last_n_epochs_state": 1,
     "save_last_n_steps_state": 5,
-    "save_precision": "float",
+    "save_precision": "bf16",
     "log_with": "tensorboard",
     "metadata_title": "t",
     "metadata_author": "a",
@@ -147,7 +147,7 @@ def test_the_time_is_that_of_an_earlier_run_of_the_same_steps(
     assert pace.earlier(past, "a card") is None
     train(past.config, emit=lambda event: None)
     name = precision.name_of(precision.own_device())
-    seen = planned(ground, **made, max_train_epochs=9, max_train_steps=None, output_name="next", seed=9, keep_tokens=1)
+    seen = planned(ground, **made, max_train_epochs=9, max_train_steps=None, output_name="next", seed=9, caption_prefix="a ")
     found = pace.earlier(seen, name)
     assert found is not None and found.run == "past"
     folder = RunFolder(tmp_path, "past")
