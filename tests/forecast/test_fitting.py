@@ -92,7 +92,7 @@ def test_an_error_names_what_is_left_of_the_list() -> None:
 def test_settings_are_found_that_take_no_more(tmp_path: Path) -> None:
     ground = write_dataset(tmp_path / "pictures")
     model = TINY["sdxl"].write_file(tmp_path / "sdxl.safetensors")
-    settings = tiny_settings(model, ground, tmp_path / "out", **UNET_ALONE, train_batch_size=4)
+    settings = tiny_settings(model, ground, tmp_path / "out", train_batch_size=4)
     config = load_config(overrides=settings)
     whole = fit(config, settings, 10**12)
     assert whole.fits and not whole.values
