@@ -147,7 +147,8 @@ def test_the_time_is_that_of_an_earlier_run_of_the_same_steps(
     assert pace.earlier(past, "a card") is None
     train(past.config, emit=lambda event: None)
     name = precision.name_of(precision.own_device())
-    seen = planned(ground, **made, max_train_epochs=9, max_train_steps=None, output_name="next", seed=9, caption_prefix="a ")
+    other = {"max_train_epochs": 9, "max_train_steps": None, "output_name": "next", "seed": 9, "caption_prefix": "a "}
+    seen = planned(ground, **made, **other)
     found = pace.earlier(seen, name)
     assert found is not None and found.run == "past"
     folder = RunFolder(tmp_path, "past")
