@@ -88,11 +88,16 @@ def samples(view: View, pictures: Pictures, folders: Folders) -> str:
     ]
     hidden = len(every) - len(steps)
     more = f'<span class="quiet">{hidden} earlier in the folder samples</span>' if hidden else ""
-    wide = '<button type="button" class="small" data-wide="samples" aria-pressed="false">Whole window</button>'
     return (
-        f'<section class="card samples" id="samples"><h3>Samples {more}{wide}</h3>{grid(shown, heads, pictures)}'
+        f'<section class="card samples" id="samples"><h3>Samples {more}{wide("samples")}</h3>{grid(shown, heads, pictures)}'
         f"{_prompts(view)}</section>"
     )
+
+
+def wide(card: str) -> str:
+    """Return the button that gives a card the whole window, and takes it back; `assets/gallery.js` does it."""
+    words = "<span>Whole window</span><span>Back to the page</span>"
+    return f'<button type="button" class="small" data-wide="{card}" aria-pressed="false">{words}</button>'
 
 
 def _head(step: int) -> str:

@@ -64,9 +64,8 @@ def trial(view: View, worker: Worker, pictures: Pictures) -> str:
         _trial(each, pictures, view.name, final, live=view.live, first=place == 0) for place, each in enumerate(found)
     )
     more = f'<p class="quiet">{count - SHOWN} earlier in {esc(_where(view))}</p>' if count > SHOWN else ""
-    wide = '<button type="button" class="small" data-wide="tried" aria-pressed="false">Whole window</button>'
     return (
-        f'<section class="card tried" id="tried"><h3>Try it {wide if found else ""}</h3>'
+        f'<section class="card tried" id="tried"><h3>Try it {gallery.wide("tried") if found else ""}</h3>'
         f'<div class="standing">{_standing(work)}</div>'  # always there: what is typed after it keeps its place
         f"{_form(view.name, names, config, busy=worker.busy)}{shown}{more}</section>"
     )

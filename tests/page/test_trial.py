@@ -62,7 +62,10 @@ def leaf_through(page: Page) -> None:
     page.locator("#samples [data-wide]").click()
     box = page.locator("#samples").bounding_box()
     assert box is not None and box["width"] == page.evaluate("document.documentElement.clientWidth")
-    page.keyboard.press("Escape")
+    expect(page.locator("#samples [data-wide]")).to_have_text("Back to the page", use_inner_text=True)
+    page.locator("#samples [data-wide]").click()  # nothing lies over it
+    box = page.locator("#samples").bounding_box()
+    assert box is not None and box["width"] < page.evaluate("document.documentElement.clientWidth")
 
 
 def test_grid_lightbox_prompts_trial_and_the_one_to_keep(tmp_path: Path, browser: Browser) -> None:
