@@ -89,8 +89,8 @@ def samples(view: View, pictures: Pictures, folders: Folders) -> str:
     hidden = len(every) - len(steps)
     more = f'<span class="quiet">{hidden} earlier in the folder samples</span>' if hidden else ""
     return (
-        f'<section class="card samples" id="samples"><h3>Samples {more}{wide("samples")}</h3>{grid(shown, heads, pictures)}'
-        f"{_prompts(view)}</section>"
+        f'<section class="card samples" id="samples"><h3>Samples {more}{wide("samples")}</h3>'
+        f"{grid(shown, heads, pictures)}{_prompts(view)}</section>"
     )
 
 
