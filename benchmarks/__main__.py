@@ -22,7 +22,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from benchmarks import adapters, answers, forecasting, judged, loading, merging, page, scanning, steps, watching, whole
+from benchmarks import (
+    adapters,
+    answers,
+    forecasting,
+    judged,
+    loading,
+    merging,
+    page,
+    scanning,
+    steps,
+    watching,
+    whole,
+    workbench,
+)
 from benchmarks.ground import PROJECT
 from benchmarks.options import FOLDER, Options
 from benchmarks.rows import Results, Row, surroundings, table
@@ -39,6 +52,7 @@ def cells(options: Options) -> dict[str, Measure]:
         "page": page.measure,
         "answers": answers.measure,
         "page/open": watching.measure,
+        "page/workbench": workbench.measure,
         "scan": scanning.measure,
         "run": whole.run,
     }

@@ -22,6 +22,7 @@ from kohya_gui.parts.folders import Folders
 from kohya_gui.parts.served import Pictures
 from kohya_gui.tools.forms import Forms
 from kohya_gui.tools.worker import Worker
+from kohya_gui.workbench.workbench import Form, Workbench
 from trainer.config import TrainingConfig, known_settings, to_flat
 from trainer.families import FAMILIES, recognise_chosen
 from trainer.ground.commands import Command
@@ -78,6 +79,9 @@ class Session:
         self.tools = Worker()
         self.forecaster = Forecaster()
         self.tool_forms = Forms(folders)
+        self.workbench = Workbench(
+            folders, Form(lambda: self.draft.check().usable or TrainingConfig(), self.edit, lambda: self.busy)
+        )
         self.queue = Queue(store.parent / QUEUE if store else Path(QUEUE))
         self._queue_seen: tuple[int, object] = (0, self.queue.signature)
         self.draft = Draft(folders, self.queue.free_name)

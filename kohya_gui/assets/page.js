@@ -104,7 +104,7 @@ document.addEventListener('drop', async (event) => {
   const file = hasFile(event) && event.dataTransfer.files[0];
   if (!file) return;
   event.preventDefault();
-  if (document.querySelector('#dialog .dialog')) return;
+  if (document.querySelector('#dialog .dialog') || BENCH.open) return; // there, pictures are dropped
   const [name, text] = ['dropped_name', 'dropped_text'].map((each) => document.querySelector(`#preset-more [name=${each}]`));
   name.value = file.name;
   text.value = await textOf(file);

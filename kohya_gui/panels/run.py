@@ -11,6 +11,7 @@ import gradio as gr
 from kohya_gui.panels.desk import ASK_NEWS, Panel
 from kohya_gui.panels.news import SAID_SECONDS, Part, ViewPart
 from kohya_gui.panels.wiring import QUIET, Update, told
+from kohya_gui.panels.workbench import PLACES
 from kohya_gui.parts.dialogs import overlay, question
 from kohya_gui.parts.markup import confirmed, news_panel, panel, refused
 from kohya_gui.session import View
@@ -51,6 +52,7 @@ class Controls(Panel):
         session, news = self.session, self.desk.news
         with gr.Row(elem_id="top"):
             gr.HTML('<h1 class="brand">LoRA trainer</h1>', elem_id="brand")
+            gr.HTML(PLACES, elem_id="places")
             news_panel("bar", "bar", run_panel.bar(RunSnapshot(), busy=False, asked="…"))
             with gr.Row(elem_id="controls"):
                 gr.HTML(SIDES, elem_id="sides")

@@ -34,6 +34,7 @@ from kohya_gui.shell.guard import LOCAL_HOSTS, Guard
 from kohya_gui.shell.page import Page
 from kohya_gui.watch.curve_panel import answer_comparison, answer_curves
 from kohya_gui.watch.tensorboard import answer_board
+from kohya_gui.workbench.routes import Routes
 from trainer.faststart import libraries
 from trainer.ground.commands import Command
 
@@ -133,6 +134,7 @@ def serve(page: Page, given: argparse.Namespace, password: str, *, open_to_other
             Route("/tensorboard/{name}/{path:path}", board, methods=["GET", "POST"]),
             Route("/guide/images/{name}", guide.answer_picture),
             Route("/guide/{name}", guide.answer_page),
+            *Routes(page.session.workbench).routes(),
         ],
         "docs_url": None,
         "redoc_url": None,
@@ -151,7 +153,7 @@ def serve(page: Page, given: argparse.Namespace, password: str, *, open_to_other
         enable_monitoring=False,
         allowed_paths=[],
         theme=look.theme(),
-        css_paths=[look.STYLE_SHEET],
+        css_paths=[*look.STYLE_SHEETS],
         head=look.HEAD,
         app_kwargs=options,
     )
@@ -189,8 +191,10 @@ def wait_for_the_end(session: Session) -> None:
     signal.signal(signal.SIGTERM, end)
     while not asked.wait(1.0):
         pass
+    session.workbench.errands.stop()
     session.tools.stop()
     session.tools.join(STOP_SECONDS)
+    session.workbench.errands.join(STOP_SECONDS)
     session.queue_worker.leave(Command.STOP)
     if session.run is not None and session.busy:
         say("Stopping the run and saving it; Ctrl+C again ends at once.")

@@ -10,9 +10,10 @@ from kohya_gui.parts.markup import ASSETS
 FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "DejaVu Sans", "sans-serif")
 CODE = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")
 
-STYLE_SHEET = ASSETS / "style.css"
+STYLE_SHEETS = (ASSETS / "style.css", ASSETS / "workbench.css")
 
-SCRIPTS = ("notify.js", "news.js", "curves.js", "gallery.js", "page.js")
+WORKBENCH = ("workbench.js", "workbench_picture.js", "workbench_acts.js", "workbench_errands.js")
+SCRIPTS = ("notify.js", "news.js", "curves.js", "gallery.js", "page.js", *WORKBENCH)
 
 HEAD = "".join(f"<script>{(ASSETS / name).read_text(encoding='utf-8')}</script>" for name in SCRIPTS)
 

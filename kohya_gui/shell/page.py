@@ -18,6 +18,7 @@ from kohya_gui.panels.tools import ToolsPanel
 from kohya_gui.panels.trial import TrialPanel
 from kohya_gui.panels.undo import FormNote, UndoPanel
 from kohya_gui.panels.wiring import QUIET
+from kohya_gui.panels.workbench import WorkbenchPanel
 from kohya_gui.parts.markup import panel
 from kohya_gui.session import Session
 
@@ -61,6 +62,7 @@ class Page(Desk):
                 for side in (FORM, WATCH):
                     with gr.Column(elem_id=f"{side}-side"):
                         self._side(side, [tab for tab in tabs if tab.side == side])
+            self.add(WorkbenchPanel)
             self.dialog = panel(elem_id="dialog")
             self.fresh = gr.Button("", elem_id="fresh")
             for each in self.panels:

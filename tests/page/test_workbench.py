@@ -1,0 +1,290 @@
+"""The workbench in a real browser: what the page says is what the files hold, and nothing else changes."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+from tests.helpers.browser import NEEDS_BROWSER, PATIENCE
+from tests.helpers.page import App, start_app
+
+pytestmark = NEEDS_BROWSER
+
+COUNT, KILLED = 2000, 300
+TWINS = (120, 1500)
+"""Numbers of two pictures that are nearly alike."""
+
+FOLDER = "10_zwx dog"
+
+
+@dataclass
+class Bench:
+    """A folder of drawn pictures, and what each of its files is expected to hold."""
+
+    root: Path
+    expected: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        return self.root / FOLDER
+
+    def caption(self, number: int) -> str:
+        return f"{FOLDER}/p{number:04}.txt"
+
+    def check(self) -> None:
+        """See that every file is there and holds what is expected, and that there is no other."""
+        found = {
+            path.relative_to(self.root).as_posix(): path.read_bytes()
+            for path in self.root.rglob("*")
+            if path.is_file() and ".caption_changes" not in path.parts
+        }
+        assert found.keys() == self.expected.keys()
+        assert [name for name, content in found.items() if content != self.expected[name]] == []
+
+
+def draw(bench: Bench, count: int) -> None:
+    """Draw pictures of random squares, captions with three tags, and one picture a second time with a speck on it."""
+    random = np.random.default_rng(7)
+    twin = np.zeros((0, 0, 3), np.uint8)
+    bench.folder.mkdir(parents=True)
+    for number in range(count):
+        pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+        if number == TWINS[0]:
+            twin = pixels.copy()
+            twin[0, 0] = 0
+        elif number == TWINS[1]:
+            pixels = twin
+        content = io.BytesIO()
+        Image.fromarray(pixels).save(content, "PNG", compress_level=1)
+        bench.expected[f"{FOLDER}/p{number:04}.png"] = content.getvalue()
+        bench.expected[bench.caption(number)] = f"zwx dog, tag{number % 40}, grass".encode()
+    for name, content_ in bench.expected.items():
+        (bench.root / name).write_bytes(content_)
+
+
+@pytest.fixture(scope="module")
+def bench(app: App) -> Bench:
+    drawn = Bench(app.folder / "workbench")
+    draw(drawn, COUNT)
+    return drawn
+
+
+@pytest.fixture
+def place(app: App, page: Page, bench: Bench) -> Page:
+    """The workbench with the folder open, as someone comes to it who types its path."""
+    page.goto(app.url)
+    page.click("[data-to-place=pictures]")
+    field_ = page.locator("#wb-path")
+    expect(field_).to_be_visible()
+    field_.fill(str(bench.root))
+    field_.press("Enter")
+    expect(page.locator("#workbench")).not_to_have_class(re.compile("busy"))
+    expect(page.locator(".wb-count")).to_have_text(re.compile(rf"^{len(pictures(bench)):,} pictures$"))
+    page.focus(".wb-grid")
+    return page
+
+
+def pictures(bench: Bench) -> list[str]:
+    return [name for name in bench.expected if name.endswith((".png", ".jpg"))]
+
+
+def test_ten_captions_are_written_by_keyboard_alone(place: Page, bench: Bench) -> None:
+    asked: list[str] = []
+    place.on("request", lambda request: asked.append(request.url) if "/small/" in request.url else None)
+    place.keyboard.press("End")  # the last pictures come into view, and those between are passed over
+    expect(place.locator(".wb-cell:not([hidden]) img[src]").first).to_be_visible()
+    seen = place.locator(".wb-cell:not([hidden])").count()
+    assert 0 < len(set(asked)) <= seen < COUNT / 4
+    place.keyboard.press("Home")
+    place.keyboard.press("Enter")
+    for number in range(10):
+        expect(place.locator(".wb-name")).to_have_text(f"p{number:04}.png")
+        place.keyboard.type(f", written {number}")
+        place.keyboard.press("Enter")
+        bench.expected[bench.caption(number)] += f", written {number}".encode()
+    expect(place.locator(".wb-name")).to_have_text("p0010.png")
+    bench.check()
+    place.keyboard.press("Escape")
+    expect(place.locator(".wb-grid")).to_be_focused()
+    place.keyboard.press("Control+z")
+    expect(place.locator(".wb-told")).to_contain_text("Taken back")
+    bench.expected[bench.caption(9)] = b"zwx dog, tag9, grass"
+    bench.check()
+
+
+def test_a_completion_is_taken_and_a_caption_changed_elsewhere_is_not_lost(place: Page, bench: Bench) -> None:
+    for _ in range(20):
+        place.keyboard.press("ArrowRight")
+    place.keyboard.press("Enter")
+    expect(place.locator(".wb-name")).to_have_text("p0020.png")
+    place.keyboard.type(", tag3")
+    expect(place.locator(".wb-words li").first).to_have_text(re.compile("^tag3"))
+    place.keyboard.press("ArrowDown")
+    place.keyboard.press("Enter")
+    expect(place.locator(".wb-caption")).to_have_value(re.compile("^zwx dog, tag20, grass, tag3"))
+    (bench.root / bench.caption(20)).write_text("from another program")
+    place.keyboard.press("Enter")
+    expect(place.locator(".wb-told")).to_contain_text("changed elsewhere")
+    assert (bench.root / bench.caption(20)).read_text() == "from another program"
+    expect(place.locator(".wb-caption")).to_have_value(re.compile("^zwx dog"))  # what was typed is not lost either
+    place.fill(".wb-caption", "from another program")
+    place.keyboard.press("Escape")
+    bench.expected[bench.caption(20)] = b"from another program"
+    bench.check()
+
+
+def test_a_tag_is_replaced_in_all_as_the_preview_said_and_taken_back(place: Page, bench: Bench) -> None:
+    before = dict(bench.expected)
+    place.keyboard.press("r")
+    dialog = place.get_by_role("dialog", name="Change captions")
+    dialog.locator("select[name=kind]").select_option("rename")
+    dialog.locator("input[name=find]").fill("tag7")
+    dialog.locator("input[name=with]").fill("meadow")
+    changed = [name for name, content in before.items() if name.endswith(".txt") and b"tag7," in content]
+    apply = dialog.get_by_role("button", name=f"Apply to {len(changed):,} captions")
+    expect(apply).to_be_enabled()
+    expect(dialog.locator(".wb-change-row ins").first).to_have_text("meadow")
+    bench.check()  # a preview writes nothing
+    apply.click()
+    expect(place.locator(".wb-told")).to_contain_text(f"{len(changed):,} captions", timeout=PATIENCE)
+    for name in changed:
+        bench.expected[name] = before[name].replace(b"tag7,", b"meadow,")
+    bench.check()
+    expect(place.locator(".wb-tags")).to_contain_text("meadow")
+    place.locator(".wb-told").get_by_role("button", name="Undo").click()
+    expect(place.locator(".wb-told")).to_contain_text("Taken back", timeout=PATIENCE)
+    bench.expected.update(before)
+    bench.check()
+
+
+def test_twins_are_found_and_one_is_left_out(place: Page, bench: Bench) -> None:
+    place.keyboard.press("p")
+    dialog = place.get_by_role("dialog", name="What is wrong with my pictures")
+    dialog.get_by_role("button", name="Look for problems").click()
+    found = dialog.locator(".wb-finding", has_text="Near-duplicates")
+    expect(found).to_have_count(1, timeout=PATIENCE)
+    expect(found.locator("figcaption")).to_have_text([f"p{number:04}.png" for number in TWINS])
+    found.get_by_role("button", name=re.compile("leave the other out")).click()
+    expect(found).to_contain_text("done")
+    said = (bench.folder / "pictures.json").read_bytes()
+    assert [name for name, remark in json.loads(said).items() if isinstance(remark, dict) and remark.get("skip")] == [
+        f"p{TWINS[1]:04}.png"
+    ]
+    bench.expected[f"{FOLDER}/pictures.json"] = said
+    bench.check()
+    place.keyboard.press("Escape")
+    expect(place.locator(".wb-row", has_text="left out")).to_contain_text("1")
+
+
+# --- without a browser ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def client(app: App) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=app.url, timeout=60) as client:
+        yield client
+
+
+def opened(client: httpx.Client, path: Path) -> str:
+    answer = client.post("/workbench/open", json={"path": str(path)})
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["token"])
+
+
+def test_nothing_outside_is_shown_or_written(
+    client: httpx.Client, app: App, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    Image.new("RGB", (64, 64), "red").save(outside / "secret.png")
+    (outside / "secret.txt").write_text("a secret")
+    for path in (outside, app.folder / ".." / outside.name, Path("/")):
+        answer = client.post("/workbench/open", json={"path": str(path)})
+        assert (answer.status_code, "outside the folders" in answer.text) == (400, True)
+    inside = app.folder / "linked"
+    inside.mkdir()
+    Image.new("RGB", (64, 64), "green").save(inside / "plain.png")
+    (inside / "link.png").symlink_to(outside / "secret.png")
+    (inside / "plain.txt").symlink_to(outside / "secret.txt")
+    (inside / "other.png").write_bytes((inside / "plain.png").read_bytes())
+    token = opened(client, inside)
+    shown = client.post(f"/workbench/{token}/view", json={}).json()["ids"]
+    rows = client.post(f"/workbench/{token}/rows", json={"ids": shown}).json()["rows"]
+    assert [row["name"] for row in rows] == ["other.png"]
+    for number in {0, 1, 2} - set(shown):
+        assert client.get(f"/workbench/{token}/small/{number}").status_code == 404
+        assert client.post(f"/workbench/{token}/rows", json={"ids": [number]}).status_code == 400
+        said = {"id": number, "text": "mine", "was": ""}
+        assert client.post(f"/workbench/{token}/caption", json=said).status_code == 400
+    assert (outside / "secret.txt").read_text() == "a secret"
+
+
+@pytest.mark.parametrize("path", ["/workbench/state", "/workbench/open", "/workbench/x/view"])
+def test_other_pages_are_refused(client: httpx.Client, path: str) -> None:
+    assert client.post(path, json={}, headers={"Origin": "https://evil.example"}).status_code == 403
+
+
+ACTS = ("view", "rows", "caption", "preview", "plan", "apply", "remark", "settle", "use", "search", "remedy", "nothing")
+NONSENSE: tuple[object, ...] = (
+    [],
+    "x",
+    {"ids": [-1, True, "a", 10**9]},
+    {"id": None, "text": 7},
+    {"kind": {}, "trigger": []},
+)
+
+
+def test_nonsense_is_refused_and_is_no_fault(client: httpx.Client, app: App, bench: Bench) -> None:
+    token = opened(client, bench.root)
+    for act in ACTS:
+        for said in NONSENSE:
+            assert client.post(f"/workbench/{token}/{act}", json=said).status_code in (200, 400), (act, said)
+        assert client.post(f"/workbench/{token}/{act}", content=b"[" * 100_000).status_code == 400
+    bench.check()
+    assert "Traceback" not in app.log.read_text(errors="replace")
+
+
+def test_a_kill_in_the_middle_leaves_each_caption_whole_and_the_next_start_says_so(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("killed")
+    bench = Bench(folder / "pictures")
+    draw(bench, KILLED)
+    app = start_app(folder, folder / "own")
+    with httpx.Client(base_url=app.url, timeout=60) as client:
+        token = opened(client, bench.root)
+        ids = client.post(f"/workbench/{token}/view", json={}).json()["ids"]
+        change = {"kind": "suffix", "text": ", the end", "ids": ids}
+        plan = client.post(f"/workbench/{token}/preview", json=change).json()
+        assert plan["changes"] == KILLED
+        client.post(f"/workbench/{token}/apply", json={"plan": plan["plan"]})
+        until = time.monotonic() + 60
+        while client.post("/workbench/errand").json()["done"] < 20 and time.monotonic() < until:
+            time.sleep(0.005)
+    app.process.kill()
+    app.process.wait()
+    texts = [(bench.root / bench.caption(number)).read_bytes() for number in range(KILLED)]
+    old = [bench.expected[bench.caption(number)] for number in range(KILLED)]
+    new = [each + b", the end" for each in old]
+    assert all(text in (one, other) for text, one, other in zip(texts, old, new, strict=True))
+    changed = sum(text == other for text, other in zip(texts, new, strict=True))
+    assert 0 < changed < KILLED
+    again = start_app(folder, folder / "own")
+    with httpx.Client(base_url=again.url, timeout=60) as client:
+        about = client.post("/workbench/open", json={"path": str(bench.root)}).json()
+        (cut_off,) = about["unfinished"]
+        assert (cut_off["done"], cut_off["pending"]) == (changed, KILLED - changed)
+        told = client.post(f"/workbench/{about['token']}/settle", json={"number": 0, "back": True}).json()
+        assert told["unfinished"] == []
+    bench.check()
+    assert again.stop() == 0
