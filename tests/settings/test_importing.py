@@ -86,6 +86,13 @@ KOHYA_SS: dict[str, object] = {
 }
 
 
+@pytest.mark.parametrize("box", ["sd3_checkbox", "lumina_checkbox"])
+def test_a_form_for_another_model_is_refused_for_the_box_that_says_so(opened: Open, box: str) -> None:
+    report = opened("form.json", json.dumps({"LoRA_type": "Standard", "network_dim": 8, box: True})).report
+    assert [(each.key, each.value) for each in report.unsupported] == [(box, True)]
+    assert not {box, "LoRA_type"} & {*report.unused, *report.off, *report.ignored}
+
+
 def test_a_form_of_kohya_ss_means_what_its_own_code_makes_of_it(opened: Open) -> None:
     found = opened("preset.json", json.dumps(KOHYA_SS))
     values = values_of(found)
@@ -824,12 +831,17 @@ config:
       save:
         dtype: float16
         save_every: 250
+        max_step_saves_to_keep: 3
       datasets:
         - folder_path: "/path/to/dogs"
           caption_ext: "txt"
           resolution: [ 768, 1024 ]
           shuffle_tokens: true
-        - folder_path: "/path/to/cats"
+          mask_path: "/path/to/masks"
+          num_repeats: 3
+        - {folder_path: "/path/to/cats", is_reg: true, buckets: false, odd: 1}
+      trigger_word: d0g
+      sample: {prompts: ["[trigger] --w 640", "a cat"], width: 768, height: 512, seed: 4, walk_seed: true, neg: ""}
       train:
         steps: 900
         lr: 3e-4
@@ -841,6 +853,7 @@ config:
         min_snr_gamma: 5.0
         ema_config: {use_ema: true}
       model:
+        quantize: true
         name_or_path: "some/model"
         is_xl: true
 """
@@ -852,12 +865,28 @@ config:
         (
             "one.json",
             json.dumps(ONE_TRAINER),
-            {"lr_warmup_steps": 50, "max_train_epochs": 5, "output_name": "cat", "output_dir": "models"},
+            {
+                "lr_warmup_steps": 50,
+                "max_train_epochs": 5,
+                "output_name": "cat",
+                "output_dir": "models",
+                "resolution": "768,768",
+            },
         ),
         (
             "toolkit.yaml",
             TOOLKIT,
-            {"conv_dim": 4, "max_train_steps": 900, "output_name": "my dog", "save_every_n_steps": 250},
+            {
+                "conv_dim": 4,
+                "max_train_steps": 900,
+                "output_name": "my dog",
+                "save_every_n_steps": 250,
+                "save_last_n_steps": 500,
+                "quantize_base": "fp8",
+                "use_ema": True,
+                "masked_loss": True,
+                "sample_prompts": "d0g --w 640 --h 512 --d 4\na cat --w 768 --h 512 --d 5",
+            },
         ),
     ],
 )
@@ -875,14 +904,26 @@ def test_what_means_the_same_in_other_programs_is_taken_over(
         "network_dim": 24,
         "network_train_unet_only": True,
         "optimizer_type": "AdamW8bit",
-        "resolution": "768,768",
     }
     values = values_of(found)
     assert {key: values[key] for key in {**common, **own}} == {**common, **own}
     assert {"weight_decay=0.1", "betas=0.9,0.99"} & {*values["optimizer_args"]}  # type: ignore[misc]
     assert (found.report.wrong, found.report.unsupported) == ((), ())
     assert found.report.ignored, "what has no place here is named"
-    assert any(key in found.report.ignored for key in ("ema", "train.ema_config.use_ema"))
+    assert any(key in found.report.ignored for key in ("ema", "datasets.odd"))
+
+
+def test_each_folder_of_ai_toolkit_is_a_dataset_with_what_is_said_of_it(opened: Open) -> None:
+    found = opened("toolkit.yaml", TOOLKIT)
+    away = [remark.split('"')[1] for remark in found.report.remarks if remark.startswith("Not on this computer")]
+    assert set(away) == {"/path/to/dogs", "/path/to/masks", "/path/to/cats"}
+    one, small, other = datasets_of(found.config)
+    assert [each.config.dataset.resolution for each in (one, small, other)] == ["768,768", "1024,1024", "512,512"]
+    assert [each.config.dataset.enable_bucket for each in (one, small, other)] == [True, True, False]
+    told = [(each.subsets[0].image_dir, each.subsets[0].num_repeats, each.subsets[0].is_reg) for each in (one, other)]
+    assert told == [("/path/to/dogs", 3, False), ("/path/to/cats", 1, True)]
+    assert [each.subsets[0].config.captions.shuffle_caption for each in (one, other)] == [True, False]
+    assert one.subsets[0].config.augmentation.conditioning_data_dir == "/path/to/masks"
 
 
 def test_what_other_programs_leave_out_is_as_they_have_it(opened: Open) -> None:

@@ -78,7 +78,7 @@ def open_recipe(recipe: Path | Source) -> Opened:
         unsupported=tuple(imported.unsupported),
         wrong=(*imported.problems, *wrong),
         missing=missing,
-        remarks=(*read.remarks, *_missing_folders(values, source.may)),
+        remarks=(*read.remarks, *dict.fromkeys(_missing_folders(config, source.may))),
     )
     correct = _to_correct(values, wrong, imported.problems)
     if any(each.key == datasets.KEY for each in (*imported.problems, *wrong)) and datasets.KEY in read.flat:
@@ -216,9 +216,8 @@ def _can_be_made(folder: str) -> bool:
     return nearest != Path(path.anchor) and os.access(nearest, os.W_OK)
 
 
-def _missing_folders(values: Mapping[str, object], may: Callable[[Path], bool]) -> Iterator[str]:
+def _missing_folders(config: TrainingConfig, may: Callable[[Path], bool]) -> Iterator[str]:
     """Yield a line for each folder or file that datasets name and this computer has not; they stay as they are."""
-    config, _, _ = _usable({datasets.KEY: values.get(datasets.KEY, ())})
     for subset in (each for dataset in datasets.datasets_of(config) for each in dataset.subsets):
         masks = subset.config.augmentation.conditioning_data_dir
         for path in (subset.image_dir, subset.metadata_file, masks):

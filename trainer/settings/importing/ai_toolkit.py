@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import yaml
 
 from trainer.ground.errors import ConfigError, Problem
+from trainer.settings.importing.ai_toolkit_pictures import take_datasets, take_samples
 from trainer.settings.importing.others import (
     Carried,
     carry,
@@ -15,7 +16,6 @@ from trainer.settings.importing.others import (
     one_of,
     optimizer,
     reverse,
-    size,
     switch,
     text,
     whole,
@@ -33,6 +33,13 @@ _SAVED = {name: "float" if ours == "no" else ours for name, ours in _PRECISIONS.
 _SCHEDULES = ("constant", "constant_with_warmup", "cosine", "cosine_with_restarts", "linear", "polynomial")
 _JOB = re.compile(r"^job:\s*['\"]?(?:extension|train)\b", re.MULTILINE)
 _OTHER_MODELS = re.compile(r"is_(?!v2$|xl$|v_pred$|flux$)\w+$")
+_QUANTISED = {
+    **dict.fromkeys(("qfloat8", "float8"), "fp8"),
+    **dict.fromkeys(("qint8", "int8"), "int8"),
+    **dict.fromkeys(("qint4", "uint4"), "nf4"),
+}
+"""{what it calls a quantised base: ours of as many bits}."""
+
 _ARCHITECTURES = {"sd1": "sd15", "sd2": "sd2", "sdxl": "sdxl", "flux": "flux"}
 """{what it calls a kind of model: the family here}."""
 
@@ -68,18 +75,11 @@ _TABLE = {
     "train.dtype": Carried("mixed_precision", one_of(_PRECISIONS)),
     "save.dtype": Carried("save_precision", one_of(_SAVED)),
     "save.save_every": Carried("save_every_n_steps", whole),
-    "datasets.folder_path": Carried("train_data_dir", text),
-    "datasets.caption_ext": Carried("caption_extension", lambda value: f".{str(value).lstrip('.')}"),
-    "datasets.caption_dropout_rate": Carried("caption_dropout_rate", number),
-    "datasets.shuffle_tokens": Carried("shuffle_caption", switch),
-    "datasets.keep_tokens": Carried("keep_tokens", whole),
-    "datasets.flip_x": Carried("flip_aug", switch),
-    "datasets.buckets": Carried("enable_bucket", switch),
-    "datasets.cache_latents_to_disk": Carried("cache_latents_to_disk", switch),
-    "datasets.resolution": Carried("resolution", size),
     "model.name_or_path": Carried("pretrained_model_name_or_path", text),
     "model.is_v_pred": Carried("v_parameterization", switch),
     "sample.sample_every": Carried("sample_every_n_steps", whole),
+    "train.ema_config.use_ema": Carried("use_ema", switch),
+    "train.ema_config.ema_decay": Carried("ema_decay", number),
 }
 _SILENT = {
     "network_dim": 4,
@@ -110,7 +110,9 @@ class AiToolkit(Reader):
             recipe.problems.append(Problem("type", f'"{kind}" is not what this program trains; it has LoRAs.', kind))
         _take_model(recipe, process)
         _take_optimizer(recipe, process, known)
-        _take_datasets(recipe, process)
+        take_datasets(recipe, process)
+        take_samples(recipe, process)
+        _take_kept(recipe, process)
         carry(recipe, process, _TABLE, _SILENT, known)
         if "learning_rate" in recipe.flat:
             recipe.flat.setdefault("text_encoder_lr", recipe.flat["learning_rate"])
@@ -154,6 +156,21 @@ def _take_model(recipe: Recipe, process: dict[str, object]) -> None:
     if family:
         recipe.flat["model_family"] = family
         recipe.said.append(Said("model", "", {"model_family": family}))
+    kind = str(model.pop("qtype", "qfloat8")) if model.get("quantize") is True else ""
+    if kind in _QUANTISED:
+        model.pop("quantize")
+        recipe.flat["quantize_base"] = _QUANTISED[kind]
+        recipe.said.append(Said("model.quantize", kind, {"quantize_base": _QUANTISED[kind]}))
+
+
+def _take_kept(recipe: Recipe, process: dict[str, object]) -> None:
+    """Take how many saved files are kept; here it is said in steps, of which the oldest kept file is that many away."""
+    save = _table(process, "save")
+    count, every = save.get("max_step_saves_to_keep"), save.get("save_every")
+    if isinstance(count, int) and isinstance(every, int) and min(count, every) >= 1:
+        save.pop("max_step_saves_to_keep")
+        recipe.flat["save_last_n_steps"] = steps = (count - 1) * every
+        recipe.said.append(Said("save.max_step_saves_to_keep", count, {"save_last_n_steps": steps}))
 
 
 def _take_optimizer(recipe: Recipe, process: dict[str, object], known: Mapping[str, Setting]) -> None:
@@ -176,16 +193,3 @@ def _take_optimizer(recipe: Recipe, process: dict[str, object], known: Mapping[s
 
 def _argument(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _take_datasets(recipe: Recipe, process: dict[str, object]) -> None:
-    """Take the options of the first folder; further folders and sizes are told."""
-    given = process.pop("datasets", None)
-    folders = [each for each in given if isinstance(each, dict)] if isinstance(given, list) else []
-    if not folders:
-        return
-    process["datasets"] = first = {str(key): value for key, value in folders[0].items()}
-    sizes = first.get("resolution")
-    if isinstance(sizes, list) and len(sizes) > 1:
-        recipe.remarks.append(f"It trains at {', '.join(map(str, sizes))} pixels; the first of them was taken.")
-    recipe.remarks += [f"Another folder of pictures: {each.get('folder_path')}, not taken." for each in folders[1:]]

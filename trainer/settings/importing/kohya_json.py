@@ -66,7 +66,9 @@ class KohyaJson(Reader):
 
 def _origins(given: Mapping[str, object]) -> dict[str, tuple[str, object]]:
     """Return {what becomes an argument of the network's: field and its value in the file}."""
-    found = {"network_module": ("LoRA_type", given.get("LoRA_type"))}
+    of_kind = form.KINDS[kind].module if (kind := str(given.get(_KIND))) in form.KINDS else ""
+    field = next((box for box, module in form.OTHER_MODELS.items() if given.get(box) and module != of_kind), _KIND)
+    found = {"network_module": (field, given.get(field))}
     fields = (*form.FORM, *form.FLUX)
     names = {field: form.INSIDE.get(field, field) for field in fields if _in_network_args(field)}
     for field, name in [*names.items(), ("unit", "block_size")]:
@@ -242,5 +244,5 @@ def _tell_what_is_left_out(recipe: Recipe, given: Mapping[str, object]) -> None:
     # What such a field is told to be elsewhere is said there; the field itself is off.
     elsewhere = {key for each in recipe.said if each.key in ("additional_parameters", "epoch") for key in each.becomes}
     told -= {key for key in elsewhere if is_off(given.get(key))}
-    for key in sorted(set(given) - told - {"LoRA_type"}):
+    for key in sorted(set(given) - told - {_KIND, recipe.origins["network_module"][0]}):
         (recipe.off if is_off(given[key]) else recipe.unused).append(key)
