@@ -126,7 +126,7 @@ BROKEN: dict[str, tuple[Breaking, str]] = {
     "cut short": (lambda model: os.truncate(weights(model, "text_encoder"), 5000), "cut short"),
     "a pickle of nothing": (pickled(b"\x80\x02]q\x00."), "list of weights cannot be read"),
     "no pickle": (pickled(b"of words"), "damaged"),
-    "a layer is missing": (weighed("unet", without_a_layer), "lacks 1 of its 6"),
+    "a layer is missing": (weighed("unet", without_a_layer), "lacks 1 of its 4"),
     "a layer is narrower": (weighed("unet", narrower), "another shape"),
     "the VAE is another": (told("vae", latent_channels=16), "another shape"),
     "more layers than there are": (told("text_encoder", num_hidden_layers=40), "lacks"),
@@ -223,7 +223,7 @@ def cut(name: str) -> Callable[[dict[str, torch.Tensor]], object]:
 
 
 DAMAGED = {
-    "a level of the UNet": ("sd15", without("output_blocks.3.", 20), "lacks 38 of its UNet's 684 weights: model."),
+    "a level of the UNet": ("sd15", without("output_blocks.3.", 20), "lacks 40 of its UNet's 440 weights: model."),
     "norms alone": ("sdxl", without("norm2.", 8), "of its UNet's"),
     "a bias": ("sd2", without("model.diffusion_model.out.2.bias"), "lacks 1 of its UNet's"),
     "half of the VAE": ("sd15", without("first_stage_model.encoder.", 20), "of its VAE's"),

@@ -1,7 +1,6 @@
 """Tiny random models of every family with its real structure, in both layouts.
 
-The blocks, the layers in each and the token tables' 49408 rows are those of the published models; only widths and
-depths are small. Both layouts made from one seed hold the same bits.
+The blocks and the token tables' 49408 rows are those of the published models; widths and depths are small. Both layouts made from one seed hold the same bits.
 """
 
 from __future__ import annotations
@@ -181,7 +180,7 @@ TINY = {
             "cross_attention_dim": 80,
             "norm_num_groups": 8,
             "use_linear_projection": True,
-            "layers_per_block": 2,
+            "layers_per_block": 1,
             "addition_embed_type": "text_time",
             "addition_time_embed_dim": 8,
             "projection_class_embeddings_input_dim": 96,

@@ -7,7 +7,6 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,12 +56,9 @@ def of_optimizer(name: str) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A checkpoint of each family, with half the layers of the real ones: kills are many."""
+    """A checkpoint of each family."""
     folder = tmp_path_factory.mktemp("models")
-    return {
-        name: replace(tiny, unet={**tiny.unet, "layers_per_block": 1}).write_file(folder / f"{name}.safetensors")
-        for name, tiny in TINY.items()
-    }
+    return {name: tiny.write_file(folder / f"{name}.safetensors") for name, tiny in TINY.items()}
 
 
 @pytest.fixture(scope="module")

@@ -121,7 +121,7 @@ def test_number_formats_order_and_metadata_stay(tmp_path: Path, dtype: torch.dty
     assert [(key, value.dtype) for key, value in before.items()] == [(key, value.dtype) for key, value in after.items()]
     changed = {key for key in before if not torch.equal(before[key], after[key])}
     assert (
-        all(key.startswith(("model.diffusion_model.", "cond_stage_model.")) for key in changed) and len(changed) > 200
+        all(key.startswith(("model.diffusion_model.", "cond_stage_model.")) for key in changed) and len(changed) > 100
     )
     with safe_open(source, "pt") as one, safe_open(target, "pt") as other:
         old, new = one.metadata(), other.metadata()

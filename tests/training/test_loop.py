@@ -78,8 +78,8 @@ def test_five_steps_equal_a_plain_loop(
     written = load_file(tmp_path / "tiny.safetensors")
     assert written.keys() == weights.keys() | {name for name in initial if name.endswith("alpha")}
     for name, weight in weights.items():
-        # Adam divides by the gradient's size, so where that is tiny, rounding shows: a two hundredth of a step.
-        assert torch.allclose(written[name], weight, rtol=1e-5, atol=5e-6), name
+        # Adam divides by the gradient's size, so where that is tiny, rounding shows: a fiftieth of a step.
+        assert torch.allclose(written[name], weight, rtol=1e-5, atol=2e-5), name
     assert max(float((weights[name] - initial[name]).abs().max()) for name in weights) > 1e-4
 
 
