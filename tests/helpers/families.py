@@ -1,6 +1,7 @@
 """Tiny random models of every family with its real structure, in both layouts.
 
-The blocks and the token tables' 49408 rows are those of the published models; widths and depths are small. Both layouts made from one seed hold the same bits.
+The blocks and the token tables' 49408 rows are those of the published models; widths and depths are small. Both
+layouts made from one seed hold the same bits.
 """
 
 from __future__ import annotations
