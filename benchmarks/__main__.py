@@ -30,6 +30,7 @@ from benchmarks import (
     loading,
     merging,
     page,
+    pictures,
     scanning,
     steps,
     watching,
@@ -54,6 +55,7 @@ def cells(options: Options) -> dict[str, Measure]:
         "page/open": watching.measure,
         "page/workbench": workbench.measure,
         "scan": scanning.measure,
+        "pictures": pictures.measure,
         "run": whole.run,
     }
     found["forecast"] = forecasting.measure

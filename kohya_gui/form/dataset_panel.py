@@ -14,6 +14,9 @@ from trainer.pictures.report import Folder, Picture
 THUMBNAILS = 24
 """Pictures shown of each folder."""
 
+MOST_TERMS = 3
+"""Terms of pictures times repeats that are written out."""
+
 NOTICES = 8
 
 
@@ -71,7 +74,8 @@ def _folder(folder: Folder, pictures: Pictures) -> str:
     rest = f'<span class="rest">+{number(more)}</span>' if more > 0 else ""
     kind = '<span class="badge">regularisation</span>' if folder.regularisation else ""
     kind += f' <span class="badge">{esc(folder.place.partition(",")[0])}</span>' if folder.place else ""
-    count = f"{len(folder.pictures)} × {folder.repeats} = {folder.count}"
+    terms = [f"{many} × {repeats}" for repeats, many in folder.repeated.items()]
+    count = f"{' + '.join(terms) if len(terms) <= MOST_TERMS else f'{len(folder.pictures)} pictures'} = {folder.count}"
     opened, keep = "" if folder.regularisation else " open", f"folder {folder.place} {folder.path}"
     return (
         f'<details class="folder" data-keep="{esc(keep)}"{opened}><summary><b>{esc(folder.name)}</b> {kind}'

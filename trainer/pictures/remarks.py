@@ -9,9 +9,10 @@ refused by name.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -38,6 +39,8 @@ Box = tuple[int, int, int, int]
 
 _KEYS = ("skip", "repeats", "crop", "mask")
 _WAIT_SECONDS = 10
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +187,11 @@ def _change(wanted: Mapping[Path, Callable[[Remark], Remark]]) -> dict[Path, Rem
     return before
 
 
-def _lock(folder: Path) -> FileLock:
-    """Return the held lock of a folder's file; it lies in the user's cache folder, so that nothing is left here."""
+def _lock(folder: Path) -> AbstractContextManager[object]:
+    """Return the held lock of a folder's file; it lies in the user's cache folder, so that nothing is left here.
+
+    Where that cannot be written there is no lock, and whoever writes last is right.
+    """
     place = cache_folder() / "locks"
     name = os.path.realpath(folder).encode("utf-8", "surrogateescape").hex()[-120:]
     try:
@@ -195,7 +201,8 @@ def _lock(folder: Path) -> FileLock:
     except Timeout:
         raise StateError(f"{folder / FILE} is being written by another program.", "Try again.") from None
     except OSError as error:
-        raise DataError(f"{place} cannot be written: {error.strerror or error}.", "See its permissions.") from error
+        logger.info("no lock for %s: %s", folder / FILE, error)
+        return nullcontext()
     return lock
 
 

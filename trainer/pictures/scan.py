@@ -66,7 +66,7 @@ def scan(config: TrainingConfig, progress: Progress | None = None) -> DatasetRep
     """
     findings = Findings()
     sources = sources_of(config, findings)
-    sources = [_without_masks(source, findings) for source in sources]
+    sources = [without_masks(source, findings) for source in sources]
     total = sum(len(source.files) for source in sources)
     folders: list[Folder] = []
     seen: dict[object, tuple[Picture, ...]] = {}
@@ -90,7 +90,7 @@ def scan(config: TrainingConfig, progress: Progress | None = None) -> DatasetRep
     return with_held_out(found, config, lambda others: scan(others, progress))
 
 
-def _without_masks(source: Source, findings: Findings) -> Source:
+def without_masks(source: Source, findings: Findings) -> Source:
     """Return a source without the files beside its pictures that are their masks."""
     masks = findings.remarks.masks(source.path) if source.captions is None else frozenset()
     return replace(source, files=[name for name in source.files if name not in masks]) if masks else source

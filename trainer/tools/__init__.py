@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from trainer.tools.caption import Caption
 from trainer.tools.compare import Compare
 from trainer.tools.convert import Convert
 from trainer.tools.export import Export
@@ -40,6 +41,7 @@ TOOLS: dict[str, Tool[Any]] = {
         Export(),
         Import(),
         Recode(),
+        Caption(),
         Merge(),
         Extract(),
         Resize(),

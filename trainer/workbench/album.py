@@ -14,7 +14,7 @@ from trainer.pictures.buckets import Placement, Size
 from trainer.pictures.caption_files import caption_file, usual_extension
 from trainer.pictures.findings import Findings
 from trainer.pictures.image_headers import UNREADABLE, read_size, why_unreadable
-from trainer.pictures.scan import sources_of
+from trainer.pictures.scan import sources_of, without_masks
 from trainer.pictures.sizes import Sizes
 from trainer.pictures.sources import Source
 from trainer.workbench.texts import CaptionText, read_caption_text
@@ -91,6 +91,7 @@ def open_album(config: TrainingConfig) -> Album:
         if place in seen:
             continue
         seen.add(place)
+        source = without_masks(source, findings)
         first = len(entries)
         entries += [_entry(source, name, first + index, len(folders)) for index, name in enumerate(source.files)]
         folders.append(_folder(source, first, len(source.files)))

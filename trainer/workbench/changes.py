@@ -150,10 +150,13 @@ def _change(entry: Entry, changed: Callable[[Entry, str], str], recoding: bool) 
     """Return what changes of a caption; None where nothing does.
 
     Raises:
-        DataError: it cannot be read, or would be too long.
+        DataError: it cannot be read, is a link to a file elsewhere, or would be too long.
     """
     if entry.listed is not None:
         raise DataError(f"The caption of {entry.picture.name} is in a list of pictures.", "Change it in that file.")
+    if os.path.islink(entry.caption):
+        words = f"{entry.caption} is a link to another file; nothing is written through links."
+        raise DataError(words, "Put a copy there.")
     found = read_caption_text(entry.caption)
     new = changed(entry, found.text)
     if len(new.encode("utf-8", "surrogatepass")) > LARGEST_CAPTION:

@@ -246,3 +246,16 @@ def _lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def unused(folder: Path) -> Iterator[None]:
+    """See that nobody is changing captions of a folder; where nobody ever did, nothing is made for it.
+
+    Raises:
+        StateError: somebody is at it.
+    """
+    if (folder / FOLDER).is_dir():
+        with locked([folder]):
+            pass
+    yield

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,11 +34,9 @@ def read_caption_text(path: Path) -> CaptionText:
     What is not UTF-8 is read in the encoding that it most likely has.
 
     Raises:
-        DataError: it cannot be read, is no caption for its size, or is a link to a file elsewhere.
+        DataError: it cannot be read, or is no caption for its size.
     """
     try:
-        if os.path.islink(path):
-            raise DataError(f"{path} is a link to another file; nothing is written through links.", "Put a copy there.")
         content = read_bytes(path, LARGEST_CAPTION)
     except MISSING:
         return CaptionText("", "utf-8", "", there=False)

@@ -59,7 +59,7 @@ def descriptions(hub_id: str) -> Path:
     Raises:
         ModelError: as `download`.
     """
-    return cached_descriptions(hub_id) or _snapshot(hub_id, list(_DESCRIPTIONS))
+    return cached_descriptions(hub_id) or snapshot(hub_id, list(_DESCRIPTIONS))
 
 
 def download(hub_id: str, components: Iterable[str], progress: Progress | None = None) -> Path:
@@ -78,9 +78,9 @@ def download(hub_id: str, components: Iterable[str], progress: Progress | None =
     folders = [f"{component}/" if component else "" for component in components]
     for pattern in _WEIGHT_FILES:
         names = [folder + pattern.format(stem=stem) for folder in folders for stem in _STEMS]
-        snapshot = _snapshot(hub_id, [*_DESCRIPTIONS, *names], progress)
-        if all(_has_weights(snapshot / folder) for folder in folders):
-            return snapshot
+        found = snapshot(hub_id, [*_DESCRIPTIONS, *names], progress)
+        if all(_has_weights(found / folder) for folder in folders):
+            return found
     raise ModelError(f"{hub_id} on the hub has no weights in the folders of a diffusers model.")
 
 
@@ -88,7 +88,12 @@ def _has_weights(folder: Path) -> bool:
     return any(any(folder.glob(pattern.format(stem=stem))) for pattern in _WEIGHT_FILES for stem in _STEMS)
 
 
-def _snapshot(hub_id: str, patterns: list[str], progress: Progress | None = None) -> Path:
+def snapshot(hub_id: str, patterns: list[str], progress: Progress | None = None) -> Path:
+    """Fetch the files of a repository whose names fit, and return their folder.
+
+    Raises:
+        ModelError: as `download`.
+    """
     # huggingface_hub takes a good part of a second to import, and most people have files.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
