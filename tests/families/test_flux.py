@@ -37,7 +37,7 @@ from trainer.config.recipes import open_recipe
 from trainer.families import FAMILIES, recognise, recognise_chosen
 from trainer.families.flux.bundle import Bundle
 from trainer.families.flux.checkpoint import TransformerWeights
-from trainer.families.flux.facts import CLIP, DENOISER, T5, TRANSFORMER_CONFIG, VAE_CONFIG
+from trainer.families.flux.facts import CLIP, CONFIGS, DENOISER, T5, TRANSFORMER_CONFIG, VAE_CONFIG
 from trainer.families.flux.transformer import build_transformer, packed, places, run, unpacked
 from trainer.families.flux.weight_names import original_name
 from trainer.families.reading.headers import Header
@@ -728,6 +728,65 @@ def test_a_file_with_split_layers_counts_as_it_was_trained(tmp_path: Path) -> No
     ]
 
 
+def test_parts_are_trained_apart_and_written_as_one_layer(ground: Ground) -> None:
+    """With split_qkv; the strength of a part is that of a LoRA of its rank."""
+    asked: dict[str, Any] = {"network_dim": 4, "network_alpha": 2.0, "split_qkv": True}
+    config = load_config(overrides={**asked, "img_attn_dim": 2})
+    spec = make_spec(config.network, ("transformer",), config.transformer)
+    model = tiny.modules()[DENOISER]
+    configs = {**CONFIGS, DENOISER: tiny.TRANSFORMER}
+    built = build_transformer(tiny.TRANSFORMER)
+    built.load_state_dict(dict(TransformerWeights(tiny.original(model), "", list(built.state_dict()))), assign=True)
+    targets = FAMILIES["flux"].targets(configs, conv=True)
+    adapter = spec.build({DENOISER: built}, targets, seed=1)
+    for each in adapter.parameters():
+        each.data.normal_(std=0.1, generator=torch.Generator().manual_seed(each.numel()))
+    file, layer = adapter.tensors(), "lora_unet_single_blocks_1_linear1"
+    assert {key: tuple(value.shape) for key, value in file.items()} == spec.shapes(targets)
+    assert (file[f"{layer}.alpha"], file[f"{layer}.lora_down.weight"].shape[0]) == (8.0, 16)
+    assert file["lora_unet_double_blocks_0_img_attn_qkv.alpha"] == 6.0
+    up = file[f"{layer}.lora_up.weight"]
+    assert not up[:64, 4:].any() and not up[192:, :12].any() and up[192:, 12:].any()
+    inner, x = built.get_submodule("single_transformer_blocks.1.linear1"), torch.randn(3, 5, 64)
+    by_hand = inner.base_layer(x) + 0.5 * x @ file[f"{layer}.lora_down.weight"].T @ up.T
+    assert torch.allclose(inner(x), by_hand, atol=1e-5)
+    # What it keeps for a resume is what is trained; a file goes on at the same place.
+    state = {key: value.clone() for key, value in adapter.state().items()}
+    assert {key: tuple(value.shape) for key, value in state.items()} == spec.state_shapes(targets)
+    for back, given in ((adapter.restore, state), (adapter.load, {key: value.clone() for key, value in file.items()})):
+        for each in adapter.parameters():
+            each.data.zero_()
+        back(given)
+        assert all(torch.equal(value, adapter.state()[key]) for key, value in state.items())
+    with pytest.raises(ModelError, match="mixes what split_qkv"):
+        adapter.load({**file, f"{layer}.lora_up.weight": torch.ones_like(up)})
+    adapter.limit_norms(0.01)
+    after = adapter.tensors()
+    product = 0.5 * after[f"{layer}.lora_up.weight"] @ after[f"{layer}.lora_down.weight"]
+    assert torch.linalg.norm(product).item() == pytest.approx(0.01, rel=1e-4)
+
+
+def test_a_run_with_parts_apart_goes_on_from_its_file(ground: Ground) -> None:
+    asked: dict[str, Any] = {"network_train_unet_only": True, "split_qkv": True, "max_train_steps": 2}
+    losses, tensors = ground.run("apart", rank_dropout=0.2, **asked)
+    path = ground.output / "apart" / "tiny.safetensors"
+    header = read_header(path)
+    name = "lora_unet_double_blocks_0_txt_attn_qkv"
+    module = header.modules[name]
+    assert module.rank == 3 * header.ranks["lora_unet_double_blocks_0_txt_attn_proj"]
+    assert module.alpha == 3 * header.alphas["lora_unet_double_blocks_0_txt_attn_proj"]
+    assert json.loads(header.metadata["ss_network_args"])["split_qkv"] == "True"
+    assert all(value.abs().max() > 0 for key, value in tensors.items() if key.endswith("lora_up.weight"))
+    for more in ({}, {"dim_from_weights": True}, {"dim_from_weights": True, "split_qkv": False}):
+        other = {**asked, **more, "network_weights": str(path), "learning_rate": 1e-9, "max_train_steps": 1}
+        _, again = ground.run(f"on {len(more)}", **other)
+        close = (torch.allclose(again[key].float(), tensors[key].float(), atol=1e-4) for key in tensors)
+        assert again.keys() == tensors.keys() and all(close)
+    for wrong in ({"network_type": "loha"}, {"init_lora_weights": "pissa"}):
+        with pytest.raises(ConfigError, match="split_qkv"):
+            ground.config("wrong", **{**asked, **wrong})
+
+
 # --- recipes, advice and the page ------------------------------------------------------------------------------------
 
 RECIPE: dict[str, object] = {
@@ -778,7 +837,7 @@ def test_a_recipe_that_leaves_the_prediction_out_is_asked() -> None:
     of_stable_diffusion = import_flat({**silent, "network_module": "networks.lora"}, known_settings())
     assert of_stable_diffusion.problems == [] and "t5xxl" in of_stable_diffusion.unused
     split = import_flat({**RECIPE, "network_args": ["split_qkv=True"]}, known_settings())
-    assert [each.key for each in split.unsupported] == ["network_args"]
+    assert split.values["split_qkv"] is True and not split.unsupported
 
 
 def test_a_command_line_says_the_family_by_its_script(tmp_path: Path) -> None:

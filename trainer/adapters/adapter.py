@@ -271,6 +271,10 @@ class AdapterSpec(Rates, ABC):
     def _conv_alpha(self) -> float:
         return DEFAULT_CONV_ALPHA if self.conv_alpha is None else float(self.conv_alpha)
 
+    def in_file(self, target: Target) -> tuple[int, float]:
+        """Return rank and alpha of a layer as a file has them."""
+        return self.rank(target), self.alpha(target)
+
     def scale(self, target: Target) -> float:
         """Return alpha / rank."""
         return self.alpha(target) / (self.rank(target) or 1)
@@ -401,7 +405,7 @@ class AdapterSpec(Rates, ABC):
                 "Choose a LoRA for this kind of model, or leave network_weights empty.",
             )
         keys = ("conv_dim", self.alpha_keys[1]) if target.kernel == _SQUARE else ("network_dim", self.alpha_keys[0])
-        pairs = zip(keys, (self.rank(target), self.alpha(target)), (module.rank, module.alpha), strict=True)
+        pairs = zip(keys, self.in_file(target), (module.rank, module.alpha), strict=True)
         for key, own, its in pairs:
             if module.rank and its is not None and not math.isclose(own, its, rel_tol=ALPHA_TOLERANCE):
                 word = "rank" if key.endswith("dim") else "alpha"

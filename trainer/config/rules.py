@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from trainer.adapters import KINDS
+from trainer.adapters.lora.spec import LoraSpec
 from trainer.config.limits import LimitsSection
 from trainer.config.lycoris import LycorisSection
 from trainer.config.pictures import LATENT_STEP
@@ -315,6 +316,19 @@ def a_start_goes_with_the_rest(config: TrainingConfig) -> Iterator[Problem]:
     for reason, holds in reasons.items():
         if holds:
             yield Problem("init_lora_weights", f"{start} {reason}; leave one of the two out.", start)
+
+
+@rule("split_qkv", "network_type", "init_lora_weights")
+def what_is_split_is_a_plain_lora(config: TrainingConfig) -> Iterator[Problem]:
+    kind, start = config.network.network_type, config.network.init_lora_weights
+    if not config.transformer.split_qkv:
+        return
+    if kind != LoraSpec.name:
+        message = f"true has no effect with network_type {kind}; set network_type to lora, or leave this out."
+        yield Problem("split_qkv", message, True, {"network_type": LoraSpec.name})
+    if start:
+        message = f"true is for a LoRA that begins with nothing, and init_lora_weights is {start}; leave one of them out."
+        yield Problem("split_qkv", message, True, {"init_lora_weights": ""})
 
 
 @rule("streamed_weights", "torch_compile", "init_lora_weights")

@@ -47,6 +47,18 @@ class TransformerSection(Section):
     Costs ten gigabytes of memory, and few programs read what it gives.
     """
 
+    split_qkv: bool = setting(
+        False,
+        Show("Query, key and value apart", group=_GROUP, when=FLOW_ONLY),
+        sd_scripts=There(False, inside="network_args", process=FLOW.name),
+        **_PACKED,
+    )
+    """Train query, key, value (and the first feed-forward layer of single blocks) with two matrices each, not as one.
+
+    Each of them then learns on its own, for a file that is larger by half. It is read everywhere at the strength that
+    was trained. For network_type "lora" alone.
+    """
+
     train_blocks: Literal["all", "double", "single"] = setting(
         "all",
         Show("Blocks", group=_GROUP, when=FLOW_ONLY),

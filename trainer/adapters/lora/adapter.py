@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from trainer.adapters.adapter import AdapterSpec, matrix
 from trainer.adapters.files import ALPHA
 from trainer.adapters.injection import PEFT_NAME, AdaptedModule, InjectedAdapter, prepare, ratio_to, wrap
-from trainer.adapters.lora import optimizer_states
+from trainer.adapters.lora import apart, optimizer_states
 from trainer.adapters.lora.layers import SlimConv2d, SlimLinear, put_into_stack
 from trainer.adapters.lora.spec import DOWN, UP, LoraSpec
 from trainer.adapters.lora.stacks import Stack
 from trainer.adapters.lora.starts import STARTS
 from trainer.adapters.rates import Rate
+from trainer.ground.errors import ModelError
 from trainer.ground.randomness import stream
 from trainer.targets import Target
 
@@ -99,6 +100,50 @@ class LoraModule(AdaptedModule):
         _limit(self.down.data, self.up.data, self.alpha / self.rank, most)
 
 
+@dataclass(frozen=True, slots=True)
+class PartedModule(LoraModule):
+    """One adapted layer whose parts are trained apart; see `trainer.adapters.lora.apart`. `alpha` is that of one."""
+
+    def values(self) -> Mapping[str, Tensor]:
+        """Return the file's matrices and alpha: one LoRA of all parts."""
+        up = apart.side_by_side(self.up.detach(), self.target.parts)
+        return {ALPHA: torch.tensor(self.alpha * len(self.target.parts)), DOWN: self.down.detach(), UP: up}
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what is trained."""
+        state = {ALPHA: torch.tensor(self.alpha), **{entry: value.detach() for entry, value in self.matrices.items()}}
+        return {f"{self.target.name}.{entry}": value for entry, value in state.items()}
+
+    def check(self, tensors: Mapping[str, Tensor], source: str) -> None:
+        """Raise ModelError if rank, shape or alpha are others, or if parts are mixed in a file's second matrix."""
+        super(PartedModule, self).check(self._as_trained(tensors, source), source)
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy the matrices of this module that a file or a state has."""
+        super(PartedModule, self).load(self._as_trained(tensors, "The LoRA"))
+
+    def _as_trained(self, tensors: Mapping[str, Tensor], source: str) -> Mapping[str, Tensor]:
+        """Return a file's entries as those of a state, which are left as they are."""
+        key, alpha, parts = f"{self.target.name}.{UP}", f"{self.target.name}.{ALPHA}", self.target.parts
+        whole = tensors.get(key)
+        if whole is None or whole.shape[1] == self.rank:
+            return tensors
+        own = apart.below_one_another(whole, parts)
+        if own is None:
+            raise ModelError(
+                f"{source}: {key} mixes what split_qkv trains apart.", "Set split_qkv = false to go on training it."
+            )
+        found = {**tensors, key: own}
+        return {**found, alpha: tensors[alpha] / len(parts)} if alpha in tensors else found
+
+    def limit_norm(self, most: float) -> None:
+        """Scale the matrices of all parts alike, so that what they add has a norm of at most `most`."""
+        found = apart.norm(self.down.data, self.up.data, self.target.parts) * (self.alpha / self.rank)
+        root = ratio_to(found, most).sqrt()
+        for each in (self.down.data, self.up.data):
+            each.mul_(root.to(each.dtype))
+
+
 class LoraAdapter(InjectedAdapter[LoraModule]):
     """A LoRA on one or more parts of a model. Matrices of layers of one shape are made ready in stacks."""
 
@@ -133,12 +178,14 @@ class LoraAdapter(InjectedAdapter[LoraModule]):
                 {target.path: spec.rank(target) for target in here},
                 {target.path: spec.alpha(target) for target in here},
             )
-        modules = [
-            LoraModule(
-                target, _lora_layer(components, target), spec.rank(target), spec.alpha(target), spec.entries(target)
-            )
-            for target in selected
-        ]
+        modules = []
+        for target in selected:
+            rank, kind = spec.rank(target), LoraModule if spec.pieces(target) == 1 else PartedModule
+            layer = _lora_layer(components, target)
+            if kind is PartedModule:
+                assert isinstance(layer, SlimLinear), "only linear layers have parts"
+                layer.take_apart(target.parts, rank)
+            modules.append(kind(target, layer, rank, spec.alpha(target), spec.entries(target)))
         for module in modules:
             _initialise(module, seed, dtype)
             if spec.init_lora_weights:
@@ -168,8 +215,9 @@ class LoraAdapter(InjectedAdapter[LoraModule]):
         """Let the matrices of layers of one shape be one parameter.
 
         Not with `module_dropout`: a layer that took no part in a step has no gradient then, and an optimizer leaves it.
+        Nor where parts of layers are trained apart, whose matrices are used one by one.
         """
-        if self.dropouts and self.dropouts.module:
+        if (self.dropouts and self.dropouts.module) or any(isinstance(each, PartedModule) for each in self.modules):
             return
         for stacks in self.stacks.values():
             for each in stacks:

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from trainer.adapters.dropouts import Dropouts
 from trainer.adapters.injection import PEFT_NAME
+from trainer.adapters.lora import apart
 from trainer.adapters.lora.stacks import Stack
 
 _POINT = (1, 1)
@@ -113,12 +114,24 @@ class _Slim(peft_layers.LoraLayer):
 class SlimLinear(_Slim, peft_layers.Linear):
     """A LoRA on a linear layer: y = x W^T + b + s (x A^T) B^T. Hu et al. 2021 (arXiv 2106.09685), eq. 3."""
 
+    parts: tuple[int, ...] = ()
+    """The rows of each part, where its parts are trained apart."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         put_into_stack([[self]])
 
+    def take_apart(self, parts: tuple[int, ...], rank: int) -> None:
+        """Give each part, of so many rows, a first matrix of its own; all of them are still to be filled."""
+        weight = self.lora_A[PEFT_NAME].weight
+        more: dict[str, Any] = {"bias": False, "device": weight.device, "dtype": weight.dtype}
+        self.lora_A[PEFT_NAME] = nn.utils.skip_init(nn.Linear, weight.shape[1], len(parts) * rank, **more)
+        self.parts = parts
+
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """[..., in] -> [..., out]."""
+        if self.parts and not self._disable_adapters:
+            return self._apart(x)
         if args or kwargs or not self.plain(x):
             return self.by_peft(x, *args, **kwargs)
         if self.thins:
@@ -131,6 +144,18 @@ class SlimLinear(_Slim, peft_layers.Linear):
             return F.linear(x, siblings.stack.merged(self.index), base.bias)
         rows, inner, up = siblings.inner(self, x)
         return cast(Tensor, base(rows).addmm_(inner, up.t()).view(*x.shape[:-1], -1))
+
+    def _apart(self, x: Tensor) -> Tensor:
+        """The same, where each part has its own matrices."""
+        output: Tensor = self.base_layer(x)
+        if self.thins and self.dropouts is not None and self.dropouts.leaves_out(self.name):
+            return output
+        x = x.to(self.compute_dtype(x))
+        down, up = self.own(x.dtype)
+        inner = F.linear(x, down)
+        if self.thins and self.dropouts is not None:
+            inner = self.dropouts.thinned(inner, self.name, last=True)
+        return output + apart.added(inner, up, self.parts)
 
 
 class SlimConv2d(_Slim, peft_layers.Conv2d):

@@ -24,7 +24,9 @@ DOWN, UP = "lora_down.weight", "lora_up.weight"
 class LoraSpec(AdapterSpec):
     """A LoRA as kohya's `networks.lora` makes it (LoRA-C3Lier where there is a `conv_dim`).
 
-    `init_lora_weights` is how it starts: from nothing, or from parts of the weights ("pissa", "olora").
+    `init_lora_weights` is how it starts: from nothing, or from parts of the weights ("pissa", "olora"). With
+    `split_qkv` layers that are several ones (query, key, value) have two matrices for each of these, of `rank`; the
+    file has them as one LoRA of as many times the rank.
     """
 
     name: ClassVar[str] = "lora"
@@ -32,6 +34,25 @@ class LoraSpec(AdapterSpec):
     network_module: ClassVar[str] = "networks.lora"
 
     init_lora_weights: str = ""
+    split_qkv: bool = False
+
+    def pieces(self, target: Target) -> int:
+        """Return how many layers a layer is trained as."""
+        return len(target.parts) if self.split_qkv and target.parts else 1
+
+    def rank(self, target: Target) -> int:
+        """Return the rank of the matrices on `target`, those of one piece where it is trained as several."""
+        rank = super().rank(target)
+        return rank // self.pieces(target) if self.dynamic else rank
+
+    def alpha(self, target: Target) -> float:
+        """Return the alpha that goes with `rank`."""
+        alpha = super().alpha(target)
+        return alpha / self.pieces(target) if self.dynamic else alpha
+
+    def in_file(self, target: Target) -> tuple[int, float]:
+        """Return rank and alpha of a layer in a file: those of all its pieces together."""
+        return self.rank(target) * self.pieces(target), self.alpha(target) * self.pieces(target)
 
     def module_for(self, plain: str) -> str:
         """Return the module of the model's family."""
@@ -42,7 +63,7 @@ class LoraSpec(AdapterSpec):
 
         With a start of its own the rank is twice that: the file has the matrices as they were at the start too.
         """
-        rank = self.rank(target) * self.copies
+        rank = self.in_file(target)[0] * self.copies
         down, up = (rank, target.in_features), (target.out_features, rank)
         if target.kernel is None:
             return {ALPHA: (), DOWN: down, UP: up}
@@ -55,7 +76,11 @@ class LoraSpec(AdapterSpec):
 
     def state_shapes(self, targets: Sequence[Target]) -> dict[str, Shape]:
         """Return key -> shape of a state, which has only what is trained."""
-        return replace(self, init_lora_weights="").shapes(targets)
+        shapes = replace(self, init_lora_weights="").shapes(targets)
+        for target in self.select(targets) if self.split_qkv else ():
+            if self.pieces(target) > 1:
+                shapes[f"{target.name}.{UP}"] = (target.out_features, self.rank(target))
+        return shapes
 
     @property
     def notices(self) -> tuple[str, ...]:
