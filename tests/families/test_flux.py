@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from diffusers.loaders.lora_conversion_utils import _convert_kohya_flux_lora_to_diffusers
 from PIL import Image
 from safetensors import safe_open
@@ -47,10 +47,12 @@ from trainer.families.unet.weight_names import vae_name
 from trainer.ground.errors import ConfigError, ModelError
 from trainer.planning.inspection import inspect
 from trainer.planning.plan import plan
+from trainer.results import key_names
 from trainer.settings.kohya import export_flat, import_flat
 
 DATA = Path(__file__).parents[1] / "data"
 GOLDEN = json.loads((DATA / "golden_flux.json").read_text())
+TINY_CONFIGS = {**CONFIGS, DENOISER: tiny.TRANSFORMER, CLIP: tiny.CLIP_SIZES, T5: tiny.T5_SIZES}
 CPU, STEPS = torch.device("cpu"), 6
 TABLE = "encoder.embed_tokens.weight"
 
@@ -707,6 +709,69 @@ def test_diffusers_reads_every_layer_of_a_file() -> None:
     assert len(made) == 2 * len(layers)
 
 
+def test_the_copy_for_diffusers_is_loaded_whole_by_its_pipeline(
+    straight: tuple[list[float], dict[str, Tensor]],
+) -> None:
+    """Every layer of transformer and CLIP-L, each with the strength that was trained; of T5 it reads none."""
+    targets = FAMILIES["flux"].targets(TINY_CONFIGS, conv=True)
+    copy_ = key_names.renamed(straight[1], "diffusers", FAMILIES["flux"], TINY_CONFIGS, targets)
+    made = tiny.modules()
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    pipe = FluxPipeline(scheduler, made["vae"], made[CLIP], None, made[T5], None, made[DENOISER])
+    pipe.load_lora_weights({key: value for key, value in copy_.items() if not key.startswith(T5)})
+    counted = 0
+    for target in targets:
+        down, up = (straight[1].get(f"{target.name}.lora_{word}.weight") for word in ("down", "up"))
+        if target.component == T5 or down is None or up is None:
+            continue
+        expected = up @ down * (straight[1][f"{target.name}.alpha"] / len(down))
+        for path, rows in zip(
+            FAMILIES["flux"].paths(target), expected.split(list(target.parts or (len(up),))), strict=True
+        ):
+            layer = made[target.component].get_submodule(path.removeprefix("text_model."))
+            assert torch.allclose(layer.get_delta_weight("default_0"), rows, atol=1e-6), path
+            counted += 1
+    of_blocks = [name for name, layer in tiny.modules()[DENOISER].named_modules()
+                 if isinstance(layer, nn.Linear) and "_blocks." in name]  # fmt: skip
+    of_clip = [name for name, layer in tiny.modules()[CLIP].named_modules() if isinstance(layer, nn.Linear)]
+    assert counted == len(of_blocks) + len(of_clip)
+    assert counted == sum(hasattr(layer, "lora_A") for each in made.values() for layer in each.modules())
+
+
+def test_comfyui_finds_every_layer_once() -> None:
+    """Its map from the names in files to weights, which it makes of the weights' names in its own checkpoints."""
+    config = load_config(overrides={"train_t5xxl": True, "in_dims": [4, 4, 4, 4, 4]})
+    parts = ("transformer", CLIP, T5)
+    family, spec = FAMILIES["flux"], make_spec(config.network, parts, config.transformer)
+    targets = family.targets(TINY_CONFIGS, conv=True)
+    file = {key: torch.ones(shape) for key, shape in spec.shapes(targets).items()}
+    here = tiny.parts()
+    weights = [f"diffusion_model.{name}" for name in here[DENOISER]]
+    weights += [f"clip_l.transformer.{name}" for name in here[CLIP]]
+    weights += [f"t5xxl.transformer.{name}" for name in here[T5]]
+    known: dict[str, str] = {}
+    for name in [each.removesuffix(".weight") for each in weights if each.endswith(".weight")]:
+        start, _, path = name.partition(".transformer.")
+        flat = path.replace(".", "_")
+        if name.startswith("diffusion_model."):
+            flat = name.removeprefix("diffusion_model.").replace(".", "_")
+            known |= {f"lora_unet_{flat}": name, name: name}
+        else:
+            numbers = (1,) if start == "clip_l" else (2, 3)
+            known |= {f"lora_te{number}_{flat}": name for number in numbers} | {f"text_encoders.{name}": name}
+    matrices = [name for part in (DENOISER, CLIP, T5) for name, value in here[part].items() if value.dim() == 2]
+    for dialect, ends in (("kohya", (".lora_up.weight", ".lora_down.weight", ".alpha")),
+                          ("comfyui", (".lora_B.weight", ".lora_A.weight"))):  # fmt: skip
+        keys = key_names.renamed(file, dialect, family, TINY_CONFIGS, targets)
+        for end in ends:
+            found = [known[key.removesuffix(end)] for key in keys if key.endswith(end)]
+            assert len(found) == len(set(found)) == len(spec.select(targets))
+        assert len(keys) == len(ends) * len(spec.select(targets))
+        # All that are no table and not behind the last block.
+        left = {name for name in matrices if not any(f"{name.removesuffix('.weight')}" in each for each in found)}
+        assert all("embed" in name or "final_layer" in name or "bias" in name or "shared" in name for name in left)
+
+
 def test_a_file_with_split_layers_counts_as_it_was_trained(tmp_path: Path) -> None:
     """sd-scripts writes the parts as one module, with the alpha of one of them."""
     names = {"lora_unet_single_blocks_0_linear1": (4, 64, 448), "lora_unet_double_blocks_0_img_attn_qkv": (3, 64, 192)}
@@ -734,10 +799,9 @@ def test_parts_are_trained_apart_and_written_as_one_layer(ground: Ground) -> Non
     config = load_config(overrides={**asked, "img_attn_dim": 2})
     spec = make_spec(config.network, ("transformer",), config.transformer)
     model = tiny.modules()[DENOISER]
-    configs = {**CONFIGS, DENOISER: tiny.TRANSFORMER}
     built = build_transformer(tiny.TRANSFORMER)
     built.load_state_dict(dict(TransformerWeights(tiny.original(model), "", list(built.state_dict()))), assign=True)
-    targets = FAMILIES["flux"].targets(configs, conv=True)
+    targets = FAMILIES["flux"].targets(TINY_CONFIGS, conv=True)
     adapter = spec.build({DENOISER: built}, targets, seed=1)
     for each in adapter.parameters():
         each.data.normal_(std=0.1, generator=torch.Generator().manual_seed(each.numel()))
@@ -767,8 +831,9 @@ def test_parts_are_trained_apart_and_written_as_one_layer(ground: Ground) -> Non
 
 
 def test_a_run_with_parts_apart_goes_on_from_its_file(ground: Ground) -> None:
-    asked: dict[str, Any] = {"network_train_unet_only": True, "split_qkv": True, "max_train_steps": 2}
-    losses, tensors = ground.run("apart", rank_dropout=0.2, **asked)
+    asked: dict[str, Any] = {"network_train_unet_only": True, "split_qkv": True, "max_train_steps": 3}
+    saved: dict[str, Any] = {"save_copy_for": "diffusers", "use_ema": True, "save_every_n_steps": 1}
+    losses, tensors = ground.run("apart", rank_dropout=0.2, save_last_n_steps=1, **saved, **asked)
     path = ground.output / "apart" / "tiny.safetensors"
     header = read_header(path)
     name = "lora_unet_double_blocks_0_txt_attn_qkv"
@@ -777,6 +842,16 @@ def test_a_run_with_parts_apart_goes_on_from_its_file(ground: Ground) -> None:
     assert module.alpha == 3 * header.alphas["lora_unet_double_blocks_0_txt_attn_proj"]
     assert json.loads(header.metadata["ss_network_args"])["split_qkv"] == "True"
     assert all(value.abs().max() > 0 for key, value in tensors.items() if key.endswith("lora_up.weight"))
+    # The copy has each part alone, with the rank that it was trained at; older copies go with their files.
+    assert {each.name for each in path.parent.glob("*.safetensors")} == {
+        f"tiny{step}{average}{copy_}.safetensors"
+        for step in ("", "-step00000002", "-step00000003") for average in ("", "-ema") for copy_ in ("", "-diffusers")
+    }  # fmt: skip
+    copied = path.with_name("tiny-diffusers.safetensors")
+    value = load_file(copied)["transformer.transformer_blocks.0.attn.add_k_proj.lora_A.weight"]
+    assert torch.equal(value, tensors[f"{name}.lora_down.weight"].chunk(3)[1])
+    seen = inspect(copied)
+    assert (seen["kind"], seen["family"], seen["keys"]) == ("lora", "flux", "diffusers")
     for more in ({}, {"dim_from_weights": True}, {"dim_from_weights": True, "split_qkv": False}):
         other = {**asked, **more, "network_weights": str(path), "learning_rate": 1e-9, "max_train_steps": 1}
         _, again = ground.run(f"on {len(more)}", **other)

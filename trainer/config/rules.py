@@ -327,8 +327,18 @@ def what_is_split_is_a_plain_lora(config: TrainingConfig) -> Iterator[Problem]:
         message = f"true has no effect with network_type {kind}; set network_type to lora, or leave this out."
         yield Problem("split_qkv", message, True, {"network_type": LoraSpec.name})
     if start:
-        message = f"true is for a LoRA that begins with nothing, and init_lora_weights is {start}; leave one of them out."
+        message = (
+            f"true is for a LoRA that begins with nothing, and init_lora_weights is {start}; leave one of them out."
+        )
         yield Problem("split_qkv", message, True, {"init_lora_weights": ""})
+
+
+@rule("save_copy_for", "network_type")
+def a_copy_is_of_a_plain_lora(config: TrainingConfig) -> Iterator[Problem]:
+    kind, copy = config.network.network_type, config.saving.save_copy_for
+    if copy != "none" and kind != LoraSpec.name:
+        message = f"{copy} has no effect with network_type {kind}; set network_type to lora, or leave this out."
+        yield Problem("save_copy_for", message, copy, {"save_copy_for": "none"})
 
 
 @rule("streamed_weights", "torch_compile", "init_lora_weights")

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 ComponentConfigs = Mapping[str, Mapping[str, Any]]
 """The configuration of each component ("unet", "vae", "text_encoder", "scheduler"), as its class takes it."""
 
+_IN_COMFYUI = "model.diffusion_model."
+
 FILE = "file"
 FOLDER = "folder"
 HUB = "hub"
@@ -127,6 +129,8 @@ class Family(ABC):
     """What the model draws."""
     files: ClassVar[Mapping[str, str]] = {"vae": "vae"}
     """{setting: the component whose file it names}, for components that people have apart from the model."""
+    comfyui_encoders: ClassVar[Mapping[str, str]] = {}
+    """{text encoder's component: what ComfyUI's names of its layers begin with}."""
     remarks: ClassVar[Mapping[str, str]] = {}
     """{key of a setting: what it means for this family}, where its own help does not say it."""
     unused: ClassVar[frozenset[str]] = frozenset()
@@ -202,6 +206,14 @@ class Family(ABC):
     def paths(self, target: Target) -> tuple[str, ...]:
         """Return the paths in diffusers' files of the layers that, one below the other, are this one."""
         return (target.path,)
+
+    def comfyui_name(self, target: Target, configs: ComponentConfigs) -> str:
+        """Return what ComfyUI calls a layer, beside kohya's name for it; "" where that is not known."""
+        if target.component in self.comfyui_encoders:
+            return self.comfyui_encoders[target.component] + self.paths(target)[0]
+        inside = (place.names[0] for place in self.places(target, configs) if len(place.names) == 1)
+        found = next((name for name in inside if name.startswith(_IN_COMFYUI)), "")
+        return found.removesuffix(".weight").removeprefix("model.")
 
     def side(self, configs: ComponentConfigs) -> int:
         """Return the side, in pixels, of the square pictures that such a model was made for; 0 where it isn't known."""

@@ -18,6 +18,7 @@ from trainer.families.reading.headers import CONFIGS_ENTRY, Header, read_model_h
 from trainer.families.reading.unsupported import is_adapter, name_file
 from trainer.families.unet.facts import EPSILON, VELOCITY
 from trainer.ground.errors import ModelError
+from trainer.planning import dialects
 from trainer.targets import Target
 
 _UNKNOWN = "unknown"
@@ -26,6 +27,7 @@ _LONGEST_ENTRY = 10_000
 _PREDICTIONS = {"epsilon": EPSILON, "v": VELOCITY, VELOCITY: VELOCITY}
 """modelspec's word for what a model predicts -> ours."""
 _ANIME_CLIP_SKIP = 2
+_WHOSE = {dialects.DIFFUSERS: "diffusers", dialects.COMFYUI: "ComfyUI", dialects.LYCORIS: "LyCORIS"}
 _OTHER_MODELS = {
     "chroma": "Chroma",
     "sd3": "Stable Diffusion 3",
@@ -93,7 +95,7 @@ def files_in_words(config: TrainingConfig, seen: Recognition) -> dict[str, str]:
 def inspect(path: Path) -> dict[str, Any]:
     """Return what a file or a diffusers folder is, as plain values for JSON.
 
-    "kind" is "checkpoint" (one that can be trained), "lora" (with kohya's keys) or "other"; "what" says it in words.
+    "kind" is "checkpoint" (one that can be trained), "lora" or "other"; "what" says it in words.
 
     Raises:
         ModelError: there is no such file, or it is damaged.
@@ -134,7 +136,7 @@ def _lora(path: Path, header: Header) -> dict[str, Any]:
     try:
         lora = read_header(path)
     except ModelError as error:
-        return {"kind": "other", "what": error.message, **_file(path, header)}
+        return _lora_of_others(path, header) or {"kind": "other", "what": error.message, **_file(path, header)}
     family = family_of_lora(lora)
     return {
         "kind": "lora",
@@ -146,6 +148,22 @@ def _lora(path: Path, header: Header) -> dict[str, Any]:
         "modules": len(lora.modules),
         "ranks": sorted(set(lora.ranks.values())),
         "alphas": sorted(set(lora.alphas.values())),
+        **_file(path, header),
+    }
+
+
+def _lora_of_others(path: Path, header: Header) -> dict[str, Any]:
+    """Return what a LoRA with another program's keys is; empty where they mean no layers of one family."""
+    seen, whose = dialects.read(header.shapes), dialects.spoken(header.shapes)
+    if not seen.named or seen.strange or whose == dialects.KOHYA:
+        return {}
+    return {
+        "kind": "lora",
+        "what": f"a LoRA for {seen.family.title} with the keys of {_WHOSE[whose]} (the tool convert gives it kohya's)",
+        "family": seen.family.name,
+        "keys": whose,
+        "dtype": header.precision,
+        "modules": len({each.target.name for each in seen.named}),
         **_file(path, header),
     }
 

@@ -132,6 +132,11 @@ def average_name(name: str) -> str:
     return f"{name.removesuffix(LORA_SUFFIX)}-ema{LORA_SUFFIX}"
 
 
+def copy_name(name: str, of: str) -> str:
+    """Return what the copy of a LoRA is called that has another program's keys."""
+    return f"{name.removesuffix(LORA_SUFFIX)}-{of}{LORA_SUFFIX}"
+
+
 def final_name(output_name: str) -> str:
     """Return the file name of the finished LoRA."""
     return f"{output_name}{LORA_SUFFIX}"

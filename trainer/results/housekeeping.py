@@ -35,7 +35,7 @@ def rename(folder: RunFolder, name: str) -> RunFolder:
     if new.exists() or new.path.exists():
         raise StateError(f"There is a run or a LoRA named {name!r} already.", "Choose another name.")
     with _said("renamed", folder):
-        for path in list(folder.lora_files()):
+        for path in list(folder.all_files()):
             os.replace(path, path.with_name(name + path.name.removeprefix(folder.output_name)))
         os.replace(folder.path, new.path)
         settings = new.config.read_text(encoding="utf-8")
@@ -54,7 +54,7 @@ def delete(folder: RunFolder, *, files: bool) -> None:
     with _said("deleted", folder):
         if os.path.islink(folder.path):
             raise StateError(f"{str(folder.path)!r} is a link and no run's folder.", "Remove it by hand.")
-        for path in list(folder.lora_files()) if files else ():
+        for path in list(folder.all_files()) if files else ():
             path.unlink()
         shutil.rmtree(folder.path)
 

@@ -181,13 +181,17 @@ class RunFolder:
         """Yield the LoRA files of this run that are there, finished or not."""
         return self._files("")
 
+    def all_files(self) -> Iterator[Path]:
+        """Yield these, averages of them, and copies with other programs' keys."""
+        return self._files("", more="(-ema)?(-diffusers|-comfyui)?")
+
     def half_written(self) -> Iterator[Path]:
         """Yield what a LoRA was being written to when the run was killed."""
-        return self._files(r"\.\d+\.tmp", before=r"\.")
+        return self._files(r"\.\d+\.tmp", before=r"\.", more="(-ema)?(-diffusers|-comfyui)?")
 
-    def _files(self, after: str, *, before: str = "") -> Iterator[Path]:
+    def _files(self, after: str, *, before: str = "", more: str = "") -> Iterator[Path]:
         """Yield the files in `output_dir` that have a LoRA's name of this run, with something around it."""
-        name = re.escape(self.output_name) + r"(-\d{6,}|-step\d{8,})?" + re.escape(LORA_SUFFIX)
+        name = re.escape(self.output_name) + r"(-\d{6,}|-step\d{8,})?" + more + re.escape(LORA_SUFFIX)
         pattern = re.compile(before + name + after)
         if os.path.isdir(self.output_dir):
             yield from (path for path in self.output_dir.iterdir() if pattern.fullmatch(path.name))

@@ -9,11 +9,11 @@ from types import ModuleType
 from trainer.adapters import KINDS
 from trainer.adapters.files import what_it_is
 from trainer.families import FAMILIES
+from trainer.planning import dialects
+from trainer.planning.dialects import COMFYUI, DIFFUSERS, KOHYA, LENGTHS, LYCORIS, Named, Read
 from trainer.settings.section import Show, argument
 from trainer.targets import TEXT, names_of
-from trainer.tools import dialects
 from trainer.tools.asking import PRECISIONS, about, check_target, refusal
-from trainer.tools.dialects import DIFFUSERS, KOHYA, LENGTHS, LYCORIS, Named, Read
 from trainer.tools.lora_files import DOWN, UP, some
 from trainer.tools.models import table_of
 from trainer.tools.tool import COMPLETED, Arguments, Desk, Tool
@@ -33,10 +33,10 @@ class ConvertArguments(Arguments):
     save_to: str = argument(..., Show("Save to", widget="file"))
     """The .safetensors file to write."""
 
-    to: str = argument(KOHYA, Show("Keys of"), choices=(KOHYA, DIFFUSERS, LYCORIS))
-    """Whose keys it gets: kohya (ComfyUI, A1111), diffusers (those of PEFT) or lycoris (its own wrapper).
+    to: str = argument(KOHYA, Show("Keys of"), choices=(KOHYA, DIFFUSERS, LYCORIS, COMFYUI))
+    """Whose keys it gets: kohya (most programs), diffusers (those of PEFT), lycoris (its wrapper) or comfyui (its own).
 
-    diffusers' file has no alpha: it becomes part of the second matrix.
+    ComfyUI reads kohya's too. Files of diffusers and of ComfyUI have no alpha: it becomes part of the second matrix.
     """
 
     family: str = argument(AUTO, Show("Family"), choices=(AUTO, *FAMILIES))
@@ -61,7 +61,7 @@ class Convert(Tool[ConvertArguments]):
 
     name = "convert"
     title = "Convert"
-    help = "write a LoRA with the keys of another program: kohya, diffusers and PEFT, LyCORIS"
+    help = "write a LoRA with the keys of another program: kohya, diffusers and PEFT, LyCORIS, ComfyUI"
     arguments = ConvertArguments
     on_page = True
 
@@ -105,8 +105,10 @@ def _check(arguments: ConvertArguments, seen: Read, shapes: Mapping[str, tuple[i
     if not all(any(kind.recognises(own) for kind in KINDS.values()) for own in plain.values()):
         raise refusal("model", name, f"it is {what_it_is(plain, KINDS.values())}")
     odd = next((sorted(own - _PLAIN) for own in entries.values() if not own <= _PLAIN), None)
-    if arguments.to == DIFFUSERS and odd:
-        raise refusal("to", DIFFUSERS, f"it has no layers with {odd[0]}; resize makes a plain LoRA of {name}")
+    if arguments.to in (DIFFUSERS, COMFYUI) and odd:
+        raise refusal("to", arguments.to, f"it has no layers with {odd[0]}; resize makes a plain LoRA of {name}")
+    if arguments.to == COMFYUI and any(LENGTHS in own for own in entries.values()):
+        raise refusal("to", COMFYUI, "it reads DoRA under kohya's keys; convert to these")
     halves = [key for key, own in entries.items() if len(own & {UP, DOWN}) == 1]
     if halves:
         raise refusal("model", name, f"it lacks one of the two matrices of {some(halves)}")
@@ -127,7 +129,9 @@ def _along_inputs(each: Named, shapes: Mapping[str, tuple[int, ...]]) -> bool:
 def _check_pieces(arguments: ConvertArguments, seen: Read, name: str) -> None:
     """Refuse what cannot be made one layer of several, or several of one: all but the two matrices of a LoRA."""
     for each in seen.named:
-        several = each.layer.pieces > 1 or (arguments.to != KOHYA and len(seen.family.paths(each.target)) > 1)
+        several = each.layer.pieces > 1 or (
+            arguments.to not in (KOHYA, COMFYUI) and len(seen.family.paths(each.target)) > 1
+        )
         if several and each.entry not in (UP, DOWN, "alpha"):
             layer = each.target.name
             reason = f"{layer} is one layer in kohya's keys and several in others, and {each.entry} is for one of them"

@@ -16,11 +16,11 @@ from trainer.families import Family
 from trainer.families.unet.places import LEVEL
 from trainer.ground.control import Progress
 from trainer.ground.errors import ModelError
-from trainer.results import export
+from trainer.planning.dialects import Layer, Read
+from trainer.results import export, key_names
 from trainer.targets import Target
-from trainer.tools import dialects, low_rank
+from trainer.tools import low_rank
 from trainer.tools.convert import CONV, LINEAR, ConvertArguments
-from trainer.tools.dialects import DIFFUSERS, KOHYA, LENGTHS, Layer, Read
 from trainer.tools.lora_files import DOWN, UP, whole_arguments, without_hashes
 from trainer.tools.low_rank import Factors
 from trainer.tools.tensor_files import TensorFile
@@ -61,7 +61,7 @@ def converted(
         layer, entries = _joined(list(pieces.values()))
         if arguments.projections and layer.path.endswith(("proj_in", "proj_out")):
             _reshape(entries, arguments.projections)
-        tensors |= _said(arguments.to, seen.family, layer, entries)
+        tensors |= key_names.layer_in(arguments.to, seen.family, seen.family.configs, layer, entries)
     said = {key: value for key, value in without_hashes(metadata).items() if key != _ADAPTER}
     said |= whole_arguments(metadata)
     return len(modules), export.save(target, tensors, said, precision)
@@ -97,35 +97,6 @@ def _joined(pieces: Sequence[_Piece]) -> tuple[Target, dict[str, Tensor]]:
         return target, pieces[0].entries
     whole = low_rank.stacked({piece.layer.piece: piece.factors for piece in pieces}, target.parts)
     return target, {_ALPHA: torch.tensor(whole.alpha), DOWN: whole.down, UP: whole.up}
-
-
-def _said(dialect: str, family: Family, layer: Target, entries: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return one layer in a dialect."""
-    if dialect == KOHYA:
-        if LENGTHS in entries and entries[LENGTHS].dim() == 1:
-            # PEFT has the lengths of the outputs as a row.
-            entries[LENGTHS] = entries[LENGTHS].view(-1, *(1,) * (entries[DOWN].dim() - 1))
-        return {f"{layer.name}.{entry}": tensor for entry, tensor in _ordered(entries)}
-    paths, found = family.paths(layer), {}
-    several = [entries]
-    if len(paths) > 1:
-        whole = Factors(entries[UP], entries[DOWN], float(entries[_ALPHA]))
-        parts = low_rank.split(whole, layer.parts)
-        several = [{_ALPHA: torch.tensor(part.alpha), DOWN: part.down, UP: part.up} for part in parts]
-    for path, own in zip(paths, several, strict=True):
-        if dialect == DIFFUSERS:
-            scale = float(own.pop(_ALPHA)) / own[DOWN].shape[0]
-            own[UP] = own[UP] * scale
-            if LENGTHS in own:
-                own[LENGTHS] = own[LENGTHS].flatten()
-        for entry, tensor in _ordered(own):
-            found[dialects.written(dialect, path, layer.component, entry)] = tensor
-    return found
-
-
-def _ordered(entries: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
-    ordered = sorted(entries.items(), key=lambda pair: (pair[0] != _ALPHA, pair[0]))
-    return [(entry, tensor.contiguous()) for entry, tensor in ordered]
 
 
 def _reshape(entries: dict[str, Tensor], wanted: str) -> None:

@@ -193,16 +193,6 @@ def stacked(pieces: Mapping[int, Factors], widths: Sequence[int]) -> Factors:
     return Factors(torch.cat(rows), down, float(rank))
 
 
-def split(whole: Factors, widths: Sequence[int]) -> list[Factors]:
-    """Return the factors of each piece of a linear layer by its rows, without the columns that are 0 there."""
-    found = []
-    for up in whole.up.split(list(widths)):
-        used = up.any(0)
-        used[0] |= not used.any()
-        found.append(Factors(up[:, used], whole.down[used], whole.scale * int(used.sum())))
-    return found
-
-
 def entries(name: str, factors: Factors) -> dict[str, Tensor]:
     """Return a module as a file has it, by key, in kohya's order."""
     return {

@@ -14,7 +14,8 @@ from trainer.ground import events
 from trainer.ground.commands import Command
 from trainer.ground.errors import Stopped
 from trainer.memory import free_memory
-from trainer.planning.timetable import average_name, final_name
+from trainer.planning.dialects import OTHERS
+from trainer.planning.timetable import average_name, copy_name, final_name
 from trainer.preview.prompts import SampleRequest, picture_name, settle
 from trainer.preview.sampling import sample, save_picture
 from trainer.training import failures, ranks
@@ -94,7 +95,8 @@ class Hooks:
                 keeper.save_lora(name)
         for name in training.timetable.expired_names(training.step):
             if keeper.writes:
-                for each in (name, average_name(name)):
+                copies = (copy_name(each, of) for each in (name, average_name(name)) for of in OTHERS)
+                for each in (name, average_name(name), *copies):
                     (training.folder.output_dir / each).unlink(missing_ok=True)
 
     def obey(self) -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import torch
 
+from trainer.families import FAMILIES
 from trainer.ground import events
 from trainer.ground.control import wait
 from trainer.ground.errors import RunError, TrainerError
 from trainer.memory import free_memory
-from trainer.planning.timetable import average_name, step_name
-from trainer.results import export, metadata
+from trainer.planning.timetable import average_name, copy_name, step_name
+from trainer.results import export, key_names, metadata
 from trainer.training import ranks
 from trainer.training.state_writer import StateWriter, Written
 from trainer.training.training import Training
@@ -143,9 +144,13 @@ class Keeper:
             finished=time.time(),
             validation=summary(training),
         )
-        size = export.save(
-            path, training.adapter.tensors(), {**entries, **(more or {})}, training.config.saving.save_precision
-        )
+        said = {**entries, **(more or {})}
+        size = export.save(path, training.adapter.tensors(), said, training.config.saving.save_precision)
+        if (other := training.config.saving.save_copy_for) != "none":
+            plan = training.plan
+            about = FAMILIES[plan.recognition.family], plan.recognition.configs, plan.targets
+            copy = key_names.renamed(training.adapter.tensors(), other, *about)
+            export.save(path.with_name(copy_name(path.name, other)), copy, said, training.config.saving.save_precision)
         training.tell(events.Saved(kind="lora", path=str(path), step=training.step, epoch=training.epoch, bytes=size))
 
     def save_now(self) -> None:

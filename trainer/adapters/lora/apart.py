@@ -1,9 +1,9 @@
 """What is one layer in the model trained apart: query, key and value, each with two matrices of its own.
 
-As sd-scripts' networks/lora_flux.py does with `split_qkv`. The first matrices lie one below the other, [parts rank, in],
-and so do the second ones, [out, rank]. A file has the second ones side by side, [out, parts rank], with zeros where a
-part's rows meet another's ranks, and the alpha of all parts together: so every program reads it as one LoRA, at the
-strength that was trained. (sd-scripts writes the alpha of one part there, and its files count too little.)
+As sd-scripts' networks/lora_flux.py does with `split_qkv`. The first matrices lie one below the other, [parts rank,
+in], and so do the second ones, [out, rank]. A file has the second ones side by side, [out, parts rank], with zeros
+where a part's rows meet another's ranks, and the alpha of all parts together: so every program reads it as one LoRA, at
+the strength that was trained. (sd-scripts writes the alpha of one part there, and its files count too little.)
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ class StableDiffusion15(StableFamily):
     name = FACTS.name
     title = "Stable Diffusion 1.x"
     facts = FACTS
+    comfyui_encoders = {"text_encoder": "text_encoders.clip_l.transformer."}
     configs = FACTS.configs
     parts = parts_of(FACTS)
     latents = latents_of(FACTS)

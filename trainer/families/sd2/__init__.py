@@ -15,6 +15,7 @@ class StableDiffusion2(StableFamily):
     name = FACTS.name
     title = "Stable Diffusion 2.x"
     facts = FACTS
+    comfyui_encoders = {"text_encoder": "text_encoders.clip_h.transformer."}
     configs = FACTS.configs
     parts = parts_of(FACTS)
     latents = latents_of(FACTS)

@@ -15,6 +15,10 @@ class StableDiffusionXL(StableFamily):
     name = FACTS.name
     title = "Stable Diffusion XL"
     facts = FACTS
+    comfyui_encoders = {
+        "text_encoder": "text_encoders.clip_l.transformer.",
+        "text_encoder_2": "text_encoders.clip_g.transformer.",
+    }
     configs = FACTS.configs
     parts = parts_of(FACTS)
     latents = latents_of(FACTS)

@@ -2,7 +2,8 @@
 
 kohya: `lora_unet_..._to_q.lora_down.weight`, with an alpha. diffusers, as it writes PEFT's adapters:
 `unet....to_q.lora_A.weight`, whose alpha is in the second matrix. LyCORIS outside of kohya's scripts:
-`lycoris_..._to_q.lora_down.weight`. Read are also diffusers' earlier names, PEFT's own and those of the model's layout.
+`lycoris_..._to_q.lora_down.weight`. ComfyUI, beside kohya's: `diffusion_model....qkv.lora_A.weight`, the layers as the
+model's own layout has them. Read are also diffusers' earlier names, PEFT's own and those of the model's layout.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from trainer.adapters.lora.spec import DOWN, UP
 from trainer.families import FAMILIES, Family
 from trainer.families.unet.places import LEVEL
 from trainer.targets import DENOISER, Target, names_of
-from trainer.tools.lora_files import DOWN, UP
 
-KOHYA, DIFFUSERS, LYCORIS = "kohya", "diffusers", "lycoris"
+KOHYA, DIFFUSERS, LYCORIS, COMFYUI = "kohya", "diffusers", "lycoris", "comfyui"
+OTHERS = (DIFFUSERS, COMFYUI)
+"""Those whose keys a run's copies may have."""
 LENGTHS = "dora_scale"
 
 _PEFT = "base_model_model_"
@@ -126,17 +129,19 @@ def _names(family: Family, target: Target) -> Iterator[tuple[str, Layer]]:
             yield from ((f"{start}{target.component}_{flat}", layer) for start in ("", "lora_", _PEFT))
             if denoiser or target.component == _FIRST_ENCODER:
                 yield from ((f"{start}{flat}", layer) for start in (_PEFT, "lycoris_"))
+    if there := family.comfyui_name(target, family.configs):
+        yield there.replace(".", "_"), whole
     for place in family.places(target, family.configs):
         original = place.names[0].removesuffix(".weight").replace(".", "_")
         if len(place.names) == place.parts == 1 and (denoiser or original.startswith(_BEHIND)):
             yield from ((name, whole) for name in (original, original.removeprefix("model_")))
 
 
-def written(dialect: str, path: str, component: str, entry: str) -> str:
-    """Return the key that diffusers' files, or LyCORIS', have for an entry of a layer of theirs."""
-    if dialect == DIFFUSERS:
-        return f"{component}.{path}.{_WRITTEN[entry]}"
-    return f"lycoris_{path.replace('.', '_')}.{entry}"
+def written(dialect: str, path: str, entry: str) -> str:
+    """Return the key that diffusers', ComfyUI's or LyCORIS' files have for an entry of a layer of theirs."""
+    if dialect == LYCORIS:
+        return f"lycoris_{path.replace('.', '_')}.{entry}"
+    return f"{path}.{_WRITTEN[entry]}"
 
 
 def spoken(keys: Mapping[str, object]) -> str:
@@ -144,4 +149,6 @@ def spoken(keys: Mapping[str, object]) -> str:
     first = next(iter(keys), "")
     if first.startswith("lycoris_"):
         return LYCORIS
+    if first.startswith(("diffusion_model.", "text_encoders.")):
+        return COMFYUI
     return KOHYA if first.startswith("lora_") else DIFFUSERS
