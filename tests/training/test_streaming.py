@@ -13,9 +13,11 @@ from tests.helpers import flux
 from tests.helpers.checkpoints import tiny_sd15
 from tests.helpers.families import TINY
 from tests.helpers.runs import tiny_settings, write_dataset
+from trainer import families
 from trainer.config import load_config
 from trainer.families.reading import streamed
 from trainer.families.reading.streamed import StreamedWeights, chosen
+from trainer.families.text.tokens import as_batch
 from trainer.ground.events import Event
 from trainer.run import Start, train
 
@@ -53,7 +55,7 @@ def unheard(event: Event) -> None:
         ("sd15", 1.0, {"max_train_steps": 3, "sample_prompts": "a tok --s 2", "sample_every_n_steps": 2}),
         ("sd15", 0.5, {**UNET_ALONE, "mixed_precision": "bf16", "gradient_checkpointing": True}),
         ("sdxl", 0.6, {**UNET_ALONE, "mixed_precision": "bf16", "quantize_base": "int8"}),
-        ("flux", 1.0, {**UNET_ALONE, "gradient_checkpointing": True}),
+        ("flux", 1.0, {**UNET_ALONE, "gradient_checkpointing": True, "cache_text_encoder_outputs": True}),
         ("flux", 0.5, {**UNET_ALONE, "mixed_precision": "bf16"}),
     ],
 )
@@ -88,6 +90,30 @@ def test_streamed_is_unstreamed_bit_for_bit(
     blocks = sorted((block.size for block in made[0]._blocks), reverse=True)
     assert len(blocks) > 1
     assert 0 < max(most) <= sum(blocks[: 1 + streamed.AHEAD]), "one in use, and what is fetched ahead"
+
+
+def test_an_encoder_is_streamed_until_it_is_released_and_when_it_comes_back(ground: Path) -> None:
+    settings = {"pretrained_model_name_or_path": str(ground / "tiny_flux.safetensors"), "t5xxl_max_token_length": 24}
+    cpu = torch.device("cpu")
+    bundle = families.load(load_config(overrides=settings), device=cpu, dtype=torch.float32)
+    tokens = as_batch(bundle.tokenize("a cat"))
+    with torch.no_grad():
+        before = bundle.encode_text(tokens)
+        bundle.stream_weights(1.0)
+        bundle.to(cpu)
+        weights = bundle.streamed
+        assert weights is not None
+        both = weights.bytes
+        for _ in range(2):
+            t5 = bundle.components["text_encoder_2"].encoder.block[1]  # type: ignore[union-attr,index]
+            assert all(bool(each.isnan().all()) for each in t5.parameters())
+            after = bundle.encode_text(tokens)
+            assert all(torch.equal(after[name], value) for name, value in before.items())
+            bundle.release_text_encoders()
+            assert 0 < weights.bytes < both
+            bundle.encode_text(tokens)
+            assert weights.bytes == both
+            weights.to(cpu)
 
 
 def test_what_is_not_there_is_no_number() -> None:

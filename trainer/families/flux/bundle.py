@@ -68,6 +68,7 @@ class Bundle(HasVae):
         self.notices: tuple[str, ...] = ()
         self._checkpoint, self._checkpointing = checkpoint, False
         self.streamed: StreamedWeights | None = None
+        self._share = 0.0
         self._masked = config.model.apply_t5_attn_mask
         told = checkpoint.recognition.configs[DENOISER]["guidance_embeds"]
         length = config.model.t5xxl_max_token_length or (DEV_LENGTH if told else SCHNELL_LENGTH)
@@ -191,13 +192,22 @@ class Bundle(HasVae):
                 block.compile(backend=backend)
 
     def stream_weights(self, share: float) -> None:
-        """Let this share of the transformer's blocks, by bytes, lie in the computer's memory until they are used."""
+        """Let this share of the blocks of transformer and T5, by bytes, lie in the computer's memory until used."""
         model: Any = self._modules[DENOISER]
         self.streamed = StreamedWeights([*model.transformer_blocks, *model.single_transformer_blocks], share)
         self.streamed.to(self.device)
+        self._share = share
+        if T5 in self._modules:
+            self._stream_t5()
+
+    def _stream_t5(self) -> None:
+        assert self.streamed is not None
+        self.streamed.add(list(self._module(T5).encoder.block), self._share)
 
     def release_text_encoders(self) -> None:
         """Free the text encoders. `encode_text` loads them again, without adapters that they may have had."""
+        if self.streamed is not None and T5 in self._modules:
+            self.streamed.remove(self._module(T5).encoder.block)
         for name in (CLIP, T5):
             self._modules.pop(name, None)
         free_memory()
@@ -213,7 +223,15 @@ class Bundle(HasVae):
 
     def _module(self, name: str) -> Any:
         """Return a text encoder, loaded again if it was released."""
-        if name not in self._modules:
+        if name in self._modules:
+            return self._modules[name]
+        if name == T5 and self.streamed is not None:
+            # It never has to fit the device whole.
+            here = replace(self._checkpoint, device=torch.device("cpu"))
+            self._modules[T5] = here.t5()
+            self._stream_t5()
+            self._modules[T5].to(self.device)
+        else:
             self._modules[name] = self._checkpoint.clip() if name == CLIP else self._checkpoint.t5()
         return self._modules[name]
 

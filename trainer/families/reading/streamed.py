@@ -11,7 +11,7 @@ state; here only what is frozen goes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -71,17 +71,35 @@ class StreamedWeights:
     """
 
     def __init__(self, blocks: Sequence[nn.Module], share: float) -> None:
-        self._blocks = [_on_host(module) for module in chosen(blocks, share)]
+        self._blocks: list[_Block] = []
         self._order: list[_Block] = []
         self._place: dict[int, int] = {}
         self._device: torch.device | None = None
         self._side: Any = None
         self.moved: Callable[[int], None] = _unwatched
-        for block in self._blocks:
+        self.add(blocks, share)
+
+    def add(self, blocks: Sequence[nn.Module], share: float) -> None:
+        """Stream this share of the bytes of further blocks too."""
+        made = [_on_host(module) for module in chosen(blocks, share)]
+        for block in made:
             block.module.register_forward_pre_hook(partial(self._called, block))
             block.module.register_forward_hook(partial(self._gave, block))
             for entry in block.entries:
                 entry.module.streamed = True  # type: ignore[assignment]
+            if self._device is not None:
+                self._settle(block, self._device)
+        self._blocks += made
+
+    def remove(self, blocks: Iterable[nn.Module]) -> None:
+        """Let go of blocks that are used no more, with their memory on both sides."""
+        gone = {id(module) for module in blocks}
+        for block in self._blocks:
+            if id(block.module) in gone and block.there:
+                self._drop(block)
+        self._blocks = [block for block in self._blocks if id(block.module) not in gone]
+        self._order = [block for block in self._order if id(block.module) not in gone]
+        self._place = {id(block): place for place, block in enumerate(self._order)}
 
     @property
     def bytes(self) -> int:
@@ -105,12 +123,16 @@ class StreamedWeights:
         for block in self._blocks:
             if block.there:
                 self._drop(block)
-            if device.type == "cuda" and not block.host.is_pinned():
-                block.host = block.host.pin_memory()
-            block.flat = torch.empty(block.size, dtype=torch.uint8, device=device)
-            for entry in block.entries:
-                entry.put(block.flat)
-            self._empty(block)
+            self._settle(block, device)
+
+    def _settle(self, block: _Block, device: torch.device) -> None:
+        """Give a block its place on a device; nothing is there yet."""
+        if device.type == "cuda" and not block.host.is_pinned():
+            block.host = block.host.pin_memory()
+        block.flat = torch.empty(block.size, dtype=torch.uint8, device=device)
+        for entry in block.entries:
+            entry.put(block.flat)
+        self._empty(block)
 
     # --- what happens on a block's way --------------------------------------------------------------------------------
 
