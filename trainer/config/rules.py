@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from trainer.adapters import KINDS
-from trainer.adapters.lora.spec import LoraSpec
 from trainer.config.limits import LimitsSection
 from trainer.config.lycoris import LycorisSection
 from trainer.config.pictures import LATENT_STEP
@@ -22,6 +21,9 @@ from trainer.ground.errors import Problem
 from trainer.optimizers import OPTIMIZERS, kind_of
 from trainer.settings.problems import shown
 from trainer.targets import DENOISER, TEXT, names_of
+
+_PLAIN = "lora"
+"""The kind of adapter that all programs read."""
 
 Check = Callable[[TrainingConfig], Iterator[Problem]]
 
@@ -323,9 +325,9 @@ def what_is_split_is_a_plain_lora(config: TrainingConfig) -> Iterator[Problem]:
     kind, start = config.network.network_type, config.network.init_lora_weights
     if not config.transformer.split_qkv:
         return
-    if kind != LoraSpec.name:
+    if kind != _PLAIN:
         message = f"true has no effect with network_type {kind}; set network_type to lora, or leave this out."
-        yield Problem("split_qkv", message, True, {"network_type": LoraSpec.name})
+        yield Problem("split_qkv", message, True, {"network_type": _PLAIN})
     if start:
         message = (
             f"true is for a LoRA that begins with nothing, and init_lora_weights is {start}; leave one of them out."
@@ -336,7 +338,7 @@ def what_is_split_is_a_plain_lora(config: TrainingConfig) -> Iterator[Problem]:
 @rule("save_copy_for", "network_type")
 def a_copy_is_of_a_plain_lora(config: TrainingConfig) -> Iterator[Problem]:
     kind, copy = config.network.network_type, config.saving.save_copy_for
-    if copy != "none" and kind != LoraSpec.name:
+    if copy != "none" and kind != _PLAIN:
         message = f"{copy} has no effect with network_type {kind}; set network_type to lora, or leave this out."
         yield Problem("save_copy_for", message, copy, {"save_copy_for": "none"})
 

@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainer.families.chroma import Chroma
 from trainer.families.family import FILE, FOLDER, HUB, ComponentConfigs, Family, Recognition
 from trainer.families.flux import Flux
 from trainer.families.reading.configs import check_config, read_config, read_json
@@ -52,6 +53,7 @@ FAMILIES: Mapping[str, Family] = {
         StableDiffusion2(),
         StableDiffusionXL(),
         Flux(),
+        Chroma(),
     )
 }  # fmt: skip
 """Every family by the value of `model_family` that means it."""

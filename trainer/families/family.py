@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from trainer.families.reading.folders import Shapes
@@ -101,7 +101,8 @@ class FileNames:
 
     `base_model_version` and `v2` are kohya's entries ss_base_model_version and ss_v2; `architecture` and
     `implementation` are modelspec's, the first without the "/lora" behind it. `network_module` is sd-scripts' module
-    for LoRAs of this family, `model_type` its entry ss_model_type, "" where it writes none.
+    for LoRAs of this family, `model_type` its entry ss_model_type, "" where it writes none; `always` are entries of
+    settings, by key, that such a model leaves no choice of.
     """
 
     base_model_version: str
@@ -110,6 +111,7 @@ class FileNames:
     v2: bool = False
     network_module: str = "networks.lora"
     model_type: str = ""
+    always: Mapping[str, object] = field(default_factory=dict)
 
 
 class Family(ABC):
@@ -131,6 +133,8 @@ class Family(ABC):
     """{setting: the component whose file it names}, for components that people have apart from the model."""
     comfyui_encoders: ClassVar[Mapping[str, str]] = {}
     """{text encoder's component: what ComfyUI's names of its layers begin with}."""
+    guidance: ClassVar[float] = 0.0
+    """How far samples are pushed away from the negative prompt where a prompt says nothing; 0: as is usual."""
     remarks: ClassVar[Mapping[str, str]] = {}
     """{key of a setting: what it means for this family}, where its own help does not say it."""
     unused: ClassVar[frozenset[str]] = frozenset()

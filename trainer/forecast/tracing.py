@@ -14,6 +14,7 @@ from torch import Tensor
 
 from trainer import families
 from trainer.config import TrainingConfig
+from trainer.families import FAMILIES
 from trainer.families.bundle import Bundle
 from trainer.families.family import Latents
 from trainer.families.reading.weights import shapes_alone
@@ -176,8 +177,8 @@ def _pictures(training: Training, ledger: Ledger) -> Iterator[Phase]:
     bundle, prompts = training.bundle, training.plan.prompts
     if not prompts:
         return
-    kind = bundle.process.name
-    settled = [settle(each, training.config, number, bundle.latents.step, kind) for number, each in enumerate(prompts)]
+    drawn = bundle.latents.step, bundle.process.name, FAMILIES[bundle.family].guidance
+    settled = [settle(each, training.config, number, *drawn) for number, each in enumerate(prompts)]
     request = max(settled, key=lambda each: each.width * each.height)
     count = 2 if request.scale > 1 else 1
     told = bundle.conditions.of_sample((request.width, request.height), request.guidance)

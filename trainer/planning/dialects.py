@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from trainer.adapters.lora.spec import DOWN, UP
 from trainer.families import FAMILIES, Family
 from trainer.families.unet.places import LEVEL
 from trainer.targets import DENOISER, Target, names_of
@@ -19,7 +18,7 @@ from trainer.targets import DENOISER, Target, names_of
 KOHYA, DIFFUSERS, LYCORIS, COMFYUI = "kohya", "diffusers", "lycoris", "comfyui"
 OTHERS = (DIFFUSERS, COMFYUI)
 """Those whose keys a run's copies may have."""
-LENGTHS = "dora_scale"
+DOWN, UP, LENGTHS = "lora_down.weight", "lora_up.weight", "dora_scale"
 
 _PEFT = "base_model_model_"
 _FIRST_ENCODER = "text_encoder"

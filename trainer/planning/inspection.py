@@ -154,8 +154,11 @@ def _lora(path: Path, header: Header) -> dict[str, Any]:
 
 def _lora_of_others(path: Path, header: Header) -> dict[str, Any]:
     """Return what a LoRA with another program's keys is; empty where they mean no layers of one family."""
-    seen, whose = dialects.read(header.shapes), dialects.spoken(header.shapes)
-    if not seen.named or seen.strange or whose == dialects.KOHYA:
+    said, whose = header.metadata.get("ss_base_model_version", ""), dialects.spoken(header.shapes)
+    told = {name: family for name, family in FAMILIES.items() if said == family.file_names(EPSILON).base_model_version}
+    seen = dialects.read(header.shapes, told or FAMILIES)
+    halves = {each.entry for each in seen.named} >= {dialects.DOWN, dialects.UP}
+    if not halves or seen.strange or whose == dialects.KOHYA:
         return {}
     return {
         "kind": "lora",

@@ -243,15 +243,18 @@ def settle(
     index: int,
     latent_step: int = LATENT_STEP,
     process: str = DDPM.name,
+    guidance: float = 0.0,
 ) -> SampleRequest:
     """Decide what a prompt leaves open.
 
-    The size is the training's, the sampler the settings', the seed a function of the training's seed and the prompt's
-    place, so that the pictures of one prompt can be compared over a run. Sides are lowered to a multiple of
-    `latent_step`, and values out of all proportion to the nearest that can be drawn.
+    The size is the training's, the sampler the settings', the seed a function of the training's seed and the
+    prompt's place, so that the pictures of one prompt can be compared over a run. The scale is `guidance`, or with
+    0 what is usual for the process. Sides are lowered to a multiple of `latent_step`, and values out of all
+    proportion to the nearest that can be drawn.
     """
     width, height = resolution_size(config)
     steps, scale = (FLOW_STEPS, FLOW_SCALE) if process == FLOW.name else (STEPS, SCALE)
+    scale = guidance or scale
     told = _number(dict(prompt.others).get(_GUIDANCE, GUIDANCE))
     seed = prompt.seed if prompt.seed is not None else stream(config.training.seed, 0, index, "sample") % _SEEDS
     return SampleRequest(

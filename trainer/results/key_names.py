@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from trainer.adapters.files import ALPHA
-from trainer.adapters.lora.spec import DOWN, UP
 from trainer.families import Family
 from trainer.families.family import ComponentConfigs
 from trainer.planning import dialects
-from trainer.planning.dialects import COMFYUI, DIFFUSERS, KOHYA, LENGTHS
+from trainer.planning.dialects import COMFYUI, DIFFUSERS, DOWN, KOHYA, LENGTHS, UP
 from trainer.targets import Target
 
 Entries = Mapping[str, Tensor]

@@ -15,7 +15,7 @@ import threading
 import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache, lru_cache
 from pathlib import Path
@@ -109,9 +109,9 @@ class FileHashes:
 class ModelFacts:
     """The base model as the file tells of it. Names are file names or hub ids, never paths (`model_name`).
 
-    `base_model_version`, `architecture`, `implementation`, `v2`, `network_module` and `model_type` are the family's;
-    `prediction_type` is "epsilon" or "v_prediction", or what modelspec has no word for; `zero_terminal_snr` whether the
-    last timestep is pure noise.
+    `base_model_version`, `architecture`, `implementation`, `v2`, `network_module`, `model_type` and `always` are the
+    family's; `prediction_type` is "epsilon" or "v_prediction", or what modelspec has no word for; `zero_terminal_snr`
+    whether the last timestep is pure noise.
     Hashes are None where there is no local file.
     """
 
@@ -126,6 +126,7 @@ class ModelFacts:
     v2: bool = False
     network_module: str = "networks.lora"
     model_type: str = ""
+    always: Mapping[str, object] = field(default_factory=dict)
     zero_terminal_snr: bool = False
 
 
@@ -250,7 +251,7 @@ def _text(value: object) -> str:
 
 def _of_settings(facts: RunFacts) -> dict[str, object]:
     """Return the entries that settings write as they are, by their declarations."""
-    flat = to_flat(facts.config)
+    flat = {**to_flat(facts.config), **facts.model.always}
     process = DDPM if facts.model.prediction_type in _PREDICTIONS else FLOW
     return {
         setting.entry: setting.metadata.write(flat[key]) if setting.metadata.write else flat[key]

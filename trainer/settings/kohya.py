@@ -20,6 +20,7 @@ from trainer.settings.processes import (
     family_of_module,
     process_of,
     streamed_share,
+    tell_model,
     unsaid_prediction,
 )
 from trainer.settings.sd_scripts import NETWORK_ARGUMENTS, Argument, argument, defaults, is_off
@@ -154,7 +155,7 @@ def _translate(imported: Imported, known: Mapping[str, Setting]) -> None:
 def _process_of(given: dict[str, object], imported: Imported) -> str:
     """Return the kind of process of the model that a recipe is for; say its family where the recipe's module does."""
     module = given.get("network_module", "")
-    family = family_of_module(module)
+    family = family_of_module(given)
     if family and given.setdefault("model_family", family) == family:
         imported.said.append(Said("network_module", module, {"model_family": family}))
     elif "model_family" not in given and (family := family_of_arguments(given)):
@@ -439,8 +440,7 @@ def _adapt(exported: dict[str, object], flat: Mapping[str, object], prompts_file
         exported.pop("sample_prompts", None)
         if flat["sample_prompts"] and prompts_file:
             exported["sample_prompts"] = prompts_file
-    if flat["model_family"] in FLOW_FAMILIES and "vae" in exported:
-        exported["ae"] = exported.pop("vae")
+    tell_model(str(flat["model_family"]), exported)
     exported["save_model_as"] = "safetensors"
 
 

@@ -11,8 +11,10 @@ from trainer.settings.texts import parsed
 PROCESS_THERE, FLOW_THERE = "ddpm", "flow"
 """The kind of process of the models that they train, as a rule and for those of `FLOW_FAMILIES`."""
 
-FLOW_FAMILIES = {"flux": "networks.lora_flux"}
+FLOW_FAMILIES = {"flux": "networks.lora_flux", "chroma": "networks.lora_flux"}
 """{model_family: sd-scripts' module for LoRAs of it} of the models that draw by rectified flow."""
+MODEL_TYPES = {"chroma": "chroma"}
+"""{model_family: the model_type that tells it from another with the same module}."""
 
 _OF_ANY_MODEL = ("lycoris.kohya", "networks.loha", "networks.lokr")
 """Modules for LoRAs that say nothing of the model."""
@@ -32,9 +34,19 @@ def process_of(model_family: object) -> str:
     return FLOW_THERE if isinstance(model_family, str) and model_family in FLOW_FAMILIES else PROCESS_THERE
 
 
-def family_of_module(module: object) -> str:
-    """Return the family that one of sd-scripts' modules for LoRAs is for alone; "" where it doesn't say."""
-    return next((name for name, its in FLOW_FAMILIES.items() if module == its), "")
+def family_of_module(given: Mapping[str, object]) -> str:
+    """Return the family that a recipe's module for LoRAs, with its model_type, is for alone; "" where it's not said."""
+    module, kind = given.get("network_module", ""), given.get("model_type")
+    having = [name for name, its in FLOW_FAMILIES.items() if module == its]
+    return next((name for name in having if MODEL_TYPES.get(name, "") == kind), having[0] if having else "")
+
+
+def tell_model(model_family: str, exported: dict[str, object]) -> None:
+    """Write what the trainer of a family's models is told otherwise, in place: its VAE's file and the kind of model."""
+    if model_family in FLOW_FAMILIES and "vae" in exported:
+        exported["ae"] = exported.pop("vae")
+    if model_family in MODEL_TYPES:
+        exported["model_type"] = MODEL_TYPES[model_family]
 
 
 def family_of_arguments(given: Mapping[str, object]) -> str:
@@ -43,7 +55,8 @@ def family_of_arguments(given: Mapping[str, object]) -> str:
     A file of arguments does not name the script that it is for.
     """
     fits = given.get("network_module") in _OF_ANY_MODEL and any(name in given for name in _OF_FLUX)
-    return "flux" if fits and not any(name in given for name in _OF_OTHERS) else ""
+    family = next((name for name, kind in MODEL_TYPES.items() if given.get("model_type") == kind), "flux")
+    return family if fits and not any(name in given for name in _OF_OTHERS) else ""
 
 
 def streamed_share(given: Mapping[str, object]) -> dict[str, float]:

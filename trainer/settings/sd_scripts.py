@@ -107,7 +107,7 @@ _FORM: Mapping[str, Argument] = _harmless(
 )
 """What kohya_ss' form writes and sd-scripts' trainer does not read, or what is about starting it."""
 
-_OTHER_MODELS: Mapping[str, Argument] = {"model_type": _changing("flux")} | _harmless(
+_OTHER_MODELS: Mapping[str, Argument] = {"model_type": _changing("flux", "chroma")} | _harmless(
     "ae apply_lg_attn_mask attn_mode byt5 clip_g_dropout_rate clip_l_dropout_rate "
     "double_blocks_to_swap enable_scaled_pos_embed fp8_scaled fp8_vl gemma2 "
     "gemma2_max_token_length llm_adapter_path "
@@ -179,7 +179,7 @@ _REASONS: Mapping[str, str] = {
     r"in_json|image_dir|is_reg|metadata_file|subsets": "says where pictures are, of one dataset",
     r"class_tokens|num_repeats": "said of a folder",
     r"save_model_as": "one kind of file is written, that runs nothing when it is loaded",
-    r"model_type": "which of the models that its trainer for FLUX.1 knows; here it is FLUX.1",
+    r"model_type": "which of the models that its trainer for FLUX.1 knows; here that is model_family",
     r"network_multiplier": "read by no trainer of LoRAs",
     r"dataset_repeats": "becomes num_repeats of the datasets",
     r"algo": "another kind of network",

@@ -16,7 +16,7 @@ import torch
 from trainer import families, memory
 from trainer.adapters import Adapter, merging
 from trainer.config import TrainingConfig, datasets_of, resolution_size, schedule_of
-from trainer.families import Recognition
+from trainer.families import FAMILIES, Recognition
 from trainer.families.bundle import Bundle
 from trainer.gate import Gate
 from trainer.ground.commands import Inbox
@@ -240,8 +240,8 @@ def fill_text_cache(training: Training) -> Sequence[Sequence[str]] | None:
         prepared(example.picture.caption, example.treatment.captions, count=count, seed=seed, index=index)
         for index, example in enumerate(plan.examples)
     ]
-    kind = bundle.process.name
-    requests = [settle(prompt, config, index, bundle.latents.step, kind) for index, prompt in enumerate(plan.prompts)]
+    drawn = bundle.latents.step, bundle.process.name, FAMILIES[bundle.family].guidance
+    requests = [settle(prompt, config, index, *drawn) for index, prompt in enumerate(plan.prompts)]
     prompts = [text for request in requests for text in (request.prompt, request.negative_prompt)]
     folder = Path(config.saving.output_dir) / text_cache.FOLDER if on_disk else None
     training.text_cache = TextCache(folder)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+from trainer.families import FAMILIES
 from trainer.ground import events
 from trainer.ground.commands import Command
 from trainer.ground.errors import Stopped
@@ -168,8 +169,9 @@ class Hooks:
         with suppress(Stopped):
             for index, prompt in list(enumerate(prompts))[first:]:
                 training.sampled = index
-                step, kind = training.bundle.latents.step, training.process.name
-                self._sample_one(settle(prompt, training.config, index, step, kind))
+                family = FAMILIES[training.bundle.family]
+                drawn = training.bundle.latents.step, training.process.name, family.guidance
+                self._sample_one(settle(prompt, training.config, index, *drawn))
             self._keeper.finish_samples()
         self._watchdog.sampled(time.perf_counter() - began)
         training.inbox.sampled()

@@ -71,8 +71,8 @@ class Prompts:
         cache, bundle = training.text_cache, training.bundle
         if cache is None or training.config.network.base_weights:
             return
-        step, kind = bundle.latents.step, training.process.name
-        requests = [settle(prompt, training.config, index, step, kind) for index, prompt in enumerate(prompts)]
+        drawn = bundle.latents.step, training.process.name, FAMILIES[bundle.family].guidance
+        requests = [settle(prompt, training.config, index, *drawn) for index, prompt in enumerate(prompts)]
         texts = [text for request in requests for text in (request.prompt, request.negative_prompt)]
         key = bundle.text_key if training.config.text.cache_text_encoder_outputs_to_disk else ""
         missing = [text for text in texts if text not in cache]

@@ -176,6 +176,7 @@ class Training:
             v2=names.v2,
             network_module=names.network_module,
             model_type=names.model_type,
+            always=names.always,
             zero_terminal_snr=self.process.zero_terminal_snr,
             prediction_type=self.process.prediction_type,
             hashes=model_hashes(seen.recognition.source),

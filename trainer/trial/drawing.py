@@ -89,7 +89,7 @@ def _settled(config: TrainingConfig, request: Request, recognition: Recognition)
         sample_steps=request.steps,
         sample_sampler=chosen,
     )
-    settled = settle(prompt, config, 0, family.latents.step, family.process.name)
+    settled = settle(prompt, config, 0, family.latents.step, family.process.name, family.guidance)
     if not samplers[chosen].takes(settled.steps):
         rule = f"the sampler {chosen} draws with {samplers[chosen].steps_in_words} steps, not with {settled.steps}."
         raise ConfigError([Problem("steps", rule, settled.steps)])

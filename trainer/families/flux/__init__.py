@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from trainer.families.family import FOLDER, ComponentConfigs, Family, FileNames, Place, Recognition
 from trainer.families.flux import recognition as told
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from trainer.families.bundle import Bundle
 
 _SIDE = 1024
-_PIPELINES = ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline")
-"""Classes of diffusers that draw with the plain model; the others are given a picture or a mask too."""
 
 
 class Flux(Family):
@@ -39,7 +37,13 @@ class Flux(Family):
     title = "FLUX.1"
     configs = CONFIGS
     process = FLOW
-    parts = (
+    t5: ClassVar[str] = T5
+    """What diffusers' folders call T5."""
+    encoders: ClassVar[tuple[str, ...]] = (CLIP, T5)
+    pipelines: ClassVar[tuple[str, ...]] = ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline")
+    """Classes of diffusers that draw with the plain model; the others are given a picture or a mask too."""
+    prefixes: ClassVar[Mapping[str, tuple[str, ...]]] = told.PREFIXES
+    parts: ClassVar[tuple[Part, ...]] = (
         Part(DENOISER, DRAWS, "Transformer", PREFIX),
         Part(CLIP, TEXT, "CLIP-L", CLIP_PREFIX),
         Part(T5, TEXT, "T5", T5_PREFIX, only_with="train_t5xxl"),
@@ -61,27 +65,29 @@ class Flux(Family):
         return told.is_flux(header)
 
     def matches_folder(self, pipeline: str, configs: ComponentConfigs) -> bool:
-        return pipeline in _PIPELINES and configs[DENOISER].get("in_channels", TOKEN) == TOKEN
+        return pipeline in self.pipelines and configs[DENOISER].get("in_channels", TOKEN) == TOKEN
 
     def missing(self, header: Header) -> tuple[str, ...]:
-        encoders = (component for component in (CLIP, T5) if not told.sizes(component, header))
+        encoders = (component for component in self.encoders if not self.sizes(component, header))
         return (*super().missing(header), *encoders)
 
     def fits(self, component: str, header: Header) -> bool:
-        return bool(told.sizes(component, header)) if component in (CLIP, T5) else told.holds_vae(header)
+        return bool(self.sizes(component, header)) if component in self.encoders else told.holds_vae(header)
 
     def sizes(self, component: str, header: Header) -> Mapping[str, Any]:
         return told.sizes(component, header)
 
     def marks(self, header: Header) -> ComponentConfigs:
-        return {component: told.sizes(component, header) for component in (DENOISER, CLIP, T5)}
+        return {component: self.sizes(component, header) for component in (DENOISER, *self.encoders)}
 
     def disagreement(self, configs: ComponentConfigs) -> tuple[str, str] | None:
         pairs = (
             ("clip_l", CLIP, "hidden_size", "pooled_projection_dim"),
-            ("t5xxl", T5, "d_model", "joint_attention_dim"),
+            ("t5xxl", self.t5, "d_model", "joint_attention_dim"),
         )
         for setting, component, width, wanted in pairs:
+            if component not in self.encoders or wanted not in configs[DENOISER]:
+                continue
             has, takes = configs[component][width], configs[DENOISER][wanted]
             if has != takes:
                 return setting, f"is {has} wide, and the transformer takes {takes}"
@@ -106,11 +112,19 @@ class Flux(Family):
             head = config["attention_head_dim"]
             raise ValueError(f"axes_dims_rope, {list(axes)}, does not add up to attention_head_dim, {head}")
         return {
-            DENOISER: weights.as_diffusers(weights.transformer_shapes(config, targets), targets),
-            CLIP: text_shapes(configs[CLIP], projected=False),
-            T5: weights.t5_shapes(configs[T5], targets),
+            DENOISER: weights.as_diffusers(self.own_shapes(config, targets), targets),
+            **({CLIP: text_shapes(configs[CLIP], projected=False)} if self.t5 != CLIP else {}),
+            self.t5: weights.t5_shapes(configs[self.t5], targets, self.t5),
             "vae": vae_shapes(configs["vae"]),
         }
+
+    def own_shapes(self, config: Mapping[str, Any], targets: Iterable[Target]) -> Shapes:
+        """Return the weights of the transformer that runs with their shapes."""
+        return weights.transformer_shapes(config, targets)
+
+    def original_name(self, name: str) -> str:
+        """Return the name in the original's layout of a weight of the transformer that runs."""
+        return original_name(name)
 
     def layouts(self, component: str, configs: ComponentConfigs, form: str) -> Iterable[Shapes]:
         plain = self.shapes(configs).get(component, {})
@@ -121,24 +135,26 @@ class Flux(Family):
         if form == FOLDER:
             return [plain]
         if component == DENOISER:
-            shapes = weights.transformer_shapes(configs[DENOISER], self.targets(configs, conv=True))
-            return [plain, *(weights.as_original(shapes, prefix) for prefix in ("", told.PREFIX))]
-        levels = ("text_model.", "") if component == CLIP else ("",)
-        before = [prefix + level for prefix in (*told.PREFIXES[component], "") for level in levels]
+            shapes = self.own_shapes(configs[DENOISER], self.targets(configs, conv=True))
+            there = {self.original_name(name): shape for name, shape in shapes.items()}
+            behind = {told.PREFIX + name: shape for name, shape in there.items()}
+            return [plain, there, behind]
+        levels = ("",) if component == self.t5 else (LEVEL, "")
+        before = [prefix + level for prefix in (*self.prefixes[component], "") for level in levels]
         return [{start + name: shape for name, shape in plain.items()} for start in before]
 
     def places(self, target: Target, configs: ComponentConfigs) -> Iterable[Place]:
         own = f"{target.path}.weight"
         if target.component == DENOISER:
-            original = original_name(own)
+            original = self.original_name(own)
             apart = Place(tuple(f"{path}.weight" for path in self.paths(target)))
             return *(Place((prefix + original,)) for prefix in ("", told.PREFIX)), apart
-        levels = (LEVEL, "") if target.component == CLIP else ("",)
-        before = ("", *told.PREFIXES[target.component])
+        levels = ("",) if target.component == self.t5 else (LEVEL, "")
+        before = ("", *self.prefixes[target.component])
         return [Place((prefix + level + own,)) for prefix in before for level in levels]
 
     def paths(self, target: Target) -> tuple[str, ...]:
-        if target.component == T5:
+        if target.component == self.t5:
             return (target.path,)
         if target.component == CLIP:
             return (LEVEL + target.path,)
@@ -159,6 +175,7 @@ class Flux(Family):
         dtype: torch.dtype,
         progress: Progress | None = None,
     ) -> Bundle:
-        from trainer.families.flux.bundle import load_bundle
+        from trainer.families.flux.bundle import Bundle, load_bundle
+        from trainer.families.flux.checkpoint import Checkpoint
 
-        return load_bundle(recognition, config, device=device, dtype=dtype, progress=progress)
+        return load_bundle(Bundle, Checkpoint, recognition, config, device=device, dtype=dtype, progress=progress)

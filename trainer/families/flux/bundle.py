@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKL
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from trainer.config import TrainingConfig
 
 _PHASE = "load model"
-_COMPONENTS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +57,9 @@ class Bundle(HasVae):
 
     family = "flux"
     latents: Latents = LATENTS
+    t5: ClassVar[str] = T5
+    encoders: ClassVar[tuple[str, ...]] = (CLIP, T5)
+    """The component that is T5, and all that read text."""
 
     def __init__(self, checkpoint: Checkpoint, modules: Mapping[str, nn.Module], config: TrainingConfig) -> None:
         self._modules = dict(modules)
@@ -69,16 +71,28 @@ class Bundle(HasVae):
         self._checkpoint, self._checkpointing = checkpoint, False
         self.streamed: StreamedWeights | None = None
         self._share = 0.0
-        self._masked = config.model.apply_t5_attn_mask
+        self._masked = self.masks(config)
+        self.tokenize = Tokenizers(self.tokenizers(checkpoint, config))
+        self.process = FLOW.build(checkpoint.recognition.configs["scheduler"], config, patch=LATENTS.patch)
+        self.conditions: Conditions = self.told(config)
+
+    @staticmethod
+    def masks(config: TrainingConfig) -> bool:
+        """Say whether what fills up a text is hidden from T5 and the transformer."""
+        return config.model.apply_t5_attn_mask
+
+    def tokenizers(self, checkpoint: Checkpoint, config: TrainingConfig) -> dict[str, Callable[[str], EncoderTokens]]:
+        """Return what makes each encoder's tokens of a text."""
         told = checkpoint.recognition.configs[DENOISER]["guidance_embeds"]
         length = config.model.t5xxl_max_token_length or (DEV_LENGTH if told else SCHNELL_LENGTH)
-        encoders: dict[str, Callable[[str], EncoderTokens]] = {
+        return {
             CLIP: PromptTokenizer(checkpoint.clip_tokenizer(), 1),
             T5: checkpoint.t5_tokenizer(length, masked=self._masked),
         }
-        self.tokenize = Tokenizers(encoders)
-        self.process = FLOW.build(checkpoint.recognition.configs["scheduler"], config, patch=LATENTS.patch)
-        self.conditions = Guidance(config.flow.guidance_scale)
+
+    def told(self, config: TrainingConfig) -> Conditions:
+        """Return the further inputs of the transformer."""
+        return Guidance(config.flow.guidance_scale)
 
     @property
     def name(self) -> str:
@@ -98,7 +112,7 @@ class Bundle(HasVae):
     @property
     def text_key(self) -> str:
         """Fingerprint of the text encoders' weights, and of whether they are told what is padding."""
-        return " ".join([fingerprint(self._module(CLIP)), fingerprint(self._module(T5)), str(self._masked)])
+        return " ".join([*(fingerprint(self._module(name)) for name in self.encoders), str(self._masked)])
 
     @property
     def component_configs(self) -> ComponentConfigs:
@@ -125,13 +139,17 @@ class Bundle(HasVae):
             "mask" where there is one.
         """
         pooled = self._module(CLIP)(tokens[CLIP]["ids"][:, 0].to(self.device)).pooler_output
-        mask = tokens[T5].get("mask")
+        return {"pooled": pooled.to(self.dtype), **self.words(tokens[T5])}
+
+    def words(self, tokens: EncoderTokens) -> dict[str, Tensor]:
+        """Return T5's states as "context", [b, n, width], and where tokens have a mask that, as "mask", bool [b, n]."""
+        mask = tokens.get("mask")
         seen = None if mask is None else mask.to(self.device)
         # float16 has not the range that T5's states need, whatever the caller's autocast says.
         half = self.dtype == torch.float16
         with autocast(self.device, torch.bfloat16, enabled=half or torch.is_autocast_enabled()):
-            states = self._module(T5)(tokens[T5]["ids"].to(self.device), attention_mask=seen).last_hidden_state
-        found = {"pooled": pooled.to(self.dtype), "context": states.to(self.dtype)}
+            states = self._module(self.t5)(tokens["ids"].to(self.device), attention_mask=seen).last_hidden_state
+        found = {"context": states.to(self.dtype)}
         return found if seen is None else {**found, "mask": seen}
 
     def predict(
@@ -171,7 +189,7 @@ class Bundle(HasVae):
         transformers checkpoints only in train mode; T5's dropout is built as 0 and CLIP has none.
         """
         self._checkpointing = True
-        for name in {CLIP, T5} & self._modules.keys():
+        for name in set(self.encoders) & self._modules.keys():
             encoder: Any = self._modules[name]
             encoder.gradient_checkpointing_enable({"use_reentrant": False})
             encoder.train()
@@ -179,7 +197,7 @@ class Bundle(HasVae):
     def largest_attention(self, width: int, height: int) -> tuple[int, int, int]:
         """Return heads, tokens and features of a head: text and picture attend to one another in every block."""
         config = self.component_configs[DENOISER]
-        words = self.tokenize.encoders[T5].length  # type: ignore[attr-defined]
+        words = self.tokenize.encoders[self.t5].length  # type: ignore[attr-defined]
         tokens = words + (width // LATENTS.step) * (height // LATENTS.step)
         return config["num_attention_heads"], tokens, config["attention_head_dim"]
 
@@ -197,18 +215,18 @@ class Bundle(HasVae):
         self.streamed = StreamedWeights([*model.transformer_blocks, *model.single_transformer_blocks], share)
         self.streamed.to(self.device)
         self._share = share
-        if T5 in self._modules:
+        if self.t5 in self._modules:
             self._stream_t5()
 
     def _stream_t5(self) -> None:
         assert self.streamed is not None
-        self.streamed.add(list(self._module(T5).encoder.block), self._share)
+        self.streamed.add(list(self._module(self.t5).encoder.block), self._share)
 
     def release_text_encoders(self) -> None:
         """Free the text encoders. `encode_text` loads them again, without adapters that they may have had."""
-        if self.streamed is not None and T5 in self._modules:
-            self.streamed.remove(self._module(T5).encoder.block)
-        for name in (CLIP, T5):
+        if self.streamed is not None and self.t5 in self._modules:
+            self.streamed.remove(self._module(self.t5).encoder.block)
+        for name in self.encoders:
             self._modules.pop(name, None)
         free_memory()
 
@@ -225,18 +243,19 @@ class Bundle(HasVae):
         """Return a text encoder, loaded again if it was released."""
         if name in self._modules:
             return self._modules[name]
-        if name == T5 and self.streamed is not None:
+        if name == self.t5 and self.streamed is not None:
             # It never has to fit the device whole.
-            here = replace(self._checkpoint, device=torch.device("cpu"))
-            self._modules[T5] = here.t5()
+            self._modules[name] = replace(self._checkpoint, device=torch.device("cpu")).t5()
             self._stream_t5()
-            self._modules[T5].to(self.device)
+            self._modules[name].to(self.device)
         else:
-            self._modules[name] = self._checkpoint.clip() if name == CLIP else self._checkpoint.t5()
+            self._modules[name] = self._checkpoint.t5() if name == self.t5 else self._checkpoint.clip()
         return self._modules[name]
 
 
 def load_bundle(
+    made: type[Bundle],
+    read: type[Checkpoint],
     recognition: Recognition,
     config: TrainingConfig,
     *,
@@ -244,7 +263,7 @@ def load_bundle(
     dtype: torch.dtype,
     progress: Progress | None = None,
 ) -> Bundle:
-    """Load the models.
+    """Load the models of FLUX.1, or of a relative whose bundle and checkpoint are given.
 
     Args:
         dtype: of the frozen weights; the VAE stays in float32 with `no_half_vae`.
@@ -256,21 +275,20 @@ def load_bundle(
         Stopped: `progress` asked for it.
     """
     model = config.model
-    apart = {"vae": model.vae, CLIP: model.clip_l, T5: model.t5xxl}
+    apart = {"vae": model.vae, **dict.fromkeys(made.encoders, model.clip_l), made.t5: model.t5xxl}
     vae_dtype = torch.float32 if model.no_half_vae else dtype
-    checkpoint = Checkpoint(recognition, apart, model.t5_tokenizer_path, device, dtype, vae_dtype)
+    checkpoint = read(recognition, apart, model.t5_tokenizer_path, device, dtype, vae_dtype)
     kind = model.quantize_base
     smaller = keep_whole if kind == "none" else partial(quantised, kind=kind)
     report = progress or (lambda _phase, _done, _total: None)
-    report(_PHASE, 0, _COMPONENTS)
+    makers = {name: checkpoint.t5 if name == made.t5 else checkpoint.clip for name in made.encoders}
+    makers["vae"] = checkpoint.vae
+    total = len(makers) + 1
+    report(_PHASE, 0, total)
     modules: dict[str, nn.Module] = {}
-    makers = {CLIP: checkpoint.clip, T5: checkpoint.t5, "vae": checkpoint.vae}
     for done, (name, make) in enumerate(makers.items(), 1):
         modules[name] = make()
-        report(_PHASE, done, _COMPONENTS)
-    whole = {
-        DENOISER: checkpoint.transformer(smaller),
-        **modules,
-    }
-    report(_PHASE, _COMPONENTS, _COMPONENTS)
-    return Bundle(checkpoint, whole, config)
+        report(_PHASE, done, total)
+    whole = {DENOISER: checkpoint.transformer(smaller), **modules}
+    report(_PHASE, total, total)
+    return made(checkpoint, whole, config)

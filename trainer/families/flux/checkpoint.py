@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel
+from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel
 
@@ -65,12 +65,25 @@ class Checkpoint:
     dtype: torch.dtype
     vae_dtype: torch.dtype
 
+    t5_component: ClassVar[str] = T5
+    tokenizer_folder: ClassVar[str] = "tokenizer_2"
+    prefixes: ClassVar[Mapping[str, Sequence[str]]] = PREFIXES
+    """What this model's diffusers folders call T5 and its tokenizer, and how checkpoints begin names of components."""
+
     @property
     def text_dtype(self) -> torch.dtype:
         """Of T5's weights: bf16 in place of fp16, in which its states overflow."""
         return torch.bfloat16 if self.dtype == torch.float16 else self.dtype
 
-    def transformer(self, smaller: Callable[[nn.Module], nn.Module] = keep_whole) -> FluxTransformer2DModel:
+    def built(self) -> nn.Module:
+        """Return the transformer without memory for its weights."""
+        return build_transformer(self.recognition.configs[DENOISER])
+
+    def original_name(self, name: str) -> str:
+        """Return the name in the original's layout of a weight of the transformer."""
+        return original_name(name)
+
+    def transformer(self, smaller: Callable[[nn.Module], nn.Module] = keep_whole) -> nn.Module:
         """Load the transformer.
 
         Args:
@@ -79,10 +92,10 @@ class Checkpoint:
         Raises:
             ModelError: weights are missing, superfluous or of other shapes.
         """
-        module, source = build_transformer(self.recognition.configs[DENOISER]), self.recognition.source
+        module, source = self.built(), self.recognition.source
         with open_weights(*self._paths(DENOISER)) as weights:
             prefix = PREFIX if any(name.startswith(PREFIX) for name in weights) else ""
-            read = TransformerWeights(weights, prefix, list(module.state_dict()))
+            read = TransformerWeights(weights, prefix, list(module.state_dict()), self.original_name)
             check_leftovers(weights, read.used, module, prefix=prefix, unused=_BESIDE, source=source)
             names = {own: own for own in read}
             return fill(module, read, names, device=self.device, dtype=self.dtype, source=source, smaller=smaller)
@@ -106,8 +119,8 @@ class Checkpoint:
         Raises:
             ModelError: as `transformer`.
         """
-        config = T5Config.from_dict({**self.recognition.configs[T5], "dropout_rate": 0.0})
-        module = self._filled(T5, build_empty(T5EncoderModel, config), ("",), self.text_dtype)
+        config = T5Config.from_dict({**self.recognition.configs[self.t5_component], "dropout_rate": 0.0})
+        module = self._filled(self.t5_component, build_empty(T5EncoderModel, config), ("",), self.text_dtype)
         module.encoder.set_input_embeddings(module.shared)
         return module
 
@@ -120,7 +133,7 @@ class Checkpoint:
         own, known = self.apart.get("vae", ""), self.recognition.configs["vae"]
         where = own or self.recognition.source
         config, paths = place_of_vae(own, known) if own else (known, self._paths("vae"))
-        return read_vae(config, paths, PREFIXES["vae"], device=self.device, dtype=self.vae_dtype, source=where)
+        return read_vae(config, paths, self.prefixes["vae"], device=self.device, dtype=self.vae_dtype, source=where)
 
     def clip_tokenizer(self) -> CLIPTokenizer:
         """Load the model's own tokenizer of CLIP, or CLIP's.
@@ -137,9 +150,9 @@ class Checkpoint:
         Raises:
             ModelError: there is none, or it is not T5's.
         """
-        source, own = Path(self.recognition.source), self.apart.get(T5, "")
+        source, own = Path(self.recognition.source), self.apart.get(self.t5_component, "")
         beside = [Path(own) if Path(own).is_dir() else Path(own).parent] if own else []
-        usual = [source.parent] if self.recognition.form == FILE else [source / "tokenizer_2"]
+        usual = [source.parent] if self.recognition.form == FILE else [source / self.tokenizer_folder]
         found = find_tokenizer(self.tokenizer_path, *beside, *usual)
         return T5Tokenizer(load_t5_tokenizer(found), length, masked)
 
@@ -156,7 +169,7 @@ class Checkpoint:
         """Give a text encoder its weights, which have one of the prefixes of its component or none."""
         source = self.apart.get(component, "") or self.recognition.source
         with open_weights(*self._paths(component)) as opened:
-            prefix = next((each for each in PREFIXES[component] if any(n.startswith(each) for n in opened)), "")
+            prefix = next((each for each in self.prefixes[component] if any(n.startswith(each) for n in opened)), "")
             table = next((prefix + each for each in _TABLES if prefix + each in opened), prefix + _TABLES[0])
             namings: list[Naming] = [_behind(prefix + level, table) for level in levels]
             names = best_names(opened, module, namings)
@@ -175,12 +188,19 @@ class TransformerWeights(Mapping[str, Tensor]):
         weights: a file's, in the original's layout or in diffusers'.
         prefix: what the names in the original's layout begin with.
         wanted: the names of the module that runs.
+        original: from a name there to the original's.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor], prefix: str, wanted: Sequence[str]) -> None:
+    def __init__(
+        self,
+        weights: Mapping[str, Tensor],
+        prefix: str,
+        wanted: Sequence[str],
+        original: Callable[[str], str] = original_name,
+    ) -> None:
         self._weights = weights
         self._original = f"{prefix}img_in.weight" in weights
-        sources = {own: (prefix + original_name(own),) if self._original else diffusers_names(own) for own in wanted}
+        sources = {own: (prefix + original(own),) if self._original else diffusers_names(own) for own in wanted}
         self._sources = {own: names for own, names in sources.items() if all(name in weights for name in names)}
         self._wanted = tuple(wanted)
 

@@ -22,7 +22,7 @@ PREFIXES: Mapping[str, tuple[str, ...]] = {
 _ORIGINAL, _DIFFUSERS = "double_blocks.0.img_attn.norm.key_norm.scale", "transformer_blocks.0.attn.add_k_proj.bias"
 _OTHERS = ("distilled_guidance_layer.", "single_stream_modulation.", "nerf_blocks.", "early_stream_modulations.")
 """Chroma, FLUX.2, Chroma Radiance and FLUX.3."""
-_SMALL = (".absmax", ".quant_map", ".nf4")
+SMALL = (".absmax", ".quant_map", ".nf4")
 
 
 def transformer_prefix(header: Header) -> str | None:
@@ -45,7 +45,7 @@ def input_width(header: Header) -> int:
 
 def is_flux(header: Header) -> bool:
     """Say whether a file has a transformer that draws from text alone."""
-    return input_width(header) == TOKEN and not header.ends(*_SMALL) and not is_kontext(header)
+    return input_width(header) == TOKEN and not header.ends(*SMALL) and not is_kontext(header)
 
 
 def is_kontext(header: Header) -> bool:

@@ -39,7 +39,8 @@ _SINGLE = (
 def adapter_targets(configs: ComponentConfigs) -> tuple[Target, ...]:
     """List the layers that an adapter attaches to, in kohya's creation order: CLIP-L, T5, double blocks, single blocks,
     and those before the blocks, which are marked as the model's rim."""
-    return (*_clip(configs[CLIP]), *_t5(configs[T5]), *_blocks(configs[DENOISER]), *_before(configs[DENOISER]))
+    config = configs[DENOISER]
+    return (*_clip(configs[CLIP]), *t5_targets(configs[T5]), *block_targets(config), *_before(config))
 
 
 def _clip(config: Mapping[str, Any]) -> Iterator[Target]:
@@ -53,24 +54,26 @@ def _clip(config: Mapping[str, Any]) -> Iterator[Target]:
         yield _text(CLIP, CLIP_PREFIX, f"{path}.mlp.fc2", inner, width)
 
 
-def _t5(config: Mapping[str, Any]) -> Iterator[Target]:
+def t5_targets(config: Mapping[str, Any], component: str = T5) -> Iterator[Target]:
+    """Yield the layers of T5's encoder."""
     width, inner, heads = config["d_model"], config["d_ff"], config["num_heads"] * config["d_kv"]
     for number in range(config["num_layers"]):
         attention = f"encoder.block.{number}.layer.0.SelfAttention"
         for projection in "qkv":
-            yield _text(T5, T5_PREFIX, f"{attention}.{projection}", width, heads, attention)
-        yield _text(T5, T5_PREFIX, f"{attention}.o", heads, width)
+            yield _text(component, T5_PREFIX, f"{attention}.{projection}", width, heads, attention)
+        yield _text(component, T5_PREFIX, f"{attention}.o", heads, width)
         dense = f"encoder.block.{number}.layer.1.DenseReluDense"
         for projection in ("wi_0", "wi_1"):
-            yield _text(T5, T5_PREFIX, f"{dense}.{projection}", width, inner, dense)
-        yield _text(T5, T5_PREFIX, f"{dense}.wo", inner, width)
+            yield _text(component, T5_PREFIX, f"{dense}.{projection}", width, inner, dense)
+        yield _text(component, T5_PREFIX, f"{dense}.wo", inner, width)
 
 
 def _text(component: str, prefix: str, path: str, inputs: int, outputs: int, shares: str = "") -> Target:
     return Target(component, path, prefix + path.replace(".", "_"), inputs, outputs, shares=shares)
 
 
-def _blocks(config: Mapping[str, Any]) -> Iterator[Target]:
+def block_targets(config: Mapping[str, Any]) -> Iterator[Target]:
+    """Yield the layers of double and single blocks."""
     width = config["num_attention_heads"] * config["attention_head_dim"]
     lists = (
         ("transformer_blocks", config["num_layers"], DOUBLE, _DOUBLE),
@@ -81,7 +84,7 @@ def _blocks(config: Mapping[str, Any]) -> Iterator[Target]:
             for layer, group, inputs, outputs in layers:
                 path = f"{blocks}.{number}.{layer}"
                 parts = _parts(layer, width)
-                yield _target(path, inputs * width, outputs * width, group, (kind.split("_")[0], number), parts)
+                yield denoiser_target(path, inputs * width, outputs * width, group, (kind.split("_")[0], number), parts)
 
 
 def _parts(layer: str, width: int) -> tuple[int, ...]:
@@ -93,17 +96,17 @@ def _parts(layer: str, width: int) -> tuple[int, ...]:
 
 def _before(config: Mapping[str, Any]) -> Iterator[Target]:
     width = config["num_attention_heads"] * config["attention_head_dim"]
-    yield _target("x_embedder", config["in_channels"], width, "img_in")
+    yield denoiser_target("x_embedder", config["in_channels"], width, "img_in")
     told = [("timestep_embedder", "time_in", TIMES), ("text_embedder", "vector_in", config["pooled_projection_dim"])]
     if config["guidance_embeds"]:
         told.append(("guidance_embedder", "guidance_in", TIMES))
     for embedder, group, inputs in told:
-        yield _target(f"time_text_embed.{embedder}.linear_1", inputs, width, group)
-        yield _target(f"time_text_embed.{embedder}.linear_2", width, width, group)
-    yield _target("context_embedder", config["joint_attention_dim"], width, "txt_in")
+        yield denoiser_target(f"time_text_embed.{embedder}.linear_1", inputs, width, group)
+        yield denoiser_target(f"time_text_embed.{embedder}.linear_2", width, width, group)
+    yield denoiser_target("context_embedder", config["joint_attention_dim"], width, "txt_in")
 
 
-def _target(
+def denoiser_target(
     path: str,
     inputs: int,
     outputs: int,
@@ -111,6 +114,7 @@ def _target(
     block: tuple[str, int] | None = None,
     parts: tuple[int, ...] = (),
 ) -> Target:
+    """Return a layer of the transformer; one in no block is marked as the model's rim."""
     name = PREFIX + original_layer(path).replace(".", "_")
     rim = block is None
     return Target(DENOISER, path, name, inputs, outputs, extra=rim, rim=rim, group=group, block=block, parts=parts)

@@ -29,13 +29,18 @@ def build_transformer(config: Mapping[str, Any]) -> FluxTransformer2DModel:
         ModelError: the configuration cannot be built.
     """
     model = build_empty(FluxTransformer2DModel.from_config, dict(config))
+    fuse_blocks(model)
+    return model
+
+
+def fuse_blocks(model: nn.Module) -> None:
+    """Make one layer of those of diffusers' blocks that are one in the original, in place."""
     for blocks, layers in FUSED.items():
         for block in getattr(model, blocks):
             for name, parts in layers.items():
                 parent, _, own = name.rpartition(".")
                 inside = block.get_submodule(parent) if parent else block
                 fuse(inside, [part.removeprefix(f"{parent}.") for part in parts], own)
-    return model
 
 
 def run(

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from trainer.families.flux.facts import DENOISER, T5
-from trainer.families.flux.weight_names import LAYERS, SWAPPED, diffusers_names, original_name
+from trainer.families.flux.weight_names import LAYERS, SWAPPED, diffusers_names
 from trainer.families.reading.folders import Shapes
 from trainer.targets import Target
 
@@ -39,19 +39,14 @@ def as_diffusers(shapes: Shapes, targets: Iterable[Target]) -> Shapes:
     return found
 
 
-def as_original(shapes: Shapes, prefix: str) -> Shapes:
-    """Return a transformer's shapes under the names of the original, behind a prefix."""
-    return {prefix + original_name(name): shape for name, shape in shapes.items()}
-
-
-def t5_shapes(config: Mapping[str, Any], targets: Iterable[Target]) -> Shapes:
+def t5_shapes(config: Mapping[str, Any], targets: Iterable[Target], component: str = T5) -> Shapes:
     """Return {weight: shape} of T5's encoder but for its table of tokens, which has one of two names."""
-    return dict(_t5(config, targets))
+    return dict(_t5(config, targets, component))
 
 
-def _t5(config: Mapping[str, Any], targets: Iterable[Target]) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _t5(config: Mapping[str, Any], targets: Iterable[Target], component: str) -> Iterator[tuple[str, tuple[int, ...]]]:
     for each in targets:
-        if each.component == T5:
+        if each.component == component:
             yield f"{each.path}.weight", (each.out_features, each.in_features)
     width = (config["d_model"],)
     for number in range(config["num_layers"]):

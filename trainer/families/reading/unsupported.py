@@ -102,7 +102,12 @@ UNSUPPORTED: tuple[Unsupported, ...] = (
     Unsupported("a depth, upscaling or unCLIP model of Stable Diffusion 2", lambda header: header.has(_OPEN_CLIP)),
     Unsupported("a Stable Diffusion 3 model", _named("joint_blocks.")),
     Unsupported("a Flux 2 model", _named("single_stream_modulation.")),
-    Unsupported("a Chroma model", _named("distilled_guidance_layer.")),
+    Unsupported("a Chroma Radiance model, which draws without a VAE", _named("nerf_blocks.", "nerf_image_embedder.")),
+    Unsupported(
+        "a model like Chroma",
+        _named("distilled_guidance_layer."),
+        "Its layers are not those of Chroma1; train on that.",
+    ),
     Unsupported("a HunyuanVideo model", _named("txt_in.individual_token_refiner.")),
     Unsupported("a model in bitsandbytes' 4 bits", lambda header: header.ends(*_BITSANDBYTES), _SMALL),
     Unsupported("a FLUX.1 Fill model", _token_of(384), _INPAINTING_FLUX),

@@ -40,7 +40,7 @@ _QUANTISED = {
 }
 """{what it calls a quantised base: ours of as many bits}."""
 
-_ARCHITECTURES = {"sd1": "sd15", "sd2": "sd2", "sdxl": "sdxl", "flux": "flux"}
+_ARCHITECTURES = {"sd1": "sd15", "sd2": "sd2", "sdxl": "sdxl", "flux": "flux", "chroma": "chroma"}
 """{what it calls a kind of model: the family here}."""
 
 _TABLE = {

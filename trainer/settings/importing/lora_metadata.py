@@ -18,7 +18,14 @@ SETTINGS_ENTRY = "trainer_config"
 """The entry of files of ours with all settings as JSON, without paths."""
 
 _NETWORK = "ss_network_module"
-_BASE = {"sd_v1": "sd15", "sd_v2": "sd2", "sd_v2_v": "sd2", "sdxl_base_v1-0": "sdxl", "flux1": "flux"}
+_BASE = {
+    "sd_v1": "sd15",
+    "sd_v2": "sd2",
+    "sd_v2_v": "sd2",
+    "sdxl_base_v1-0": "sdxl",
+    "flux1": "flux",
+    "chroma": "chroma",
+}
 _OF_MODELSPEC = ("title", "author", "description", "license", "tags")
 _DATASETS = "ss_datasets"
 _OF_DATASET = {
