@@ -134,7 +134,7 @@ class ModelSection(Section):
         metadata=NO_ENTRY,
         sd_scripts=There("", process=FLOW.name),
     )
-    """The second text encoder of FLUX.1, T5 XXL, from a file of its own. Empty: the model's own.
+    """The text encoder T5 XXL of FLUX.1 and Chroma, from a file of its own. Empty: the model's own.
 
     Files in 8 bits are read too, those that ComfyUI calls "scaled" with their scales.
     """
@@ -163,7 +163,7 @@ class ModelSection(Section):
     )
     """Hide what fills up a caption from T5 and from the transformer.
 
-    FLUX.1 was not trained so and is not used so anywhere, so leave it off for it.
+    FLUX.1 was not trained so and is not used so anywhere, so leave it off for it. Chroma is always trained so.
     """
 
     t5_tokenizer_path: str = setting(

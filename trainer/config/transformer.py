@@ -42,7 +42,7 @@ class TransformerSection(Section):
         sd_scripts=There(False, inside="network_args", process=FLOW.name),
         **_PACKED,
     )
-    """Train FLUX.1's second text encoder, T5 XXL, at the last of the text encoders' rates.
+    """Train the text encoder T5 XXL too, at the last of the text encoders' rates.
 
     Costs ten gigabytes of memory, and few programs read what it gives.
     """
