@@ -137,6 +137,7 @@ class SavingSection(Section):
     save_copy_for: Literal["none", "diffusers", "comfyui"] = setting(
         "none",
         Show("Second file for", group="Saving", also=("key names", "lora_format")),
+        changes_memory=False,
         resume="free",
         metadata=NO_ENTRY,
         sd_scripts=NOT_THERE,

@@ -23,8 +23,8 @@ _OF_FLUX, _OF_OTHERS = ("guidance_scale", "t5xxl"), ("clip_g", "gemma2", "qwen3"
 
 _PREDICTION = "model_prediction_type"
 
-_SWAPPABLE = {"flux": 38}
-"""{model_family: what `blocks_to_swap` may count up to}; of FLUX.1 each is one double block, or two single ones."""
+_SWAPPABLE = {"flux": 38, "chroma": 38}
+"""{model_family: what `blocks_to_swap` may count up to}; each is one double block, or two single ones."""
 _SPLIT_MODE = 18
 """The blocks that sd-scripts' former `split_mode` stands for."""
 
