@@ -26,6 +26,7 @@ from tests.helpers.runs import Kill, RunServer, logged, tiny_settings, write_dat
 from tests.helpers.source import PROJECT
 from tests.helpers.texts import tokens_of
 from trainer import families, train
+from trainer.__main__ import COMPLETED, main
 from trainer.adapters import make_spec
 from trainer.config import TrainingConfig, known_settings, load_config, save_config, to_flat
 from trainer.families import FAMILIES, recognise
@@ -290,6 +291,31 @@ def test_a_run_goes_on_bit_for_bit(ground: Ground, straight: tuple[list[float], 
         config = ground.config("on", max_train_steps=steps)
         train(config, emit=lambda event: None, start=Start(resume="auto"))
     assert_equal(ground.made("on"), straight)
+
+
+@pytest.mark.parametrize("form", ["files", "folder"])
+def test_a_merged_model_is_the_model_with_its_lora(
+    ground: Ground,
+    straight: tuple[list[float], dict[str, Tensor]],
+    forms: dict[str, dict[str, str]],
+    form: str,
+    tmp_path: Path,
+) -> None:
+    source, lora = Path(forms[form][NAME]), ground.output / "straight" / "tiny.safetensors"
+    target = tmp_path / ("merged" if source.is_dir() else "merged.safetensors")
+    assert main(["merge", "--models", str(lora), "--sd_model", str(source), "--save_to", str(target)]) == COMPLETED
+    bundle = loaded(forms["files"])
+    before = predicted(bundle)
+    spec = make_spec(load_config(lora_of(ground)).network, (DENOISER,))
+    adapter = spec.build(bundle.components, bundle.targets(conv=True), seed=0)
+    adapter.load(straight[1])
+    expected = predicted(bundle)
+    assert (expected - before).norm() > 1e-3 * before.norm()
+    assert torch.allclose(predicted(loaded({**forms[form], NAME: str(target)})), expected, atol=1e-4)
+
+
+def lora_of(ground: Ground) -> Path:
+    return ground.output / "straight" / "tiny.run" / "config.toml"
 
 
 @pytest.mark.thorough
