@@ -385,6 +385,7 @@ def test_recipes_for_it_are_told_by_the_model_type() -> None:
     config = load_config(overrides={key: value for key, value in made.values.items() if value is not None})
     again = export_flat(to_flat(config), known_settings())
     assert (again["model_type"], again["ae"]) == ("chroma", "ae.safetensors")
+    assert (again["apply_t5_attn_mask"], again["guidance_scale"]) == (True, 0.0)
     assert import_flat(again, known_settings()).values["model_family"] == "chroma"
     others = import_flat({**recipe, "model_type": "flux"}, known_settings())
     assert others.values["model_family"] == "flux"

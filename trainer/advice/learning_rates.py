@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from trainer.advice.flow import is_flow
 from trainer.advice.length import formula_steps
 from trainer.advice.parts import denoiser_rate, denoiser_title, text_rates
 from trainer.advice.rule import Advice, Rule, Situation
@@ -14,6 +15,8 @@ from trainer.optimizers import kind_of
 from trainer.schedules import Schedule, using
 
 TEXT_ENCODER_RATE = 5e-5
+FLOW_FACTOR = 4.0
+"""Large transformers take rates so many times higher: recipes for FLUX.1 go up to 4e-4 with AdamW."""
 TRIAL_FACTOR = 30.0
 """Toy models bear, and in their few steps need, rates so many times higher."""
 
@@ -48,6 +51,7 @@ class LearningRate(Rule):
                 yield self.advice(message, reason, rate_of_one(config), key=key)
             return
         highest *= TRIAL_FACTOR if known.trial else max(1.0, 0.5 / strength(config))
+        highest *= FLOW_FACTOR if is_flow(known) else 1.0
         if lowest <= acts <= highest:
             return
         shown = f"{rate:g}" if acts == rate else f"{rate:g}, which acts like {acts:.3g} at first,"

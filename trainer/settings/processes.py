@@ -15,6 +15,8 @@ FLOW_FAMILIES = {"flux": "networks.lora_flux", "chroma": "networks.lora_flux"}
 """{model_family: sd-scripts' module for LoRAs of it} of the models that draw by rectified flow."""
 MODEL_TYPES = {"chroma": "chroma"}
 """{model_family: the model_type that tells it from another with the same module}."""
+_ALWAYS: Mapping[str, Mapping[str, object]] = {"chroma": {"apply_t5_attn_mask": True, "guidance_scale": 0.0}}
+"""{model_family: what its trainer has to be told, and is no choice here}."""
 
 _OF_ANY_MODEL = ("lycoris.kohya", "networks.loha", "networks.lokr")
 """Modules for LoRAs that say nothing of the model."""
@@ -42,11 +44,12 @@ def family_of_module(given: Mapping[str, object]) -> str:
 
 
 def tell_model(model_family: str, exported: dict[str, object]) -> None:
-    """Write what the trainer of a family's models is told otherwise, in place: its VAE's file and the kind of model."""
+    """Write, in place, what the trainer of a family's models is told otherwise or has to be told."""
     if model_family in FLOW_FAMILIES and "vae" in exported:
         exported["ae"] = exported.pop("vae")
     if model_family in MODEL_TYPES:
         exported["model_type"] = MODEL_TYPES[model_family]
+    exported |= _ALWAYS.get(model_family, {})
 
 
 def family_of_arguments(given: Mapping[str, object]) -> str:
