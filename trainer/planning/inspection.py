@@ -19,7 +19,7 @@ from trainer.families.reading.unsupported import is_adapter, name_file
 from trainer.families.unet.facts import EPSILON, VELOCITY
 from trainer.ground.errors import ModelError
 from trainer.planning import dialects
-from trainer.targets import Target
+from trainer.targets import DENOISER, Target, names_of
 
 _UNKNOWN = "unknown"
 _LONGEST_ENTRY = 10_000
@@ -189,8 +189,11 @@ def family_of_lora(lora: AdapterHeader) -> str:
     for family in FAMILIES.values():
         if said and said in {family.file_names(each).base_model_version for each in (EPSILON, VELOCITY)}:
             return family.name
-    fitting = [family.name for family in FAMILIES.values() if _fits(lora, family)]
-    return fitting[0] if len(fitting) == 1 else ""
+    fitting = [family for family in FAMILIES.values() if _fits(lora, family)]
+    if len(fitting) > 1:
+        # A relative with fewer layers: what has all of these and no other is for it.
+        fitting = [family for family in fitting if _is_whole(lora, family)]
+    return fitting[0].name if len(fitting) == 1 else ""
 
 
 def other_model_of(lora: AdapterHeader) -> str:
@@ -246,6 +249,14 @@ def _fits(lora: AdapterHeader, family: Family) -> bool:
     """True when every module of the file is a layer of the family's published model, with that layer's widths."""
     widths = _widths(family.targets(family.configs, conv=True))
     return all(name in widths and _is_as_wide(width_of(lora, name), widths[name]) for name in lora.modules)
+
+
+def _is_whole(lora: AdapterHeader, family: Family) -> bool:
+    """True when the file has every layer of the published model's denoiser that is adapted as a rule."""
+    denoisers = names_of(family.parts, DENOISER)
+    targets = family.targets(family.configs, conv=False)
+    names = {each.name for each in targets if each.component in denoisers and not each.rim}
+    return names <= lora.modules.keys()
 
 
 def _widths(targets: Sequence[Target]) -> Mapping[str, tuple[int, int]]:
