@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from trainer.ground.commands import Inbox
 from trainer.ground.control import Control
 from trainer.planning.plan import Plan, plan
 from trainer.results.run_folder import RunFolder
+from trainer.targets import DENOISER, TEXT, Part
 from trainer.training import build, loop, precision
 
 WITHIN = 0.02
@@ -120,3 +122,40 @@ def test_ledger_counts_a_storage_once_and_until_it_is_freed() -> None:
         assert ledger.now == 4 * count, "a view keeps it"
         del view
     assert (ledger.now, ledger.peak) == (0, 4 * count)
+
+
+def test_text_encoders_make_room_for_the_vae_beside_streamed_weights(
+    models: Mapping[str, Path], ground: Path, tmp_path: Path
+) -> None:
+    found = {}
+    for share in (0.0, 1.0):
+        changed = {"streamed_weights": share, "cache_latents": True}
+        seen = plan(load_config(overrides=tiny_settings(models["sdxl"], ground, tmp_path, **changed)))
+        found[share] = {phase.name: phase for phase in tracing.trace(seen).phases}
+    names = ("weights of Text encoder", "weights of Text encoder 2")
+    for share, there in ((0.0, True), (1.0, False)):
+        held = found[share]["while pictures are encoded"].held
+        assert all((name in held) is there for name in names), (share, held)
+        step = next(phase for name, phase in found[share].items() if "step" in name)
+        assert all(name in step.held for name in names), "they come back"
+
+
+def test_text_encoders_leave_the_device_and_come_back() -> None:
+    moves: list[object] = []
+
+    class Watched(torch.nn.Linear):
+        def to(self, device: object) -> Watched:  # type: ignore[override]
+            moves.append(device)
+            return self
+
+    encoder, unet = Watched(2, 2), torch.nn.Linear(2, 2)
+    parts = (Part("unet", DENOISER, "UNet", ""), Part("text_encoder", TEXT, "Text encoder", ""))
+    for streamed in (None, object()):
+        bundle = SimpleNamespace(
+            streamed=streamed, components={"unet": unet, "text_encoder": encoder}, device=torch.device("meta")
+        )
+        training = SimpleNamespace(bundle=bundle, plan=SimpleNamespace(parts=parts))
+        with pytest.raises(ZeroDivisionError), build.text_encoders_aside(training):  # type: ignore[arg-type]
+            assert moves == ([] if streamed is None else ["cpu"])
+            raise ZeroDivisionError
+    assert moves == ["cpu", torch.device("meta")]

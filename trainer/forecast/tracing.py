@@ -31,6 +31,7 @@ from trainer.pictures.loader import Batch, BatchLoader
 from trainer.planning.plan import Plan
 from trainer.preview.prompts import settle
 from trainer.results.run_folder import RunFolder
+from trainer.targets import TEXT
 from trainer.training import build, loop, precision
 from trainer.training.text_states import MEMORY_BYTES
 from trainer.training.training import Training
@@ -125,11 +126,28 @@ def _preparing(training: Training, ledger: Ledger) -> Iterator[Phase]:
         return
     width, height = max((each.bucket for each in training.plan.examples), key=lambda side: side[0] * side[1])
     count = min(config.dataset.vae_batch_size, len(training.plan.examples))
+    aside = _aside(training)
+    for name, size in aside.items():
+        ledger.add(name, -size)
     ledger.begin()
     bundle.encode_images(torch.empty(count, 3, height, width, device=META))
     yield _phase("while pictures are encoded", ledger)
+    for name, size in aside.items():
+        ledger.add(name, size)
     if not training.plan.prompts:
         bundle.release_vae()
+
+
+def _aside(training: Training) -> Mapping[str, int]:
+    """Return {holder: bytes} of the text encoders that make room for the VAE, as `build.text_encoders_aside` has it."""
+    if training.bundle.streamed is None:
+        return {}
+    modules = training.bundle.components
+    return {
+        _WEIGHTS.format(part.title): bytes_of(each for each in tensors_of(modules[part.name]) if not each.requires_grad)
+        for part in training.plan.parts
+        if part.role == TEXT and part.name in modules
+    }
 
 
 def _steps(training: Training, ledger: Ledger, device: str) -> Iterator[Phase]:
@@ -277,7 +295,8 @@ def _latent_bytes(training: Training) -> int:
 
 def _on_host(training: Training, device: str) -> int:
     streamed = training.bundle.streamed
-    return (0 if device == "cpu" else _latent_bytes(training)) + (0 if streamed is None else streamed.bytes)
+    kept = 0 if streamed is None else streamed.bytes + sum(_aside(training).values())
+    return kept + (0 if device == "cpu" else _latent_bytes(training))
 
 
 def _side(training: Training, batch: Batch) -> tuple[int, int]:

@@ -6,7 +6,8 @@ import functools
 import itertools
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +31,7 @@ from trainer.planning.plan import Plan
 from trainer.preview.prompts import settle
 from trainer.results import contents, export
 from trainer.results.run_folder import RunFolder
+from trainer.targets import TEXT, names_of
 from trainer.training import attention, precision, ranks, text_cache
 from trainer.training.metrics import Metrics
 from trainer.training.precision import Precision
@@ -221,9 +223,26 @@ def fill_cache(training: Training) -> LatentCache | None:
     if cache is None:
         return None
     batch = config.dataset.vae_batch_size
-    with memory.kept():
+    with memory.kept(), text_encoders_aside(training):
         cache.fill(training.plan.examples, bundle.encode_images, bundle.vae_key, batch, training.progress)
     return cache
+
+
+@contextmanager
+def text_encoders_aside(training: Training) -> Iterator[None]:
+    """With streamed weights, keep the text encoders in the computer's memory within the context: nothing asks them."""
+    bundle = training.bundle
+    named = [] if bundle.streamed is None else names_of(training.plan.parts, TEXT)
+    found = [bundle.components[name] for name in named if name in bundle.components]
+    for module in found:
+        module.to("cpu")
+    if found:
+        memory.free_memory()
+    try:
+        yield
+    finally:
+        for module in found:
+            module.to(bundle.device)
 
 
 def fill_text_cache(training: Training) -> Sequence[Sequence[str]] | None:
