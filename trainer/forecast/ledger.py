@@ -51,6 +51,10 @@ class Ledger(TorchDispatchMode):
         """Count bytes that no tensor stands for; negative ones are given back."""
         self._count(name, count)
 
+    def held(self, name: str) -> int:
+        """Return how many bytes are held under a name now."""
+        return self._held[name]
+
     @contextmanager
     def named(self, name: str) -> Iterator[None]:
         """Within the context what operations make goes by this name."""

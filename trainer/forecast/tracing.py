@@ -59,7 +59,7 @@ def trace(plan: Plan) -> Forecast:
     known = {phase.name: phase for phase in phases}
     notices = ("torch_compile is left out: what a compiler makes takes other memory.",)
     told = notices if plan.config.training.torch_compile else ()
-    return Forecast(device, tuple(known.values()), _on_host(training, device), told, precision.name_of(own))
+    return Forecast(device, tuple(known.values()), _on_host(training, ledger, device), told, precision.name_of(own))
 
 
 @contextmanager
@@ -126,7 +126,7 @@ def _preparing(training: Training, ledger: Ledger) -> Iterator[Phase]:
         return
     width, height = max((each.bucket for each in training.plan.examples), key=lambda side: side[0] * side[1])
     count = min(config.dataset.vae_batch_size, len(training.plan.examples))
-    aside = _aside(training)
+    aside = _aside(training, ledger)
     for name, size in aside.items():
         ledger.add(name, -size)
     ledger.begin()
@@ -138,16 +138,12 @@ def _preparing(training: Training, ledger: Ledger) -> Iterator[Phase]:
         bundle.release_vae()
 
 
-def _aside(training: Training) -> Mapping[str, int]:
+def _aside(training: Training, ledger: Ledger) -> Mapping[str, int]:
     """Return {holder: bytes} of the text encoders that make room for the VAE, as `build.text_encoders_aside` has it."""
     if training.bundle.streamed is None:
         return {}
-    modules = training.bundle.components
-    return {
-        _WEIGHTS.format(part.title): bytes_of(each for each in tensors_of(modules[part.name]) if not each.requires_grad)
-        for part in training.plan.parts
-        if part.role == TEXT and part.name in modules
-    }
+    names = [_WEIGHTS.format(part.title) for part in training.plan.parts if part.role == TEXT]
+    return {name: ledger.held(name) for name in names}
 
 
 def _steps(training: Training, ledger: Ledger, device: str) -> Iterator[Phase]:
@@ -293,9 +289,9 @@ def _latent_bytes(training: Training) -> int:
     return total
 
 
-def _on_host(training: Training, device: str) -> int:
+def _on_host(training: Training, ledger: Ledger, device: str) -> int:
     streamed = training.bundle.streamed
-    kept = 0 if streamed is None else streamed.bytes + sum(_aside(training).values())
+    kept = 0 if streamed is None else streamed.bytes + sum(_aside(training, ledger).values())
     return kept + (0 if device == "cpu" else _latent_bytes(training))
 
 
