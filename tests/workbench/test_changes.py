@@ -10,7 +10,7 @@ import pytest
 
 from tests.helpers.pictures import write_picture
 from trainer.ground.errors import DataError, StateError, Stopped
-from trainer.workbench import changes, journal
+from trainer.workbench import changes, journal, writing
 from trainer.workbench.album import Album, Index, caption_of, detail, open_folder
 from trainer.workbench.operations import AddTags, FindReplace, Prefix, Recode, RemoveTags
 
@@ -86,16 +86,17 @@ def test_a_caption_replaced_while_it_is_written_is_left_alone(
     album: Album, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planned = changes.preview(album.entries[:1], [Prefix("x ")])
-    replace = changes._replace
+    commit = writing._commit
 
-    def late(path: Path, expected: bytes | None, wanted: bytes | None) -> None:
-        path.write_text("in between")
-        replace(path, expected, wanted)
+    def late(staged: writing._Staged) -> None:
+        staged.path.write_text("in between")
+        commit(staged)
 
-    monkeypatch.setattr(changes, "_replace", late)
+    monkeypatch.setattr(writing, "_commit", late)
     done = changes.apply(planned)
     assert (done.done, len(done.conflicts)) == ((), 1)
     assert (tmp_path / "1_x" / "a.txt").read_text() == "in between"
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def killed_at(moment: int, work: object) -> bool:

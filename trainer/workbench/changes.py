@@ -8,26 +8,21 @@ which, and finishes or takes back. A file that is not what it was in the preview
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.ground.control import Progress
 from trainer.ground.errors import DataError, StateError
-from trainer.ground.files import replacing
-from trainer.ground.paths import MISSING, read_bytes
 from trainer.pictures.caption_files import LARGEST_CAPTION
 from trainer.workbench import journal
 from trainer.workbench.album import Entry
 from trainer.workbench.journal import Journal, Line
 from trainer.workbench.operations import Operation, Recode, SetText
 from trainer.workbench.texts import CaptionText, digest_of, read_caption_text
+from trainer.workbench.writing import CHANGED, content_of, why, write
 
 PREVIEWING, WRITING, UNDOING = "previewing captions", "writing captions", "taking captions back"
-
-CHANGED = "it has changed since the preview"
-CHANGED_SINCE = "it has changed since"
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +198,7 @@ def apply(planned: Preview, progress: Progress | None = None) -> Applied:
                 journal.forget(each)
             raise
         begun = [journal.settle(each, journal.BEGUN) for each in journals]
-        done = _write(begun, progress, WRITING, conflicts, back=False)
+        done = write(begun, progress, WRITING, conflicts, back=False)
         return Applied(planned.title, tuple(done), tuple(conflicts))
 
 
@@ -212,9 +207,9 @@ def _lines(changes: Iterable[Change], conflicts: list[tuple[Path, str]]) -> list
     found = []
     for change in changes:
         try:
-            old = _content(change.caption)
+            old = content_of(change.caption)
         except OSError as error:
-            conflicts.append((change.caption, _why(error)))
+            conflicts.append((change.caption, why(error)))
             continue
         if (digest_of(old) if old is not None else "") != change.digest:
             conflicts.append((change.caption, CHANGED))
@@ -230,82 +225,6 @@ def _require_finished(folders: Iterable[Path]) -> None:
             raise StateError(
                 f"A change of captions in {folder} was cut off: {cut_off[0].title}.", "Finish it or take it back first."
             )
-
-
-def _content(path: Path) -> bytes | None:
-    """Return a caption's bytes, None where there is no file. Raises OSError where it cannot be read."""
-    if os.path.islink(path):
-        raise OSError("it is a link to another file")
-    try:
-        return read_bytes(path, LARGEST_CAPTION)
-    except MISSING:
-        return None
-
-
-def _why(error: OSError) -> str:
-    return f"it cannot be written: {error.strerror or error}"
-
-
-class _Changed(Exception):
-    """A caption is not what it was."""
-
-
-def _replace(path: Path, expected: bytes | None, wanted: bytes | None) -> None:
-    """Put `wanted` in the place of `expected`; None is no file.
-
-    Raises:
-        _Changed: something else is there.
-        OSError: it cannot be written.
-    """
-    if _content(path) != expected:
-        raise _Changed
-    if wanted is None:
-        path.unlink()
-        return
-    with replacing(path) as temporary:
-        temporary.write_bytes(wanted)
-        if expected is not None:
-            shutil.copymode(path, temporary)
-        if _content(path) != expected:
-            raise _Changed
-
-
-def _write(
-    begun: Sequence[Journal],
-    progress: Progress | None,
-    phase: str,
-    conflicts: list[tuple[Path, str]],
-    *,
-    back: bool,
-) -> list[Path]:
-    """Bring the captions of journals to their new text, or `back` to the old one, and settle the journals."""
-    done: list[Path] = []
-    total, at = sum(each.count for each in begun), 0
-    for each in begun:
-        left = []
-        for line in list(journal.lines_of(each)):
-            if progress:
-                progress(phase, at, total)
-            at += 1
-            path = each.folder / line.name
-            expected, wanted = (line.new, line.old) if back else (line.old, line.new)
-            try:
-                if _content(path) != wanted:
-                    _replace(path, expected, wanted)
-                done.append(path)
-            except _Changed:
-                left.append((path, CHANGED_SINCE if back else CHANGED))
-            except OSError as error:
-                left.append((path, _why(error)))
-        if not back:
-            journal.settle(each, journal.DONE, [path.name for path, _ in left])
-        conflicts += left
-    if back:
-        for each in begun:
-            journal.forget(each)
-    if progress:
-        progress(phase, total, total)
-    return done
 
 
 def history(folders: Iterable[Path]) -> tuple[Record, ...]:
@@ -342,7 +261,7 @@ def undo(folders: Iterable[Path], progress: Progress | None = None) -> Applied |
         _require_finished(places)
         undoing = [journal.settle(each, journal.UNDOING) for each in mine]
         conflicts: list[tuple[Path, str]] = []
-        done = _write(undoing, progress, UNDOING, conflicts, back=True)
+        done = write(undoing, progress, UNDOING, conflicts, back=True)
     return Applied(newest.title, tuple(done), tuple(conflicts))
 
 
@@ -374,7 +293,7 @@ def _cut_off(journals: Sequence[Journal]) -> Unfinished | None:
                 return None
             found = _unfinished(journals)
             if not (found.pending or found.foreign):
-                _write(journals, None, WRITING, [], back=found.undoing)
+                write(journals, None, WRITING, [], back=found.undoing)
                 return None
             return found
     except StateError:
@@ -391,7 +310,7 @@ def _unfinished(journals: Sequence[Journal]) -> Unfinished:
             path = each.folder / line.name
             before, after = (line.new, line.old) if undoing else (line.old, line.new)
             try:
-                content = _content(path)
+                content = content_of(path)
             except OSError:
                 foreign.append(path)
                 continue
@@ -427,5 +346,5 @@ def _go_on(cut_off: Unfinished, progress: Progress | None, *, back: bool) -> App
             journal.sweep(each)
             journal.prune(each.folder)
         conflicts: list[tuple[Path, str]] = []
-        done = _write(still, progress, UNDOING if back else WRITING, conflicts, back=back)
+        done = write(still, progress, UNDOING if back else WRITING, conflicts, back=back)
     return Applied(cut_off.title, tuple(done), tuple(conflicts))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,9 +77,11 @@ class DescriberSettings(CaptionerSettings):
             model = AutoModelForImageTextToText.from_pretrained(folder, dtype=precision, use_safetensors=True, **plain)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError) as error:
             reason = " ".join(str(error).split())[:400]
+            remedy = "Choose a folder or hub name with config.json, its processor's files and safetensors."
+            if not find_spec("torchvision") and isinstance(error, ImportError | AttributeError):
+                remedy = "Models such as Qwen-VL need the package torchvision, in the build that suits PyTorch's."
             raise ModelError(
-                f"{self.model} cannot be loaded as a model that describes pictures: {reason}",
-                "Choose a folder or hub name with config.json, its processor's files and safetensors.",
+                f"{self.model} cannot be loaded as a model that describes pictures: {reason}", remedy
             ) from error
         return Describer(self, model.to(device).eval(), processor)
 
