@@ -36,6 +36,11 @@ def test_a_thumbnail_is_made_once_and_anew_when_the_picture_changes(
     write_picture(path, (300, 600), 3)
     assert opened(kept.of(path)).size == (128, 256)
     assert opened(kept.of(path, 64)).size == (32, 64)
+    for torn in (b"", None, first.body[:-1]):
+        for place in (tmp_path / "kept").rglob("*"):
+            if place.is_file():
+                place.write_bytes(place.read_bytes()[:50] if torn is None else torn)
+        assert opened(kept.of(path)).size == (128, 256)
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.heic", "a.webp", "a.tif"])

@@ -17,7 +17,7 @@ from pathlib import Path
 from PIL import Image
 
 from trainer.ground.errors import DataError
-from trainer.ground.files import cache_folder, replacing
+from trainer.ground.files import cache_folder
 from trainer.ground.paths import read_bytes
 from trainer.pictures.decoding import decoded, to_rgb
 
@@ -29,6 +29,7 @@ MOST_BYTES = 256 << 20
 _FOLDER = "thumbnails"
 _MOST_ONE = 4 << 20
 _QUALITY = 82
+_JPEG = b"\xff\xd8"
 _LOOK_EVERY = 200
 _LEAVES = 0.8
 
@@ -67,9 +68,11 @@ class Thumbnails:
             body = read_bytes(kept, _MOST_ONE)
             # The time says when it was last of use.
             os.utime(kept)
-            return Shown(body, _type_of(body))
         except OSError:
-            made = view(path, side)
+            body = b""
+        if _is_whole(body):
+            return Shown(body, _type_of(body))
+        made = view(path, side)
         self._keep(kept, made.body)
         return made
 
@@ -78,11 +81,15 @@ class Thumbnails:
         return self._folder or cache_folder() / _FOLDER
 
     def _keep(self, path: Path, body: bytes) -> None:
-        """Keep one; where the folder cannot be written, it is made again the next time."""
+        """Keep one; where the folder cannot be written, it is made again the next time.
+
+        It is not flushed to the disk, which would take longer than making it: a torn one is seen when it is read.
+        """
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as temporary:
-                temporary.write_bytes(body)
+            temporary.write_bytes(body)
+            os.replace(temporary, path)
         with self._lock:
             self._made += 1
             if self._made % _LOOK_EVERY == 1:
@@ -131,5 +138,12 @@ def _plain(image: Image.Image) -> Image.Image:
     return to_rgb(image)
 
 
+def _is_whole(body: bytes) -> bool:
+    """Say whether an encoded picture has its beginning and its end."""
+    if body.startswith(b"RIFF"):
+        return len(body) == 8 + int.from_bytes(body[4:8], "little")
+    return body.startswith(_JPEG) and body.endswith(b"\xff\xd9")
+
+
 def _type_of(body: bytes) -> str:
-    return "image/jpeg" if body.startswith(b"\xff\xd8") else "image/webp"
+    return "image/jpeg" if body.startswith(_JPEG) else "image/webp"
