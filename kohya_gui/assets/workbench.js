@@ -127,10 +127,12 @@ const BENCH = {
     BENCH.counting = setTimeout(async () => {
       const about = await BENCH.of('about', {}, true).catch(() => null);
       if (!about || about.token !== BENCH.token) return;
+      const known = BENCH.about.complete;
       BENCH.about = about;
       BENCH.rail();
       BENCH.count();
       if (!about.complete) BENCH.later();
+      else if (!known && PICTURE.open && document.activeElement === PICTURE.field) PICTURE.complete(); // all tags are known now
     }, 600);
   },
 
@@ -166,7 +168,9 @@ const BENCH = {
         make('button', {class: 'small primary'}, 'Open'),
         act('Browse', () => ACTS.browse()),
         make('div', {class: 'wb-acts'},
+          act('Add pictures', () => ACTS.upload()),
           act('Problems', () => ACTS.problems(), {class: 'small wb-with wb-problems'}),
+          act('Caption by a model', () => ACTS.captioners(), {class: 'small wb-with'}),
           act('Use for training', () => ACTS.use(), {class: 'small wb-with'}),
           act('?', () => ACTS.help(), {class: 'small wb-help', 'aria-label': 'Keys', title: 'Keys (?)'}))),
       make('div', {class: 'wb-told'}),
@@ -194,6 +198,7 @@ const BENCH = {
     grid.addEventListener('click', BENCH.clicked);
     grid.addEventListener('dblclick', (event) => event.target.closest('.wb-cell') && PICTURE.show());
     new ResizeObserver(() => BENCH.draw()).observe(grid);
+    ACTS.drops(BENCH.place);
     const top = document.getElementById('top');
     new ResizeObserver(() => BENCH.place.style.setProperty('--top', `${top.offsetHeight}px`)).observe(top);
   },
@@ -223,7 +228,7 @@ const BENCH = {
     const none = BENCH.place.querySelector('.wb-none');
     none.hidden = ids.length > 0;
     none.replaceChildren(...(all ? [make('p', {}, 'No picture fits these filters.'), make('button', {type: 'button', class: 'small', onclick: () => BENCH.clear()}, 'Show all')]
-      : [make('p', {}, 'No pictures in here yet.')]));
+      : [make('p', {}, 'No pictures in here yet. Drop pictures or a zip here, or choose them with “Add pictures”.')]));
   },
   clear() {
     BENCH.place.querySelector('.wb-find').value = '';
@@ -246,7 +251,7 @@ const BENCH = {
       toggle('folder', folder.number, folder.name, folder.pictures),
       make('div', {class: 'wb-folder-about'},
         make('span', {}, `${counted(folder.repeats, 'repeat')}${folder.regularisation ? ', regularisation' : ''}${folder.class_tokens ? `, “${folder.class_tokens}”` : ''}`),
-        null)));
+        make('button', {type: 'button', class: 'link', 'aria-label': `Change repeats and class of ${folder.name}`, onclick: () => ACTS.folder(folder)}, 'Change'))));
     const kinds = about.kinds.filter((kind) => kind.count || filter.problem === kind.name);
     const tagField = make('input', {type: 'search', class: 'wb-tag-find', placeholder: 'Find a tag', 'aria-label': 'Find a tag', value: BENCH.tagWord || '',
       oninput: (event) => { BENCH.tagWord = event.target.value; BENCH.tagList(); }});
@@ -472,7 +477,7 @@ BENCH.keys = {
   ' ': () => BENCH.choose(BENCH.at), Enter: () => PICTURE.show(), Escape: () => { BENCH.chosen.clear(); BENCH.count(); BENCH.draw(); },
   '/': () => BENCH.place.querySelector('.wb-find').focus(), '?': () => ACTS.help(),
   r: () => ACTS.change('replace'), a: () => ACTS.change('prefix'), t: () => ACTS.change('trigger'), d: () => ACTS.change('remove'), b: () => ACTS.change(),
-  x: () => ACTS.leaveOut(), p: () => ACTS.problems(), o: () => BENCH.place.querySelector('.wb-path').focus(),
+  x: () => ACTS.leaveOut(), p: () => ACTS.problems(), u: () => ACTS.upload(), m: () => ACTS.captioners(), o: () => BENCH.place.querySelector('.wb-path').focus(),
 };
 BENCH.orders = {
   a: () => { BENCH.chosen.clear(); BENCH.chooseAll(); }, z: () => BENCH.back(),

@@ -14,8 +14,15 @@ const ACTS = {
   field(words, input, more = '') { return make('label', {class: `wb-field ${more}`}, make('span', {}, words), input); },
   refusals(listed) { return listed.length > 0 && make('div', {class: 'problem-box'}, ...listed.slice(0, 20).map(([name, why]) => make('p', {}, `${name}: ${why}`)), listed.length > 20 && make('p', {}, `and ${listed.length - 20} more`)); },
 
-  // Waits for an errand, shows how far it has come, and returns its result; null where it was stopped or failed.
-  async wait(standing, place) {
+  // Says why something was refused; an errand that is under way, begun elsewhere, can be stopped here.
+  refuse(place, error) {
+    const stop = error.message.includes('is under way') && ACTS.act('Stop that', async () => { await BENCH.ask('stop'); place.replaceChildren(); });
+    place.replaceChildren(...[make('p', {class: 'problem', role: 'alert'}, error.message), stop].filter(Boolean));
+  },
+
+  // Waits for an errand, shows how far it has come, and returns its result; null where it was stopped or failed. One
+  // that only looks is stopped when its dialog is closed.
+  async wait(standing, place, {looks = false} = {}) {
     const bar = make('i', {}), words = make('p', {class: 'quiet', role: 'status'});
     const row = make('div', {class: 'wb-errand'}, words, make('div', {class: 'progress', role: 'progressbar', 'aria-label': standing.title}, bar), ACTS.act('Stop', () => BENCH.ask('stop')));
     place.replaceChildren(row);
@@ -25,6 +32,7 @@ const ACTS = {
       row.lastElementChild.previousElementSibling.classList.toggle('waiting', !now.total);
       bar.style.width = `${now.total ? 100 * now.done / now.total : 0}%`;
       await new Promise((then) => setTimeout(then, pause));
+      if (looks && !place.isConnected) BENCH.ask('stop', {}, true).catch(() => {});
       now = await BENCH.ask('errand', {}, true).catch(() => now);
     }
     place.replaceChildren();
@@ -112,7 +120,7 @@ const ACTS = {
       try {
         began = await BENCH.of('apply', {plan: plan().plan}, true);
       } catch (error) {
-        return told.replaceChildren(make('p', {class: 'problem', role: 'alert'}, error.message));
+        return ACTS.refuse(told, error);
       }
       const result = await ACTS.wait(began.errand, told);
       if (result && !result.conflicts.length) box().close();
@@ -224,9 +232,9 @@ const ACTS = {
   KEYS: [
     ['In the grid', [['← → ↑ ↓, Home, End, Page up, Page down', 'go from picture to picture'], ['Shift with these', 'select on the way'], ['Space', 'select one, or not'], ['Ctrl+A', 'select all that are shown'], ['Esc', 'select none'],
       ['Enter', 'one picture large, with its caption'], ['/', 'find in names and captions'], ['B', 'change the captions of all that are selected'], ['R', 'find and replace'], ['A', 'put before'], ['T', 'trigger word'], ['D', 'remove tags'],
-      ['X', 'leave out, or take in again'], ['P', 'problems'], ['O', 'another folder'], ['Ctrl+Z', 'take back what was done last']]],
+      ['X', 'leave out, or take in again'], ['P', 'problems'], ['U', 'add pictures'], ['M', 'caption by a model'], ['O', 'another folder'], ['Ctrl+Z', 'take back what was done last']]],
     ['In the large picture', [['Enter', 'save the caption, and go to the next'], ['Shift+Enter', 'a new line'], ['Page up, Page down', 'save, and go to the one before or the next'], ['↓ ↑, then Tab or Enter', 'take a tag that is offered'],
-      ['Ctrl+S', 'save'], ['Ctrl+Z', 'take back: first what was typed, then what was saved'], ['Esc', 'save, and back to the grid'], ['Tab to leave the caption, then X, C', 'leave out, crop']]],
+      ['Ctrl+S', 'save'], ['Ctrl+Z', 'take back: first what was typed, then what was saved'], ['Esc', 'save, and back to the grid'], ['Tab to leave the caption, then X, C, K', 'leave out, crop, mask']]],
     ['Everywhere', [['?', 'these keys']]],
   ],
   help() {

@@ -1,4 +1,4 @@
-// What takes the workbench a while: problems with their remedies.
+// What takes the workbench a while: problems with their remedies, captions by a model, files that are sent, folders.
 Object.assign(ACTS, {
   // --- problems -------------------------------------------------------------------------------------------------------
 
@@ -24,10 +24,10 @@ Object.assign(ACTS, {
       try {
         began = await BENCH.of('search', {trigger: trigger.value, tokens: tokens.checked}, true);
       } catch (error) {
-        return told.replaceChildren(make('p', {class: 'problem', role: 'alert'}, error.message));
+        return ACTS.refuse(told, error);
       }
       search.disabled = true;
-      const done = await ACTS.wait(began.errand, told);
+      const done = await ACTS.wait(began.errand, told, {looks: true});
       search.disabled = false;
       if (done) ACTS.searched = BENCH.token;
       await BENCH.again();
@@ -64,5 +64,147 @@ Object.assign(ACTS, {
         ...found.remedies.flatMap((each, place) => [each.done ? make('span', {class: 'badge good'}, `done: ${each.words}`) : ACTS.act(each.words, () => remedy(place, false)),
           many && !each.done && ACTS.act(`${each.words}, for all ${kinds[found.kind].toLocaleString('en-US')} of this kind`, () => remedy(place, true))]),
         found.count > 0 && ACTS.act('Show in the grid', () => { box.close(); BENCH.clear(); BENCH.filterBy({problem: found.kind}); })));
+  },
+
+  // --- captions by a model --------------------------------------------------------------------------------------------
+
+  async captioners() {
+    if (!BENCH.token || !BENCH.ids.length) return;
+    const missing = await BENCH.of('captioners').catch(() => null);
+    if (!missing) return;
+    const ids = BENCH.subject(), kept = ACTS.model || (ACTS.model = {kind: 'tagger'});
+    const told = make('div', {}), seen = make('div', {class: 'wb-seen'}), fields = make('div', {class: 'wb-fields'});
+    let plan = null;
+    const PARTS = {
+      tagger: [['general_threshold', 'Least share for tags', 0.35], ['character_threshold', 'Least share for characters', 0.85], ['unwanted', 'Unwanted tags, with commas between', ''], ['underscores', 'Keep underscores', false], ['rating', 'The rating too', false]],
+      describer: [['prompt', 'What to ask of the model (if it takes a question)', ''], ['max_new_tokens', 'Most tokens of a caption', 128]],
+    };
+    const kind = make('select', {name: 'kind', onchange: () => draw()}, ...[['tagger', 'Tags (WD14-style ONNX tagger)'], ['describer', 'Sentences (BLIP, Florence-2, Qwen-VL)']].map(([value, words]) => make('option', {value, selected: kept.kind === value}, words)));
+    const model = make('input', {type: 'text', name: 'model', value: kept.model || '', spellcheck: 'false', placeholder: 'a folder, or a name at the hub such as SmilingWolf/wd-vit-tagger-v3'});
+    const mode = make('select', {name: 'mode'}, ...[['missing', 'only where there is none'], ['append', 'behind what is there'], ['replace', 'in place of what is there']].map(([value, words]) => make('option', {value, selected: kept.mode === value}, words)));
+    const draw = () => {
+      fields.replaceChildren(...PARTS[kind.value].map(([name, words, value]) => {
+        const now = kept[name] ?? value;
+        if (typeof value === 'boolean') return make('label', {class: 'wb-check'}, make('input', {type: 'checkbox', name, checked: now}), words);
+        const number = typeof value === 'number';
+        return ACTS.field(words, make('input', {type: number ? 'number' : 'text', name, value: now, step: number && value < 1 ? 0.05 : undefined, min: number ? 0 : undefined, spellcheck: 'false'}), name === 'prompt' || name === 'unwanted' ? 'wide' : '');
+      }));
+      told.replaceChildren(missing[kind.value] ? make('p', {class: 'problem'}, missing[kind.value]) : '');
+      begin.disabled = Boolean(missing[kind.value]);
+    };
+    const begin = ACTS.act('Write captions, to look at', async () => {
+      const said = {kind: kind.value, model: model.value, mode: mode.value};
+      for (const input of fields.querySelectorAll('[name]')) said[input.name] = input.type === 'checkbox' ? input.checked : input.type === 'number' ? Number(input.value) : input.value;
+      Object.assign(kept, said);
+      let began;
+      try {
+        began = await BENCH.of('captioned', {...said, ids}, true);
+      } catch (error) {
+        return ACTS.refuse(told, error);
+      }
+      begin.disabled = true;
+      seen.replaceChildren();
+      plan = await ACTS.wait(began.errand, told, {looks: true});
+      begin.disabled = false;
+      if (plan?.plan) ACTS.showPlan(seen, plan);
+      apply.disabled = !plan?.changes;
+    });
+    const apply = ACTS.applying(() => plan, told, seen, () => box);
+    const about = BENCH.chosen.size ? counted(ids.length, 'selected picture') : `all ${counted(ids.length, 'picture')} that are shown`;
+    const box = ACTS.dialog('Captions by a model', make('p', {class: 'quiet'}, `Of ${about}. Nothing is written before you have seen it.`),
+      make('div', {class: 'wb-form'}, ACTS.field('What it writes', kind), ACTS.field('Model', model, 'wide'), ACTS.field('Write', mode), fields), make('div', {class: 'wb-line'}, begin), told, seen);
+    box.classList.add('wide');
+    box.querySelector('.closing').append(apply);
+    draw();
+  },
+
+  // --- uploads --------------------------------------------------------------------------------------------------------
+
+  // Pictures, captions and zips that are dropped on the workbench are asked about first: where they are to go.
+  drops(place) {
+    place.addEventListener('drop', (event) => {
+      const files = [...(event.dataTransfer?.files || [])];
+      if (files.length) ACTS.upload(files);
+    });
+  },
+  upload(files = []) {
+    const folders = BENCH.about?.folders || [], chosen = [...files];
+    const first = folders[BENCH.filter.folder ?? 0]?.path || BENCH.place.querySelector('.wb-path').value;
+    const into = make('input', {type: 'text', value: first, spellcheck: 'false', list: 'wb-into'});
+    const known = make('datalist', {id: 'wb-into'}, ...folders.map((each) => make('option', {value: each.path})));
+    const listed = make('div', {class: 'wb-files', role: 'status'}), bar = make('i', {}), progress = make('div', {class: 'progress', hidden: true}, bar);
+    const picker = make('input', {type: 'file', multiple: true, hidden: true, onchange: () => add([...picker.files])});
+    const area = make('div', {class: 'wb-drop'}, make('p', {}, 'Drop pictures, captions (.txt) or zip archives here.'), ACTS.act('Choose files', () => picker.click()), picker);
+    const say = () => {
+      const bytes = chosen.reduce((sum, file) => sum + file.size, 0);
+      listed.replaceChildren(chosen.length ? make('p', {}, make('b', {}, `${counted(chosen.length, 'file')}, ${(bytes / 1e6).toFixed(1)} MB`)) : '');
+      send.disabled = !chosen.length;
+    };
+    const add = (more) => { chosen.push(...more); say(); };
+    area.addEventListener('drop', (event) => { event.preventDefault(); event.stopPropagation(); document.body.classList.remove('dropping'); add([...event.dataTransfer.files]); });
+    area.addEventListener('dragover', (event) => event.preventDefault());
+    let sending = false;
+    const send = ACTS.act('Add', async () => {
+      if (sending) return;
+      sending = true;
+      send.disabled = true;
+      progress.hidden = false;
+      const waiting = [...chosen], refused = [];
+      let done = 0, written = 0, folder = '';
+      const one = async () => {
+        while (waiting.length && sending) {
+          const file = waiting.shift();
+          const said = await fetch(`workbench/upload?into=${encodeURIComponent(into.value)}&name=${encodeURIComponent(file.name)}`, {method: 'POST', body: file}).then((answer) => answer.json(), () => ({refused: 'The program does not answer.'}));
+          if (typeof said.refused === 'string') refused.push([file.name, said.refused]);
+          else {
+            written += said.written.length;
+            refused.push(...said.refused);
+            folder = said.folder;
+          }
+          bar.style.width = `${100 * ++done / chosen.length}%`;
+          listed.replaceChildren(make('p', {}, `${done.toLocaleString('en-US')} of ${chosen.length.toLocaleString('en-US')} sent`));
+        }
+      };
+      await Promise.all([one(), one(), one()]);
+      sending = false;
+      chosen.length = 0;
+      progress.hidden = true;
+      listed.replaceChildren(make('p', {}, make('b', {}, `${counted(written, 'file')} added.`)), ACTS.refusals(refused) || '');
+      if (folder) await BENCH.openFolder(BENCH.about?.path && (folder === BENCH.about.path || folder.startsWith(`${BENCH.about.path}/`)) ? BENCH.about.path : folder);
+      if (!refused.length && written) { box.close(); BENCH.tell(`${counted(written, 'file')} added.`); }
+    }, {class: 'small primary', disabled: true});
+    const box = ACTS.dialog('Add pictures', area, ACTS.field('Into the folder (made where it is missing; name it REPEATS_trigger class, such as 10_sks dog)', into, 'wide'), known, progress, listed);
+    box.addEventListener('close', () => { sending = false; });
+    box.querySelector('.closing').append(send);
+    say();
+  },
+
+  // --- folders --------------------------------------------------------------------------------------------------------
+
+  folder(folder) {
+    const repeats = make('input', {type: 'number', min: 1, step: 1, value: folder.repeats}), words = make('input', {type: 'text', value: folder.class_tokens, spellcheck: 'false'}), told = make('div', {role: 'status'});
+    let sure = false;
+    const rename = ACTS.act('Rename', async () => {
+      const said = {number: folder.number, repeats: Number(repeats.value) || 0, class_tokens: words.value, sure};
+      try {
+        const answer = await BENCH.of('folder', said, true);
+        if (!sure) {
+          sure = true;
+          told.replaceChildren(make('p', {}, 'The folder ', make('code', {}, answer.old), ' will be named ', make('code', {}, answer.new), '.'));
+          rename.textContent = 'Yes, rename it';
+          return;
+        }
+        box.close();
+        BENCH.took(answer);
+      } catch (error) {
+        told.replaceChildren(make('p', {class: 'problem', role: 'alert'}, error.message));
+      }
+    }, {class: 'small primary'});
+    const anew = () => { sure = false; rename.textContent = 'Rename'; told.replaceChildren(); };
+    for (const input of [repeats, words]) input.addEventListener('input', anew);
+    const box = ACTS.dialog('Repeats and class', make('p', {class: 'quiet'}, 'The folder’s name says how often each of its pictures is seen in an epoch, and what they are of.'),
+      make('div', {class: 'wb-form'}, ACTS.field('Repeats', repeats), ACTS.field('Trigger and class', words)), told);
+    box.querySelector('.closing').append(rename);
+    repeats.focus();
   },
 });

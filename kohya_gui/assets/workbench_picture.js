@@ -9,7 +9,7 @@ const PICTURE = {
   build() {
     const act = (words, does, more = {}) => make('button', {type: 'button', class: 'small', onclick: does, ...more}, words);
     PICTURE.place.replaceChildren(
-      make('div', {class: 'wb-stage'}, make('div', {class: 'wb-frame'}, make('img', {alt: '', draggable: 'false'}), make('i', {class: 'wb-crop'}))),
+      make('div', {class: 'wb-stage'}, make('div', {class: 'wb-frame'}, make('img', {alt: '', draggable: 'false'}), make('canvas', {class: 'wb-mask', hidden: true}), make('i', {class: 'wb-crop'}))),
       make('div', {class: 'wb-beside'},
         make('div', {class: 'wb-line'},
           act('← Grid', () => PICTURE.leave(), {title: 'Back to the grid (Esc)'}),
@@ -28,7 +28,7 @@ const PICTURE = {
         make('div', {class: 'wb-chips', 'aria-label': 'Tags of this caption'}),
         make('div', {class: 'wb-line wb-tools'},
           act('Save', () => PICTURE.save()), act('Leave out', () => PICTURE.remark({skip: !PICTURE.row.skipped}), {class: 'small wb-skip'}),
-          act('Crop', () => CROP.begin(), {class: 'small wb-crop-it'}),
+          act('Crop', () => CROP.begin(), {class: 'small wb-crop-it'}), act('Mask', () => MASK.begin(), {class: 'small wb-mask-it'}),
           make('label', {class: 'wb-choice'}, 'Repeats', make('input', {type: 'number', class: 'wb-repeats', min: 1, step: 1, inputmode: 'numeric', onchange: (event) => PICTURE.remark({repeats: Number(event.target.value) || null})}))),
         make('div', {class: 'wb-editing'})));
     new ResizeObserver(() => PICTURE.fit()).observe(PICTURE.place.querySelector('.wb-stage'));
@@ -92,13 +92,16 @@ const PICTURE = {
     const coded = row.encoding ? `, caption reads as ${row.encoding}` : '';
     place.querySelector('.wb-facts').textContent = `${size}${bucket}${coded}${row.missing ? ', no caption file yet' : ''}`;
     place.querySelector('.wb-wrong').replaceChildren(...row.wrong.map((each) => make('p', {}, each.title)));
+    place.querySelector('.wb-mask-it').textContent = row.masked ? 'Change the mask' : 'Mask';
     place.querySelector('.wb-skip').textContent = row.skipped ? 'Take in again' : 'Leave out';
+    PICTURE.field.readOnly = row.fixed;
     const repeats = place.querySelector('.wb-repeats');
     repeats.value = row.repeats ?? '';
     repeats.placeholder = String(BENCH.about.folders[row.folder].repeats);
     place.classList.toggle('skipped', row.skipped);
     PICTURE.fit();
     PICTURE.chips();
+    MASK.show();
   },
 
   // The frame has the picture's form and as much room as there is; what is cut out of it is drawn in it.
@@ -193,7 +196,7 @@ const PICTURE = {
   complete() {
     clearTimeout(PICTURE.completing);
     const word = PICTURE.word();
-    if (!word.text || !BENCH.about.complete) return PICTURE.shut();
+    if (!word.text) return PICTURE.shut();
     PICTURE.completing = setTimeout(async () => {
       const found = await BENCH.of('tags', {find: word.text, most: 8}, true).catch(() => ({tags: []}));
       if (document.activeElement !== PICTURE.field || PICTURE.word().text !== word.text) return;
@@ -240,7 +243,7 @@ const PICTURE = {
     if (typing || order || event.altKey) return;
     if (event.target.matches?.('button, a') && ['Enter', ' '].includes(event.key)) return;
     const keys = {Enter: () => PICTURE.step(1), ArrowRight: () => PICTURE.step(1), ArrowLeft: () => PICTURE.step(-1), x: () => PICTURE.remark({skip: !PICTURE.row.skipped}),
-      c: () => CROP.begin(), e: () => PICTURE.field.focus(), '?': () => ACTS.help()};
+      c: () => CROP.begin(), k: () => MASK.begin(), e: () => PICTURE.field.focus(), '?': () => ACTS.help()};
     if (keys[event.key]) does(keys[event.key]);
   },
   fieldKey(event, does) {

@@ -12,7 +12,7 @@ CODE = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono
 
 STYLE_SHEETS = (ASSETS / "style.css", ASSETS / "workbench.css")
 
-WORKBENCH = ("workbench.js", "workbench_picture.js", "workbench_acts.js", "workbench_errands.js")
+WORKBENCH = ("workbench.js", "workbench_picture.js", "workbench_masks.js", "workbench_acts.js", "workbench_errands.js")
 SCRIPTS = ("notify.js", "news.js", "curves.js", "gallery.js", "page.js", *WORKBENCH)
 
 HEAD = "".join(f"<script>{(ASSETS / name).read_text(encoding='utf-8')}</script>" for name in SCRIPTS)

@@ -10,14 +10,16 @@ import json
 from collections.abc import Callable, Mapping
 
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from kohya_gui.parts.folders import Refused
 from kohya_gui.workbench import told
+from kohya_gui.workbench.arrival import Arrival
 from kohya_gui.workbench.bench import Bench
 from kohya_gui.workbench.remedies import Remedies
+from kohya_gui.workbench.tasks import MOST_MASK, Tasks
 from kohya_gui.workbench.told import Said
 from kohya_gui.workbench.workbench import Answer, Conflict, Workbench
 from trainer.ground.errors import DataError, TrainerError
@@ -40,7 +42,8 @@ class Routes:
 
     def __init__(self, workbench: Workbench) -> None:
         self._workbench = workbench
-        remedies = Remedies(workbench)
+        remedies, self._tasks = Remedies(workbench), Tasks(workbench)
+        tasks = self._tasks
         self._thumbnails = Thumbnails()
         self._room = asyncio.Semaphore(AT_ONCE)
         self._general: Mapping[str, Callable[[Said], Answer]] = {
@@ -66,13 +69,18 @@ class Routes:
             "search": remedies.search,
             "findings": remedies.findings,
             "remedy": remedies.remedy,
+            "captioners": tasks.captioners,
+            "captioned": tasks.caption,
+            "folder": tasks.rename_folder,
         }
 
     def routes(self) -> list[Route]:
         """Return them for the server."""
         return [
+            Route("/workbench/upload", self._upload, methods=["POST"]),
             Route("/workbench/{act}", self._answer, methods=["POST"]),
             Route("/workbench/{token}/{act}", self._answer, methods=["POST"]),
+            Route("/workbench/{token}/mask/{number:int}", self._mask, methods=["POST"]),
             Route("/workbench/{token}/{kind}/{number:int}", self._picture),
         ]
 
@@ -93,6 +101,42 @@ class Routes:
         except (ValueError, RecursionError):
             return _refused("This request is none of the page's own.", REFUSED)
         return _answer_with(lambda: self._do(asked, said))
+
+    # --- what is sent -----------------------------------------------------------------------------------------------
+
+    async def _mask(self, request: Request) -> Response:
+        """Answer POST workbench/TOKEN/mask/NUMBER: the body is the mask as PNG, or nothing to take it away."""
+        body, asked = await _body(request, MOST_MASK), request.path_params
+        if body is None:
+            return _refused("The mask is too large.", TOO_MUCH)
+
+        def write() -> Answer:
+            return self._tasks.write_mask(self._workbench.bench(asked["token"]), asked["number"], body)
+
+        return await run_in_threadpool(_answer_with, write)
+
+    async def _upload(self, request: Request) -> Response:
+        """Answer POST workbench/upload?into=FOLDER&name=NAME: the body is a file."""
+        into, name = (request.query_params.get(each, "") for each in ("into", "name"))
+        arrival = await run_in_threadpool(self._begin, into)
+        if isinstance(arrival, Response):
+            return arrival
+        try:
+            async for part in request.stream():
+                await run_in_threadpool(arrival.take, part)
+            return await run_in_threadpool(lambda: _answer_with(lambda: arrival.end(name)))
+        except DataError as refusal:
+            return _refused(str(refusal), TOO_MUCH)
+        except ClientDisconnect:
+            return _refused("It was given up on the way.", REFUSED)
+        finally:
+            await run_in_threadpool(arrival.close)
+
+    def _begin(self, into: str) -> Arrival | Response:
+        try:
+            return Arrival(self._workbench.folders, into)
+        except (Refused, TrainerError) as refusal:
+            return _refused(str(refusal), REFUSED)
 
     # --- acts -------------------------------------------------------------------------------------------------------
 
@@ -124,11 +168,12 @@ class Routes:
     # --- pictures ---------------------------------------------------------------------------------------------------
 
     async def _picture(self, request: Request) -> Response:
-        """Answer GET workbench/TOKEN/small/NUMBER and large/NUMBER."""
+        """Answer GET workbench/TOKEN/small/NUMBER, large/NUMBER and mask/NUMBER."""
         asked = dict(request.path_params)
         kinds: Mapping[str, Callable[[Bench, int], Shown]] = {
             "small": lambda bench, number: self._thumbnails.of(bench.entry(number).picture),
             "large": lambda bench, number: view(bench.entry(number).picture),
+            "mask": self._tasks.read_mask,
         }
         make = kinds.get(asked["kind"])
         if make is None:
@@ -144,7 +189,8 @@ class Routes:
                 shown = await run_in_threadpool(made)
         except TrainerError:
             return Response("The picture cannot be read.", GONE)
-        return Response(shown.body, media_type=shown.media_type, headers=_KEPT)
+        kept = _NEW if asked["kind"] == "mask" else _KEPT
+        return Response(shown.body, media_type=shown.media_type, headers=kept)
 
 
 async def _body(request: Request, most: int) -> bytes | None:

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import time
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from tests.helpers.browser import NEEDS_BROWSER, PATIENCE
+from tests.helpers.onnx_file import write_tagger
 from tests.helpers.page import App, start_app
 
 pytestmark = NEEDS_BROWSER
@@ -49,7 +51,7 @@ class Bench:
             for path in self.root.rglob("*")
             if path.is_file() and ".caption_changes" not in path.parts
         }
-        assert found.keys() == self.expected.keys()
+        assert found.keys() ^ self.expected.keys() == set()
         assert [name for name, content in found.items() if content != self.expected[name]] == []
 
 
@@ -187,6 +189,80 @@ def test_twins_are_found_and_one_is_left_out(place: Page, bench: Bench) -> None:
     expect(place.locator(".wb-row", has_text="left out")).to_contain_text("1")
 
 
+def test_a_zip_is_taken_in(place: Page, bench: Bench, tmp_path: Path) -> None:
+    content = io.BytesIO()
+    Image.new("RGB", (64, 64), "navy").save(content, "PNG")
+    archive = tmp_path / "more.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        packed.writestr("z_new.png", content.getvalue())
+        packed.writestr("z_new.txt", "zwx dog, sea")
+        packed.writestr("../evil.png", content.getvalue())
+    place.keyboard.press("u")
+    dialog = place.get_by_role("dialog", name="Add pictures")
+    dialog.locator("input[type=file]").set_input_files(archive)
+    dialog.get_by_role("button", name="Add", exact=True).click()
+    expect(place.locator(".wb-count")).to_have_text(f"{COUNT + 1:,} pictures")
+    bench.expected[f"{FOLDER}/z_new.png"] = content.getvalue()
+    bench.expected[f"{FOLDER}/z_new.txt"] = b"zwx dog, sea"
+    bench.check()
+    assert not (bench.root / "evil.png").exists()
+
+
+def test_a_tagger_shows_what_it_would_write_and_writes_it_when_told(place: Page, bench: Bench) -> None:
+    pytest.importorskip("onnxruntime")
+    model = write_tagger(bench.root.parent / "tagger")
+    for _ in range(3):
+        place.keyboard.press("Space")
+        place.keyboard.press("ArrowRight")
+    place.keyboard.press("m")
+    dialog = place.get_by_role("dialog", name="Captions by a model")
+    dialog.locator("input[name=model]").fill(str(model))
+    dialog.locator("select[name=mode]").select_option("append")
+    dialog.locator("input[name=general_threshold]").fill("0")
+    dialog.get_by_role("button", name="Write captions, to look at").click()
+    apply = dialog.get_by_role("button", name="Apply", exact=True)
+    expect(apply).to_be_enabled(timeout=PATIENCE)
+    expect(dialog.locator(".wb-change-row")).to_have_count(3)
+    shown = {
+        row.locator("b").inner_text(): row.locator(".new").inner_text()
+        for row in dialog.locator(".wb-change-row").all()
+    }
+    bench.check()  # a preview writes nothing
+    apply.click()
+    expect(place.locator(".wb-told")).to_contain_text("3 captions", timeout=PATIENCE)
+    for name, text in shown.items():
+        bench.expected[f"{FOLDER}/{Path(name).stem}.txt"] = text.encode()
+    bench.check()
+
+
+def test_a_mask_is_painted_by_keyboard_and_a_folder_renamed_and_named_back(place: Page, bench: Bench) -> None:
+    place.keyboard.press("Enter")
+    expect(place.locator(".wb-name")).to_have_text("p0000.png")
+    place.get_by_role("button", name="Mask", exact=True).click()
+    place.locator(".wb-picture").focus()
+    place.locator(".wb-where").click()
+    place.keyboard.press(" ")
+    place.get_by_role("button", name="Keep this mask").click()
+    expect(place.get_by_role("button", name="Change the mask")).to_be_visible()
+    mask = np.asarray(Image.open(bench.folder / "masks" / "p0000.png.png"))
+    assert (mask.shape, mask[32, 32] < 128, mask[0, 0] > 250) == ((64, 64), True, True)
+    for name in ("masks/p0000.png.png", "pictures.json"):
+        bench.expected[f"{FOLDER}/{name}"] = (bench.folder / name).read_bytes()
+    place.keyboard.press("Escape")
+    place.get_by_role("button", name=f"Change repeats and class of {FOLDER}").click()
+    dialog = place.get_by_role("dialog", name="Repeats and class")
+    dialog.get_by_label("Repeats").fill("3")
+    dialog.get_by_role("button", name="Rename").click()
+    expect(dialog).to_contain_text("will be named 3_zwx dog")
+    assert bench.folder.is_dir()
+    dialog.get_by_role("button", name="Yes, rename it").click()
+    expect(place.locator(".wb-told")).to_contain_text("is 3_zwx dog now")
+    assert [path.name for path in bench.root.iterdir()] == ["3_zwx dog"]
+    place.locator(".wb-told").get_by_role("button", name="Undo").click()
+    expect(place.locator(".wb-told")).to_contain_text("Taken back")
+    bench.check()
+
+
 # --- without a browser ----------------------------------------------------------------------------------------------
 
 
@@ -227,26 +303,43 @@ def test_nothing_outside_is_shown_or_written(
         said = {"id": number, "text": "mine", "was": ""}
         assert client.post(f"/workbench/{token}/caption", json=said).status_code == 400
     assert (outside / "secret.txt").read_text() == "a secret"
+    for into in (outside, inside / ".hidden", ""):
+        sent = client.post("/workbench/upload", params={"into": str(into), "name": "a.png"}, content=b"x")
+        assert sent.status_code == 400, sent.text
+    assert sorted(path.name for path in outside.iterdir()) == ["secret.png", "secret.txt"]
 
 
-@pytest.mark.parametrize("path", ["/workbench/state", "/workbench/open", "/workbench/x/view"])
+@pytest.mark.parametrize("path", ["/workbench/state", "/workbench/open", "/workbench/x/view", "/workbench/upload"])
 def test_other_pages_are_refused(client: httpx.Client, path: str) -> None:
     assert client.post(path, json={}, headers={"Origin": "https://evil.example"}).status_code == 403
 
 
-ACTS = ("view", "rows", "caption", "preview", "plan", "apply", "remark", "settle", "use", "search", "remedy", "nothing")
+ACTS = (
+    "view",
+    "rows",
+    "caption",
+    "preview",
+    "plan",
+    "apply",
+    "remark",
+    "settle",
+    "use",
+    "search",
+    "remedy",
+    "captioned",
+)
 NONSENSE: tuple[object, ...] = (
     [],
     "x",
     {"ids": [-1, True, "a", 10**9]},
     {"id": None, "text": 7},
-    {"kind": {}, "trigger": []},
+    {"kind": {}, "trigger": [], "model": "../x", "mode": "append"},
 )
 
 
 def test_nonsense_is_refused_and_is_no_fault(client: httpx.Client, app: App, bench: Bench) -> None:
     token = opened(client, bench.root)
-    for act in ACTS:
+    for act in (*ACTS, "captioned", "folder", "nothing"):
         for said in NONSENSE:
             assert client.post(f"/workbench/{token}/{act}", json=said).status_code in (200, 400), (act, said)
         assert client.post(f"/workbench/{token}/{act}", content=b"[" * 100_000).status_code == 400
