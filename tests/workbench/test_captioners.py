@@ -279,6 +279,65 @@ def test_a_model_that_is_asked_says_what_the_librarys_own_call_says(album: Album
     assert "USER" not in change.new and change.new
 
 
+@pytest.fixture(scope="module")
+def florence(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Florence-2 of 16 numbers a token, whose processor turns a task into a question."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import (
+        CLIPImageProcessor,
+        Florence2Config,
+        Florence2ForConditionalGeneration,
+        Florence2Processor,
+        Florence2VisionConfig,
+        PreTrainedTokenizerFast,
+    )
+
+    folder = tmp_path_factory.mktemp("florence")
+    asked = "Describe with a paragraph what is shown in the image ."
+    words = ["<s>", "<pad>", "</s>", "<unk>", "<image>", *asked.split(), "cat", "dog", "red"]
+    plain = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    plain.pre_tokenizer = Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=plain, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>",
+        extra_special_tokens={"image_token": "<image>"},
+    )  # fmt: skip
+    images = CLIPImageProcessor(size={"height": 64, "width": 64}, do_center_crop=False)
+    images.image_seq_length = 5
+    stages = {"depths": [1] * 4, "num_heads": [1] * 4, "num_groups": [1] * 4, "embed_dim": [8, 8, 8, 16]}
+    text = {"model_type": "bart", "vocab_size": len(words), "d_model": 16, "init_std": 1.0}
+    sizes = {
+        f"{part}_{what}": number
+        for part in ("encoder", "decoder")
+        for what, number in (("layers", 1), ("ffn_dim", 16), ("attention_heads", 2))
+    }
+    ends = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+    torch.manual_seed(0)
+    Florence2ForConditionalGeneration(
+        Florence2Config(
+            vision_config=Florence2VisionConfig(**stages, window_size=2, projection_dim=16),
+            text_config={**text, **sizes, **ends, "forced_eos_token_id": 2},
+            image_token_id=4,
+        )
+    ).save_pretrained(folder)
+    Florence2Processor(images, tokenizer, num_additional_image_tokens=1).save_pretrained(folder)
+    return folder
+
+
+def test_a_florence_says_what_the_librarys_own_call_says(album: Album, florence: Path) -> None:
+    from transformers import Florence2ForConditionalGeneration, Florence2Processor
+
+    model = Florence2ForConditionalGeneration.from_pretrained(florence)
+    processor = Florence2Processor.from_pretrained(florence)
+    planned = caption_pictures(album.entries[1:2], DescriberSettings(str(florence), max_new_tokens=8))
+    with Image.open(album.entries[1].picture) as image:
+        given = processor(images=image.convert("RGB"), text="<MORE_DETAILED_CAPTION>", return_tensors="pt")
+    written = model.generate(**given, max_new_tokens=8, do_sample=False, num_beams=1)
+    (change,) = planned.changes
+    assert change.new == processor.batch_decode(written, skip_special_tokens=True)[0].strip() != ""
+
+
 def test_what_describes_nothing_is_refused_by_name(album: Album, blip: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be loaded as a model that describes pictures"):
         caption_pictures(album.entries, DescriberSettings(str(tmp_path)))
