@@ -38,8 +38,10 @@ from trainer.families.flux.checkpoint import TransformerWeights
 from trainer.families.flux.transformer import packed, places, unpacked
 from trainer.families.reading.headers import Header
 from trainer.families.reading.weights import build_empty
+from trainer.forecast.tracing import trace
 from trainer.ground.errors import ModelError
 from trainer.planning.inspection import inspect
+from trainer.planning.plan import plan
 from trainer.results import key_names
 from trainer.run import Start
 from trainer.settings.kohya import export_flat, import_flat
@@ -160,6 +162,17 @@ def test_it_computes_as_diffusers(forms: dict[str, dict[str, str]]) -> None:
                 txt_ids=torch.zeros(len(words), 3),
             ).sample
             assert torch.allclose(unpacked(answer, 4, 3)[0], found, atol=1e-5)
+
+
+def test_words_are_those_of_transformers_and_their_memory_is_foreseen(ground: Ground) -> None:
+    bundle = loaded(ground.given)
+    tokens = tokens_of(bundle, "a cat", "red")
+    with torch.no_grad():
+        states = tiny.modules()[T5](tokens[T5]["ids"], attention_mask=tokens[T5]["mask"].long()).last_hidden_state
+        assert torch.equal(bundle.encode_text(tokens)["context"], states)
+    for ahead in (True, False):
+        config = ground.config("foreseen", cache_text_encoder_outputs=ahead, sample_prompts="a --w 64 --h 64 --s 2")
+        assert all(phase.peak > 0 for phase in trace(plan(config)).phases)
 
 
 def test_padding_is_seen_by_nobody(forms: dict[str, dict[str, str]]) -> None:

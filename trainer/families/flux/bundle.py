@@ -145,10 +145,12 @@ class Bundle(HasVae):
         """Return T5's states as "context", [b, n, width], and where tokens have a mask that, as "mask", bool [b, n]."""
         mask = tokens.get("mask")
         seen = None if mask is None else mask.to(self.device)
+        # As transformers would make it, which asks the numbers first whether anything is hidden at all.
+        square = None if seen is None else seen[:, None, None, :].expand(-1, 1, seen.shape[1], -1)
         # float16 has not the range that T5's states need, whatever the caller's autocast says.
         half = self.dtype == torch.float16
         with autocast(self.device, torch.bfloat16, enabled=half or torch.is_autocast_enabled()):
-            states = self._module(self.t5)(tokens["ids"].to(self.device), attention_mask=seen).last_hidden_state
+            states = self._module(self.t5)(tokens["ids"].to(self.device), attention_mask=square).last_hidden_state
         found = {"context": states.to(self.dtype)}
         return found if seen is None else {**found, "mask": seen}
 
