@@ -101,6 +101,7 @@ EVERY = {
     "save_last_n_epochs_state": 1,
     "save_last_n_steps_state": 5,
     "save_precision": "bf16",
+    "save_copy_for": "diffusers",
     "log_with": "tensorboard",
     "metadata_title": "t",
     "metadata_author": "a",

@@ -22,6 +22,7 @@ from trainer.settings.processes import (
     streamed_share,
     tell_model,
     unsaid_prediction,
+    without_choice,
 )
 from trainer.settings.sd_scripts import NETWORK_ARGUMENTS, Argument, argument, defaults, is_off
 from trainer.settings.section import Follows
@@ -120,6 +121,7 @@ def _translate(imported: Imported, known: Mapping[str, Setting]) -> None:
     """Bring the file's values into our forms, and put sd-scripts' defaults under them."""
     given = {key: value for key, value in imported.values.items() if not _is_unset(known.get(key), value)}
     process = _process_of(given, imported)
+    imported.unused += without_choice(given, known)
     for name, share in streamed_share(given).items():
         imported.said.append(Said(name, given.pop(name), {"streamed_weights": share}))
         given.setdefault("streamed_weights", share)

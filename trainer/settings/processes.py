@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from trainer.ground.errors import Problem
 from trainer.settings.sd_scripts import is_off
@@ -15,7 +16,7 @@ FLOW_FAMILIES = {"flux": "networks.lora_flux", "chroma": "networks.lora_flux"}
 """{model_family: sd-scripts' module for LoRAs of it} of the models that draw by rectified flow."""
 MODEL_TYPES = {"chroma": "chroma"}
 """{model_family: the model_type that tells it from another with the same module}."""
-_ALWAYS: Mapping[str, Mapping[str, object]] = {"chroma": {"apply_t5_attn_mask": True, "guidance_scale": 0.0}}
+NO_CHOICE: Mapping[str, Mapping[str, object]] = {"chroma": {"apply_t5_attn_mask": True, "guidance_scale": 0.0}}
 """{model_family: what its trainer has to be told, and is no choice here}."""
 
 _OF_ANY_MODEL = ("lycoris.kohya", "networks.loha", "networks.lokr")
@@ -43,13 +44,27 @@ def family_of_module(given: Mapping[str, object]) -> str:
     return next((name for name in having if MODEL_TYPES.get(name, "") == kind), having[0] if having else "")
 
 
+def relative_of(family: str, given: Mapping[str, object]) -> str:
+    """Return the family that a recipe for a trainer's usual one means by its model_type, else that one."""
+    same = (name for name, module in FLOW_FAMILIES.items() if module == FLOW_FAMILIES.get(family))
+    return next((name for name in same if name in MODEL_TYPES and given.get("model_type") == MODEL_TYPES[name]), family)
+
+
+def without_choice(given: dict[str, object], known: Mapping[str, Any]) -> list[str]:
+    """Put our defaults, in place, for what a family's models leave no choice of; return what was said of it."""
+    always = NO_CHOICE.get(str(given.get("model_family")), {})
+    said = [key for key in always if key in given]
+    given |= {key: known[key].default for key in always}
+    return said
+
+
 def tell_model(model_family: str, exported: dict[str, object]) -> None:
     """Write, in place, what the trainer of a family's models is told otherwise or has to be told."""
     if model_family in FLOW_FAMILIES and "vae" in exported:
         exported["ae"] = exported.pop("vae")
     if model_family in MODEL_TYPES:
         exported["model_type"] = MODEL_TYPES[model_family]
-    exported |= _ALWAYS.get(model_family, {})
+    exported |= NO_CHOICE.get(model_family, {})
 
 
 def family_of_arguments(given: Mapping[str, object]) -> str:

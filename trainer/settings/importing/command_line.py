@@ -12,6 +12,7 @@ from trainer.settings.importing.recipe import Reader, Recipe, Source
 from trainer.settings.importing.shells import BY_ENDING, Unclosed, Word, commands, shell_of
 from trainer.settings.kohya import Said
 from trainer.settings.problems import shown
+from trainer.settings.processes import relative_of
 from trainer.settings.sd_scripts import ARGUMENTS, switches
 from trainer.settings.walk import Setting
 
@@ -133,8 +134,9 @@ def arguments_of(words: Sequence[Word], known: Mapping[str, Setting]) -> Recipe:
         recipe.problems.append(Problem(script, "it trains another kind of model than this program does."))
     _take(recipe, _options(words[place + 1 :]), known)
     if script in _FAMILIES:
-        recipe.flat["model_family"] = _FAMILIES[script]
-        recipe.said.append(Said(script, "", {"model_family": _FAMILIES[script]}))
+        family = relative_of(_FAMILIES[script], recipe.flat)
+        recipe.flat["model_family"] = family
+        recipe.said.append(Said(script, "", {"model_family": family}))
     return recipe
 
 
