@@ -487,6 +487,7 @@ document.addEventListener('keydown', BENCH.key);
 // The places of the page: training with its form and its run, and the pictures.
 function showPlace(place) {
   document.body.dataset.place = place;
+  document.getElementById('top').dataset.place = place;
   for (const button of document.querySelectorAll('button[data-side]')) {
     button.setAttribute('aria-pressed', String(place === 'training' && button.dataset.side === (document.getElementById('main').dataset.side || 'form')));
   }

@@ -184,6 +184,8 @@ class Bench:
         if seen.encoding not in ("utf-8", ""):
             found[FOREIGN] = f"Its caption is not UTF-8, it reads as {seen.encoding}."
         for finding in self._found.get(entry.number, ()):
+            if finding.kind is Kind.UNBALANCED:  # which is said of a folder
+                continue
             found.setdefault(finding.kind.value, finding.message)
         return [{"name": name, "title": title} for name, title in found.items()]
 

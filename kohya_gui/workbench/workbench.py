@@ -28,6 +28,9 @@ MOST_OPEN = 3
 MOST_PLANS = 4
 MOST_ACTS = 200
 PLAN_PAGE = 200
+READ_SECONDS = 0.3
+"""Time for the first pictures to be shown before all captions are read."""
+
 PICTURE_KEYS = ("train_data_dir", "reg_data_dir")
 
 Answer = dict[str, object]
@@ -111,7 +114,9 @@ class Workbench:
             self._open[bench.token] = bench
             while len(self._open) > MOST_OPEN:
                 self._open.popitem(last=False)
-        threading.Thread(target=_read, args=(bench,), name="captions", daemon=True).start()
+        reading = threading.Timer(READ_SECONDS, _read, (bench,))
+        reading.daemon = True
+        reading.start()
         return self.about(bench)
 
     def bench(self, token: str) -> Bench:
