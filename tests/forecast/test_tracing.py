@@ -159,3 +159,6 @@ def test_text_encoders_leave_the_device_and_come_back() -> None:
             assert moves == ([] if streamed is None else ["cpu"])
             raise ZeroDivisionError
     assert moves == ["cpu", torch.device("meta")]
+    encoder.streamed = True  # type: ignore[assignment]
+    with build.text_encoders_aside(training):  # type: ignore[arg-type]
+        assert len(moves) == 2, "its blocks come and go by themselves"

@@ -230,10 +230,14 @@ def fill_cache(training: Training) -> LatentCache | None:
 
 @contextmanager
 def text_encoders_aside(training: Training) -> Iterator[None]:
-    """With streamed weights, keep the text encoders in the computer's memory within the context: nothing asks them."""
+    """With streamed weights, keep the text encoders in the computer's memory within the context: nothing asks them.
+
+    One that is streamed itself stays: what is left of it on the device are the places that its blocks come to.
+    """
     bundle = training.bundle
     named = [] if bundle.streamed is None else names_of(training.plan.parts, TEXT)
-    found = [bundle.components[name] for name in named if name in bundle.components]
+    there = [bundle.components[name] for name in named if name in bundle.components]
+    found = [each for each in there if not any(hasattr(layer, "streamed") for layer in each.modules())]
     for module in found:
         module.to("cpu")
     if found:

@@ -17,6 +17,7 @@ from tests.families.patchy.models import VOCABULARY, WIDTH, Reader, Transformer,
 from trainer.config import TrainingConfig
 from trainer.families.conditions import Conditions, Placed, Size
 from trainer.families.family import ComponentConfigs, Latents, Recognition
+from trainer.families.reading.streamed import StreamedWeights
 from trainer.families.reading.weights import build_empty, fill, fingerprint, open_weights
 from trainer.families.text.tokens import Tokenizers, Tokens
 from trainer.process import FLOW
@@ -54,6 +55,7 @@ class Bundle:
     latents: Latents = LATENTS
     conditions = TrainedSize()
     notices: tuple[str, ...] = ()
+    streamed: StreamedWeights | None = None
 
     def __init__(
         self, family: Patchy, recognition: Recognition, config: TrainingConfig, device: torch.device, dtype: torch.dtype
