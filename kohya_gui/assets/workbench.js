@@ -63,7 +63,8 @@ const BENCH = {
     BENCH.there = true;
     BENCH.build();
     try {
-      BENCH.took(await BENCH.ask('state'));
+      const state = await BENCH.ask('state');
+      if (!BENCH.chose) BENCH.took(state); // a folder that was named meanwhile goes before it
     } catch {
       BENCH.there = false;
     }
@@ -71,6 +72,7 @@ const BENCH = {
 
   async openFolder(path) {
     BENCH.place.classList.add('busy');
+    BENCH.chose = true;
     try {
       await BENCH.took(await BENCH.ask('open', {path}));
     } catch { /* it was said */ }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
@@ -77,7 +78,7 @@ def draw(bench: Bench, count: int) -> None:
 
 @pytest.fixture(scope="module")
 def bench(app: App) -> Bench:
-    drawn = Bench(app.folder / "workbench")
+    drawn = Bench(Path(tempfile.mkdtemp(prefix="workbench-", dir=app.folder)))  # a module's fixture may be made twice
     draw(drawn, COUNT)
     return drawn
 
