@@ -12,7 +12,12 @@ Object.assign(ACTS, {
       const found = await BENCH.of('findings', {from});
       if (!from) list.replaceChildren();
       if (!found.total) list.replaceChildren(make('p', {class: 'quiet'}, ACTS.searched === BENCH.token ? 'Nothing was found.' : 'Not looked for yet.'));
-      list.append(...found.listed.map((each) => ACTS.finding(each, found.kinds, again, box)));
+      for (const each of found.listed) {
+        const last = list.lastElementChild;
+        const group = last?.dataset?.kind === each.kind ? last : ACTS.kindOfFinding(each, found.kinds[each.kind], again, box);
+        if (group !== last) list.append(group);
+        group.append(ACTS.finding(each, again));
+      }
       from += found.listed.length;
       next.hidden = from >= found.total;
     };
@@ -38,13 +43,14 @@ Object.assign(ACTS, {
     box.classList.add('wide');
     more();
   },
-  finding(found, kinds, again, box) {
-    const remedy = async (place, all) => {
+  // What is done about one finding, or about all of its kind: `remedy(place, all)`.
+  remedies(found, again, told) {
+    return async (place, all) => {
       let answer;
       try {
         answer = await BENCH.of('remedy', {number: found.number, remedy: place, all}, true);
       } catch (error) {
-        return line.append(make('p', {class: 'problem', role: 'alert'}, error.message));
+        return ACTS.refuse(told, error);
       }
       if (!answer.errand?.number || answer.changed) BENCH.remarked(answer);
       else {
@@ -54,16 +60,21 @@ Object.assign(ACTS, {
       }
       again();
     };
-    const thumbs = make('div', {class: 'wb-thumbs'});
+  },
+  kindOfFinding(found, count, again, box) {
+    const told = make('div', {}), remedy = ACTS.remedies(found, again, told);
+    const name = `${found.kind[0].toUpperCase()}${found.kind.slice(1)}`;
+    const all = count > 1 ? found.remedies.map((each, place) => ACTS.act(`${each.words}: all ${count.toLocaleString('en-US')}`, () => remedy(place, true))) : [];
+    const shown = found.count > 0 && ACTS.act('Show in the grid', () => { box.close(); BENCH.clear(); BENCH.filterBy({problem: found.kind}); });
+    return make('section', {class: 'wb-kind', 'data-kind': found.kind, 'aria-label': name},
+      make('div', {class: 'wb-line'}, make('h4', {}, name, ' ', make('span', {class: 'quiet'}, count.toLocaleString('en-US'))), all, shown), told);
+  },
+  finding(found, again) {
+    const thumbs = make('div', {class: 'wb-thumbs'}), told = make('div', {});
     if (found.ids.length) BENCH.of('rows', {ids: found.ids}, true).then(({rows}) => thumbs.replaceChildren(...rows.map((row) => make('figure', {}, make('img', {src: row.small, alt: row.name, loading: 'lazy'}), make('figcaption', {title: row.name}, `${row.skipped ? 'left out: ' : ''}${row.name}`)))), () => {});
-    const fill = (place, ...inside) => { place.append(...inside.filter(Boolean)); return place; };
-    const many = kinds[found.kind] > 1;
-    const told = make('div', {}), line = make('div', {class: 'wb-line'});
-    return make('div', {class: 'wb-finding'}, make('p', {}, make('b', {}, `${found.kind[0].toUpperCase()}${found.kind.slice(1)}. `), found.message), thumbs, told,
-      fill(line,
-        ...found.remedies.flatMap((each, place) => [each.done ? make('span', {class: 'badge good'}, `done: ${each.words}`) : ACTS.act(each.words, () => remedy(place, false)),
-          many && !each.done && ACTS.act(`${each.words}, for all ${kinds[found.kind].toLocaleString('en-US')} of this kind`, () => remedy(place, true))]),
-        found.count > 0 && ACTS.act('Show in the grid', () => { box.close(); BENCH.clear(); BENCH.filterBy({problem: found.kind}); })));
+    const remedy = ACTS.remedies(found, again, told);
+    return make('div', {class: 'wb-finding'}, thumbs, make('div', {}, make('p', {}, found.message),
+      make('div', {class: 'wb-line'}, found.remedies.map((each, place) => each.done ? make('span', {class: 'badge good'}, `done: ${each.words}`) : ACTS.act(each.words, () => remedy(place, false)))), told));
   },
 
   // --- captions by a model --------------------------------------------------------------------------------------------

@@ -175,7 +175,7 @@ def test_twins_are_found_and_one_is_left_out(place: Page, bench: Bench) -> None:
     place.keyboard.press("p")
     dialog = place.get_by_role("dialog", name="What is wrong with my pictures")
     dialog.get_by_role("button", name="Look for problems").click()
-    found = dialog.locator(".wb-finding", has_text="Near-duplicates")
+    found = dialog.get_by_role("region", name="Near-duplicates").locator(".wb-finding")
     expect(found).to_have_count(1, timeout=PATIENCE)
     expect(found.locator("figcaption")).to_have_text([f"p{number:04}.png" for number in TWINS])
     found.get_by_role("button", name=re.compile("leave the other out")).click()
