@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from hypothesis.internal.conjecture import providers
 
 # Before anything imports torch: two test processes with spinning threads slow each other down tenfold.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -31,6 +32,8 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.register_profile("same", derandomize=True)
     if not config.getoption("--thorough"):
         settings.load_profile("same")
+        # It draws from the numbers and texts of whatever modules are loaded, which another order of tests changes.
+        providers.is_local_module_file = lambda path: False
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -134,20 +134,6 @@ class SavingSection(Section):
     the LoRA's memory once more, in float32.
     """
 
-    save_copy_for: Literal["none", "diffusers", "comfyui"] = setting(
-        "none",
-        Show("Second file for", group="Saving", also=("key names", "lora_format")),
-        changes_memory=False,
-        resume="free",
-        metadata=NO_ENTRY,
-        sd_scripts=NOT_THERE,
-    )
-    """Write beside each file one with another program's key names, as NAME-diffusers.safetensors or NAME-comfyui.
-
-    The first has kohya's names, which ComfyUI, web UIs and diffusers read. diffusers leaves some layers of some models
-    out without a word; in its own names it reads all of them. For network_type "lora" alone.
-    """
-
     ema_decay: float = setting(
         0.999,
         Show("Decay of the average", group="Saving", when={"use_ema": (True,)}),
@@ -268,7 +254,21 @@ class LoggingSection(Section):
 
 
 class MetadataSection(Section):
-    """What the LoRA file says about itself."""
+    """What LoRA files say about themselves, and in whose names they are written."""
+
+    save_copy_for: Literal["none", "diffusers", "comfyui"] = setting(
+        "none",
+        Show("Second file for", group="Saving", also=("key names", "lora_format")),
+        changes_memory=False,
+        resume="free",
+        metadata=NO_ENTRY,
+        sd_scripts=NOT_THERE,
+    )
+    """Write beside each file one with another program's key names, as NAME-diffusers.safetensors or NAME-comfyui.
+
+    The first has kohya's names, which ComfyUI, web UIs and diffusers read. diffusers leaves some layers of some models
+    out without a word; in its own names it reads all of them. For network_type "lora" alone.
+    """
 
     metadata_title: str = setting("", Show("Title", group="Metadata"), **_modelspec("title"), changes_memory=False)
     """The title in the file's metadata; empty: the output name."""

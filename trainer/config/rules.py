@@ -337,7 +337,7 @@ def what_is_split_is_a_plain_lora(config: TrainingConfig) -> Iterator[Problem]:
 
 @rule("save_copy_for", "network_type")
 def a_copy_is_of_a_plain_lora(config: TrainingConfig) -> Iterator[Problem]:
-    kind, copy = config.network.network_type, config.saving.save_copy_for
+    kind, copy = config.network.network_type, config.metadata.save_copy_for
     if copy != "none" and kind != _PLAIN:
         message = f"{copy} has no effect with network_type {kind}; set network_type to lora, or leave this out."
         yield Problem("save_copy_for", message, copy, {"save_copy_for": "none"})

@@ -146,7 +146,7 @@ class Keeper:
         )
         said = {**entries, **(more or {})}
         size = export.save(path, training.adapter.tensors(), said, training.config.saving.save_precision)
-        if (other := training.config.saving.save_copy_for) != "none":
+        if (other := training.config.metadata.save_copy_for) != "none":
             plan = training.plan
             about = FAMILIES[plan.recognition.family], plan.recognition.configs, plan.targets
             copy = key_names.renamed(training.adapter.tensors(), other, *about)
