@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 import sys
@@ -150,12 +151,27 @@ def goes_round(folder: Path, values: dict[str, object], form: str) -> None:
 @example(values={"lycoris_preset": "full"})
 @example(values={"validation_seed": 0})
 @example(values={"model_family": "flux", "network_type": "locon", "timestep_sampling": "sigma"})
+@example(values={"model_family": "flux", "model_prediction_type": "sigma_scaled"})
+@example(values={"model_family": "flux", "train_t5xxl": True})
 @example(values={"text_encoder_lr": [1e-4, 0.0], "seed": 0, "prior_loss_weight": 0.0})
 @given(values=st.fixed_dictionaries({}, optional=ANY))
 def test_any_configuration_goes_out_and_comes_in_again(
     tmp_path_factory: pytest.TempPathFactory, form: str, values: dict[str, object]
 ) -> None:
     goes_round(tmp_path_factory.mktemp("round"), values, form)
+
+
+def test_kohya_ss_form_has_the_box_and_the_fields_of_flux() -> None:
+    config = valid({"model_family": "flux", "split_qkv": True, "guidance_scale": 2.0})
+    text, unsaid = written(config, to_kohya(config), "json")
+    form = json.loads(text)
+    assert (form["flux1_checkbox"], form["LoRA_type"], form["split_qkv"], form["guidance_scale"]) == (
+        True,
+        "Flux1",
+        True,
+        2.0,
+    )
+    assert unsaid == ()
 
 
 @pytest.mark.thorough

@@ -50,11 +50,13 @@ def kohya_form(
         family: the `model_family`, which is a box of the form.
         prompts: sample prompts as text, or the path of a file of them.
     """
-    off = {key: _off(value) for key, value in form.FORM.items()}
-    fields = {**off, **_plain(arguments), **_network(arguments), **_rates(arguments), **_length(arguments)}
+    holds = {**form.FORM, **(form.FLUX if family == "flux" else {})}
+    off = {key: _off(value) for key, value in holds.items()}
+    fields = {**off, **_plain(arguments, holds), **_network(arguments), **_rates(arguments), **_length(arguments)}
     fields |= {"xformers": "sdpa", "sdxl": family == "sdxl", "sample_prompts": prompts, "save_model_as": "safetensors"}
     fields |= _of_family(arguments, family)
-    made = {key: value for key, value in arguments_of(fields, {}).items() if key != "model_family"}
+    boxes = ("model_family", *form.OTHER_MODELS)
+    made = {key: value for key, value in arguments_of(fields, fields).items() if key not in boxes}
     words, unsaid = _by_hand(arguments, made, known)
     return {**fields, "additional_parameters": " ".join(words)}, unsaid
 
@@ -64,7 +66,7 @@ def _off(value: object) -> object:
     return False if isinstance(value, bool) else 0 if isinstance(value, int | float) else ""
 
 
-def _plain(arguments: Mapping[str, object]) -> Values:
+def _plain(arguments: Mapping[str, object], holds: Mapping[str, object]) -> Values:
     """Return the fields whose values are arguments as they stand, or a list of them as text."""
     fields = {argument: field for field, argument in form.RENAMED.items()}
     found: Values = {}
@@ -72,9 +74,7 @@ def _plain(arguments: Mapping[str, object]) -> Values:
         field = fields.get(key, key)
         if key in _AS_TEXT and isinstance(value, list | tuple):
             found[key] = " ".join(map(str, value))
-        elif (
-            field in form.FORM and field not in form.ELSEWHERE and field not in form.PACKED and key != "sample_prompts"
-        ):
+        elif field in holds and field not in form.ELSEWHERE and field not in form.PACKED and key != "sample_prompts":
             found[field] = value
     multires = "multires_noise_iterations" in arguments and not arguments.get("noise_offset")
     names = _MULTIRES if multires else _OFFSET
@@ -123,10 +123,13 @@ def _length(arguments: Mapping[str, object]) -> Values:
 
 
 def _of_family(arguments: Mapping[str, object], family: str) -> Values:
-    if family != "sdxl":
-        return {}
-    named = {"cache_text_encoder_outputs": "sdxl_cache_text_encoder_outputs", "no_half_vae": "sdxl_no_half_vae"}
-    return {field: arguments.get(argument, False) for argument, field in named.items()}
+    ahead = ("cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk")
+    named = {
+        "sdxl": {"sdxl_cache_text_encoder_outputs": ahead[0], "sdxl_no_half_vae": "no_half_vae"},
+        "flux": {f"flux1_{name}": name for name in ahead},
+    }.get(family, {})
+    box: Values = {"flux1_checkbox": True} if family == "flux" else {}
+    return {**box, **{field: arguments.get(argument, False) for field, argument in named.items()}}
 
 
 def _by_hand(
