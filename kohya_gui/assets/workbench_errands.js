@@ -64,7 +64,7 @@ Object.assign(ACTS, {
   kindOfFinding(found, count, again, box) {
     const told = make('div', {}), remedy = ACTS.remedies(found, again, told);
     const name = `${found.kind[0].toUpperCase()}${found.kind.slice(1)}`;
-    const all = count > 1 ? found.remedies.map((each, place) => ACTS.act(`${each.words}: all ${count.toLocaleString('en-US')}`, () => remedy(place, true))) : [];
+    const all = found.remedies.map((each, place) => each.alike > 1 && ACTS.act(`${each.for_all}: all ${each.alike.toLocaleString('en-US')}`, () => remedy(place, true)));
     const shown = found.count > 0 && ACTS.act('Show in the grid', () => { box.close(); BENCH.clear(); BENCH.filterBy({problem: found.kind}); });
     return make('section', {class: 'wb-kind', 'data-kind': found.kind, 'aria-label': name},
       make('div', {class: 'wb-line'}, make('h4', {}, name, ' ', make('span', {class: 'quiet'}, count.toLocaleString('en-US'))), all, shown), told);

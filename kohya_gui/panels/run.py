@@ -317,15 +317,15 @@ class RunsPanel(Panel):
         if said.get("act") != "rename-to":
             housekeeping.delete(folder, files=said.get("act") == "delete-all")
             self.session.forget(folder)
-            return self._told(f"{folder.output_name} is deleted.")
+            return self._became(f"{folder.output_name} is deleted.")
         try:
             new = housekeeping.rename(folder, str(said.get("new_name") or ""))
         except TrainerError as error:
             return self.desk.ask(run_page.rename_dialog(self.name, folder.output_name, str(error)))
         self.session.forget(folder)
-        return self._told(f"{folder.output_name} is {new.output_name} now.")
+        return self._became(f"{folder.output_name} is {new.output_name} now.")
 
-    def _told(self, words: str) -> Update:
+    def _became(self, words: str) -> Update:
         """Say what became of a run, above the list of those that are there now."""
         self.look()
         return {self.answer: confirmed(words), **self.desk.show("runs")}

@@ -16,7 +16,7 @@ from trainer.ground.control import Progress
 from trainer.ground.errors import ConfigError, DataError, Problem
 from trainer.pictures.remarks import amend_remarks
 from trainer.workbench import changes, tokens
-from trainer.workbench.problems import Finding, Options, Remedy, find_problems
+from trainer.workbench.problems import Finding, Kind, Options, Remedy, find_problems
 
 FINDINGS_PAGE = 30
 SHOWN_OF_FINDING = 12
@@ -52,25 +52,31 @@ class Remedies:
         """Return some of what was found, from a place on, and how much there is of each kind."""
         begin, found = max(0, told.whole(said, "from") or 0), bench.findings
         page = found[begin : begin + FINDINGS_PAGE]
+        alike = Counter((each.kind, remedy.for_all) for each in found for remedy in each.remedies)
         return {
             "from": begin,
             "total": len(found),
-            "listed": [_shown(bench, begin + place, each) for place, each in enumerate(page)],
+            "listed": [_shown(bench, begin + place, each, alike) for place, each in enumerate(page)],
             "kinds": Counter(each.kind.value for each in found),
         }
 
     def remedy(self, bench: Bench, said: Said) -> Answer:
-        """Follow one remedy of a finding, or with `all` the one of the same words of all findings of its kind."""
+        """Follow one remedy of a finding, or with `all` what all findings of its kind have alike."""
         number, place = told.whole(said, "number"), told.whole(said, "remedy")
         if number is None or place is None or not 0 <= number < len(bench.findings):
             raise DataError("There is no such problem in the list any more.", "Look for problems again.")
         chosen = bench.findings[number]
         if not 0 <= place < len(chosen.remedies):
             raise DataError("There is no such remedy.", "Look for problems again.")
-        words = chosen.remedies[place].words
-        alike = bench.findings if told.yes(said, "all") else (chosen,)
+        everywhere = told.yes(said, "all")
+        wanted = chosen.remedies[place].for_all
+        words = wanted if everywhere else chosen.remedies[place].words
         followed = [
-            (each, each.remedies[place]) for each in alike if each.kind == chosen.kind and len(each.remedies) > place
+            (each, remedy)
+            for each in (bench.findings if everywhere else (chosen,))
+            if each.kind == chosen.kind
+            for remedy in (each.remedies if everywhere else (chosen.remedies[place],))
+            if remedy.for_all == wanted
         ]
         if chosen.remedies[place].operations:
             return self._changed(bench, followed)
@@ -98,7 +104,7 @@ def _family(bench: Bench) -> str:
     return recognise_chosen(bench.config).family
 
 
-def _shown(bench: Bench, number: int, found: Finding) -> Answer:
+def _shown(bench: Bench, number: int, found: Finding, alike: Mapping[tuple[Kind, str], int]) -> Answer:
     ids = [each for path in found.pictures if (each := bench.number_of(path)) is not None]
     return {
         "number": number,
@@ -106,7 +112,15 @@ def _shown(bench: Bench, number: int, found: Finding) -> Answer:
         "message": found.message,
         "count": len(ids),
         "ids": ids[:SHOWN_OF_FINDING],
-        "remedies": [{"words": each.words, "done": _is_done(bench, each)} for each in found.remedies],
+        "remedies": [
+            {
+                "words": each.words,
+                "for_all": each.for_all,
+                "alike": alike[found.kind, each.for_all],
+                "done": _is_done(bench, each),
+            }
+            for each in found.remedies
+        ],
     }
 
 

@@ -930,7 +930,9 @@ def test_what_other_programs_leave_out_is_as_they_have_it(opened: Open) -> None:
     found = opened("one.json", json.dumps({"training_method": "LORA"}))
     assert {"network_dim": 16, "network_alpha": 1.0, "max_train_epochs": 100}.items() <= found.report.assumed.items()
     assert values_of(found)["learning_rate"] == 3e-6
-    found = opened("a.yaml", "job: extension\nconfig:\n  process:\n  - network: {linear: 8}\n")
+    odd = "    datasets: odd\n    sample: {width: 5}\n    model: {quantize: true, qtype: odd}\n"
+    found = opened("a.yaml", "job: extension\nconfig:\n  process:\n  - network: {linear: 8}\n" + odd)
+    assert {"datasets", "sample.width", "model.quantize", "model.qtype"} <= {*found.report.ignored}
     assert (values_of(found)["network_dim"], found.report.assumed["max_train_steps"]) == (8, 1000)
 
 

@@ -58,11 +58,20 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """One thing to do: what is said of pictures in pictures.json, for `amend_remarks`, or operations on captions."""
+    """One thing to do: what is said of pictures in pictures.json, for `amend_remarks`, or operations on captions.
+
+    `of_all` says it of all findings of a kind, where `words` name what only one of them has.
+    """
 
     words: str
     amend: Mapping[Path, Mapping[str, Any]] = field(default_factory=dict)
     operations: tuple[Operation, ...] = ()
+    of_all: str = ""
+
+    @property
+    def for_all(self) -> str:
+        """What it is called for all findings of a kind; those that have it alike have the same."""
+        return self.of_all or self.words
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +143,8 @@ def _within(entry: Entry, folder: AlbumFolder) -> Path:
         return entry.picture
 
 
-def _leave_out(*pictures: Path, words: str = LEAVE_OUT) -> Remedy:
-    return Remedy(words, {picture: {"skip": True} for picture in pictures})
+def _leave_out(*pictures: Path, words: str = LEAVE_OUT, of_all: str = "") -> Remedy:
+    return Remedy(words, {picture: {"skip": True} for picture in pictures}, of_all=of_all)
 
 
 def _of_pixels(
@@ -201,7 +210,11 @@ def _duplicates(
             pictures,
             f"{len(pictures)} pictures show nearly the same: {names}.",
             (
-                _leave_out(*pictures[1:], words=f"Keep {pictures[0].name} and leave {rest} out"),
+                _leave_out(
+                    *pictures[1:],
+                    words=f"Keep {pictures[0].name} and leave {rest} out",
+                    of_all="Keep the best of each and leave the others out",
+                ),
                 Remedy("Show each fewer times", often),
             ),
         )
@@ -269,5 +282,6 @@ def _balance(album: Album, entries: Sequence[Entry], options: Options, remarks: 
         if fewer * len(pictures) < count:
             times = "once" if fewer == 1 else f"{fewer} times"
             amend = {picture: {"repeats": fewer} for picture in pictures}
-            remedies.append(Remedy(f"Show each of its pictures {times} an epoch", amend))
+            words_of_all = "Show their pictures fewer times"
+            remedies.append(Remedy(f"Show each of its pictures {times} an epoch", amend, of_all=words_of_all))
         yield Finding(Kind.UNBALANCED, tuple(pictures), words, tuple(remedies))

@@ -156,9 +156,10 @@ def _take_model(recipe: Recipe, process: dict[str, object]) -> None:
     if family:
         recipe.flat["model_family"] = family
         recipe.said.append(Said("model", "", {"model_family": family}))
-    kind = str(model.pop("qtype", "qfloat8")) if model.get("quantize") is True else ""
+    kind = str(model.get("qtype", "qfloat8")) if model.get("quantize") is True else ""
     if kind in _QUANTISED:
-        model.pop("quantize")
+        del model["quantize"]
+        model.pop("qtype", None)
         recipe.flat["quantize_base"] = _QUANTISED[kind]
         recipe.said.append(Said("model.quantize", kind, {"quantize_base": _QUANTISED[kind]}))
 

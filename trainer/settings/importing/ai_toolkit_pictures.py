@@ -45,10 +45,11 @@ _FLAGS = (
 
 def take_datasets(recipe: Recipe, process: dict[str, object]) -> None:
     """Make a dataset of each folder, with its sizes; a plain folder of pictures is no folder of concepts here."""
-    given = process.pop("datasets", None)
+    given = process.get("datasets")
     tables = [_dataset(recipe, each) for each in given if isinstance(each, dict)] if isinstance(given, list) else []
     if not tables:
         return
+    del process["datasets"]
     recipe.flat["datasets"] = {"general": {}, "datasets": tables}
     count = "1 folder" if len(tables) == 1 else f"{len(tables)} folders"
     recipe.said.append(Said("datasets", count, {"datasets": "a dataset for each"}, "with what is said of it"))
@@ -99,9 +100,9 @@ def take_samples(recipe: Recipe, process: dict[str, object]) -> None:
     sample = process.get("sample")
     if not isinstance(sample, dict):
         return
-    prompts = sample.pop("prompts", None) or sample.pop("samples", None)
-    options = {name: sample.pop(name, None) for _, name, _ in _FLAGS}
-    walks = sample.pop("walk_seed", False)
+    prompts = sample.get("prompts") or sample.get("samples")
+    options = {name: sample.get(name) for _, name, _ in _FLAGS}
+    walks = sample.get("walk_seed")
     trigger = str(process.get("trigger_word") or "")
     lines: list[str] = []
     for index, each in enumerate(prompts if isinstance(prompts, list) else []):
@@ -114,6 +115,8 @@ def take_samples(recipe: Recipe, process: dict[str, object]) -> None:
             told["seed"] = options["seed"] + index
         lines.append(words + _flags(words, told))
     if lines:
+        for name in ("prompts", "samples", "walk_seed", *options):
+            sample.pop(name, None)
         recipe.flat["sample_prompts"] = "\n".join(lines)
         recipe.said.append(Said("sample.prompts", f"{len(lines)} prompts", {"sample_prompts": "a line for each"}))
 
