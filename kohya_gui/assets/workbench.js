@@ -92,7 +92,8 @@ const BENCH = {
     }
     BENCH.place.dataset.empty = String(!about.token);
     const field = BENCH.place.querySelector('.wb-path');
-    if (other || document.activeElement !== field) field.value = about.path || '';
+    // What is being typed there stays, whenever the answer to the opening of the page comes.
+    if ((other && BENCH.chose) || document.activeElement !== field) field.value = about.path || '';
     if (about.told) BENCH.tell(about.told, {undo: about.undo});
     BENCH.unfinished(about.unfinished || []);
     BENCH.rail();

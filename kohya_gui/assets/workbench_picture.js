@@ -128,22 +128,28 @@ const PICTURE = {
     try {
       const done = await BENCH.of('caption', {id: row.id, text, was: row.caption}, true);
       BENCH.about.undo = done.undo;
-      BENCH.keep([done.row]);
+      PICTURE.seen(done.row);
       BENCH.count();
       BENCH.tell(`Saved ${row.name}.`);
       BENCH.later();
       return true;
     } catch (error) {
-      if (error.said?.row) BENCH.keep([error.said.row]);
+      if (error.said?.row) PICTURE.seen(error.said.row);
       BENCH.tell(`${error.message} What you typed stands in the field; save again to write it all the same.`, {refused: true});
       return false;
     }
   },
+  // The answer to a saving: from now on what was typed is beside this caption, and is saved over it if it differs.
+  seen(row) {
+    if (PICTURE.row?.id === row.id) PICTURE.row = row;
+    BENCH.keep([row]);
+  },
+  // While something is typed it is beside the caption that stood there: one that changed since is not saved over unsaid.
   renewed(rows) {
     const mine = PICTURE.row && rows.find((row) => row.id === PICTURE.row.id);
     if (!mine || !PICTURE.open) return;
     const typed = PICTURE.field.value !== PICTURE.row.caption;
-    PICTURE.row = mine;
+    PICTURE.row = typed ? {...mine, caption: PICTURE.row.caption} : mine;
     if (!typed) PICTURE.field.value = mine.caption;
     PICTURE.paint();
   },

@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.helpers.browser import NEEDS_BROWSER, PATIENCE
 from tests.helpers.onnx_file import write_tagger
@@ -98,6 +98,20 @@ def place(app: App, page: Page, bench: Bench) -> Page:
     return page
 
 
+def test_what_is_typed_stays_however_late_the_forms_folder_comes(app: App, page: Page, bench: Bench) -> None:
+    held: list[Route] = []
+    page.route("**/workbench/state", lambda route: held.append(route))
+    page.goto(app.url)
+    page.click("[data-to-place=pictures]")
+    page.fill("#wb-path", str(bench.root))
+    page.wait_for_function("() => BENCH.there")
+    with page.expect_response("**/workbench/*/view"):
+        held[0].continue_()
+    expect(page.locator("#wb-path")).to_have_value(str(bench.root))
+    page.press("#wb-path", "Enter")
+    expect(page.locator(".wb-count")).to_have_text(f"{len(pictures(bench)):,} pictures")
+
+
 def pictures(bench: Bench) -> list[str]:
     return [name for name in bench.expected if name.endswith((".png", ".jpg"))]
 
@@ -137,6 +151,7 @@ def test_a_completion_is_taken_and_a_caption_changed_elsewhere_is_not_lost(place
     place.keyboard.press("Enter")
     expect(place.locator(".wb-caption")).to_have_value(re.compile("^zwx dog, tag20, grass, tag3"))
     (bench.root / bench.caption(20)).write_text("from another program")
+    place.evaluate("BENCH.of('rows', {ids: [20]}).then((found) => BENCH.keep(found.rows))")  # the grid asks at any time
     place.keyboard.press("Enter")
     expect(place.locator(".wb-told")).to_contain_text("changed elsewhere")
     assert (bench.root / bench.caption(20)).read_text() == "from another program"
