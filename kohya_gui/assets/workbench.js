@@ -20,7 +20,7 @@ const BENCH = {
   MOST_ROWS: 3000, // rows that are kept
   SETTLED: 90, // milliseconds without scrolling before thumbnails are fetched
   token: '', about: null, ids: [], rows: new Map(), asked: new Set(), chosen: new Set(), at: 0, anchor: 0,
-  filter: {}, size: 'medium', cells: new Map(), spare: [], number: 0, there: false,
+  filter: {}, size: 'medium', cells: new Map(), spare: [], number: 0, there: false, turning: Promise.resolve(), resuming: null,
 
   get place() { return document.getElementById('workbench'); },
   get grid() { return BENCH.place?.querySelector('.wb-grid'); },
@@ -43,16 +43,44 @@ const BENCH = {
     }
     if (answer?.ok) return said;
     const refusal = Object.assign(new Error(said.refused || 'Refused.'), {said});
+    if (said.closed && BENCH.resuming) quietly = true;
+    else if (said.closed) refusal.message = `${await BENCH.resume()} The program had closed it; do it once more.`;
     if (!quietly) BENCH.tell(refusal.message, {refused: true});
     throw refusal;
   },
   of(path, body, quietly) { return BENCH.ask(`${BENCH.token}/${path}`, body, quietly); },
 
-  tell(words, {refused = false, undo = false} = {}) {
+  // Opens the folder again, since the program closed it or its pictures changed. The place in it stays, and so does a
+  // picture that is large, with what was typed. Returns what to say of it.
+  resume() {
+    BENCH.resuming ||= (async () => {
+      const large = PICTURE.open, row = PICTURE.row || BENCH.row(BENCH.current), typed = large ? PICTURE.field.value : '';
+      try {
+        const about = await BENCH.ask('open', {path: BENCH.about.path}, true);
+        await BENCH.took(about);
+        const folder = row && about.folders.find((each) => each.name === row.folder_name);
+        const {id} = folder ? await BENCH.of('named', {folder: folder.number, name: row.name}, true) : {};
+        if (row && !BENCH.ids.includes(id)) return `This folder was opened again; ${row.name} is not there any more.`;
+        if (row) BENCH.go(BENCH.ids.indexOf(id), {keep: true});
+        if (large) await PICTURE.show();
+        if (large && typed !== row.caption) PICTURE.typedBefore(row.caption, typed);
+        return 'This folder was opened again.';
+      } catch (error) {
+        return error.message;
+      } finally {
+        BENCH.resuming = null;
+      }
+    })();
+    return BENCH.resuming;
+  },
+
+  // Says something in the line above the pictures; `turn` is what it offers beside it, 'undo' or 'redo', or `offer` is.
+  tell(words, {refused = false, turn = '', offer = null} = {}) {
+    const [name, act] = offer || (turn ? [turn === 'undo' ? 'Undo' : 'Redo', () => BENCH.turn(turn)] : []);
     const line = BENCH.place.querySelector('.wb-told');
     line.className = `wb-told${refused ? ' refused' : ''}`;
     line.setAttribute('role', refused ? 'alert' : 'status');
-    line.replaceChildren(make('span', {}, words), ...(undo ? [make('button', {type: 'button', class: 'small', onclick: () => BENCH.back()}, 'Undo')] : []),
+    line.replaceChildren(make('span', {}, words), ...(name ? [make('button', {type: 'button', class: 'small', onclick: act}, name)] : []),
       make('button', {type: 'button', class: 'small close', 'aria-label': 'Hide this', onclick: () => line.replaceChildren()}, '×'));
   },
 
@@ -63,7 +91,7 @@ const BENCH = {
     BENCH.there = true;
     BENCH.build();
     try {
-      const state = await BENCH.ask('state');
+      const state = await BENCH.ask('state', {path: sessionStorage.getItem('folder') || ''});
       if (!BENCH.chose) BENCH.took(state); // a folder that was named meanwhile goes before it
     } catch {
       BENCH.there = false;
@@ -71,6 +99,7 @@ const BENCH = {
   },
 
   async openFolder(path) {
+    if (PICTURE.open && !await PICTURE.save()) return;
     BENCH.place.classList.add('busy');
     BENCH.chose = true;
     try {
@@ -80,12 +109,14 @@ const BENCH = {
   },
 
   // The folder as the program knows it now: its parts, counts and what can be done.
-  took(about) {
+  took(about, turn = 'undo') {
     const other = about.token !== BENCH.token;
     BENCH.about = about;
     BENCH.token = about.token;
+    if (about.token) sessionStorage.setItem('folder', about.path);
     if (other) {
       BENCH.filter = {};
+      BENCH.place.querySelector('.wb-find').value = BENCH.tagWord = '';
       BENCH.chosen.clear();
       BENCH.at = BENCH.anchor = 0;
       PICTURE.close();
@@ -94,11 +125,37 @@ const BENCH = {
     const field = BENCH.place.querySelector('.wb-path');
     // What is being typed there stays, whenever the answer to the opening of the page comes.
     if ((other && BENCH.chose) || document.activeElement !== field) field.value = about.path || '';
-    if (about.told) BENCH.tell(about.told, {undo: about.undo});
+    if (about.told) BENCH.tell(about.told, {turn: about[turn] ? turn : ''});
     BENCH.unfinished(about.unfinished || []);
+    BENCH.otherwise();
+    BENCH.follow(about.errand).catch(() => {}); // why was said
     BENCH.rail();
     if (about.token && !about.complete) BENCH.later();
     return about.token ? BENCH.look({anew: other}) : null;
+  },
+
+  // Pictures that came or went since the folder was opened.
+  otherwise() {
+    const {gone = 0, new: more = 0} = BENCH.about.otherwise || {};
+    const parts = [gone && `${counted(gone, 'picture')} ${gone === 1 ? 'is' : 'are'} gone`, more && `${counted(more, 'picture')} ${more === 1 ? 'is' : 'are'} new`].filter(Boolean);
+    BENCH.place.querySelector('.wb-otherwise').replaceChildren(...(parts.length ? [make('div', {class: 'wb-cut', role: 'status'}, make('span', {}, `Since this folder was opened ${parts.join(' and ')}.`),
+      make('button', {type: 'button', class: 'small', onclick: async () => BENCH.tell(await BENCH.resume())}, 'Open it again'))] : []));
+  },
+
+  // Work that was begun before the page was loaded anew, or in another tab: how far it is, and what came of it.
+  async follow(errand) {
+    if (!errand?.number || ACTS.met.has(errand.number)) return;
+    const going = errand.status === 'running';
+    let result = errand.status === 'done' ? errand.result : null;
+    if (going) {
+      const place = BENCH.place.querySelector('.wb-going');
+      result = await ACTS.wait(errand, place, {named: true});
+      await BENCH.again();
+    }
+    ACTS.met.add(errand.number);
+    if (result?.plan && result.path === BENCH.about.path) BENCH.tell(`${errand.title}: ${counted(result.changes, 'caption')} to look at, none of them written yet.`, {offer: ['Look at them', () => ACTS.lookAt(errand.title, result)]});
+    else if (going && result?.told) BENCH.tell(result.told, {turn: result.written ? 'undo' : ''});
+    else if (going && result?.found !== undefined) BENCH.tell(`${counted(result.found, 'problem')} found.`, {offer: ['Show them', () => ACTS.problems()]});
   },
 
   // Changes that were cut off, by a stop or the end of the program, and what to do about them.
@@ -109,9 +166,16 @@ const BENCH = {
         PICTURE.reload();
       } catch { /* it was said */ }
     };
-    BENCH.place.querySelector('.wb-unfinished').replaceChildren(...listed.map((each) => make('div', {class: 'wb-cut', role: 'alert'},
-      make('span', {}, `“${each.title}” was cut off: ${counted(each.done, 'caption')} of ${(each.done + each.pending).toLocaleString('en-US')} ${each.done === 1 ? 'is' : 'are'} changed, the others are as they were.`),
-      make('button', {type: 'button', class: 'small', onclick: () => settle(each.number, false)}, 'Finish it'), make('button', {type: 'button', class: 'small', onclick: () => settle(each.number, true)}, 'Take it back'))));
+    const said = ({title, undoing, done, pending, foreign}) => {
+      const parts = [`${done.toLocaleString('en-US')} of ${counted(done + pending + foreign, 'caption')} ${undoing ? 'taken back' : 'changed'}`, `${pending.toLocaleString('en-US')} not yet`];
+      if (foreign) parts.push(`${foreign.toLocaleString('en-US')} written by another program meanwhile, which stay as they are`);
+      return `${undoing ? 'Taking back ' : ''}“${title}” was cut off: ${parts.join(', ')}.`;
+    };
+    BENCH.place.querySelector('.wb-unfinished').replaceChildren(...listed.map((each) => {
+      const act = (words, back) => make('button', {type: 'button', class: 'small', onclick: () => settle(each.number, back)}, words);
+      const [finish, back] = each.undoing ? ['Take the rest back', 'Change all again'] : ['Finish it', 'Take it back'];
+      return make('div', {class: 'wb-cut', role: 'alert'}, make('span', {}, said(each)), act(finish, false), act(back, true));
+    }));
   },
 
   // What was remarked of pictures shows in them; the frame counts anew.
@@ -121,7 +185,7 @@ const BENCH = {
     BENCH.about = answer;
     BENCH.rail();
     BENCH.count();
-    BENCH.tell(answer.told, {undo: true});
+    BENCH.tell(answer.told, {turn: 'undo'});
   },
 
   // After single captions were saved the counts are asked for, but not after each letter.
@@ -133,6 +197,7 @@ const BENCH = {
       const known = BENCH.about.complete;
       BENCH.about = about;
       BENCH.rail();
+      BENCH.otherwise();
       BENCH.count();
       if (!about.complete) BENCH.later();
       else if (!known && PICTURE.open && document.activeElement === PICTURE.field) PICTURE.complete(); // all tags are known now
@@ -178,6 +243,8 @@ const BENCH = {
           act('?', () => ACTS.help(), {class: 'small wb-help', 'aria-label': 'Keys', title: 'Keys (?)'}))),
       make('div', {class: 'wb-told'}),
       make('div', {class: 'wb-unfinished'}),
+      make('div', {class: 'wb-otherwise'}),
+      make('div', {class: 'wb-going'}),
       make('div', {class: 'wb-body'},
         make('aside', {class: 'wb-rail', 'aria-label': 'Folders, filters and tags'}),
         make('section', {class: 'wb-middle', 'aria-label': 'Pictures'},
@@ -190,7 +257,9 @@ const BENCH = {
             act('Select all', () => BENCH.chooseAll(), {class: 'small wb-all'}),
             act('Change captions', () => ACTS.change(), {class: 'small primary wb-change'}),
             act('Leave out', () => ACTS.leaveOut(), {class: 'small wb-chosen'}),
-            act('Undo', () => BENCH.back(), {class: 'small wb-undo', title: 'Undo (Ctrl+Z)'}),
+            act('Undo', () => BENCH.turn('undo'), {class: 'small wb-undo'}),
+            act('Redo', () => BENCH.turn('redo'), {class: 'small wb-redo'}),
+            act('History', () => ACTS.history(), {title: 'What was done to the captions (H)'}),
             make('select', {class: 'wb-size', 'aria-label': 'Size of the pictures', onchange: (event) => { BENCH.size = event.target.value; BENCH.draw(); }},
               ...Object.keys(sizes).map((each) => make('option', {value: each, selected: each === 'medium'}, each))))),
           make('div', {class: 'wb-grid', role: 'listbox', 'aria-multiselectable': 'true', 'aria-label': 'Pictures', tabIndex: 0}, make('div', {class: 'wb-space'})),
@@ -226,8 +295,11 @@ const BENCH = {
     BENCH.place.querySelector('.wb-change').disabled = !ids.length;
     BENCH.place.querySelector('.wb-change').textContent = chosen.size ? `Change ${counted(chosen.size, 'caption')}` : 'Change all shown';
     BENCH.place.querySelector('.wb-chosen').disabled = !chosen.size;
-    BENCH.place.querySelector('.wb-undo').disabled = !about.undo;
-    BENCH.place.querySelector('.wb-undo').title = about.undo ? `Undo: ${about.undo} (Ctrl+Z)` : 'Nothing to undo';
+    for (const [name, words, key] of [['undo', 'Undo', 'Ctrl+Z'], ['redo', 'Redo', 'Ctrl+Shift+Z']]) {
+      const button = BENCH.place.querySelector(`.wb-${name}`);
+      button.disabled = !about[name];
+      button.title = about[name] ? `${words}: ${about[name]} (${key})` : `Nothing to ${name}`;
+    }
     const none = BENCH.place.querySelector('.wb-none');
     none.hidden = ids.length > 0;
     none.replaceChildren(...(all ? [make('p', {}, 'No picture fits these filters.'), make('button', {type: 'button', class: 'small', onclick: () => BENCH.clear()}, 'Show all')]
@@ -259,7 +331,7 @@ const BENCH = {
     const tagField = make('input', {type: 'search', class: 'wb-tag-find', placeholder: 'Find a tag', 'aria-label': 'Find a tag', value: BENCH.tagWord || '',
       oninput: (event) => { BENCH.tagWord = event.target.value; BENCH.tagList(); }});
     rail.replaceChildren(...[
-      make('h3', {}, 'Folders'), ...folders,
+      make('h3', {}, 'Folders'), ...folders, ...BENCH.notices(about),
       make('h3', {}, 'Show only'),
       ...kinds.map((kind) => toggle('problem', kind.name, kind.title, kind.count, kind.serious ? 'bad' : '')),
       about.buckets.length > 1 && make('label', {class: 'wb-choice'}, 'Bucket', make('select', {onchange: (event) => BENCH.filterBy({bucket: event.target.value || null})},
@@ -273,9 +345,14 @@ const BENCH = {
       make('h3', {}, 'Tags ', make('span', {class: 'quiet'}, about.tags.toLocaleString('en-US'))), tagField,
       make('div', {class: 'wb-tags'})].filter(Boolean));
     rail.scrollTop = scrolled;
-    const find = BENCH.place.querySelector('.wb-problems');
-    find.textContent = about.troubles ? `Problems (${about.troubles})` : 'Problems';
     BENCH.tagList();
+  },
+
+  // What is to be known of the folders: pictures in them that are not used, and why.
+  notices(about) {
+    const hidden = about.hidden ? [`${counted(about.hidden, 'picture')} that ${about.hidden === 1 ? 'leads' : 'lead'} out of the folders which the page may use ${about.hidden === 1 ? 'is' : 'are'} not shown.`] : [];
+    const said = [...hidden, ...about.notices];
+    return said.length ? [make('details', {class: 'wb-notices', open: BENCH.noticing, ontoggle: (event) => { BENCH.noticing = event.target.open; }}, make('summary', {}, counted(said.length, 'notice')), ...said.map((each) => make('p', {}, each)))] : [];
   },
 
   async tagList() {
@@ -445,12 +522,26 @@ const BENCH = {
     else BENCH.go(cell.place, {keep: true});
   },
 
-  async back() {
+  // Takes back what was done last, or does again what was taken back; what is being typed is saved before, and counts.
+  turn(way) {
+    BENCH.turning = BENCH.turning.then(() => BENCH.turnOnce(way), () => BENCH.turnOnce(way));
+    return BENCH.turning;
+  },
+  async turnOnce(way) {
+    if (PICTURE.open && !await PICTURE.save()) return;
+    BENCH.place.classList.add('busy'); // captions of many take a while
     try {
-      const did = await BENCH.of('undo');
-      BENCH.took(did);
-      PICTURE.reload();
-    } catch { /* it was said */ }
+      await BENCH.took(await BENCH.of(way, {title: BENCH.about[way]}), way === 'undo' ? 'redo' : 'undo');
+      await PICTURE.reload();
+    } catch {
+      await BENCH.again().catch(() => {}); // why was said
+    }
+    BENCH.place.classList.remove('busy');
+  },
+  // Which of the two a key means.
+  way(event) {
+    const key = event.ctrlKey || event.metaKey ? event.key.toLowerCase() : '';
+    return key === 'y' || (key === 'z' && event.shiftKey) ? 'redo' : key === 'z' ? 'undo' : '';
   },
 
   // --- keys -----------------------------------------------------------------------------------------------------------
@@ -479,13 +570,15 @@ BENCH.keys = {
   Home: (event) => BENCH.go(0, {extend: event.shiftKey, keep: true}), End: (event) => BENCH.go(BENCH.ids.length - 1, {extend: event.shiftKey, keep: true}),
   ' ': () => BENCH.choose(BENCH.at), Enter: () => PICTURE.show(), Escape: () => { BENCH.chosen.clear(); BENCH.count(); BENCH.draw(); },
   '/': () => BENCH.place.querySelector('.wb-find').focus(), '?': () => ACTS.help(),
-  r: () => ACTS.change('replace'), a: () => ACTS.change('prefix'), t: () => ACTS.change('trigger'), d: () => ACTS.change('remove'), b: () => ACTS.change(),
+  r: () => ACTS.change('replace'), a: () => ACTS.change('prefix'), t: () => ACTS.change('trigger'), d: () => ACTS.change('remove'), b: () => ACTS.change(), h: () => ACTS.history(),
   x: () => ACTS.leaveOut(), p: () => ACTS.problems(), u: () => ACTS.upload(), m: () => ACTS.captioners(), o: () => BENCH.place.querySelector('.wb-path').focus(),
 };
 BENCH.orders = {
-  a: () => { BENCH.chosen.clear(); BENCH.chooseAll(); }, z: () => BENCH.back(),
+  a: () => { BENCH.chosen.clear(); BENCH.chooseAll(); }, z: (event) => BENCH.turn(BENCH.way(event)), y: () => BENCH.turn('redo'),
 };
 document.addEventListener('keydown', BENCH.key);
+// Whoever comes back from another program may have moved pictures there, or written captions.
+document.addEventListener('visibilitychange', () => { if (!document.hidden && BENCH.open && BENCH.token) BENCH.later(); });
 
 // The places of the page: training with its form and its run, and the pictures.
 function showPlace(place) {

@@ -1,5 +1,7 @@
 // What is done with many pictures of the workbench, each in a dialog: captions changed, problems, captioners, uploads.
 const ACTS = {
+  met: new Set(), // numbers of the errands that were waited for here
+
   dialog(title, ...inside) {
     const closing = make('button', {type: 'button', class: 'small', onclick: () => box.close()}, 'Close');
     const box = make('dialog', {class: 'wb-dialog', 'aria-label': title}, make('h3', {}, title), make('div', {class: 'wb-inside'}, ...inside), make('div', {class: 'closing'}, closing));
@@ -22,13 +24,14 @@ const ACTS = {
 
   // Waits for an errand, shows how far it has come, and returns its result; null where it was stopped or failed. One
   // that only looks is stopped when its dialog is closed.
-  async wait(standing, place, {looks = false} = {}) {
+  async wait(standing, place, {looks = false, named = false} = {}) {
+    ACTS.met.add(standing.number);
     const bar = make('i', {}), words = make('p', {class: 'quiet', role: 'status'});
     const row = make('div', {class: 'wb-errand'}, words, make('div', {class: 'progress', role: 'progressbar', 'aria-label': standing.title}, bar), ACTS.act('Stop', () => BENCH.ask('stop')));
     place.replaceChildren(row);
     let now = standing;
     for (let pause = 60; now.status === 'running' && now.number === standing.number; pause = Math.min(800, pause * 1.6)) {
-      words.textContent = `${now.phase || now.title}${now.total ? `: ${now.done.toLocaleString('en-US')} of ${now.total.toLocaleString('en-US')}` : ' …'}`;
+      words.textContent = `${named ? `${now.title}: ` : ''}${now.phase || now.title}${now.total ? `: ${now.done.toLocaleString('en-US')} of ${now.total.toLocaleString('en-US')}` : ' …'}`;
       row.lastElementChild.previousElementSibling.classList.toggle('waiting', !now.total);
       bar.style.width = `${now.total ? 100 * now.done / now.total : 0}%`;
       await new Promise((then) => setTimeout(then, pause));
@@ -127,7 +130,7 @@ const ACTS = {
       else if (result) seen.replaceChildren(ACTS.refusals(result.conflicts));
       await BENCH.again();
       await PICTURE.reload();
-      if (result) BENCH.tell(result.told, {undo: true});
+      if (result) BENCH.tell(result.told, {turn: result.written ? 'undo' : ''});
     }, {class: 'small primary', disabled: true});
     return apply;
   },
@@ -135,6 +138,17 @@ const ACTS = {
     const word = text.split(',').pop().trim(), before = text.slice(0, text.length - text.split(',').pop().length);
     const found = await BENCH.of('tags', {find: word, most: 12}, true).catch(() => ({tags: []}));
     document.getElementById('wb-tag-list')?.replaceChildren(...found.tags.map(([tag, count]) => make('option', {value: `${before}${before ? ' ' : ''}${tag}`}, `${tag} (${count})`)));
+  },
+
+  // Changes that were made up while the page was away.
+  lookAt(title, plan) {
+    const told = make('div', {}), seen = make('div', {class: 'wb-seen'});
+    const apply = ACTS.applying(() => plan, told, seen, () => box);
+    const box = ACTS.dialog(title, told, seen);
+    box.classList.add('wide');
+    box.querySelector('.closing').append(apply);
+    ACTS.showPlan(seen, plan);
+    apply.disabled = !plan.changes;
   },
 
   // All changes of a plan, read in as they are scrolled to.
@@ -175,6 +189,23 @@ const ACTS = {
       else after.push(make('ins', {}, two[j++]));
     }
     return [before, after];
+  },
+
+  // --- history --------------------------------------------------------------------------------------------------------
+
+  async history() {
+    if (!BENCH.token) return;
+    const list = make('ol', {class: 'wb-history'}), none = make('p', {class: 'quiet'});
+    const draw = async () => {
+      const {listed} = await BENCH.of('history');
+      none.textContent = listed.length ? 'Each caption that was saved and each change of many, the newest first. The last 50 are kept.' : 'No caption in this folder was changed here, or all of it was taken back.';
+      list.replaceChildren(...listed.map((each) => make('li', {}, make('time', {}, new Date(each.when * 1000).toLocaleString('en-GB', {day: 'numeric', month: 'short', hour: '2-digit', minute: '2-digit'})), make('span', {}, each.title), make('b', {}, counted(each.count, 'caption')))));
+    };
+    const turn = (way, words) => ACTS.act(words, async () => { await BENCH.turn(way); told.textContent = BENCH.place.querySelector('.wb-told span')?.textContent || ''; await draw(); });
+    const told = make('p', {role: 'status'});
+    const box = ACTS.dialog('Changes of captions', none, list, told);
+    box.querySelector('.closing').append(turn('undo', 'Undo'), turn('redo', 'Redo'));
+    draw().catch(() => box.close()); // why was said
   },
 
   // --- remarks --------------------------------------------------------------------------------------------------------
@@ -232,7 +263,7 @@ const ACTS = {
   KEYS: [
     ['In the grid', [['← → ↑ ↓, Home, End, Page up, Page down', 'go from picture to picture'], ['Shift with these', 'select on the way'], ['Space', 'select one, or not'], ['Ctrl+A', 'select all that are shown'], ['Esc', 'select none'],
       ['Enter', 'one picture large, with its caption'], ['/', 'find in names and captions'], ['B', 'change the captions of all that are selected'], ['R', 'find and replace'], ['A', 'put before'], ['T', 'trigger word'], ['D', 'remove tags'],
-      ['X', 'leave out, or take in again'], ['P', 'problems'], ['U', 'add pictures'], ['M', 'caption by a model'], ['O', 'another folder'], ['Ctrl+Z', 'take back what was done last']]],
+      ['X', 'leave out, or take in again'], ['P', 'problems'], ['U', 'add pictures'], ['M', 'caption by a model'], ['O', 'another folder'], ['Ctrl+Z', 'take back what was done last'], ['Ctrl+Shift+Z, Ctrl+Y', 'do again what was taken back'], ['H', 'what was done to the captions']]],
     ['In the large picture', [['Enter', 'save the caption, and go to the next'], ['Shift+Enter', 'a new line'], ['Page up, Page down', 'save, and go to the one before or the next'], ['↓ ↑, then Tab or Enter', 'take a tag that is offered'],
       ['Ctrl+S', 'save'], ['Ctrl+Z', 'take back: first what was typed, then what was saved'], ['Esc', 'save, and back to the grid'], ['Tab to leave the caption, then X, C, K', 'leave out, crop, mask']]],
     ['Everywhere', [['?', 'these keys']]],

@@ -11,7 +11,7 @@ Object.assign(ACTS, {
     const more = async () => {
       const found = await BENCH.of('findings', {from});
       if (!from) list.replaceChildren();
-      if (!found.total) list.replaceChildren(make('p', {class: 'quiet'}, ACTS.searched === BENCH.token ? 'Nothing was found.' : 'Not looked for yet.'));
+      if (!found.total) list.replaceChildren(make('p', {class: 'quiet'}, ACTS.searched?.token === BENCH.token ? `Nothing was found.${ACTS.searched.left}` : 'Not looked for yet.'));
       for (const each of found.listed) {
         const last = list.lastElementChild;
         const group = last?.dataset?.kind === each.kind ? last : ACTS.kindOfFinding(each, found.kinds[each.kind], again, box);
@@ -34,7 +34,11 @@ Object.assign(ACTS, {
       search.disabled = true;
       const done = await ACTS.wait(began.errand, told, {looks: true});
       search.disabled = false;
-      if (done) ACTS.searched = BENCH.token;
+      if (done) {
+        const left = [...(trigger.value.trim() ? [] : ['a trigger word']), ...(tokens.checked && !done.uncounted ? [] : ['the token limit'])];
+        ACTS.searched = {token: BENCH.token, left: left.length ? ` Not looked for: ${left.join(', ')}.` : ''};
+        if (done.uncounted) told.replaceChildren(make('p', {class: 'problem', role: 'alert'}, done.uncounted));
+      }
       await BENCH.again();
       await again();
     }, {class: 'small primary'});
@@ -56,7 +60,10 @@ Object.assign(ACTS, {
       else {
         const result = await ACTS.wait(answer.errand, told);
         await BENCH.again();
-        if (result) BENCH.tell(result.told, {undo: true});
+        if (result) BENCH.tell(result.told, {turn: result.written ? 'undo' : ''});
+        await again();
+        const left = [...answer.left, ...(result?.conflicts || [])];
+        return left.length && BENCH.tell(`${left[0][0]}: ${left[0][1]}${left.length > 1 ? `, and ${left.length - 1} more captions left as they are` : ''}`, {refused: true});
       }
       again();
     };
@@ -194,15 +201,17 @@ Object.assign(ACTS, {
 
   folder(folder) {
     const repeats = make('input', {type: 'number', min: 1, step: 1, value: folder.repeats}), words = make('input', {type: 'text', value: folder.class_tokens, spellcheck: 'false'}), told = make('div', {role: 'status'});
+    const side = make('select', {}, ...[['', 'pictures to learn'], ['reg', 'regularisation pictures']].map(([value, shown]) => make('option', {value, selected: Boolean(value) === folder.regularisation}, shown)));
     let sure = false;
     const rename = ACTS.act('Rename', async () => {
-      const said = {number: folder.number, repeats: Number(repeats.value) || 0, class_tokens: words.value, sure};
+      const said = {number: folder.number, repeats: Number(repeats.value) || 0, class_tokens: words.value, regularisation: Boolean(side.value), sure};
       try {
         const answer = await BENCH.of('folder', said, true);
         if (!sure) {
           sure = true;
-          told.replaceChildren(make('p', {}, 'The folder ', make('code', {}, answer.old), ' will be named ', make('code', {}, answer.new), '.'));
-          rename.textContent = 'Yes, rename it';
+          const name = answer.old === answer.new ? [' stays as it is named'] : [' will be named ', make('code', {}, answer.new)];
+          told.replaceChildren(make('p', {}, 'The folder ', make('code', {}, answer.old), ...name, ...(answer.into ? [' and moved into ', make('code', {}, answer.into), side.value ? ', the form’s regularisation pictures.' : ', the form’s pictures to learn.'] : ['.'])));
+          rename.textContent = answer.into ? 'Yes, move it' : 'Yes, rename it';
           return;
         }
         box.close();
@@ -212,9 +221,9 @@ Object.assign(ACTS, {
       }
     }, {class: 'small primary'});
     const anew = () => { sure = false; rename.textContent = 'Rename'; told.replaceChildren(); };
-    for (const input of [repeats, words]) input.addEventListener('input', anew);
+    for (const input of [repeats, words, side]) input.addEventListener('input', anew);
     const box = ACTS.dialog('Repeats and class', make('p', {class: 'quiet'}, 'The folder’s name says how often each of its pictures is seen in an epoch, and what they are of.'),
-      make('div', {class: 'wb-form'}, ACTS.field('Repeats', repeats), ACTS.field('Trigger and class', words)), told);
+      make('div', {class: 'wb-form'}, ACTS.field('Repeats', repeats), ACTS.field('Trigger and class', words), BENCH.about.own && ACTS.field('What they are', side)), told);
     box.querySelector('.closing').append(rename);
     repeats.focus();
   },

@@ -91,10 +91,10 @@ const PICTURE = {
     const bucket = row.bucket ? `, bucket ${row.bucket[0]} × ${row.bucket[1]}${row.upscaled ? ' (scaled up)' : ''}` : '';
     const coded = row.encoding ? `, caption reads as ${row.encoding}` : '';
     place.querySelector('.wb-facts').textContent = `${size}${bucket}${coded}${row.missing ? ', no caption file yet' : ''}`;
-    place.querySelector('.wb-wrong').replaceChildren(...row.wrong.map((each) => make('p', {}, each.title)));
+    place.querySelector('.wb-wrong').replaceChildren(...row.wrong.map((each) => make('p', {}, each.title)), row.fixed ? make('p', {}, row.fixed) : '');
     place.querySelector('.wb-mask-it').textContent = row.masked ? 'Change the mask' : 'Mask';
     place.querySelector('.wb-skip').textContent = row.skipped ? 'Take in again' : 'Leave out';
-    PICTURE.field.readOnly = row.fixed;
+    PICTURE.field.readOnly = Boolean(row.fixed);
     const repeats = place.querySelector('.wb-repeats');
     repeats.value = row.repeats ?? '';
     repeats.placeholder = String(BENCH.about.folders[row.folder].repeats);
@@ -127,7 +127,7 @@ const PICTURE = {
     if (!row || text === row.caption) return true;
     try {
       const done = await BENCH.of('caption', {id: row.id, text, was: row.caption}, true);
-      BENCH.about.undo = done.undo;
+      Object.assign(BENCH.about, {undo: done.undo, redo: done.redo});
       PICTURE.seen(done.row);
       BENCH.count();
       BENCH.tell(`Saved ${row.name}.`);
@@ -135,9 +135,16 @@ const PICTURE = {
       return true;
     } catch (error) {
       if (error.said?.row) PICTURE.seen(error.said.row);
-      BENCH.tell(`${error.message} What you typed stands in the field; save again to write it all the same.`, {refused: true});
+      const [more, offer] = error.said?.row ? ['; save again to write it all the same.', null] : ['.', ['Drop what I typed', () => PICTURE.drop()]];
+      BENCH.tell(`${error.message} What you typed stands in the field${more}`, {refused: true, offer});
       return false;
     }
+  },
+  drop() {
+    PICTURE.field.value = PICTURE.row.caption;
+    PICTURE.chips();
+    PICTURE.field.focus();
+    BENCH.tell('What you typed is dropped.');
   },
   // The answer to a saving: from now on what was typed is beside this caption, and is saved over it if it differs.
   seen(row) {
@@ -152,6 +159,12 @@ const PICTURE = {
     PICTURE.row = typed ? {...mine, caption: PICTURE.row.caption} : mine;
     if (!typed) PICTURE.field.value = mine.caption;
     PICTURE.paint();
+  },
+  // What was typed before the folder was opened again, over the caption that stood there then.
+  typedBefore(caption, typed) {
+    PICTURE.row = {...PICTURE.row, caption};
+    PICTURE.field.value = typed;
+    PICTURE.chips();
   },
   async reload() {
     if (!PICTURE.open) return;
@@ -243,7 +256,8 @@ const PICTURE = {
     if (event.key === 'PageDown') return does(() => PICTURE.step(1));
     if (event.key === 'PageUp') return does(() => PICTURE.step(-1));
     if (order && event.key.toLowerCase() === 's') return does(() => PICTURE.save());
-    if (order && event.key.toLowerCase() === 'z' && (!typing || PICTURE.field.value === PICTURE.row?.caption)) return does(() => BENCH.back());
+    const way = BENCH.way(event);
+    if (way && (!typing || PICTURE.field.value === PICTURE.row?.caption)) return does(() => BENCH.turn(way));
     if (event.target === PICTURE.field) return PICTURE.fieldKey(event, does);
     if (event.key === 'Escape') return does(() => PICTURE.leave());
     if (typing || order || event.altKey) return;

@@ -14,11 +14,12 @@ from kohya_gui.parts.folders import Folders
 from trainer.config import TrainingConfig
 from trainer.ground.errors import ConfigError, DataError
 from trainer.pictures.buckets import Buckets, Placement
+from trainer.pictures.image_headers import EXTENSIONS
 from trainer.pictures.remarks import Remark, read_remarks
 from trainer.workbench.album import Album, AlbumFolder, Detail, Entry, Index, crop_box, detail
 from trainer.workbench.problems import Finding, Kind
 from trainer.workbench.statistics import complete, tag_counts
-from trainer.workbench.texts import tags_of
+from trainer.workbench.texts import body_of, folded, tags_of
 
 UNCAPTIONED, FOREIGN, SMALL, UNREADABLE = (
     each.value for each in (Kind.UNCAPTIONED, Kind.NOT_UTF8, Kind.SMALL, Kind.BROKEN)
@@ -56,13 +57,15 @@ class Wanted:
 class Bench:
     """An open folder. Pictures are known to the page by their numbers alone.
 
-    `closed` are the numbers of pictures that lead out of the folders that the page may use: they are not shown.
+    `own` says that it is the form's, with its regularisation pictures. `closed` are the numbers of pictures that lead
+    out of the folders that the page may use: they are not shown.
     """
 
     path: str
     config: TrainingConfig
     album: Album
     folders: Folders
+    own: bool = False
     token: str = field(default_factory=lambda: secrets.token_urlsafe(12))
     index: Index = field(init=False)
     buckets: Buckets | None = field(init=False)
@@ -73,6 +76,7 @@ class Bench:
     ready: threading.Event = field(default_factory=threading.Event)
     changes: int = 0
     _tags: tuple[object, Mapping[str, int]] | None = None
+    _there: Mapping[Path, frozenset[str]] = field(init=False)
     _numbers: dict[Path, int] = field(init=False)
     _captions: dict[Path, list[int]] = field(init=False)
     _placements: dict[tuple[int, int], Placement | None] = field(default_factory=dict)
@@ -87,6 +91,7 @@ class Bench:
             self.buckets = None
         self.closed = frozenset(_closed(self.album, self.folders))
         self.uncaptioned = {entry.number for entry in entries if not entry.captioned} - self.closed
+        self._there = {path: _pictures_in(path) for path in self.album.paths}
         self._numbers = {entry.picture: entry.number for entry in entries}
         self._captions = {}
         for entry in entries:
@@ -113,6 +118,13 @@ class Bench:
     def entries(self, numbers: object) -> list[Entry]:
         """Return pictures. Raises as `entry` does."""
         return [self.entry(number) for number in numbers] if isinstance(numbers, Sequence) else []
+
+    def named(self, folder: int | None, name: str) -> int | None:
+        """Return the number of the picture of this name in a folder, None where there is none."""
+        if folder is None or not 0 <= folder < len(self.album.folders):
+            return None
+        found = (each for each in _of(self.album.folders[folder]) if self.album.entries[each].picture.name == name)
+        return next((each for each in found if each not in self.closed), None)
 
     def number_of(self, picture: Path) -> int | None:
         """Return the number of a picture, None where it is not one of these."""
@@ -150,7 +162,7 @@ class Bench:
 
     def row(self, entry: Entry) -> dict[str, object]:
         """Return what there is to show of a picture."""
-        seen, refused = _detail(entry)
+        seen = detail(entry)
         remark = self.remark(entry)
         placement = self._placement(seen.size)
         box = remark.crop or (crop_box(placement) if placement else None)
@@ -159,7 +171,8 @@ class Bench:
             "id": entry.number,
             "name": entry.picture.name,
             "folder": entry.folder,
-            "caption": seen.text,
+            "folder_name": self.album.folders[entry.folder].name,
+            "caption": body_of(seen.text),
             "missing": entry.number in self.uncaptioned,
             "encoding": "" if seen.encoding in ("utf-8", "") else seen.encoding,
             "size": seen.size,
@@ -173,12 +186,12 @@ class Bench:
             "masked": bool(remark.mask),
             "small": f"workbench/{self.token}/small/{entry.number}?{stamp}",
             "large": f"workbench/{self.token}/large/{entry.number}?{stamp}",
-            "fixed": refused or entry.listed is not None,
+            "fixed": seen.fixed,
             "wrong": self._wrong(entry, seen, placement),
         }
 
     def _wrong(self, entry: Entry, seen: Detail, placement: Placement | None) -> list[dict[str, object]]:
-        found = {} if not seen.unreadable else {UNREADABLE: seen.unreadable}
+        found = {UNREADABLE: f"It cannot be read: {seen.unreadable}."} if seen.unreadable else {}
         if placement and placement.upscaled:
             found[SMALL] = "It is smaller than its bucket, and scaled up."
         if seen.encoding not in ("utf-8", ""):
@@ -217,6 +230,7 @@ class Bench:
         return {
             "token": self.token,
             "path": self.path,
+            "own": self.own,
             "pictures": len(shown),
             "complete": self.ready.is_set(),
             "folders": [self._folder(number, each) for number, each in enumerate(self.album.folders)],
@@ -225,7 +239,14 @@ class Bench:
             "tags": len(self.tags()),
             "notices": list(self.album.notices),
             "hidden": len(self.closed),
+            "otherwise": self._otherwise(),
         }
+
+    def _otherwise(self) -> dict[str, int]:
+        """Return how many pictures are gone since the folder was opened, and how many are new."""
+        now = {path: _pictures_in(path) for path in self._there}
+        gone = sum(len(before - now[path]) for path, before in self._there.items())
+        return {"gone": gone, "new": sum(len(now[path] - before) for path, before in self._there.items())}
 
     def _folder(self, number: int, folder: AlbumFolder) -> dict[str, object]:
         return {
@@ -298,8 +319,8 @@ class Bench:
                 lambda number: words in texts.get(number, "").lower() or words in entries[number].picture.name.lower()
             )
         if wanted.tags:
-            tags = set(wanted.tags)
-            tests.append(lambda number: tags <= set(tags_of(texts.get(number, ""))))
+            tags = set(map(folded, wanted.tags))
+            tests.append(lambda number: tags <= set(map(folded, tags_of(texts.get(number, "")))))
         if wanted.bucket:
             tests.append(lambda number: self._bucket(number) == wanted.bucket)
         if wanted.below:
@@ -347,16 +368,17 @@ class Bench:
         return {number for number, found in self._found.items() if any(each.kind.value == name for each in found)}
 
 
-def _detail(entry: Entry) -> tuple[Detail, bool]:
-    """Return what a picture holds, and whether its caption cannot be read."""
-    try:
-        return detail(entry), False
-    except DataError as error:
-        return Detail(None, str(error), "", "utf-8", 0), True
-
-
 def _of(folder: AlbumFolder) -> range:
     return range(folder.first, folder.first + folder.count)
+
+
+def _pictures_in(folder: Path) -> frozenset[str]:
+    """Return the names of the pictures in a folder; none of a list of pictures, or of a folder that is gone."""
+    try:
+        with os.scandir(folder) as found:
+            return frozenset(each.name for each in found if each.name.lower().endswith(EXTENSIONS))
+    except OSError:
+        return frozenset()
 
 
 def _stamp(path: Path) -> int:

@@ -11,7 +11,7 @@ from kohya_gui.workbench import told
 from kohya_gui.workbench.bench import Bench
 from kohya_gui.workbench.told import Said
 from kohya_gui.workbench.workbench import Answer, Workbench
-from trainer.families import recognise_chosen
+from trainer.families import FAMILIES, Recognition, recognise_chosen
 from trainer.ground.control import Progress
 from trainer.ground.errors import ConfigError, DataError, Problem
 from trainer.pictures.remarks import amend_remarks
@@ -37,14 +37,15 @@ class Remedies:
             StateError: another errand is under way.
         """
         trigger, counts = told.text(said, "trigger").strip(), told.yes(said, "tokens")
-        family = _family(bench) if counts else ""
+        model = _model(bench) if counts else None
 
         def work(progress: Progress) -> Answer:
-            limit = tokens.load(bench.config, family) if counts else None
+            limit = tokens.load(bench.config, model) if model else None
             options = Options(trigger=trigger, limit=limit)
             bench.ready.wait()
             bench.take_findings(find_problems(bench.album, bench.config, options, progress, bench.index))
-            return {"found": len(bench.findings)}
+            unknown = f"How many tokens {FAMILIES[model.family].title} reads is not known here." if model else ""
+            return {"found": len(bench.findings), "uncounted": "" if limit else unknown}
 
         return self._workbench.sent(self._workbench.errands.start("Looking for problems", work, heavy=counts))
 
@@ -90,18 +91,19 @@ class Remedies:
         paths = dict.fromkeys(path for finding, _ in followed for path in finding.pictures)
         numbers = [number for path in paths if (number := bench.number_of(path)) is not None]
         planned = changes.preview(bench.entries(numbers), followed[0][1].operations)
-        return self._workbench.apply(bench, self._workbench.kept(bench, planned))
+        kept = self._workbench.kept(bench, planned)
+        return {**self._workbench.apply(bench, kept), "left": kept["refused"]}
 
 
-def _family(bench: Bench) -> str:
-    """Return the kind of the model that the form names.
+def _model(bench: Bench) -> Recognition:
+    """Return the model that the form names.
 
     Raises:
         ConfigError: it names none.
     """
     if not bench.config.model.pretrained_model_name_or_path:
         raise ConfigError([Problem("pretrained_model_name_or_path", "is not set; choose the model in the form.", "")])
-    return recognise_chosen(bench.config).family
+    return recognise_chosen(bench.config)
 
 
 def _shown(bench: Bench, number: int, found: Finding, alike: Mapping[tuple[Kind, str], int]) -> Answer:

@@ -21,7 +21,7 @@ from kohya_gui.workbench.bench import Bench
 from kohya_gui.workbench.remedies import Remedies
 from kohya_gui.workbench.tasks import MOST_MASK, Tasks
 from kohya_gui.workbench.told import Said
-from kohya_gui.workbench.workbench import Answer, Conflict, Workbench
+from kohya_gui.workbench.workbench import Answer, Closed, Conflict, Workbench
 from trainer.ground.errors import DataError, TrainerError
 from trainer.workbench.thumbnails import Shown, Thumbnails, view
 
@@ -47,7 +47,7 @@ class Routes:
         self._thumbnails = Thumbnails()
         self._room = asyncio.Semaphore(AT_ONCE)
         self._general: Mapping[str, Callable[[Said], Answer]] = {
-            "state": lambda said: workbench.state(),
+            "state": lambda said: workbench.state(told.text(said, "path")),
             "open": lambda said: workbench.open(told.text(said, "path")),
             "errand": lambda said: workbench.errands.standing.to_json(),
             "stop": self._stop,
@@ -57,12 +57,15 @@ class Routes:
             "about": lambda bench, said: workbench.about(bench),
             "view": lambda bench, said: {"ids": bench.view(told.wanted(said))},
             "rows": lambda bench, said: {"rows": bench.rows(said.get("ids"))},
+            "named": lambda bench, said: {"id": bench.named(told.whole(said, "folder"), told.text(said, "name"))},
             "tags": lambda bench, said: bench.tag_page(told.text(said, "find"), told.whole(said, "most") or 60),
             "caption": workbench.write_caption,
             "preview": workbench.preview,
             "plan": workbench.plan_page,
             "apply": workbench.apply,
             "undo": workbench.undo,
+            "redo": workbench.redo,
+            "history": workbench.history,
             "settle": workbench.settle,
             "remark": workbench.remark,
             "use": workbench.use,
@@ -209,6 +212,8 @@ def _answer_with(act: Callable[[], Answer]) -> Response:
         return JSONResponse(act(), headers=_NEW)
     except Conflict as conflict:
         return JSONResponse({"refused": str(conflict), "row": conflict.row}, CLASHED, headers=_NEW)
+    except Closed as closed:
+        return JSONResponse({"refused": str(closed), "closed": True}, GONE, headers=_NEW)
     except (Refused, TrainerError) as refusal:
         return _refused(str(refusal), REFUSED)
 

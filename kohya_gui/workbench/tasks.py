@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
 from kohya_gui.workbench import told
+from kohya_gui.workbench.acts import Act, Turned
 from kohya_gui.workbench.bench import Bench
 from kohya_gui.workbench.told import Said
-from kohya_gui.workbench.workbench import Act, Answer, Workbench
+from kohya_gui.workbench.workbench import Answer, Workbench
 from trainer.ground.control import Progress
 from trainer.ground.errors import DataError, StateError
 from trainer.pictures.remarks import amend_remarks
 from trainer.settings.kohya import names_a_file
+from trainer.workbench.album import AlbumFolder
 from trainer.workbench.captioners import CaptionerSettings, caption_pictures
 from trainer.workbench.describing import DescriberSettings
 from trainer.workbench.folders import Rename, plan_rename, rename
@@ -28,6 +31,9 @@ MOST_MASK = 64 << 20
 """Bytes of a mask that is sent."""
 
 TAGGER, DESCRIBER = "tagger", "describer"
+
+BESIDE = "reg"
+"""The folder of regularisation pictures, beside that of the pictures to learn, where the form names none."""
 
 
 class Tasks:
@@ -115,34 +121,62 @@ class Tasks:
     # --- folders ----------------------------------------------------------------------------------------------------
 
     def rename_folder(self, bench: Bench, said: Said) -> Answer:
-        """Give a folder other repeats and another class in its name; asked first, unless `sure`.
+        """Give a folder other repeats and another class in its name, and put it to the regularisation pictures or back.
+
+        It is asked first, unless `sure`.
 
         Raises:
-            Refused, DataError: it cannot have this name.
+            Refused, DataError: it cannot have this name, or cannot lie there.
             StateError: a run is under way, which may be reading its pictures.
         """
         number = told.whole(said, "number")
         if number is None or not 0 <= number < len(bench.album.folders):
             raise DataError("There is no such folder in the list.", "Open the folder again.")
         workbench, folder = self._workbench, bench.album.folders[number]
-        planned = plan_rename(folder.path, told.whole(said, "repeats") or 0, told.text(said, "class_tokens").strip())
+        into, regularisation = None, workbench.chosen[1]
+        if "regularisation" in said and told.yes(said, "regularisation") != folder.regularisation:
+            into, regularisation = self._other_side(bench, folder)
+        repeats, class_tokens = told.whole(said, "repeats") or 0, told.text(said, "class_tokens").strip()
+        planned = plan_rename(folder.path, repeats, class_tokens, into)
         for path in (planned.old, planned.new):
             workbench.folders.check(path)
         if not told.yes(said, "sure"):
-            return {"old": planned.old.name, "new": planned.new.name}
-        workbench.refuse_while_busy()
-        rename(planned)
+            return {"old": planned.old.name, "new": planned.new.name, "into": str(into or "")}
         title = f"{planned.old.name} is {planned.new.name} now"
+        if into:
+            title += ", to be learned" if folder.regularisation else ", for regularisation"
+        done = self._renamed(title, Path(bench.path), planned, regularisation)
+        workbench.did(done.act)
+        return {**workbench.open(str(done.opened)), "told": f"{title}.", "undo": title}
 
-        def back() -> Path:
-            workbench.refuse_while_busy()
-            rename(planned.back)
-            return workbench.moved(Path(_at(bench.path, planned)), planned.new, planned.old)
+    def _other_side(self, bench: Bench, folder: AlbumFolder) -> tuple[Path, str]:
+        """Return where a folder lies once it is put to the regularisation pictures or back, and the form's folder of
+        regularisation pictures then.
 
-        opened = workbench.moved(Path(bench.path), planned.old, planned.new)
-        workbench.did(Act(title, frozenset({planned.new}), back))
-        return {**workbench.open(str(opened)), "told": f"{title}.", "undo": title}
+        Raises:
+            DataError: it cannot be put there.
+        """
+        training, regularisation = self._workbench.chosen
+        if not bench.own:
+            raise DataError(f"{bench.path} is not the form's folder.", "Use it for training first.")
+        into = Path(training) if folder.regularisation else Path(regularisation or Path(training).parent / BESIDE)
+        others = [each for each in bench.album.folders if each.path != folder.path]
+        if any(each.path == into for each in others):
+            raise DataError(
+                f"{into} is a plain folder of pictures; numbered folders in it are used instead of them.",
+                "Put its pictures into a subfolder named REPEATS_NAME first.",
+            )
+        if not folder.regularisation and all(each.regularisation for each in others):
+            raise DataError(f"{folder.name} is the only folder with pictures to learn.", "Add another one first.")
+        if folder.regularisation:
+            return into, regularisation if any(each.regularisation for each in others) else ""
+        return into, str(into)
 
-
-def _at(path: str, planned: Rename) -> str:
-    return str(planned.new) if Path(path) == planned.old else path
+    def _renamed(self, title: str, opened: Path, planned: Rename, regularisation: str) -> Turned:
+        """Rename a folder; `opened` is the one that is open, `regularisation` what the form names then."""
+        self._workbench.refuse_while_busy()
+        rename(planned)
+        before = self._workbench.choose_regularisation(regularisation)
+        now = self._workbench.moved(opened, planned.old, planned.new)
+        back = partial(self._renamed, title, now, planned.back, before)
+        return Turned(Act(title, frozenset({planned.new}), back), now)

@@ -5,6 +5,7 @@ It keeps the folders that were opened last, and changes that were previewed; bot
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from kohya_gui.parts.folders import Folders, Refused
 from kohya_gui.workbench import told
+from kohya_gui.workbench.acts import Act, Acts, Turned
 from kohya_gui.workbench.bench import Bench
 from kohya_gui.workbench.errand import Errands, Standing
 from kohya_gui.workbench.told import Said
@@ -22,11 +24,10 @@ from trainer.ground.errors import DataError, StateError, TrainerError
 from trainer.pictures.remarks import Remark, change_remarks
 from trainer.workbench import changes
 from trainer.workbench.album import open_album, open_folder
-from trainer.workbench.changes import Applied, Change, Preview
+from trainer.workbench.changes import Applied, Change, Preview, Record
 
-MOST_OPEN = 3
+MOST_OPEN = 6
 MOST_PLANS = 4
-MOST_ACTS = 200
 PLAN_PAGE = 200
 READ_SECONDS = 0.3
 """Time for the first pictures to be shown before all captions are read."""
@@ -36,16 +37,8 @@ PICTURE_KEYS = ("train_data_dir", "reg_data_dir")
 Answer = dict[str, object]
 
 
-@dataclass(frozen=True, slots=True)
-class Act:
-    """Something that can be taken back: what it was, in which folders, and how; None where the journal knows.
-
-    `back` returns the folder that is to be opened then, None where the open one stays.
-    """
-
-    title: str
-    folders: frozenset[Path]
-    back: Callable[[], Path | None] | None = None
+class Closed(DataError):
+    """A folder is not open any more."""
 
 
 class Conflict(DataError):
@@ -79,17 +72,20 @@ class Workbench:
         self._open: OrderedDict[str, Bench] = OrderedDict()
         self._plans: OrderedDict[int, tuple[str, Preview]] = OrderedDict()
         self._plan = 0
-        self._acts: list[Act] = []
+        self._acts = Acts()
 
     # --- opening ----------------------------------------------------------------------------------------------------
 
-    def state(self) -> Answer:
-        """Return the folder that was opened last, else that of the form; nothing is open where it cannot be."""
+    def state(self, path: str = "") -> Answer:
+        """Return the folder that a tab had before, else the one that was opened last, else that of the form.
+
+        Nothing is open where it cannot be.
+        """
         with self._lock:
-            last = next(reversed(self._open.values()), None)
-        if last is not None:
-            return self.about(last)
-        chosen = self._form.config().dataset.train_data_dir
+            known = [each for each in reversed(self._open.values()) if not path or each.path == path]
+        if known:
+            return self.about(known[0])
+        chosen = path or self._form.config().dataset.train_data_dir
         try:
             return self.open(str(chosen)) if chosen else self.nothing("")
         except (Refused, TrainerError):
@@ -107,9 +103,10 @@ class Workbench:
             ConfigError, DataError: there are no pictures.
         """
         path, config = self.folders.check(text), self._form.config()
-        own = config.dataset.train_data_dir and path == Path(self.folders.check(config.dataset.train_data_dir))
+        chosen = config.dataset.train_data_dir
+        own = bool(chosen) and path == Path(self.folders.check(chosen))
         album = open_album(config) if own else open_folder(path, config.captions.caption_extension)
-        bench = Bench(str(path), config, album, self.folders)
+        bench = Bench(str(path), config, album, self.folders, own)
         with self._lock:
             self._open[bench.token] = bench
             while len(self._open) > MOST_OPEN:
@@ -123,27 +120,41 @@ class Workbench:
         """Return an open folder.
 
         Raises:
-            DataError: it is not open any more.
+            Closed: it is not open any more.
         """
         with self._lock:
             bench = self._open.get(token)
             if bench is None:
-                raise DataError("This folder is not open any more.", "Open it again.")
+                raise Closed("This folder is not open any more.", "Open it again.")
             self._open.move_to_end(token)
             return bench
 
     def about(self, bench: Bench, words: str = "") -> Answer:
         """Return what the frame shows of an open folder; `words` say what was just done."""
         places = bench.places
-        last = self._last(bench)
-        record = changes.last_change(places) if last is None or last.back is None else None
-        title = last.title if last is not None and last.back is not None else record.title if record else ""
         broken = [
-            {"number": number, "title": each.title, "done": len(each.done), "pending": len(each.pending)}
+            {
+                "number": number,
+                "title": each.title,
+                "undoing": each.undoing,
+                "done": len(each.done),
+                "pending": len(each.pending),
+                "foreign": len(each.foreign),
+            }
             for number, each in enumerate(changes.unfinished(places))
         ]
-        more = {"undo": title, "told": words, "unfinished": broken, "errand": self.errands.standing.to_json()}
-        return {**bench.about(), **more}
+        more = {"told": words, "unfinished": broken, "errand": self.errands.standing.to_json()}
+        return {**bench.about(), **self._turns(bench), **more}
+
+    def _turns(self, bench: Bench) -> Answer:
+        """Return what can be taken back, and what can be done again."""
+        return {"undo": _title(*self._next(bench, back=True)), "redo": _title(*self._next(bench, back=False))}
+
+    def _next(self, bench: Bench, *, back: bool) -> tuple[Act | None, Record | None]:
+        """Return what is turned round next: an act, and what the journal has of captions."""
+        places = bench.places
+        record = changes.last_change(places) if back else changes.last_undone(places)
+        return self._acts.last(places, undone=not back, captions=record is not None), record
 
     # --- captions ---------------------------------------------------------------------------------------------------
 
@@ -164,7 +175,7 @@ class Workbench:
             if done.conflicts:
                 raise Conflict(bench.row(entry))
         _refuse(planned.refused)
-        return {"row": bench.row(entry), "undo": planned.title}
+        return {"row": bench.row(entry), **self._turns(bench)}
 
     def preview(self, bench: Bench, said: Said) -> Answer:
         """Return what an operation would do to the captions of pictures; nothing is written."""
@@ -176,11 +187,12 @@ class Workbench:
         with self._lock:
             self._plan += 1
             number = self._plan
-            self._plans[number] = (bench.token, planned)
+            self._plans[number] = (bench.path, planned)
             while len(self._plans) > MOST_PLANS:
                 self._plans.popitem(last=False)
         return {
             "plan": number,
+            "path": bench.path,
             "title": planned.title,
             "changes": len(planned.changes),
             "unchanged": planned.unchanged,
@@ -196,8 +208,8 @@ class Workbench:
 
     def _planned(self, bench: Bench, said: Said) -> Preview:
         with self._lock:
-            token, planned = self._plans.get(told.whole(said, "plan") or 0, ("", None))
-        if planned is None or token != bench.token:
+            path, planned = self._plans.get(told.whole(said, "plan") or 0, ("", None))
+        if planned is None or path != bench.path:
             raise DataError("This preview is not kept any more.", "Preview it again.")
         return planned
 
@@ -212,7 +224,8 @@ class Workbench:
         def work(progress: Progress) -> Answer:
             done = self._apply(bench, planned, progress)
             conflicts = [[path.name, why] for path, why in done.conflicts]
-            return {"told": f"{planned.title}: {_captions(len(done.done))} written.", "conflicts": conflicts}
+            words = f"{planned.title}: {_captions(len(done.done))} written."
+            return {"told": words, "written": len(done.done), "conflicts": conflicts}
 
         return self.sent(self.errands.start(planned.title, work))
 
@@ -229,35 +242,48 @@ class Workbench:
 
     def did(self, act: Act) -> None:
         """Remember something that can be taken back."""
-        with self._lock:
-            self._acts = [*self._acts, act][-MOST_ACTS:]
-
-    def _last(self, bench: Bench) -> Act | None:
-        places = set(bench.places)
-        with self._lock:
-            return next((each for each in reversed(self._acts) if each.folders & places), None)
-
-    def _forget(self, act: Act) -> None:
-        with self._lock:
-            if act in self._acts:
-                self._acts.remove(act)
+        self._acts.did(act)
 
     def undo(self, bench: Bench, said: Said) -> Answer:
-        """Take back what was done last in this folder."""
-        last = self._last(bench)
-        if last is not None and last.back is not None:
-            path = last.back()
-            self._forget(last)
-            if path is not None:
-                return {**self.open(str(path)), "told": f"Taken back: {last.title}."}
-            return self.about(bench, f"Taken back: {last.title}.")
-        undone = changes.undo(bench.places)
-        if last is not None:
-            self._forget(last)
-        if undone is None:
-            return self.about(bench, "There is nothing to take back.")
-        bench.wrote(undone.done)
-        return self.about(bench, _of_applied(f"Taken back: {undone.title}", undone))
+        """Take back what was done last in this folder.
+
+        Raises:
+            StateError: by now it is something else than the `title` that was shown.
+        """
+        return self._turn(bench, told.text(said, "title"), back=True)
+
+    def redo(self, bench: Bench, said: Said) -> Answer:
+        """Do again what was taken back last in this folder. Raises as `undo` does."""
+        return self._turn(bench, told.text(said, "title"), back=False)
+
+    def _turn(self, bench: Bench, shown: str, *, back: bool) -> Answer:
+        last, record = self._next(bench, back=back)
+        if shown and shown != (title := _title(last, record)):
+            verb = "take back" if back else "do again"
+            words = (
+                f"This would {verb} {title!r} now, and not {shown!r}" if title else f"There is nothing to {verb} now"
+            )
+            raise StateError(f"{words}: something was done elsewhere.", "Press it again if that is meant.")
+        what = "Taken back" if back else "Done again"
+        if last and last.turn:
+            turned = last.turn()
+            self._acts.turned(last, turned.act, back=back)
+            words = f"{what}: {last.title}."
+            if turned.opened is None:
+                return self.about(bench, words)
+            return {**self.open(str(turned.opened)), "told": words}
+        done = (changes.undo if back else changes.redo)(bench.places)
+        if done is None:
+            return self.about(bench, f"There is nothing to {'take back' if back else 'do again'}.")
+        act = last or Act(done.title, frozenset(bench.places))
+        self._acts.turned(act, act, back=back)
+        bench.wrote(done.done)
+        return self.about(bench, _of_applied(f"{what}: {done.title}", done))
+
+    def history(self, bench: Bench, said: Said) -> Answer:
+        """Return the changes of captions in this folder that stand, the newest first."""
+        found = changes.history(bench.places)
+        return {"listed": [{"title": each.title, "when": each.when, "count": each.count} for each in found]}
 
     def settle(self, bench: Bench, said: Said) -> Answer:
         """Bring to its end, or take back, a change that was interrupted."""
@@ -270,13 +296,17 @@ class Workbench:
         bench.wrote([*done.done, *cut_off.done, *cut_off.pending])
         if back == cut_off.undoing:
             self.did(Act(cut_off.title, frozenset(cut_off.folders)))
-        return self.about(bench, _of_applied(f"{'Taken back' if back else 'Finished'}: {done.title}", done))
+        what = "Taken back" if back is not cut_off.undoing else "Done again" if back else "Finished"
+        return self.about(bench, _of_applied(f"{what}: {done.title}", done))
 
     # --- remarks ----------------------------------------------------------------------------------------------------
 
     def remark(self, bench: Bench, said: Said) -> Answer:
         """Say of pictures that they are left out, how often they are repeated, or what of them is used."""
         entries = bench.entries(said.get("ids"))
+        if gone := [each.picture.name for each in entries if not os.path.lexists(each.picture)]:
+            words = gone[0] if len(gone) == 1 else f"{gone[0]} and {len(gone) - 1:,} more"
+            raise DataError(f"Not there any more: {words}. Nothing was written.", "Open the folder again.")
         wanted = {each.picture: told.remark(said, bench.remark(each)) for each in entries}
         title = told.text(said, "title") or "Remarks"
         return self.remarked(bench, title, wanted)
@@ -287,14 +317,8 @@ class Workbench:
 
     def noted(self, bench: Bench, title: str, before: Mapping[Path, Remark], now: Iterable[Path]) -> Answer:
         """Remember that remarks were written, and return what the frame shows now."""
-
-        def back() -> None:
-            change_remarks(before)
-
-        changed = tuple(now)
-        self.did(Act(title, frozenset(path.parent for path in changed), back))
-        numbers = [number for path in changed if (number := bench.number_of(path)) is not None]
-        return {**self.about(bench, f"{title}."), "changed": numbers}
+        self.did(_remarking(title, before))
+        return {**self.about(bench, f"{title}."), "changed": _numbers(bench, now)}
 
     # --- the form ---------------------------------------------------------------------------------------------------
 
@@ -320,9 +344,42 @@ class Workbench:
                 self._form.choose(key, str(new))
         return new if opened == old else opened
 
+    @property
+    def chosen(self) -> tuple[str, str]:
+        """The form's folders of pictures to learn and of regularisation pictures."""
+        dataset = self._form.config().dataset
+        return dataset.train_data_dir, dataset.reg_data_dir
+
+    def choose_regularisation(self, folder: str) -> str:
+        """Let the form have another folder of regularisation pictures, or none; returns the one that it had."""
+        _, before = self.chosen
+        if folder != before:
+            self._form.choose(PICTURE_KEYS[1], folder)
+        return before
+
     def sent(self, standing: Standing) -> Answer:
         """Return that an errand was begun."""
         return {"errand": standing.to_json()}
+
+
+def _remarking(title: str, before: Mapping[Path, Remark]) -> Act:
+    """Return the act of having said something of pictures, of which `before` was said."""
+
+    def turn() -> Turned:
+        return Turned(_remarking(title, change_remarks(before)))
+
+    return Act(title, frozenset(path.parent for path in before), turn)
+
+
+def _title(last: Act | None, record: Record | None) -> str:
+    """Return what is turned round next: the last act, or a change of captions that the journal has."""
+    if last is not None and last.turn is not None:
+        return last.title
+    return record.title if record else ""
+
+
+def _numbers(bench: Bench, pictures: Iterable[Path]) -> list[int]:
+    return [number for path in pictures if (number := bench.number_of(path)) is not None]
 
 
 def _read(bench: Bench) -> None:
@@ -353,5 +410,4 @@ def _captions(count: int) -> str:
 
 def _refuse(refused: Sequence[tuple[Path, str]]) -> None:
     if refused:
-        path, why = refused[0]
-        raise StateError(f"{path.name}: {why}", "Change its permissions, or write it in a text editor.")
+        raise StateError(refused[0][1])

@@ -14,13 +14,12 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, pre_tokenizers
-from tokenizers.models import Unigram
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from demo.build.single_file import vae_tensors
 from tests.helpers.checkpoints import TEXT_ENCODER, VAE
+from tests.helpers.texts import vocabulary
 from trainer.families.flux.facts import CLIP, DENOISER, SCHEDULER_CONFIG, T5
 from trainer.families.flux.transformer import build_transformer
 from trainer.families.flux.weight_names import SWAPPED, diffusers_names, original_name
@@ -80,15 +79,6 @@ def original(transformer: nn.Module) -> dict[str, Tensor]:
         if own.startswith(SWAPPED):
             value = torch.cat(value.chunk(2)[::-1])
         made[original_name(own)] = value
-    return made
-
-
-def vocabulary() -> Tokenizer:
-    """Return a small vocabulary of T5's kind: letters, and a few words."""
-    words = ["tok", "class", "tag", "red", "big", "cat", "photo", "of", "a"]
-    pieces = ["<pad>", "</s>", "<unk>", "▁", *(f"▁{word}" for word in words), *map(chr, range(33, 127))]
-    made = Tokenizer(Unigram([(piece, -float(n > 2) * len(piece) ** -1) for n, piece in enumerate(pieces)], unk_id=2))
-    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
     return made
 
 

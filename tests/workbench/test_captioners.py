@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy
@@ -336,6 +338,67 @@ def test_a_florence_says_what_the_librarys_own_call_says(album: Album, florence:
     written = model.generate(**given, max_new_tokens=8, do_sample=False, num_beams=1)
     (change,) = planned.changes
     assert change.new == processor.batch_decode(written, skip_special_tokens=True)[0].strip() != ""
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Qwen2-VL of 16 numbers a token, with the files that its publisher has beside the weights."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+    folder = tmp_path_factory.mktemp("qwen")
+    marks = ["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"]
+    words = ["<pad>", "<unk>", "<s>", "</s>", *marks, "USER", "ASSISTANT", *QUESTION.replace(".", " .").split(), *PLAIN]
+    plain = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    plain.pre_tokenizer = Whitespace()
+    template = (
+        "{% for message in messages %}USER {% for part in message['content'] %}{% if part['type'] == 'image' %}"
+        "<|vision_start|><|image_pad|><|vision_end|> {% else %}{{ part['text'] }} {% endif %}{% endfor %}{% endfor %}"
+        "ASSISTANT"
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=plain, pad_token="<pad>", unk_token="<unk>", bos_token="<s>", eos_token="</s>",
+        additional_special_tokens=marks, chat_template=template,
+    ).save_pretrained(folder)  # fmt: skip
+    pixels = {"min_pixels": 28 * 28, "max_pixels": 84 * 84, "patch_size": 14, "merge_size": 2, "temporal_patch_size": 2}
+    for name, kind in (("", "image"), ("video_", "video")):
+        told = {**pixels, f"{kind}_processor_type": f"Qwen2VL{kind.title()}Processor"}
+        told |= {"processor_class": "Qwen2VLProcessor"}
+        (folder / f"{name}preprocessor_config.json").write_text(json.dumps(told))
+    ids = {"image_token_id": 4, "video_token_id": 5, "vision_start_token_id": 6, "vision_end_token_id": 7}
+    ends = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
+    text = {**SMALL, **ends, "num_key_value_heads": 2, "vocab_size": len(words), "rope_parameters": rope}
+    vision = {"depth": 1, "embed_dim": 16, "hidden_size": 16, "num_heads": 2, "mlp_ratio": 2}
+    torch.manual_seed(0)
+    Qwen2VLForConditionalGeneration(
+        Qwen2VLConfig(text_config=text, vision_config=vision, **ids, **ends)
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.skipif(not find_spec("torchvision"), reason="Qwen-VL's own processor needs torchvision, which is not here")
+def test_a_qwen_says_what_the_librarys_own_call_says(album: Album, qwen: Path) -> None:
+    from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
+
+    model, processor = Qwen2VLForConditionalGeneration.from_pretrained(qwen), Qwen2VLProcessor.from_pretrained(qwen)
+    planned = caption_pictures(album.entries[:2], DescriberSettings(str(qwen), max_new_tokens=9))
+    asked = f"USER <|vision_start|><|image_pad|><|vision_end|> {QUESTION} ASSISTANT"
+    for change in planned.changes:
+        with Image.open(change.picture) as image:
+            given = processor(images=image.convert("RGB"), text=asked, return_tensors="pt")
+        assert given["image_grid_thw"].prod() > 4
+        written = model.generate(**given, max_new_tokens=9, do_sample=False)[:, given["input_ids"].shape[1] :]
+        assert change.new == " ".join(processor.batch_decode(written, skip_special_tokens=True)[0].split()) != ""
+    assert len(planned.changes) == 2
+
+
+@pytest.mark.skipif(bool(find_spec("torchvision")), reason="torchvision is here")
+def test_a_qwen_without_torchvision_says_what_it_needs(album: Album, qwen: Path) -> None:
+    with pytest.raises(ModelError, match="such as Qwen-VL need the package torchvision"):
+        caption_pictures(album.entries[:1], DescriberSettings(str(qwen)))
 
 
 def test_what_describes_nothing_is_refused_by_name(album: Album, blip: Path, tmp_path: Path) -> None:

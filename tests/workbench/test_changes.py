@@ -64,6 +64,32 @@ def test_changes_are_undone_one_after_another(album: Album, tmp_path: Path) -> N
         assert (undone.title if undone else None) == (record.title if record else None)
 
 
+def test_what_was_undone_is_done_again_until_another_change_is_made(album: Album, tmp_path: Path) -> None:
+    states = [contents(tmp_path)]
+    for word in ("one, ", "two, ", "three, "):
+        changes.apply(changes.preview(open_folder(tmp_path).entries, [Prefix(word)]))
+        states.append(contents(tmp_path))
+    assert changes.redo(album.paths) is None
+    while changes.undo(album.paths):
+        pass
+    for place, word in enumerate(("one, ", "two, ", "three, "), 1):
+        record, done = changes.last_undone(album.paths), changes.redo(album.paths)
+        assert record is not None and done is not None and record.title == done.title == f"{word!r} put in front"
+        assert (len(done.done), done.conflicts, contents(tmp_path)) == (6, (), states[place])
+    assert changes.redo(album.paths) is None
+    changes.undo(album.paths)
+    changes.undo(album.paths)
+    (tmp_path / "1_x" / "a.txt").write_text("somebody's")
+    done = changes.redo(album.paths)
+    assert done is not None and [path for path, _ in done.conflicts] == [tmp_path / "1_x" / "a.txt"]
+    changes.undo(album.paths)
+    assert contents(tmp_path) == states[1] | {"1_x/a.txt": b"somebody's"}
+    first = [entry for entry in album.entries if entry.folder == 0]
+    changes.apply(changes.preview(first, [Prefix("new, ")]))
+    assert changes.redo(album.paths) is None
+    assert [each.title for each in changes.history(album.paths)] == ["'new, ' put in front", "'one, ' put in front"]
+
+
 def test_a_file_that_changed_since_is_told_and_left_alone(album: Album, tmp_path: Path) -> None:
     planned = changes.preview(album.entries, [Prefix("x ")])
     other = tmp_path / "1_x" / "a.txt"
@@ -128,20 +154,23 @@ def killed_at(moment: int, work: object) -> bool:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a copy of this process")
-@pytest.mark.parametrize("undoing", [False, True])
+@pytest.mark.parametrize("way", ["apply", "undo", "redo"])
 def test_killed_at_any_moment_every_caption_is_whole_and_the_rest_is_said(
-    album: Album, tmp_path: Path, undoing: bool
+    album: Album, tmp_path: Path, way: str
 ) -> None:
-    before = contents(tmp_path)
+    before, undoing = contents(tmp_path), way == "undo"
     planned = changes.preview([album.entries[0], *album.entries[4:]], [Prefix("x ")])
     after = before | {path.caption.relative_to(tmp_path).as_posix(): path.new.encode() for path in planned.changes}
     moment, told = 0, set()
     while True:
         moment += 1
         back = moment % 2 == 0
-        if undoing:
+        if way != "apply":
             changes.apply(planned)
-        if not killed_at(moment, lambda: changes.undo(album.paths) if undoing else changes.apply(planned)):
+        if way == "redo":
+            changes.undo(album.paths)
+        works = {"apply": lambda: changes.apply(planned), "undo": lambda: changes.undo(album.paths)}
+        if not killed_at(moment, works.get(way, lambda: changes.redo(album.paths))):
             break
         now = {name: content for name, content in contents(tmp_path).items() if not name.endswith(".tmp")}
         assert all(now.get(name) in (before.get(name), content) for name, content in after.items())

@@ -77,6 +77,13 @@ def test_a_folder_is_renamed_and_back(tmp_path: Path) -> None:
     assert rename(planned) == tmp_path / "3_black cat"
     assert scan(data_config(tmp_path)).folders[0].repeats == 3
     assert rename(planned.back) == tmp_path / "10_cat" and path.exists()
+    moved = plan_rename(path.parent, 1, "cat", tmp_path / "reg")
+    assert not (tmp_path / "reg").exists()
+    assert rename(moved) == tmp_path / "reg" / "1_cat" and (tmp_path / "reg" / "1_cat" / path.name).exists()
+    assert rename(moved.back) == tmp_path / "10_cat" and path.exists() and not (tmp_path / "reg").exists()
+    rename(moved)
+    (tmp_path / "reg" / "other.txt").write_text("of somebody")
+    assert rename(moved.back) and path.exists() and (tmp_path / "reg" / "other.txt").exists()
 
 
 @pytest.mark.parametrize(
@@ -103,8 +110,8 @@ def test_other_folders_are_left_alone(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no folder named N_class"):
         plan_rename(plain, 2, "cat")
     folder = write_picture(tmp_path / "10_cat" / "a.png").parent
-    with pytest.raises(DataError, match="stays where it is"):
-        rename(Rename(folder, tmp_path / "plain" / "1_cat"))
+    with pytest.raises(DataError, match=r"a\.png is no folder"):
+        plan_rename(folder, 1, "cat", plain / "a.png")
     with pytest.raises(DataError, match="is not there any more"):
         rename(Rename(tmp_path / "1_gone", tmp_path / "2_gone"))
     with journal.locked([folder]), pytest.raises(StateError, match="are being changed"):

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from tests.helpers.pictures import data_config
+from tests.helpers.pictures import data_config, write_picture
+from tests.helpers.texts import vocabulary
+from trainer.families import FAMILIES, Recognition
+from trainer.families.text.t5 import T5Tokenizer, load_tokenizer
 from trainer.ground.errors import Stopped
 from trainer.pictures.remarks import Remark, amend_remarks, read_remarks
 from trainer.pictures.scan import scan
@@ -171,6 +174,51 @@ def test_groups_are_linked_and_colours_tell_apart() -> None:
     assert groups(pictures[:1], 4) == []
 
 
-def test_the_limit_is_that_of_the_model() -> None:
-    clip = load_limit(data_config(Path("x"), max_token_length=150), "sdxl")
-    assert clip is not None and (clip.limit, clip.count("a photo of a cat")) == (150, 5)
+def test_the_limit_is_that_of_the_model(tmp_path: Path) -> None:
+    sdxl = Recognition("sdxl", "file", "x.safetensors", FAMILIES["sdxl"].configs)
+    config = data_config(Path("x"), max_token_length=150)
+    clip = load_limit(config, sdxl)
+    assert clip is not None and (clip.setting, clip.limit) == ("max_token_length", 150)
+    assert (clip.count("a photo of a cat"), clip.count("a (photo:1.2) of a cat")) == (5, 11)
+    weighing = load_limit(data_config(Path("x"), weighted_captions=True), sdxl)
+    assert weighing is not None and weighing.count("a (photo:1.2) of a cat") == 5
+
+
+@pytest.mark.parametrize(
+    ("family", "guided", "given", "limit"),
+    [("flux", True, None, 511), ("flux", False, None, 255), ("flux", False, 128, 127), ("chroma", True, None, 511)],
+)
+def test_of_t5_the_end_is_one_of_its_tokens_and_the_vocabulary_is_the_models(
+    tmp_path: Path, family: str, guided: bool, given: int | None, limit: int
+) -> None:
+    vocabulary().save(str(tmp_path / "tokenizer.json"))
+    configs = {**FAMILIES[family].configs, "transformer": {"guidance_embeds": guided}}
+    beside = Recognition(family, "file", str(tmp_path / "model.safetensors"), configs)
+    found = load_limit(data_config(Path("x"), t5xxl_max_token_length=given), beside)
+    assert found is not None and (found.setting, found.limit) == ("t5xxl_max_token_length", limit)
+    text = "a photo of a cat, not a dog"
+    told = T5Tokenizer(load_tokenizer(tmp_path / "tokenizer.json"), 64, masked=True)(text)
+    assert found.count(text) == int(told["mask"].sum()) - 1 > 5
+    assert found.count("") == 0
+    folder = tmp_path / "model" / ("tokenizer_2" if family == "flux" else "tokenizer")
+    folder.mkdir(parents=True)
+    (tmp_path / "tokenizer.json").rename(folder / "tokenizer.json")
+    again = load_limit(data_config(Path("x")), Recognition(family, "folder", str(tmp_path / "model"), configs))
+    apart = load_limit(
+        data_config(Path("x"), t5xxl=str(folder / "t5.safetensors")), Recognition(family, "file", "y", configs)
+    )
+    assert again is not None and apart is not None and again.count(text) == apart.count(text) == found.count(text)
+
+
+def test_what_is_trained_of_a_caption_is_what_counts(tmp_path: Path) -> None:
+    write_picture(tmp_path / "1_x" / "a.png", (128, 128), 1, "cat one\nohwx two three four five six seven")
+
+    def kinds(**settings: object) -> list[str]:
+        config = data_config(tmp_path, **SETTINGS, **settings)
+        found = find_problems(open_album(config), config, Options(blur_below=0.0, trigger="ohwx", limit=LIMIT))
+        return [each.kind.value for each in found]
+
+    assert kinds() == ["trigger word missing"], "the second line is never trained"
+    assert kinds(enable_wildcard=True) == ["caption too long", "trigger word missing"]
+    assert kinds(caption_prefix="ohwx,") == []
+    assert kinds(caption_prefix="ohwx,", caption_suffix="1 2 3 4") == ["caption too long"]

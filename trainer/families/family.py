@@ -223,6 +223,10 @@ class Family(ABC):
         """Return the side, in pixels, of the square pictures that such a model was made for; 0 where it isn't known."""
         return 0
 
+    def text_length(self, configs: ComponentConfigs) -> int:
+        """Return how many tokens such a model takes of a caption for T5, its end among them; 0 where it has none."""
+        return 0
+
     def variant(self, configs: ComponentConfigs) -> str:
         """Return what sets such a model apart in its family, in words; empty for the usual kind."""
         return ""

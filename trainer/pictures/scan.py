@@ -313,7 +313,7 @@ def _as_said(picture: Picture, remark: Remark) -> Picture:
 def _folder(source: Source, pictures: tuple[Picture, ...]) -> Folder:
     return Folder(
         path=source.path,
-        name=source.name or source.path.name or source.path.resolve().name,
+        name=source.title,
         repeats=source.repeats,
         class_tokens=source.class_tokens,
         regularisation=source.regularisation,

@@ -43,6 +43,11 @@ class Source:
     subset: int = 0
     place: str = ""
 
+    @property
+    def title(self) -> str:
+        """What it is called: its own name, else that of its folder, also where the path is "." or ends in ".."."""
+        return self.name or self.path.name or self.path.resolve().name
+
 
 def of_datasets(datasets: Sequence[Dataset], findings: Findings) -> list[Source]:
     """Return where the pictures of all subsets are.

@@ -21,6 +21,8 @@ from trainer.workbench.texts import CaptionText, read_caption_text
 
 READING = "looking through pictures"
 
+GONE = "it is not there any more"
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -67,13 +69,17 @@ class Album:
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """What one picture holds: `size` (width, height) as seen, or why it is `unreadable`; its caption, `bytes` long."""
+    """What one picture holds: `size` (width, height) as seen, or why it is `unreadable`; the file is `bytes` long.
+
+    `text` is its caption; `fixed` says why that cannot be written, or not even read.
+    """
 
     size: Size | None
     unreadable: str
     text: str
     encoding: str
     bytes: int
+    fixed: str = ""
 
 
 def open_album(config: TrainingConfig) -> Album:
@@ -106,7 +112,7 @@ def open_folder(folder: Path, caption_extension: str = ".txt") -> Album:
 def _folder(source: Source, first: int, count: int) -> AlbumFolder:
     return AlbumFolder(
         path=source.path,
-        name=source.name or source.path.name or source.path.resolve().name,
+        name=source.title,
         repeats=source.repeats,
         class_tokens=source.class_tokens,
         regularisation=source.regularisation,
@@ -136,11 +142,7 @@ def caption_of(entry: Entry) -> str:
 
 
 def detail(entry: Entry) -> Detail:
-    """Return what one picture holds, read now.
-
-    Raises:
-        DataError: its caption cannot be read.
-    """
+    """Return what one picture holds, read now."""
     size, unreadable, length = None, "", 0
     try:
         length = entry.picture.stat().st_size
@@ -148,16 +150,24 @@ def detail(entry: Entry) -> Detail:
     except UNREADABLE as error:
         unreadable = _why(entry.picture, error)
     if entry.listed is not None:
-        return Detail(size, unreadable, entry.listed, "utf-8", length)
-    caption = read_caption_text(entry.caption)
-    return Detail(size, unreadable, caption.text, caption.encoding, length)
+        words = "Its caption stands in a list of pictures. Change it in that file."
+        return Detail(size, unreadable, entry.listed, "utf-8", length, words)
+    try:
+        caption = read_caption_text(entry.caption)
+    except DataError as error:
+        return Detail(size, unreadable, "", "utf-8", length, str(error))
+    linked = os.path.islink(entry.caption)
+    words = f"{entry.caption.name} is a link to another file; nothing is written through links." if linked else ""
+    return Detail(size, unreadable, caption.text, caption.encoding, length, words)
 
 
 def _why(path: Path, error: BaseException) -> str:
+    if not os.path.lexists(path):
+        return GONE
     try:
         return why_unreadable(path, error)
-    except OSError as gone:
-        return str(gone)
+    except OSError as failed:
+        return failed.strerror or str(failed)
 
 
 class Index:

@@ -2,7 +2,8 @@
 
 Before the first caption is written, a journal in its folder says what every caption was and what it is to be. A kill at
 any moment leaves each caption whole, the old one or the new one; the next start finds the journal, tells which are
-which, and finishes or takes back. A file that is not what it was in the preview is told and left alone.
+which, and finishes or takes back. A file that is not what it was in the preview is told and left alone. What was taken
+back can be done again, one change after another, until another change is made.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from trainer.workbench.operations import Operation, Recode, SetText
 from trainer.workbench.texts import CaptionText, digest_of, read_caption_text
 from trainer.workbench.writing import CHANGED, content_of, why, write
 
-PREVIEWING, WRITING, UNDOING = "previewing captions", "writing captions", "taking captions back"
+PREVIEWING, WRITING = "previewing captions", "writing captions"
+UNDOING, REDOING = "taking captions back", "changing captions again"
+
+_GONE = "is not there any more"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +149,10 @@ def _change(entry: Entry, changed: Callable[[Entry, str], str], recoding: bool) 
     """Return what changes of a caption; None where nothing does.
 
     Raises:
-        DataError: it cannot be read, is a link to a file elsewhere, or would be too long.
+        DataError: it cannot be read, is a link to a file elsewhere, or would be too long; or its picture is gone.
     """
+    if not os.path.lexists(entry.picture):
+        raise DataError(f"{entry.picture.name} {_GONE}.", "Open the folder again.")
     if entry.listed is not None:
         raise DataError(f"The caption of {entry.picture.name} is in a list of pictures.", "Change it in that file.")
     if os.path.islink(entry.caption):
@@ -197,6 +203,8 @@ def apply(planned: Preview, progress: Progress | None = None) -> Applied:
             for each in journals:
                 journal.forget(each)
             raise
+        for folder in folders:
+            journal.forget_undone(folder)
         begun = [journal.settle(each, journal.BEGUN) for each in journals]
         done = write(begun, progress, WRITING, conflicts, back=False)
         return Applied(planned.title, tuple(done), tuple(conflicts))
@@ -206,6 +214,9 @@ def _lines(changes: Iterable[Change], conflicts: list[tuple[Path, str]]) -> list
     """Return what is to be written of captions that are what they were in the preview; note the others."""
     found = []
     for change in changes:
+        if not os.path.lexists(change.picture):
+            conflicts.append((change.caption, f"its picture {_GONE}"))
+            continue
         try:
             old = content_of(change.caption)
         except OSError as error:
@@ -229,10 +240,14 @@ def _require_finished(folders: Iterable[Path]) -> None:
 
 def history(folders: Iterable[Path]) -> tuple[Record, ...]:
     """Return the changes of these folders that stand, the newest first."""
+    return _in_state(journal.DONE, folders)
+
+
+def _in_state(state: str, folders: Iterable[Path]) -> tuple[Record, ...]:
     found: dict[str, Record] = {}
     for folder in dict.fromkeys(folders):
         for each in journal.journals(folder):
-            if each.state == journal.DONE:
+            if each.state == state:
                 count = found[each.id].count if each.id in found else 0
                 found[each.id] = Record(each.id, each.title, each.when, count + each.count)
     return tuple(sorted(found.values(), key=lambda each: each.id, reverse=True))
@@ -241,6 +256,16 @@ def history(folders: Iterable[Path]) -> tuple[Record, ...]:
 def last_change(folders: Iterable[Path]) -> Record | None:
     """Return what `undo` would take back."""
     return next(iter(history(folders)), None)
+
+
+def last_undone(folders: Iterable[Path]) -> Record | None:
+    """Return what `redo` would do again: of the changes that were taken back the one that was made first.
+
+    Where a later change stands in one of the folders, there is none.
+    """
+    every = tuple(dict.fromkeys(folders))
+    standing, undone = last_change(every), _in_state(journal.UNDONE, every)
+    return undone[-1] if undone and not (standing and standing.id > undone[-1].id) else None
 
 
 def undo(folders: Iterable[Path], progress: Progress | None = None) -> Applied | None:
@@ -255,14 +280,33 @@ def undo(folders: Iterable[Path], progress: Progress | None = None) -> Applied |
     newest = last_change(every)
     if newest is None:
         return None
-    mine = [each for each in _of_id(every, newest.id) if each.state == journal.DONE]
+    return _turn(every, newest, progress, back=True)
+
+
+def redo(folders: Iterable[Path], progress: Progress | None = None) -> Applied | None:
+    """Do again what `last_undone` returns; None where there is nothing.
+
+    A caption that was changed meanwhile is told and left alone.
+
+    Raises:
+        StateError, DataError, Stopped: as `apply` does.
+    """
+    every = tuple(dict.fromkeys(folders))
+    undone = last_undone(every)
+    return _turn(every, undone, progress, back=False) if undone else None
+
+
+def _turn(folders: Sequence[Path], record: Record, progress: Progress | None, *, back: bool) -> Applied:
+    """Take a change that stands back, or do one again that was taken back."""
+    before, between = (journal.DONE, journal.UNDOING) if back else (journal.UNDONE, journal.BEGUN)
+    mine = [each for each in _of_id(folders, record.id) if each.state == before]
     places = [each.folder for each in mine]
     with journal.locked(places):
         _require_finished(places)
-        undoing = [journal.settle(each, journal.UNDOING) for each in mine]
+        turning = [journal.settle(each, between) for each in mine]
         conflicts: list[tuple[Path, str]] = []
-        done = write(undoing, progress, UNDOING, conflicts, back=True)
-    return Applied(newest.title, tuple(done), tuple(conflicts))
+        done = write(turning, progress, UNDOING if back else REDOING, conflicts, back=back)
+    return Applied(record.title, tuple(done), tuple(conflicts))
 
 
 def _of_id(folders: Iterable[Path], number: str) -> list[Journal]:

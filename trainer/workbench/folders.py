@@ -1,9 +1,10 @@
-"""Repeats and classes of folders, which their names say (N_class): renamed by one step, and back."""
+"""Repeats and classes of folders, which their names say (N_class): renamed by one step, also into another, and back."""
 
 from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,19 +19,27 @@ _LONGEST_NAME = 200
 
 @dataclass(frozen=True, slots=True)
 class Rename:
-    """A folder as it is, and as it is to be; the other way round it is undone."""
+    """A folder as it is, and as it is to be; the other way round it is undone.
+
+    `makes` is the folder that is made for it, `removes` the one that is empty then and goes.
+    """
 
     old: Path
     new: Path
+    makes: Path | None = None
+    removes: Path | None = None
 
     @property
     def back(self) -> Rename:
         """What undoes it."""
-        return Rename(self.new, self.old)
+        return Rename(self.new, self.old, self.removes, self.makes)
 
 
-def plan_rename(folder: Path, repeats: int, class_tokens: str) -> Rename:
+def plan_rename(folder: Path, repeats: int, class_tokens: str, into: Path | None = None) -> Rename:
     """Return how a numbered folder is renamed to say other repeats or another class.
+
+    Args:
+        into: the folder that it is to lie in, made where it is missing; None for the one that it lies in.
 
     Raises:
         DataError: it is no numbered folder, or the new name cannot be used.
@@ -48,9 +57,12 @@ def plan_rename(folder: Path, repeats: int, class_tokens: str) -> Rename:
     name = f"{repeats}_{words}"
     if len(name.encode("utf-8", "surrogatepass")) > _LONGEST_NAME:
         raise DataError(f"The name {name[:40]!r}... is longer than {_LONGEST_NAME} bytes.", "Shorten the class.")
-    new = folder.with_name(name)
+    place = into or folder.parent
+    if os.path.lexists(place) and not place.is_dir():
+        raise DataError(f"{place} is no folder.", "Give it another name.")
+    new = place / name
     _require_free(folder, new)
-    return Rename(folder, new)
+    return Rename(folder, new, None if place.is_dir() else place)
 
 
 def _require_free(old: Path, new: Path) -> None:
@@ -63,21 +75,30 @@ def rename(planned: Rename) -> Path:
     """Rename a folder in one step and return its new path.
 
     Raises:
-        DataError: it is gone, its new name is taken, it does not stay where it is, or it cannot be renamed.
+        DataError: it is gone, its new name is taken, or it cannot be renamed.
         StateError: its captions are being changed.
     """
     old, new = planned.old, planned.new
-    if old.parent != new.parent or new.name in ("", ".", ".."):
-        raise DataError(f"{old} cannot become {new}: a folder stays where it is.")
     if not old.is_dir() or old.is_symlink():
         raise DataError(f"{old} is not there any more.", "Look through the folders again.")
     _require_free(old, new)
     with journal.unused(old):
         try:
+            if planned.makes:
+                planned.makes.mkdir(exist_ok=True)
             os.rename(old, new)
         except OSError as error:
+            _remove_empty(planned.makes)
             raise DataError(
-                f"{old} cannot be renamed to {new.name}: {error.strerror or error}.",
-                "See whether a program has it open.",
+                f"{old} cannot become {new}: {error.strerror or error}.",
+                "See whether a program has it open, and whether both are on one disk.",
             ) from error
+    _remove_empty(planned.removes)
     return new
+
+
+def _remove_empty(folder: Path | None) -> None:
+    """Remove a folder that was made here; where something lies in it by now, it stays."""
+    if folder:
+        with suppress(OSError):
+            folder.rmdir()

@@ -4,6 +4,7 @@
                             ID.begun.jsonl     being written, or cut off in the middle
                             ID.done.jsonl      stands, and can be taken back
                             ID.undoing.jsonl   being taken back, or cut off in the middle of that
+                            ID.undone.jsonl    was taken back, and can be done again until the next change
                             lock               held by whoever writes captions of this folder
 
 A file has a line with the title, then one for each caption with its old bytes and its new text. What state a change is
@@ -28,7 +29,7 @@ from trainer.ground.files import leftovers, replacing, sync_folder
 from trainer.ground.paths import open_regular
 
 FOLDER = ".caption_changes"
-PLANNED, BEGUN, DONE, UNDOING = "planned", "begun", "done", "undoing"
+PLANNED, BEGUN, DONE, UNDOING, UNDONE = "planned", "begun", "done", "undoing", "undone"
 CUT_OFF = (BEGUN, UNDOING)
 """States in which nobody is at work that a program left behind which was ended."""
 
@@ -84,7 +85,7 @@ def journals(folder: Path) -> list[Journal]:
 
 def _journal(path: Path) -> Journal | None:
     number, _, state = path.name.removesuffix(_ENDING).partition(".")
-    if not number.isdecimal() or state not in (PLANNED, BEGUN, DONE, UNDOING):
+    if not number.isdecimal() or state not in (PLANNED, BEGUN, DONE, UNDOING, UNDONE):
         return None
     try:
         with open_regular(path) as file:
@@ -193,8 +194,24 @@ def settle(journal: Journal, state: str, conflicts: Sequence[str] = ()) -> Journ
 
 
 def forget(journal: Journal) -> None:
-    """Remove a change that was taken back, or never begun."""
-    journal.path.unlink(missing_ok=True)
+    """Remove a change that cannot be done again, or was never begun.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    try:
+        journal.path.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"{journal.folder} cannot be written: {error.strerror or error}.", "See its permissions."
+        ) from error
+
+
+def forget_undone(folder: Path) -> None:
+    """Remove the changes of a folder that were taken back: another change is made in their place."""
+    for each in journals(folder):
+        if each.state == UNDONE:
+            forget(each)
 
 
 def prune(folder: Path) -> None:

@@ -21,6 +21,7 @@ from trainer.workbench.album import Album, AlbumFolder, Entry, Index
 from trainer.workbench.duplicates import groups
 from trainer.workbench.inspection import Inspected, inspect
 from trainer.workbench.operations import Operation, Recode, TriggerWord, has_tag
+from trainer.workbench.texts import body_of
 from trainer.workbench.tokens import TokenLimit
 
 
@@ -119,7 +120,7 @@ def find_problems(
     found = [
         *_of_pixels(entries, looked, config, options, remarks),
         *_duplicates(album, entries, looked, options, remarks),
-        *_of_captions(entries, index, options),
+        *_of_captions(entries, index, config, options),
         *_balance(album, [each for each in entries if isinstance(looked[each.number], Inspected)], options, remarks),
     ]
     order = list(Kind)
@@ -220,7 +221,7 @@ def _duplicates(
         )
 
 
-def _of_captions(entries: Sequence[Entry], index: Index, options: Options) -> Iterator[Finding]:
+def _of_captions(entries: Sequence[Entry], index: Index, config: TrainingConfig, options: Options) -> Iterator[Finding]:
     for entry in entries:
         text = index.texts.get(entry.number)
         picture = (entry.picture,)
@@ -234,17 +235,22 @@ def _of_captions(entries: Sequence[Entry], index: Index, options: Options) -> It
         if encoding := index.encodings.get(entry.number):
             remedy = Remedy("Convert to UTF-8", operations=(Recode(),))
             yield Finding(Kind.NOT_UTF8, picture, f"Its caption reads as {encoding}.", (remedy,))
-        longest = max(_lines(text), key=len)
-        if options.limit and (tokens := options.limit.count(longest)) > options.limit.limit:
+        trained = _trained(text, config)
+        if options.limit and (tokens := max(map(options.limit.count, trained))) > options.limit.limit:
             words = f"Its caption has {tokens} tokens; the model reads {options.limit.limit} ({options.limit.setting})."
             yield Finding(Kind.TOO_LONG, picture, words, (_leave_out(entry.picture),))
-        if options.trigger and not any(_has(line, options.trigger) for line in _lines(text)):
+        if options.trigger and not all(_has(line, options.trigger) for line in trained):
             remedy = Remedy(f"Put {options.trigger} first", operations=(TriggerWord(options.trigger),))
             yield Finding(Kind.NO_TRIGGER, picture, f"Its caption has no {options.trigger}.", (remedy,))
 
 
-def _lines(text: str) -> list[str]:
-    return [line.strip() for line in text.splitlines() if line.strip()]
+def _trained(text: str, config: TrainingConfig) -> list[str]:
+    """Return what is trained of a caption: its first line, with wildcards any, and what settings put around each."""
+    captions = config.captions
+    lines = [stripped for line in body_of(text).split("\n") if (stripped := line.strip())]
+    used = lines if captions.enable_wildcard else lines[:1]
+    around = ((captions.caption_prefix, line, captions.caption_suffix) for line in used)
+    return [" ".join(part for part in parts if part) for parts in around]
 
 
 def _has(line: str, trigger: str) -> bool:

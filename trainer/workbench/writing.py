@@ -177,7 +177,10 @@ def write(
     *,
     back: bool,
 ) -> list[Path]:
-    """Bring the captions of journals to their new text, or `back` to the old one, and settle the journals."""
+    """Bring the captions of journals to their new text, or `back` to the old one, and settle the journals.
+
+    What was left alone is no part of the change from then on.
+    """
     done: list[Path] = []
     total = sum(each.count for each in begun)
     for each in begun:
@@ -187,13 +190,9 @@ def write(
         lines = list(journal.lines_of(each))
         for start in range(0, len(lines), _AT_ONCE):
             writing.work(lines[start : start + _AT_ONCE])
-        if not back:
-            journal.settle(each, journal.DONE, [path.name for path, _ in writing.left])
+        journal.settle(each, journal.UNDONE if back else journal.DONE, [path.name for path, _ in writing.left])
         done += writing.done
         conflicts += writing.left
-    if back:
-        for each in begun:
-            journal.forget(each)
     if progress:
         progress(phase, total, total)
     return done

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from trainer.families.chroma import recognition as told
-from trainer.families.chroma.facts import CONFIGS, DENOISER, GUIDANCE, T5
+from trainer.families.chroma.facts import CONFIGS, DENOISER, GUIDANCE, LENGTH, T5
 from trainer.families.chroma.targets import adapter_targets
 from trainer.families.chroma.weight_names import original_name
 from trainer.families.chroma.weights import transformer_shapes
@@ -78,6 +78,9 @@ class Chroma(Flux):
 
     def original_name(self, name: str) -> str:
         return original_name(name)
+
+    def text_length(self, configs: ComponentConfigs) -> int:
+        return LENGTH
 
     def variant(self, configs: ComponentConfigs) -> str:
         return ""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from trainer.families.family import FOLDER, ComponentConfigs, Family, FileNames, Place, Recognition
 from trainer.families.flux import recognition as told
 from trainer.families.flux import weights
-from trainer.families.flux.facts import CLIP, CONFIGS, DENOISER, LATENTS, T5, TOKEN
+from trainer.families.flux.facts import CLIP, CONFIGS, DENOISER, DEV_LENGTH, LATENTS, SCHNELL_LENGTH, T5, TOKEN
 from trainer.families.flux.targets import CLIP_PREFIX, PREFIX, T5_PREFIX, adapter_targets
 from trainer.families.flux.weight_names import diffusers_names, original_name
 from trainer.families.reading.folders import Shapes
@@ -162,6 +162,9 @@ class Flux(Family):
 
     def side(self, configs: ComponentConfigs) -> int:
         return _SIDE
+
+    def text_length(self, configs: ComponentConfigs) -> int:
+        return DEV_LENGTH if configs[DENOISER]["guidance_embeds"] else SCHNELL_LENGTH
 
     def variant(self, configs: ComponentConfigs) -> str:
         return "dev" if configs[DENOISER]["guidance_embeds"] else "schnell"
