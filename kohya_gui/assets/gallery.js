@@ -1,6 +1,7 @@
 // Pictures of a grid, large: leafed through with the arrow keys, and two of them laid over one another.
 const GALLERY = {
   grid: null, row: 0, column: 0, other: null, before: null,
+  left: new WeakSet(), // grids whose newest pictures were scrolled away from
 
   box() {
     let box = document.getElementById('lightbox');
@@ -23,6 +24,9 @@ const GALLERY = {
       if (step) GALLERY.go(0, Number(step.dataset.step));
     });
     box.addEventListener('keydown', GALLERY.key);
+    box.querySelector('.over').addEventListener('load', (event) => { // the frame is as large as the picture, the seam too
+      box.style.setProperty('--ratio', event.target.naturalWidth / event.target.naturalHeight);
+    });
     box.addEventListener('close', () => { GALLERY.before?.focus(); });
     box.querySelector('select').addEventListener('change', (event) => {
       GALLERY.other = event.target.value === '' ? null : Number(event.target.value);
@@ -40,6 +44,19 @@ const GALLERY = {
     GALLERY.show();
     const box = GALLERY.box();
     if (!box.open) box.showModal();
+  },
+
+  // A run's grid stands at its newest pictures, unless it was scrolled.
+  newest() {
+    const sheet = document.querySelector('#samples .sheet');
+    if (sheet && !GALLERY.left.has(sheet)) sheet.scrollLeft = sheet.scrollWidth;
+  },
+
+  scrolled(event) {
+    const sheet = event.target;
+    if (!sheet.matches?.('#samples .sheet')) return;
+    const away = sheet.scrollLeft + sheet.clientWidth < sheet.scrollWidth - 2;
+    GALLERY.left[away ? 'add' : 'delete'](sheet);
   },
 
   // The grid is asked each time: news may have brought more pictures meanwhile.
@@ -124,6 +141,7 @@ document.addEventListener('click', (event) => {
   const wide = event.target.closest('[data-wide]');
   if (wide) widen(document.body.dataset.widened ? '' : wide.dataset.wide);
 });
+document.addEventListener('scroll', GALLERY.scrolled, {capture: true, passive: true});
 document.addEventListener('keydown', (event) => {
   if (event.key === 'Escape' && document.body.dataset.widened && !document.getElementById('lightbox')?.open) widen('');
 });

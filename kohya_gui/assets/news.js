@@ -45,6 +45,7 @@ const NEWS = {
       if (place.tagName === 'SELECT') place.value = chosen;
     }
     CURVES.look();
+    GALLERY.newest();
     if (!NEWS.controls) return;
     const share = NEWS.controls.share;
     if (document.body.style.getPropertyValue('--share') !== share) document.body.style.setProperty('--share', share);

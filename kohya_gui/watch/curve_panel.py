@@ -91,7 +91,7 @@ def comparison(records: Sequence[RunRecord]) -> list[list[str]]:
     """Return rows of a label and the runs' values: results first, then the settings in which not all are alike."""
     rows = [
         ["Status", *(record.snapshot.status for record in records)],
-        ["Steps", *(f"{record.snapshot.step:,}" for record in records)],
+        ["Steps done", *(f"{record.snapshot.step:,}" for record in records)],
         ["Loss, average", *(_loss(record.snapshot.average_loss) for record in records)],
         ["Validation, lowest", *(_loss(min((p.loss for p in record.series), default=None)) for record in records)],
     ]

@@ -21,7 +21,7 @@ def form() -> str:
     known = known_settings()
     order = [*USUAL, *(key for key in known if key not in USUAL)]
     choices = "".join(f'<option value="{esc(key)}">{esc(known[key].show.label)} ({esc(key)})</option>' for key in order)
-    hints = ("1e-4, 5e-5, 2e-5", "each pair of values is a run then")
+    hints = ("1e-4, 5e-5, 2e-5", "8, 16")
     lines = "".join(
         f'<div class="series-line"><label>{"And" if place else "Setting"}<select name="setting-{place}">'
         f'<option value="">–</option>{choices}</select></label><label>Values<input name="values-{place}" '
@@ -31,8 +31,8 @@ def form() -> str:
     return (
         '<details class="card series-form" id="series-form" data-keep="series-form"><summary><h3>Series '
         '<span class="quiet">compare values of a setting</span></h3></summary><p class="quiet">What the form says, '
-        "once for each value. The runs go into the queue, and a table tells them apart at the end. With a semicolon "
-        f"between values they may hold commas: 512; 768,512.</p>{lines}"
+        "once for each value, or for each pair where two settings vary. The runs go into the queue, and a table tells "
+        f"them apart at the end. With a semicolon between values they may hold commas: 512; 768,512.</p>{lines}"
         f"<p>{button('series-add', 'Add the runs to the queue', style='primary', id_='series-add')}</p></details>"
     )
 
@@ -42,8 +42,9 @@ def table(series: Series, rows: Sequence[Result], pictures: Pictures) -> str:
     known = known_settings()
     labels = [known[key].show.label if key in known else key for key in series.settings]
     lowest = best_of(list(rows))
-    heads = "".join(f"<th>{esc(head)}</th>" for head in ("Run", *labels, "Status", "Best validation", "Time"))
-    body = "".join(_row(row, best=row is lowest) for row in rows)
+    names = ("Run", *labels, "Status", "Best validation", "Time")
+    heads = "".join(f"<th>{esc(head)}</th>" for head in names)
+    body = "".join(_row(row, names, best=row is lowest) for row in rows)
     remove = button("series-remove", "Remove the table", key=series.key)
     return (
         f'<section class="card series" data-series="{esc(series.name)}"><h3>Series {esc(series.name)}{remove}</h3>'
@@ -52,17 +53,18 @@ def table(series: Series, rows: Sequence[Result], pictures: Pictures) -> str:
     )
 
 
-def _row(row: Result, *, best: bool) -> str:
+def _row(row: Result, heads: Sequence[str], *, best: bool) -> str:
     link = f'<button type="button" class="link" data-open-run="{esc(row.name)}">{esc(row.name)}</button>'
-    name = esc(row.name) if row.status == "waiting" else link
-    values = "".join(f"<td>{esc(_shown(value))}</td>" for value in row.values)
     lowest = "–" if row.best is None else f"{row.best:.4f} at step {number(row.best_step)}"
-    mark = ' <span class="badge good">best</span>' if best else ""
-    time = "–" if row.seconds is None else duration(row.seconds)
-    return (
-        f'<tr data-member="{esc(row.name)}"><td>{name}</td>{values}<td><span class="badge {row.status}">{row.status}'
-        f"</span></td><td>{lowest}{mark}</td><td>{time}</td></tr>"
-    )
+    cells = [
+        esc(row.name) if row.status == "waiting" else link,
+        *(esc(_shown(value)) for value in row.values),
+        f'<span class="badge {row.status}">{row.status}</span>',
+        lowest + (' <span class="badge good">best</span>' if best else ""),
+        "–" if row.seconds is None else duration(row.seconds),
+    ]
+    inside = "".join(f'<td data-head="{esc(head)}">{cell}</td>' for head, cell in zip(heads, cells, strict=True))
+    return f'<tr data-member="{esc(row.name)}">{inside}</tr>'
 
 
 def _shown(value: object) -> str:

@@ -55,6 +55,8 @@ def leaf_through(page: Page) -> None:
     page.keyboard.press("ArrowUp")
     page.locator("#lightbox select").select_option(label="step 36")
     expect(page.locator("#lightbox .two .under")).to_be_visible()
+    frame = page.locator("#lightbox .frame").bounding_box()
+    assert frame is not None and abs(frame["width"] - frame["height"]) < 1, "as its square pictures, the seam as well"
     page.locator("#lightbox input").fill("25")
     assert page.evaluate("getComputedStyle(document.querySelector('#lightbox .under')).clipPath").count("75%") == 1
     page.keyboard.press("Escape")
@@ -66,6 +68,17 @@ def leaf_through(page: Page) -> None:
     page.locator("#samples [data-wide]").click()  # nothing lies over it
     box = page.locator("#samples").bounding_box()
     assert box is not None and box["width"] < page.evaluate("document.documentElement.clientWidth")
+
+
+def stands_at_the_newest(page: Page) -> None:
+    """In a narrow place the grid is scrolled to its newest pictures, and stays where a person scrolls it to."""
+    sheet, ask = "document.querySelector('#samples .sheet')", "NEWS.ask()"
+    page.evaluate(f"{sheet}.style.width = '300px'; {ask}")
+    at_the_end = f"() => {sheet}.scrollLeft + {sheet}.clientWidth > {sheet}.scrollWidth - 2"
+    page.wait_for_function(f"() => {sheet}.scrollLeft > 50 && ({at_the_end})()")
+    page.evaluate(f"new Promise((done) => {{ {sheet}.onscroll = done; {sheet}.scrollLeft = 0; }}).then(() => {ask})")
+    assert page.evaluate(f"{sheet}.scrollLeft") == 0
+    page.evaluate(f"{sheet}.onscroll = null; {sheet}.style.width = ''")
 
 
 def test_grid_lightbox_prompts_trial_and_the_one_to_keep(tmp_path: Path, browser: Browser) -> None:
@@ -100,6 +113,7 @@ def test_grid_lightbox_prompts_trial_and_the_one_to_keep(tmp_path: Path, browser
         first = min(event.step for event in drawn if event.index == 1)
         assert [each.step for each in prompt_changes.changes(folder)] == [first]
         leaf_through(page)
+        stands_at_the_newest(page)
         page.fill("#tried [name=weights]", "0, 0.5, 1")
         page.fill("#tried [name=steps]", "two")
         page.click("#try-draw")
