@@ -76,12 +76,12 @@ const BENCH = {
 
   // Says something in the line above the pictures; `turn` is what it offers beside it, 'undo' or 'redo', or `offer` is.
   tell(words, {refused = false, turn = '', offer = null} = {}) {
-    const [name, act] = offer || (turn ? [turn === 'undo' ? 'Undo' : 'Redo', () => BENCH.turn(turn)] : []);
+    const [name, act, hide] = offer || (turn ? [turn === 'undo' ? 'Undo' : 'Redo', () => BENCH.turn(turn)] : []);
     const line = BENCH.place.querySelector('.wb-told');
     line.className = `wb-told${refused ? ' refused' : ''}`;
     line.setAttribute('role', refused ? 'alert' : 'status');
     line.replaceChildren(make('span', {}, words), ...(name ? [make('button', {type: 'button', class: 'small', onclick: act}, name)] : []),
-      make('button', {type: 'button', class: 'small close', 'aria-label': 'Hide this', onclick: () => line.replaceChildren()}, '×'));
+      make('button', {type: 'button', class: 'small close', 'aria-label': 'Hide this', onclick: () => { line.replaceChildren(); hide?.(); }}, '×'));
   },
 
   // --- opening --------------------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ const BENCH = {
       await BENCH.again();
     }
     ACTS.met.add(errand.number);
-    if (result?.plan && result.path === BENCH.about.path) BENCH.tell(`${errand.title}: ${counted(result.changes, 'caption')} to look at, none of them written yet.`, {offer: ['Look at them', () => ACTS.lookAt(errand.title, result)]});
+    if (result?.plan && result.path === BENCH.about.path) ACTS.offerPlan(errand.title, result);
     else if (going && result?.told) BENCH.tell(result.told, {turn: result.written ? 'undo' : ''});
     else if (going && result?.found !== undefined) BENCH.tell(`${counted(result.found, 'problem')} found.`, {offer: ['Show them', () => ACTS.problems()]});
   },
@@ -331,6 +331,7 @@ const BENCH = {
     const tagField = make('input', {type: 'search', class: 'wb-tag-find', placeholder: 'Find a tag', 'aria-label': 'Find a tag', value: BENCH.tagWord || '',
       oninput: (event) => { BENCH.tagWord = event.target.value; BENCH.tagList(); }});
     rail.replaceChildren(...[
+      make('button', {type: 'button', class: 'small wb-narrow', onclick: () => BENCH.place.classList.remove('rail-open')}, 'Done'),
       make('h3', {}, 'Folders'), ...folders, ...BENCH.notices(about),
       make('h3', {}, 'Show only'),
       ...kinds.map((kind) => toggle('problem', kind.name, kind.title, kind.count, kind.serious ? 'bad' : '')),

@@ -86,8 +86,7 @@ const ACTS = {
       }
       if (mine !== number) return;
       plan = found;
-      apply.disabled = !found.changes;
-      apply.textContent = found.changes ? `Apply to ${counted(found.changes, 'caption')}` : 'Apply';
+      ACTS.arm(apply, found);
       ACTS.showPlan(seen, found);
     };
     let waiting;
@@ -118,11 +117,12 @@ const ACTS = {
   // The button that writes what was shown.
   applying(plan, told, seen, box) {
     const apply = ACTS.act('Apply', async () => {
-      apply.disabled = true;
+      apply.disabled = apply.pressed = true;
       let began;
       try {
         began = await BENCH.of('apply', {plan: plan().plan}, true);
       } catch (error) {
+        apply.pressed = false;
         return ACTS.refuse(told, error);
       }
       const result = await ACTS.wait(began.errand, told);
@@ -140,7 +140,11 @@ const ACTS = {
     document.getElementById('wb-tag-list')?.replaceChildren(...found.tags.map(([tag, count]) => make('option', {value: `${before}${before ? ' ' : ''}${tag}`}, `${tag} (${count})`)));
   },
 
-  // Changes that were made up while the page was away.
+  // Changes that were made up at length and wait to be looked at; who hides that does not want them.
+  offerPlan(title, plan) {
+    const drop = () => BENCH.of('drop', {plan: plan.plan}, true).catch(() => {});
+    BENCH.tell(`${title}: ${counted(plan.changes, 'caption')} to look at, none of them written yet.`, {offer: ['Look at them', () => ACTS.lookAt(title, plan), drop]});
+  },
   lookAt(title, plan) {
     const told = make('div', {}), seen = make('div', {class: 'wb-seen'});
     const apply = ACTS.applying(() => plan, told, seen, () => box);
@@ -148,7 +152,13 @@ const ACTS = {
     box.classList.add('wide');
     box.querySelector('.closing').append(apply);
     ACTS.showPlan(seen, plan);
-    apply.disabled = !plan.changes;
+    ACTS.arm(apply, plan);
+    box.addEventListener('close', () => { if (!apply.pressed) ACTS.offerPlan(title, plan); });
+  },
+  // The button that writes says how many it would write.
+  arm(apply, plan) {
+    apply.disabled = !plan?.changes;
+    apply.textContent = plan?.changes ? `Apply to ${counted(plan.changes, 'caption')}` : 'Apply';
   },
 
   // All changes of a plan, read in as they are scrolled to.
@@ -199,12 +209,14 @@ const ACTS = {
     const draw = async () => {
       const {listed} = await BENCH.of('history');
       none.textContent = listed.length ? 'Each caption that was saved and each change of many, the newest first. The last 50 are kept.' : 'No caption in this folder was changed here, or all of it was taken back.';
+      for (const [name, button] of Object.entries(turns)) button.disabled = !BENCH.about[name];
       list.replaceChildren(...listed.map((each) => make('li', {}, make('time', {}, new Date(each.when * 1000).toLocaleString('en-GB', {day: 'numeric', month: 'short', hour: '2-digit', minute: '2-digit'})), make('span', {}, each.title), make('b', {}, counted(each.count, 'caption')))));
     };
-    const turn = (way, words) => ACTS.act(words, async () => { await BENCH.turn(way); told.textContent = BENCH.place.querySelector('.wb-told span')?.textContent || ''; await draw(); });
     const told = make('p', {role: 'status'});
+    const turn = (way, words) => ACTS.act(words, async () => { await BENCH.turn(way); told.textContent = BENCH.place.querySelector('.wb-told span')?.textContent || ''; await draw(); });
+    const turns = {undo: turn('undo', 'Undo'), redo: turn('redo', 'Redo')};
     const box = ACTS.dialog('Changes of captions', none, list, told);
-    box.querySelector('.closing').append(turn('undo', 'Undo'), turn('redo', 'Redo'));
+    box.querySelector('.closing').append(turns.undo, turns.redo);
     draw().catch(() => box.close()); // why was said
   },
 

@@ -78,7 +78,11 @@ Object.assign(ACTS, {
   },
   finding(found, again) {
     const thumbs = make('div', {class: 'wb-thumbs'}), told = make('div', {});
-    if (found.ids.length) BENCH.of('rows', {ids: found.ids}, true).then(({rows}) => thumbs.replaceChildren(...rows.map((row) => make('figure', {}, make('img', {src: row.small, alt: row.name, loading: 'lazy'}), make('figcaption', {title: row.name}, `${row.skipped ? 'left out: ' : ''}${row.name}`)))), () => {});
+    if (found.ids.length) BENCH.of('rows', {ids: found.ids}, true).then(({rows}) => thumbs.replaceChildren(...rows.map((row) => {
+      const gone = (event) => event.target.replaceWith(make('span', {class: 'wb-gone'}, 'cannot be shown'));
+      const name = `${row.folder_name}/${row.name}`;
+      return make('figure', {}, make('img', {src: row.small, alt: row.name, loading: 'lazy', onerror: gone}), make('figcaption', {title: name}, `${row.skipped ? 'left out: ' : ''}${row.name}`));
+    })), () => {});
     const remedy = ACTS.remedies(found, again, told);
     return make('div', {class: 'wb-finding'}, thumbs, make('div', {}, make('p', {}, found.message),
       make('div', {class: 'wb-line'}, found.remedies.map((each, place) => each.done ? make('span', {class: 'badge good'}, `done: ${each.words}`) : ACTS.act(each.words, () => remedy(place, false)))), told));
@@ -94,7 +98,7 @@ Object.assign(ACTS, {
     const told = make('div', {}), seen = make('div', {class: 'wb-seen'}), fields = make('div', {class: 'wb-fields'});
     let plan = null;
     const PARTS = {
-      tagger: [['general_threshold', 'Least share for tags', 0.35], ['character_threshold', 'Least share for characters', 0.85], ['unwanted', 'Unwanted tags, with commas between', ''], ['underscores', 'Keep underscores', false], ['rating', 'The rating too', false]],
+      tagger: [['general_threshold', 'Threshold for tags', 0.35], ['character_threshold', 'Threshold for characters', 0.85], ['unwanted', 'Unwanted tags, with commas between', ''], ['underscores', 'Keep underscores', false], ['rating', 'The rating too', false]],
       describer: [['prompt', 'What to ask of the model (if it takes a question)', ''], ['max_new_tokens', 'Most tokens of a caption', 128]],
     };
     const kind = make('select', {name: 'kind', onchange: () => draw()}, ...[['tagger', 'Tags (WD14-style ONNX tagger)'], ['describer', 'Sentences (BLIP, Florence-2, Qwen-VL)']].map(([value, words]) => make('option', {value, selected: kept.kind === value}, words)));
@@ -125,7 +129,7 @@ Object.assign(ACTS, {
       plan = await ACTS.wait(began.errand, told, {looks: true});
       begin.disabled = false;
       if (plan?.plan) ACTS.showPlan(seen, plan);
-      apply.disabled = !plan?.changes;
+      ACTS.arm(apply, plan);
     });
     const apply = ACTS.applying(() => plan, told, seen, () => box);
     const about = BENCH.chosen.size ? counted(ids.length, 'selected picture') : `all ${counted(ids.length, 'picture')} that are shown`;
@@ -133,6 +137,7 @@ Object.assign(ACTS, {
       make('div', {class: 'wb-form'}, ACTS.field('What it writes', kind), ACTS.field('Model', model, 'wide'), ACTS.field('Write', mode), fields), make('div', {class: 'wb-line'}, begin), told, seen);
     box.classList.add('wide');
     box.querySelector('.closing').append(apply);
+    box.addEventListener('close', () => { if (plan?.changes && !apply.pressed) ACTS.offerPlan('Captions by a model', plan); });
     draw();
   },
 
@@ -223,7 +228,7 @@ Object.assign(ACTS, {
     const anew = () => { sure = false; rename.textContent = 'Rename'; told.replaceChildren(); };
     for (const input of [repeats, words, side]) input.addEventListener('input', anew);
     const box = ACTS.dialog('Repeats and class', make('p', {class: 'quiet'}, 'The folder’s name says how often each of its pictures is seen in an epoch, and what they are of.'),
-      make('div', {class: 'wb-form'}, ACTS.field('Repeats', repeats), ACTS.field('Trigger and class', words), BENCH.about.own && ACTS.field('What they are', side)), told);
+      make('div', {class: 'wb-fields'}, ACTS.field('Repeats', repeats), ACTS.field('Trigger and class', words), BENCH.about.own && ACTS.field('What they are', side)), told);
     box.querySelector('.closing').append(rename);
     repeats.focus();
   },

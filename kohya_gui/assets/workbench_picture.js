@@ -227,6 +227,7 @@ const PICTURE = {
     PICTURE.at = -1;
     const list = PICTURE.place.querySelector('.wb-words');
     list.hidden = !words.length;
+    if (words.length) requestAnimationFrame(() => list.scrollIntoView({block: 'nearest'}));
     PICTURE.field.setAttribute('aria-expanded', String(words.length > 0));
     list.replaceChildren(...words.map(([tag, count], place) => make('li', {id: `wb-word-${place}`, role: 'option', 'aria-selected': 'false',
       onpointerdown: (event) => { event.preventDefault(); PICTURE.take(place); }}, make('span', {}, tag), make('b', {}, count.toLocaleString('en-US')))));
@@ -288,6 +289,7 @@ const EDIT = {
     PICTURE.place.classList.add('editing');
     PICTURE.place.querySelector('.wb-editing').replaceChildren(panel);
     panel.querySelector('button, input')?.focus();
+    panel.scrollIntoView({block: 'nearest'});
   },
   end() {
     if (!EDIT.active) return;

@@ -69,6 +69,12 @@ class Errands:
         """Let it end."""
         self._stopping.set()
 
+    def forget(self, name: str, value: object) -> None:
+        """Forget what came of the last errand, where its result has this value."""
+        with self._lock:
+            if not self.busy and self.standing.result.get(name) == value:
+                self.standing = replace(self.standing, result={})
+
     def join(self, seconds: float | None = None) -> None:
         """Wait until it has ended."""
         if self._thread:

@@ -63,6 +63,7 @@ class Routes:
             "preview": workbench.preview,
             "plan": workbench.plan_page,
             "apply": workbench.apply,
+            "drop": workbench.drop,
             "undo": workbench.undo,
             "redo": workbench.redo,
             "history": workbench.history,

@@ -213,6 +213,14 @@ class Workbench:
             raise DataError("This preview is not kept any more.", "Preview it again.")
         return planned
 
+    def drop(self, bench: Bench, said: Said) -> Answer:
+        """Forget a preview, which is not offered any more."""
+        number = told.whole(said, "plan")
+        with self._lock:
+            self._plans.pop(number or 0, None)
+        self.errands.forget("plan", number)
+        return {}
+
     def apply(self, bench: Bench, said: Said) -> Answer:
         """Write what was previewed, as an errand.
 

@@ -20,6 +20,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from kohya_gui.workbench.workbench import MOST_OPEN
 from tests.helpers.browser import NEEDS_BROWSER, PATIENCE
+from tests.helpers.contrast import faint_parts
 from tests.helpers.onnx_file import write_tagger
 from tests.helpers.page import App, start_app
 
@@ -282,7 +283,7 @@ def test_a_tagger_shows_what_it_would_write_and_writes_it_when_told(place: Page,
     dialog.locator("select[name=mode]").select_option("append")
     dialog.locator("input[name=general_threshold]").fill("0")
     dialog.get_by_role("button", name="Write captions, to look at").click()
-    apply = dialog.get_by_role("button", name="Apply", exact=True)
+    apply = dialog.get_by_role("button", name="Apply to 3 captions", exact=True)
     expect(apply).to_be_enabled(timeout=PATIENCE)
     expect(dialog.locator(".wb-change-row")).to_have_count(3)
     shown = {
@@ -327,6 +328,56 @@ def test_a_mask_is_painted_by_keyboard_and_a_folder_renamed_and_named_back(place
     place.locator(".wb-told").get_by_role("button", name="Undo").click()
     expect(place.locator(".wb-told")).to_contain_text("Taken back")
     bench.check()
+
+
+# --- how it looks ---------------------------------------------------------------------------------------------------
+
+DIALOGS = {
+    "b": "Change captions",
+    "p": "What is wrong with my pictures",
+    "u": "Add pictures",
+    "m": "Captions by a model",
+}
+
+
+def test_all_can_be_read_and_all_edges_are_seen_in_light_and_dark(place: Page) -> None:
+    found: dict[str, list[str]] = {}
+
+    def look(where: str, at: str = "#workbench") -> None:
+        count, faint = faint_parts(place.locator(at))
+        assert count > 1, where
+        found[where] = faint
+
+    place.add_style_tag(content="* { transition: none !important }")  # colours on their way are none
+    before = place.evaluate("document.body.classList.contains('dark')")
+    for scheme in ("light", "dark"):
+        place.evaluate(f"document.body.classList.toggle('dark', {str(scheme == 'dark').lower()})")
+        place.keyboard.press("Space")
+        place.evaluate("BENCH.tell('It was said.', {turn: 'undo'})")
+        place.evaluate("BENCH.unfinished([{number: 0, title: 'x', undoing: false, done: 1, pending: 2, foreign: 3}])")
+        look(f"{scheme}, grid")
+        place.evaluate("BENCH.tell('It was refused.', {refused: true})")
+        look(f"{scheme}, refused", ".wb-told")
+        for key, name in {**DIALOGS, "?": "Keys"}.items():
+            place.keyboard.press(key)
+            expect(place.get_by_role("dialog", name=name)).to_be_visible()
+            if key == "b":
+                place.get_by_role("dialog").locator("input[name=find]").fill("dog")
+                place.get_by_role("dialog").locator("input[name=with]").fill("cat")
+                expect(place.locator(".wb-change-row ins").first).to_be_visible()
+            look(f"{scheme}, {name}", "dialog[open]")
+            place.keyboard.press("Escape")
+        place.keyboard.press("Enter")
+        place.keyboard.type(", tag")
+        expect(place.locator(".wb-words li").first).to_be_visible()
+        place.keyboard.press("ArrowDown")
+        look(f"{scheme}, one picture", ".wb-picture")
+        place.evaluate("PICTURE.field.value = PICTURE.row.caption")
+        place.keyboard.press("Escape")
+        place.keyboard.press("Escape")
+        place.keyboard.press("Space")
+    place.evaluate(f"BENCH.again(); document.body.classList.toggle('dark', {str(before).lower()})")
+    assert {where: faint for where, faint in found.items() if faint} == {}
 
 
 # --- without a browser ----------------------------------------------------------------------------------------------

@@ -254,3 +254,15 @@ def test_each_tab_comes_back_to_its_own_folder(place: Place) -> None:
     assert place.workbench.state()["path"] == other
     assert (place.workbench.state(mine)["path"], place.workbench.state(mine)["token"]) == (mine, token)
     assert place.workbench.state(str(place.root / "gone"))["token"] == ""
+
+
+def test_a_preview_that_is_not_wanted_is_forgotten(place: Place) -> None:
+    said = {"ids": [entry(place, "a.png")], "kind": "suffix", "text": ", grass"}
+    plan = place.workbench.preview(place.bench, said)
+    place.workbench.errands.start("Captions by a model", lambda progress: plan)
+    place.workbench.errands.join(10)
+    assert place.workbench.errands.standing.result["plan"] == plan["plan"]
+    place.workbench.drop(place.bench, {"plan": plan["plan"]})
+    assert place.workbench.errands.standing.result == {}
+    with pytest.raises(DataError, match="not kept any more"):
+        place.workbench.apply(place.bench, {"plan": plan["plan"]})

@@ -23,7 +23,7 @@ COMPANIONS = frozenset(
 )
 """Endings of what usually lies beside pictures and is missed by nobody."""
 
-NOWHERE = "a link that leads nowhere; is the drive there that it leads to?"
+NOWHERE = "a link that leads nowhere; its drive may be missing"
 NO_FILE = "no regular file"
 
 

@@ -200,7 +200,8 @@ def _duplicates(
         members = [judged[place] for place in group]
         members.sort(key=lambda pair: (-pair[1].size[0] * pair[1].size[1], -pair[1].sharpness, pair[0].number))
         pictures = tuple(entry.picture for entry, _ in members)
-        names = ", ".join(picture.name for picture in pictures[:4]) + (" and more" if len(pictures) > 4 else "")
+        called = _names(pictures)
+        names = ", ".join(called[:4]) + (" and more" if len(pictures) > 4 else "")
         often = {}
         for entry, _ in members:
             repeats = remarks.of(entry.picture).repeats or album.folders[entry.folder].repeats
@@ -213,12 +214,18 @@ def _duplicates(
             (
                 _leave_out(
                     *pictures[1:],
-                    words=f"Keep {pictures[0].name} and leave {rest} out",
+                    words=f"Keep {called[0]} and leave {rest} out",
                     of_all="Keep the best of each and leave the others out",
                 ),
                 Remedy("Show each fewer times", often),
             ),
         )
+
+
+def _names(pictures: Sequence[Path]) -> list[str]:
+    """Return what pictures are called, with their folders where names alone would not tell them apart."""
+    alone = len({picture.name for picture in pictures}) == len(pictures)
+    return [picture.name if alone else f"{picture.parent.name}/{picture.name}" for picture in pictures]
 
 
 def _of_captions(entries: Sequence[Entry], index: Index, config: TrainingConfig, options: Options) -> Iterator[Finding]:
