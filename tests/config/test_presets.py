@@ -28,6 +28,8 @@ EXPECTED = {
     "flux-12gb",
     "flux-16gb",
     "flux-24gb",
+    "anima-6gb",
+    "anima-8gb",
     "dadapt-adam",
     "prodigy",
 }

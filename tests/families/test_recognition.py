@@ -107,7 +107,7 @@ CLIP = "cond_stage_model.transformer.text_model.final_layer_norm.weight"
         ([CLIP], {"model/diffusion_model/input_blocks/0/0/weight": (8, 8, 3, 3)}, "an InstructPix2Pix model"),
         (["model.diffusion_model.joint_blocks.0.x"], {}, "a Stable Diffusion 3 model"),
         (["double_blocks.0.img_attn.norm.key_norm.scale"], {}, "a Flux model"),
-        (["net.llm_adapter.embed.weight", "net.x_embedder.proj.1.weight"], {}, "an Anima model"),
+        (["net.llm_adapter.embed.weight", "net.x_embedder.proj.1.weight"], {}, "a model like Anima"),
         (["down_blocks.0.resnets.0.conv1.weight"], {}, "a UNet without its text encoder"),
         ([], SD, "a UNet without its text encoder"),
         (["text_model.final_layer_norm.weight"], {}, "a text encoder alone"),

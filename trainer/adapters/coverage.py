@@ -18,8 +18,8 @@ from trainer.ground.errors import ConfigError, Problem
 from trainer.ground.paths import open_regular
 from trainer.targets import Target
 
-_ATTENTION = re.compile(r"_(attn1|attn2|self_attn|img_attn|txt_attn|SelfAttention)_")
-_IA3 = re.compile(r"_(to_k|to_v|k_proj|v_proj|ff_net_2|mlp_fc2)$")
+_ATTENTION = re.compile(r"_(attn1|attn2|self_attn|cross_attn|img_attn|txt_attn|SelfAttention)_")
+_IA3 = re.compile(r"_(to_k|to_v|k_proj|v_proj|ff_net_2|mlp_fc2|mlp_layer2)$")
 _SQUARE = (3, 3)
 
 

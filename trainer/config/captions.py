@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainer.config.values import parse_extension, parse_steps_or_share
+from trainer.config.values import FLOW_ONLY, parse_extension, parse_steps_or_share
+from trainer.process import FLOW
 from trainer.settings.section import NO_ENTRY, NOT_THERE, OWN_NAME, Section, Show, There, setting
 
 _OF_SUBSET: dict[str, Any] = {"resume": "learning", "within": "subset"}
@@ -224,4 +225,39 @@ class TextSection(Section):
     """Read (word:1.2) and (word) in captions as stronger, [word] as weaker, as prompts in web UIs are.
 
     A backslash before a bracket makes it a plain one. Off: brackets are read as they stand.
+    """
+
+    qwen3_max_token_length: int = setting(
+        512,
+        Show("Longest caption for Qwen3", group="Encoding captions", unit="tokens", when=FLOW_ONLY),
+        resume="learning",
+        metadata=NO_ENTRY,
+        sd_scripts=There(512, process=FLOW.name),
+        ge=8,
+        le=512,
+    )
+    """How many tokens Qwen3 takes of a caption; what is longer is cut off. Fewer make encoding faster."""
+
+    t5_max_token_length: int = setting(
+        512,
+        Show("Longest caption in T5's words", group="Encoding captions", unit="tokens", when=FLOW_ONLY),
+        resume="learning",
+        metadata=NO_ENTRY,
+        sd_scripts=There(512, process=FLOW.name),
+        ge=8,
+        le=512,
+    )
+    """How many of T5's tokens Anima's adapter takes of a caption; what is longer is cut off."""
+
+    qwen3_tokenizer_path: str = setting(
+        "",
+        Show("Vocabulary of Qwen3", group="Encoding captions", widget="file", when=FLOW_ONLY),
+        resume="fixed",
+        metadata=NO_ENTRY,
+        sd_scripts=NOT_THERE,
+    )
+    """Qwen3's tokenizer.json, or its vocab.json with merges.txt beside it: a file, a folder or a Hugging Face name.
+
+    Empty: the model's folder has it, or it lies beside Qwen3's file, or it is fetched once from Qwen/Qwen3-0.6B-Base,
+    where Qwen3's publisher has it (some megabytes).
     """

@@ -104,7 +104,7 @@ class ModelSection(Section):
     """Another VAE in place of the one inside the base model: a file or a folder. Empty: the model's own.
 
     The VAE turns pictures into latents before training; it is not trained. That of FLUX.1 is often called
-    ae.safetensors.
+    ae.safetensors, that of Anima qwen_image_vae.safetensors.
     """
 
     clip_l: str = setting(
@@ -138,6 +138,13 @@ class ModelSection(Section):
 
     Files in 8 bits are read too, those that ComfyUI calls "scaled" with their scales.
     """
+
+    qwen3: str = setting(
+        "",
+        Show("Qwen3 text encoder", group="Model", widget="file", when=FLOW_ONLY),
+        **_TEXT_ENCODER,
+    )
+    """The text encoder Qwen3 0.6B of Anima, from a file of its own. Empty: the model's own."""
 
     t5xxl_max_token_length: int | None = setting(
         None,

@@ -277,8 +277,8 @@ class FlowSection(Section):
     )
     """What counts for more. logit_normal and mode act on which levels "sigma" draws, the others on the loss.
 
-    sigma_sqrt and cosmap weight the loss by the noise level where the prediction is "sigma_scaled", and do nothing
-    elsewhere; none and uniform weight nothing.
+    sigma_sqrt and cosmap weight the loss by the noise level, for FLUX.1 and Chroma only where the prediction is
+    "sigma_scaled"; none and uniform weight nothing.
     """
 
     logit_mean: float = setting(

@@ -47,6 +47,14 @@ class TransformerSection(Section):
     Costs ten gigabytes of memory, and few programs read what it gives.
     """
 
+    train_llm_adapter: bool = setting(
+        False,
+        Show("Train the text adapter too", group=_GROUP, when=FLOW_ONLY),
+        sd_scripts=There(False, inside="network_args", process=FLOW.name),
+        **_PACKED,
+    )
+    """Train Anima's adapter for text too, at the transformer's rate: it makes of Qwen3's states what that reads."""
+
     split_qkv: bool = setting(
         False,
         Show("Query, key and value apart", group=_GROUP, when=FLOW_ONLY),

@@ -13,13 +13,14 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainer.families.anima import Anima
 from trainer.families.chroma import Chroma
 from trainer.families.family import FILE, FOLDER, HUB, ComponentConfigs, Family, Recognition
 from trainer.families.flux import Flux
 from trainer.families.reading.configs import check_config, read_config, read_json
 from trainer.families.reading.folders import check_component, check_weights, component_folder
 from trainer.families.reading.headers import CONFIGS_ENTRY, Header, described, read_model_header
-from trainer.families.reading.hub import cached_descriptions, descriptions, download
+from trainer.families.reading.hub import INDEXES, cached_descriptions, descriptions, download
 from trainer.families.reading.unsupported import UNSUPPORTED_PIPELINES, name_file
 from trainer.families.sd2 import StableDiffusion2
 from trainer.families.sd15 import StableDiffusion15
@@ -54,6 +55,7 @@ FAMILIES: Mapping[str, Family] = {
         StableDiffusionXL(),
         Flux(),
         Chroma(),
+        Anima(),
     )
 }  # fmt: skip
 """Every family by the value of `model_family` that means it."""
@@ -279,8 +281,8 @@ def _check_layers(family: Family, configs: ComponentConfigs, source: str) -> Non
 
 
 def _recognise_folder(path: Path) -> Recognition:
-    index = path / "model_index.json"
-    if not index.exists():
+    index = next((path / name for name in INDEXES if (path / name).exists()), None)
+    if index is None:
         raise ModelError(
             f"The folder {path} is no diffusers model: it has no model_index.json.",
             "Choose the checkpoint file inside it, or the folder that holds unet, vae and text_encoder.",

@@ -36,14 +36,14 @@ class Latents:
     """What a family's VAE makes of pictures, and how the model takes it.
 
     A latent pixel stands for `factor` x `factor` pixels, and the model takes latents in patches of `patch` x `patch`.
-    It sees (latent - shift) * scale.
+    It sees (latent - shift) * scale, where both are one number for all channels, or one for each.
     """
 
     channels: int
     factor: int
     patch: int = 1
-    scale: float = 1.0
-    shift: float = 0.0
+    scale: float | tuple[float, ...] = 1.0
+    shift: float | tuple[float, ...] = 0.0
 
     @property
     def step(self) -> int:
@@ -57,12 +57,17 @@ class Latents:
 
     def to_model(self, latents: Tensor) -> Tensor:
         """Return the VAE's latents as the model takes them."""
-        return (latents - self.shift if self.shift else latents) * self.scale
+        return (latents - _spread(self.shift, latents) if self.shift else latents) * _spread(self.scale, latents)
 
     def from_model(self, latents: Tensor) -> Tensor:
         """Return the model's latents as the VAE decodes them. The reverse of `to_model`."""
-        latents = latents / self.scale
-        return latents + self.shift if self.shift else latents
+        latents = latents / _spread(self.scale, latents)
+        return latents + _spread(self.shift, latents) if self.shift else latents
+
+
+def _spread(numbers: float | tuple[float, ...], latents: Tensor) -> float | Tensor:
+    """Return the numbers so that each meets its channel of [..., c, h, w]; one for all as it is."""
+    return latents.new_tensor(numbers)[:, None, None] if isinstance(numbers, tuple) else numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +107,7 @@ class FileNames:
     `base_model_version` and `v2` are kohya's entries ss_base_model_version and ss_v2; `architecture` and
     `implementation` are modelspec's, the first without the "/lora" behind it. `network_module` is sd-scripts' module
     for LoRAs of this family, `model_type` its entry ss_model_type, "" where it writes none; `always` are entries of
-    settings, by key, that such a model leaves no choice of.
+    settings, by key, that such a model leaves no choice of, and `never` the keys of those of which it writes no entry.
     """
 
     base_model_version: str
@@ -112,6 +117,7 @@ class FileNames:
     network_module: str = "networks.lora"
     model_type: str = ""
     always: Mapping[str, object] = field(default_factory=dict)
+    never: frozenset[str] = frozenset()
 
 
 class Family(ABC):

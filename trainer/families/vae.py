@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from diffusers import AutoencoderKL
@@ -25,6 +25,12 @@ from trainer.families.unet import tiled_vae, weight_names
 from trainer.families.unet.slim_blocks import slimmed
 from trainer.ground.errors import ModelError
 from trainer.memory import free_memory
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLQwenImage
+
+Vae: TypeAlias = "AutoencoderKL | AutoencoderKLQwenImage"
+"""What turns pictures into latents and back; the second counts frames too, of which a picture has one."""
 
 _FLOAT32_NOTICE = (
     "The VAE gave numbers that are not finite in half precision and goes on in float32. "
@@ -84,7 +90,7 @@ def place_of_vae(source: str, known: Mapping[str, Any]) -> tuple[Mapping[str, An
 class HasVae(ABC):
     """The part of a bundle that turns pictures into latents and back."""
 
-    vae: AutoencoderKL | None
+    vae: Vae | None
     """None while it is released."""
     notices: tuple[str, ...]
 
@@ -94,7 +100,7 @@ class HasVae(ABC):
         """What the VAE makes of pictures, and how the model takes it."""
 
     @abstractmethod
-    def load_vae(self, dtype: torch.dtype | None = None) -> AutoencoderKL:
+    def load_vae(self, dtype: torch.dtype | None = None) -> Vae:
         """Load the VAE; `dtype` is what it is loaded in from now on, where it is given."""
 
     @torch.no_grad()
@@ -110,7 +116,7 @@ class HasVae(ABC):
         Raises:
             ModelError: the VAE gives numbers that are not finite, in float32 too.
         """
-        mean, deviation = self._in_range(_encode, pixels)
+        mean, deviation = self._in_range(self.posterior, pixels)
         if not _finite(mean, deviation):
             raise ModelError("The VAE gives numbers that are not finite.", "Choose another VAE with the setting vae.")
         return mean, deviation
@@ -121,13 +127,28 @@ class HasVae(ABC):
 
         Latents that are not finite, as a training gone wrong makes them, come out black.
         """
-        (pixels,) = self._in_range(_decode, self.latents.from_model(latents))
+        (pixels,) = self._in_range(self.drawn, self.latents.from_model(latents))
         return pixels.nan_to_num(nan=-1).clamp(-1, 1)
 
     def release_vae(self) -> None:
         """Free the VAE. `encode_images` and `decode_latents` load it again."""
         self.vae = None
         free_memory()
+
+    @staticmethod
+    def posterior(vae: Any, pixels: Tensor) -> tuple[Tensor, ...]:
+        """Return what the VAE makes of pictures, mean and standard deviation, in float32."""
+        if pixels.shape[-2] * pixels.shape[-1] > tiled_vae.LARGE:
+            each = [tiled_vae.encode(vae, picture.to(vae.dtype)) for picture in pixels.split(1)]
+            found = DiagonalGaussianDistribution(torch.cat(each))
+        else:
+            found = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
+        return found.mean.float(), (0.5 * found.logvar.float()).exp()
+
+    @staticmethod
+    def drawn(vae: Any, latents: Tensor) -> tuple[Tensor, ...]:
+        """Return the pictures that the VAE makes of its latents, in float32."""
+        return (vae.decode(latents.to(vae.device, vae.dtype), return_dict=False)[0].float(),)
 
     def _in_range(self, work: _Work, values: Tensor) -> tuple[Tensor, ...]:
         """Run the VAE; where half precision overflows, go over to float32 for good and say so."""
@@ -151,17 +172,4 @@ def _finite(*tensors: Tensor) -> bool:
     return all(each.is_meta or bool(each.isfinite().all()) for each in tensors)
 
 
-_Work = Callable[[AutoencoderKL, Tensor], tuple[Tensor, ...]]
-
-
-def _encode(vae: AutoencoderKL, pixels: Tensor) -> tuple[Tensor, ...]:
-    if pixels.shape[-2] * pixels.shape[-1] > tiled_vae.LARGE:
-        each = [tiled_vae.encode(vae, picture.to(vae.dtype)) for picture in pixels.split(1)]
-        posterior = DiagonalGaussianDistribution(torch.cat(each))
-    else:
-        posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
-    return posterior.mean.float(), (0.5 * posterior.logvar.float()).exp()
-
-
-def _decode(vae: AutoencoderKL, latents: Tensor) -> tuple[Tensor, ...]:
-    return (vae.decode(latents.to(vae.device, vae.dtype), return_dict=False)[0].float(),)
+_Work = Callable[[Any, Tensor], tuple[Tensor, ...]]

@@ -120,7 +120,7 @@ def _names(family: Family, target: Target) -> Iterator[tuple[str, Layer]]:
     """Yield every name that a layer may have, with "_" for each dot."""
     whole, paths = Layer(target), family.paths(target)
     yield from ((name, whole) for name in (target.name, target.alias) if name)
-    denoiser = target.component in names_of(family.parts, DENOISER)
+    denoiser = target.component == names_of(family.parts, DENOISER)[0]
     for number, path in enumerate(paths):
         layer = Layer(target, number, len(paths))
         for spelled in dict.fromkeys((path, path.removeprefix(LEVEL), path.removesuffix(".0"))):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import torch
@@ -22,6 +22,8 @@ from trainer.process.loss import LossOptions, elementwise_loss, huber_threshold
 from trainer.process.process import Noised, Process
 
 FLOW_PREDICTION = "flow_prediction"
+RAW = "raw"
+"""The value of `model_prediction_type` that compares the model's output as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class FlowOptions:
     logit_mean: float = 0.0
     logit_std: float = 1.0
     mode_scale: float = 1.29
-    model_prediction_type: str = "raw"
+    model_prediction_type: str = RAW
 
     @classmethod
     def from_section(cls, section: object) -> FlowOptions:
@@ -170,7 +172,7 @@ def _sigma_scaled(output: Tensor, noisy: Tensor, sigmas: Tensor) -> Tensor:
 
 
 PREDICTIONS: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "raw": _raw,
+    RAW: _raw,
     "additive": _additive,
     "sigma_scaled": _sigma_scaled,
 }
@@ -189,10 +191,13 @@ WEIGHTS: Mapping[str, Callable[[Tensor], Tensor]] = {"sigma_sqrt": _inverse_squa
 """What a weighting scheme multiplies a sample's loss by, where it is one of those that do."""
 
 
-def flow_weights(sigmas: Tensor, options: FlowOptions) -> Tensor:
-    """Return the weight [b] of each sample's loss: as in sd-scripts it is 1 but for the output `sigma_scaled`."""
+def flow_weights(sigmas: Tensor, options: FlowOptions, *, weighted: bool = False) -> Tensor:
+    """Return the weight [b] of each sample's loss.
+
+    As in sd-scripts it is 1 but for the output `sigma_scaled`, or for a model whose losses are `weighted` always.
+    """
     weight = WEIGHTS.get(options.weighting_scheme)
-    if weight is None or options.model_prediction_type != "sigma_scaled":
+    if weight is None or not (weighted or options.model_prediction_type == "sigma_scaled"):
         return torch.ones_like(sigmas)
     return weight(sigmas)
 
@@ -201,7 +206,7 @@ def flow_weights(sigmas: Tensor, options: FlowOptions) -> Tensor:
 class Flow(Process):
     """Latents and noise mixed by sigma. The model is told sigma, float32 [b] from 0 to 1.
 
-    The target is noise minus latents. `scheduler` is the model's own, for drawing.
+    The target is noise minus latents. `scheduler` is the model's own, for drawing. `weighted`: see `ProcessKind.build`.
     """
 
     name: ClassVar[str] = FLOW.name
@@ -213,19 +218,22 @@ class Flow(Process):
     drawing: Drawing
     scheduler: Mapping[str, Any]
     patch: int = 1
+    weighted: bool = False
 
     @classmethod
-    def of_model(cls, scheduler: Mapping[str, Any], settings: Settings, patch: int) -> Flow:
+    def of_model(cls, scheduler: Mapping[str, Any], settings: Settings, patch: int, *, weighted: bool = False) -> Flow:
         """Make the process of a model; see `ProcessKind.build`.
 
         Of the settings of noise the input perturbation acts; the others belong to `ddpm`, as in sd-scripts.
         """
         noise, options = settings.noise, FlowOptions.from_section(settings.flow)
+        if weighted:
+            options = replace(options, model_prediction_type=RAW)
         perturbation = NoiseOptions(
             ip_noise_gamma=noise.ip_noise_gamma, ip_noise_gamma_random_strength=noise.ip_noise_gamma_random_strength
         )
         loss = LossOptions.from_section(settings.loss, prediction_type=FLOW_PREDICTION)
-        return cls(options, loss, Drawing(perturbation, Sigmas(options, patch)), scheduler, patch)
+        return cls(options, loss, Drawing(perturbation, Sigmas(options, patch)), scheduler, patch, weighted)
 
     def corrupt(self, latents: Tensor, draws: Draws) -> Noised:
         """Put noise on latents; see `Process.corrupt`."""
@@ -246,7 +254,7 @@ class Flow(Process):
 
     def timestep_weights(self, timesteps: Tensor) -> Tensor:
         """Return the weight of each sigma; see `Process.timestep_weights`."""
-        return flow_weights(timesteps, self.options)
+        return flow_weights(timesteps, self.options, weighted=self.weighted)
 
     def _threshold(self, sigmas: Tensor) -> Tensor:
         # What alpha-bar is where signal and noise are as here, but for their common size.

@@ -36,7 +36,13 @@ class ProcessKind(ABC):
 
     @abstractmethod
     def build(
-        self, scheduler: Mapping[str, Any], settings: Settings, *, prediction_type: str = "", patch: int = 1
+        self,
+        scheduler: Mapping[str, Any],
+        settings: Settings,
+        *,
+        prediction_type: str = "",
+        patch: int = 1,
+        weighted: bool = False,
     ) -> Process:
         """Make the process of one model. Settings win over what the model says.
 
@@ -45,6 +51,7 @@ class ProcessKind(ABC):
             settings: the sections that say how to train.
             prediction_type: what the model predicts, where there is a choice: "epsilon" or "v_prediction".
             patch: latent pixels on the side of what the model takes as one token.
+            weighted: of rectified flow: the output is compared as it is, and `weighting_scheme` weights its loss.
         """
 
 
@@ -53,7 +60,13 @@ class _Ddpm(ProcessKind):
     title = "noise and velocity predicting"
 
     def build(
-        self, scheduler: Mapping[str, Any], settings: Settings, *, prediction_type: str = "", patch: int = 1
+        self,
+        scheduler: Mapping[str, Any],
+        settings: Settings,
+        *,
+        prediction_type: str = "",
+        patch: int = 1,
+        weighted: bool = False,
     ) -> Process:
         from trainer.process.ddpm import Ddpm
 
@@ -65,11 +78,17 @@ class _Flow(ProcessKind):
     title = "rectified flow"
 
     def build(
-        self, scheduler: Mapping[str, Any], settings: Settings, *, prediction_type: str = "", patch: int = 1
+        self,
+        scheduler: Mapping[str, Any],
+        settings: Settings,
+        *,
+        prediction_type: str = "",
+        patch: int = 1,
+        weighted: bool = False,
     ) -> Process:
         from trainer.process.flow import Flow
 
-        return Flow.of_model(scheduler, settings, patch)
+        return Flow.of_model(scheduler, settings, patch, weighted=weighted)
 
 
 DDPM: ProcessKind = _Ddpm()

@@ -109,9 +109,9 @@ class FileHashes:
 class ModelFacts:
     """The base model as the file tells of it. Names are file names or hub ids, never paths (`model_name`).
 
-    `base_model_version`, `architecture`, `implementation`, `v2`, `network_module`, `model_type` and `always` are the
-    family's; `prediction_type` is "epsilon" or "v_prediction", or what modelspec has no word for; `zero_terminal_snr`
-    whether the last timestep is pure noise.
+    `base_model_version`, `architecture`, `implementation`, `v2`, `network_module`, `model_type`, `always` and `never`
+    are the family's; `prediction_type` is "epsilon" or "v_prediction", or what modelspec has no word for;
+    `zero_terminal_snr` whether the last timestep is pure noise.
     Hashes are None where there is no local file.
     """
 
@@ -127,6 +127,7 @@ class ModelFacts:
     network_module: str = "networks.lora"
     model_type: str = ""
     always: Mapping[str, object] = field(default_factory=dict)
+    never: frozenset[str] = frozenset()
     zero_terminal_snr: bool = False
 
 
@@ -256,7 +257,10 @@ def _of_settings(facts: RunFacts) -> dict[str, object]:
     return {
         setting.entry: setting.metadata.write(flat[key]) if setting.metadata.write else flat[key]
         for key, setting in known_settings().items()
-        if setting.metadata is not None and not setting.metadata.of_run and setting.belongs_to(process.name)
+        if setting.metadata is not None
+        and not setting.metadata.of_run
+        and setting.belongs_to(process.name)
+        and key not in facts.model.never
     }
 
 

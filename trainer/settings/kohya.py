@@ -12,10 +12,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from trainer.ground.errors import Problem
+from trainer.settings.layer_patterns import layer_patterns, read_by
 from trainer.settings.problems import nearest_key, shown, unknown
 from trainer.settings.processes import (
     FLOW_FAMILIES,
     FLOW_THERE,
+    OWN_DEFAULTS,
     family_of_arguments,
     family_of_module,
     process_of,
@@ -32,6 +34,7 @@ from trainer.settings.walk import Setting
 NETWORK_MODULES = {
     "networks.lora": "lora",
     "networks.lora_flux": "lora",
+    "networks.lora_anima": "lora",
     "networks.loha": "loha",
     "networks.lokr": "lokr",
 }
@@ -140,7 +143,7 @@ def _translate(imported: Imported, known: Mapping[str, Setting]) -> None:
     for key in [key for key in given if key in known and not known[key].belongs_to(process)]:
         imported.unused.append(key)
         del given[key]
-    base = defaults(known, process)
+    base = {**defaults(known, process), **OWN_DEFAULTS.get(str(given.get("model_family")), {})}
     if process == FLOW_THERE and (question := unsaid_prediction(given)):
         imported.problems.append(question)
         given |= question.remedy or {}
@@ -217,7 +220,7 @@ def _unpack_network(given: dict[str, object], imported: Imported, known: Mapping
         with_it = f" Its network_args go with it: {', '.join(map(str, own))}." if own else ""
         message = f"{shown(module)} is not a kind of LoRA that this version trains; it has {having}.{with_it}"
         imported.unsupported.append(Problem("network_module", message, module))
-    _unpack_network_args(given, imported, known, of_this_kind=module in NETWORK_MODULES)
+    _unpack_network_args(given, imported, known, module, ours=module in NETWORK_MODULES)
 
 
 def _leave_out_others(given: dict[str, object], imported: Imported, known: Mapping[str, Setting]) -> None:
@@ -242,7 +245,7 @@ def _unpack_lycoris(given: dict[str, object], imported: Imported, known: Mapping
     if algorithm not in ALGORITHMS:
         message = f"{shown(algorithm)} is not trained here; of LyCORIS' algorithms there are {', '.join(ALGORITHMS)}."
         imported.unsupported.append(Problem("network_args", message, f"algo={algorithm}"))
-    _unpack_network_args(given, imported, known, of_this_kind=algorithm in ALGORITHMS)
+    _unpack_network_args(given, imported, known, ours=algorithm in ALGORITHMS)
     given["network_type"] = kind = ALGORITHMS.get(algorithm, "locon")
     if str(given.get("lycoris_preset", "")).endswith(".toml"):
         given["lycoris_preset_file"] = given.pop("lycoris_preset")
@@ -272,7 +275,7 @@ def _take_whole_matrices(given: dict[str, object], imported: Imported) -> None:
 
 
 def _unpack_network_args(
-    given: dict[str, object], imported: Imported, known: Mapping[str, Setting], *, of_this_kind: bool = True
+    given: dict[str, object], imported: Imported, known: Mapping[str, Setting], module: str = "", *, ours: bool = True
 ) -> None:
     """Take out of network_args what is a setting here. The others of a kind that we lack are refused with the kind."""
     arguments = given.pop("network_args", None) or ()
@@ -286,7 +289,9 @@ def _unpack_network_args(
         lacking = NETWORK_ARGUMENTS.get(name)
         if name in packed:
             _take_packed(given, imported, packed[name], name, text)
-        elif not of_this_kind:
+        elif name in read_by(module):
+            _take_patterns(given, imported, module, name, text)
+        elif not ours:
             continue
         elif lacking is None:
             imported.ignored.append(f"network_args {name}")
@@ -310,6 +315,15 @@ def _take_packed(given: dict[str, object], imported: Imported, setting: Setting,
         imported.said = [each for each in imported.said if each not in off]
     given[setting.key] = value
     imported.said.append(Said(f"network_args {name}", text, {setting.key: value}))
+
+
+def _take_patterns(given: dict[str, object], imported: Imported, module: str, name: str, text: str) -> None:
+    """Take one of network_args that finds layers by their names."""
+    try:
+        given[name] = layer_patterns(module, name, text)
+        imported.said.append(Said(f"network_args {name}", text, {name: given[name]}))
+    except ValueError as error:
+        imported.unsupported.append(Problem("network_args", f"{name}: {shown(text)} cannot be used: {error}.", text))
 
 
 def _listed(arguments: object) -> Iterable[object]:

@@ -12,22 +12,35 @@ from trainer.settings.texts import parsed
 PROCESS_THERE, FLOW_THERE = "ddpm", "flow"
 """The kind of process of the models that they train, as a rule and for those of `FLOW_FAMILIES`."""
 
-FLOW_FAMILIES = {"flux": "networks.lora_flux", "chroma": "networks.lora_flux"}
+FLOW_FAMILIES = {
+    "flux": "networks.lora_flux",
+    "chroma": "networks.lora_flux",
+    "anima": "networks.lora_anima",
+}
 """{model_family: sd-scripts' module for LoRAs of it} of the models that draw by rectified flow."""
 MODEL_TYPES = {"chroma": "chroma"}
 """{model_family: the model_type that tells it from another with the same module}."""
 NO_CHOICE: Mapping[str, Mapping[str, object]] = {"chroma": {"apply_t5_attn_mask": True, "guidance_scale": 0.0}}
 """{model_family: what its trainer has to be told, and is no choice here}."""
+NOT_READ: Mapping[str, tuple[str, ...]] = {
+    "anima": ("guidance_scale", "model_prediction_type", "apply_t5_attn_mask", "t5xxl_max_token_length"),
+}
+"""{model_family: settings that its trainer has not, though those of other models of rectified flow have them}."""
+OWN_DEFAULTS: Mapping[str, Mapping[str, object]] = {
+    "anima": {"timestep_sampling": "sigmoid", "discrete_flow_shift": 1.0, "model_prediction_type": "raw"},
+}
+"""{model_family: what a recipe means that leaves it out, where that is not what the others mean}."""
 
 _OF_ANY_MODEL = ("lycoris.kohya", "networks.loha", "networks.lokr")
 """Modules for LoRAs that say nothing of the model."""
-_OF_FLUX, _OF_OTHERS = ("guidance_scale", "t5xxl"), ("clip_g", "gemma2", "qwen3", "byt5", "text_encoder")
-"""Arguments of flux_train_network.py, and those beside which they are of a trainer for another model."""
+_OF_FLUX, _OF_ANIMA = ("guidance_scale", "t5xxl"), ("qwen3",)
+_OF_OTHERS = ("clip_g", "gemma2", "byt5", "text_encoder")
+"""Arguments of two trainers alone, and those beside which they are of a trainer for another model."""
 
 _PREDICTION = "model_prediction_type"
 
-_SWAPPABLE = {"flux": 38, "chroma": 38}
-"""{model_family: what `blocks_to_swap` may count up to}; each is one double block, or two single ones."""
+_SWAPPABLE = {"flux": 38, "chroma": 38, "anima": 28}
+"""{model_family: how many blocks `blocks_to_swap` counts}; FLUX.1's are a double block, or two single ones."""
 _SPLIT_MODE = 18
 """The blocks that sd-scripts' former `split_mode` stands for."""
 
@@ -52,7 +65,8 @@ def relative_of(family: str, given: Mapping[str, object]) -> str:
 
 def without_choice(given: dict[str, object], known: Mapping[str, Any]) -> list[str]:
     """Put our defaults, in place, for what a family's models leave no choice of; return what was said of it."""
-    always = NO_CHOICE.get(str(given.get("model_family")), {})
+    family = str(given.get("model_family"))
+    always = (*NO_CHOICE.get(family, {}), *NOT_READ.get(family, ()))
     said = [key for key in always if key in given]
     given |= {key: known[key].default for key in always}
     return said
@@ -60,8 +74,10 @@ def without_choice(given: dict[str, object], known: Mapping[str, Any]) -> list[s
 
 def tell_model(model_family: str, exported: dict[str, object]) -> None:
     """Write, in place, what the trainer of a family's models is told otherwise or has to be told."""
-    if model_family in FLOW_FAMILIES and "vae" in exported:
+    if FLOW_FAMILIES.get(model_family) == FLOW_FAMILIES["flux"] and "vae" in exported:
         exported["ae"] = exported.pop("vae")
+    for key in NOT_READ.get(model_family, ()):
+        exported.pop(key, None)
     if model_family in MODEL_TYPES:
         exported["model_type"] = MODEL_TYPES[model_family]
     exported |= NO_CHOICE.get(model_family, {})
@@ -72,9 +88,12 @@ def family_of_arguments(given: Mapping[str, object]) -> str:
 
     A file of arguments does not name the script that it is for.
     """
-    fits = given.get("network_module") in _OF_ANY_MODEL and any(name in given for name in _OF_FLUX)
+    if given.get("network_module") not in _OF_ANY_MODEL or any(name in given for name in _OF_OTHERS):
+        return ""
+    if any(name in given for name in _OF_ANIMA):
+        return "anima"
     family = next((name for name, kind in MODEL_TYPES.items() if given.get("model_type") == kind), "flux")
-    return family if fits and not any(name in given for name in _OF_OTHERS) else ""
+    return family if any(name in given for name in _OF_FLUX) else ""
 
 
 def streamed_share(given: Mapping[str, object]) -> dict[str, float]:
@@ -93,7 +112,7 @@ def streamed_share(given: Mapping[str, object]) -> dict[str, float]:
 
 def unsaid_prediction(given: Mapping[str, object]) -> Problem | None:
     """Return the question for a recipe that leaves what is compared with the target to a default that is a trap."""
-    if _PREDICTION in given:
+    if _PREDICTION in given or _PREDICTION in OWN_DEFAULTS.get(str(given.get("model_family")), {}):
         return None
     message = (
         "the recipe leaves it out, which means sigma_scaled in sd-scripts: what is trained is then compared with a "

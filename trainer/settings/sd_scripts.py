@@ -107,12 +107,15 @@ _FORM: Mapping[str, Argument] = _harmless(
 )
 """What kohya_ss' form writes and sd-scripts' trainer does not read, or what is about starting it."""
 
-_OTHER_MODELS: Mapping[str, Argument] = {"model_type": _changing("flux", "chroma")} | _harmless(
+_OTHER_MODELS: Mapping[str, Argument] = {
+    "llm_adapter_path": _changing(instead="choose a file of Anima that has its adapter inside"),
+    "model_type": _changing("flux", "chroma"),
+} | _harmless(
     "ae apply_lg_attn_mask attn_mode byt5 clip_g_dropout_rate clip_l_dropout_rate "
     "double_blocks_to_swap enable_scaled_pos_embed fp8_scaled fp8_vl gemma2 "
-    "gemma2_max_token_length llm_adapter_path "
-    "pos_emb_random_crop_rate qwen3 qwen3_max_token_length qwen_image_vae_2d save_clip save_t5xxl "
-    "single_blocks_to_swap split_mode split_qkv_blocks system_prompt t5_dropout_rate t5_max_token_length "
+    "gemma2_max_token_length "
+    "pos_emb_random_crop_rate qwen_image_vae_2d save_clip save_t5xxl "
+    "single_blocks_to_swap split_mode split_qkv_blocks system_prompt t5_dropout_rate "
     "t5xxl_device t5xxl_dtype text_encoder_batch_size text_encoder_cpu "
     "training_shift unsloth_offload_checkpointing use_flash_attn use_sage_attn vae_chunk_size "
     "vae_disable_cache"
@@ -160,7 +163,7 @@ def switches(known: Mapping[str, Setting]) -> frozenset[str]:
 
 
 _REASONS: Mapping[str, str] = {
-    r"blocks_to_swap|split_mode": "becomes `streamed_weights` in recipes for FLUX.1: a 38th for each block",
+    r"blocks_to_swap|split_mode": "becomes `streamed_weights` in recipes for transformers: a share for each block",
     r"deepspeed|zero\w+|offload_(optimizer|param)_\w+": "for DeepSpeed",
     r"ddp_\w+": "for several computers; `torchrun` starts this program on several GPUs",
     r"huggingface_\w+|async_upload|save_state_to_huggingface|resume_from_huggingface": "uploads to a hub",
@@ -179,6 +182,7 @@ _REASONS: Mapping[str, str] = {
     r"in_json|image_dir|is_reg|metadata_file|subsets": "says where pictures are, of one dataset",
     r"class_tokens|num_repeats": "said of a folder",
     r"save_model_as": "one kind of file is written, that runs nothing when it is loaded",
+    r"llm_adapter_path": "a part of Anima from a file of its own",
     r"model_type": "which of the models that its trainer for FLUX.1 knows; here that is model_family",
     r"network_multiplier": "read by no trainer of LoRAs",
     r"dataset_repeats": "becomes num_repeats of the datasets",

@@ -12,7 +12,7 @@ from trainer.ground.errors import ConfigError, DataError, Problem
 from trainer.pictures.remarks import FILE, read_remarks, summary
 from trainer.settings.exporting import SHELLS, command_line, kohya_form, script_of
 from trainer.settings.problems import shown
-from trainer.settings.processes import NO_CHOICE, process_of
+from trainer.settings.processes import NO_CHOICE, NOT_READ, process_of
 from trainer.settings.section import Show, argument
 from trainer.settings.toml import encoded, write
 from trainer.settings.walk import Setting
@@ -117,7 +117,10 @@ def untold(config: TrainingConfig, form: str = TOML) -> Iterator[str]:
         if (
             values[key] != default
             and key != "model_family"
-            and (key in NO_CHOICE.get(family, {}) or not _has_a_place(setting, values[key], process_of(family)))
+            and (
+                key in (*NO_CHOICE.get(family, {}), *NOT_READ.get(family, ()))
+                or not _has_a_place(setting, values[key], process_of(family))
+            )
         ):
             yield f"sd-scripts has no {key} like this; {shown(values[key])} is left out."
     if form == TOML and script_of(family) != script_of(""):

@@ -177,6 +177,7 @@ class Training:
             network_module=names.network_module,
             model_type=names.model_type,
             always=names.always,
+            never=names.never,
             zero_terminal_snr=self.process.zero_terminal_snr,
             prediction_type=self.process.prediction_type,
             hashes=model_hashes(seen.recognition.source),

@@ -11,6 +11,8 @@ from trainer.families import FAMILIES, Recognition
 from trainer.families.family import FILE
 
 _CHUNKED, _WHOLE, _ENCODER = "max_token_length", "t5xxl_max_token_length", "t5xxl"
+_WORDS, _VOCABULARY = "t5_max_token_length", "t5_tokenizer"
+"""The setting of models that take T5's words and not its states, and the folder that their vocabulary lies in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,10 @@ def load(config: TrainingConfig, model: Recognition) -> TokenLimit | None:
             return sum(len(chunked(part, add_special_tokens=False, verbose=False)["input_ids"]) for part in parts)
 
         return TokenLimit(_CHUNKED, config.model.max_token_length, count)
+    if _WORDS not in family.unused:
+        words = t5.load_tokenizer(t5.find_tokenizer(config.model.t5_tokenizer_path, *_vocabularies(config, model)))
+        limit = config.text.t5_max_token_length - 1
+        return TokenLimit(_WORDS, limit, lambda text: len(words.encode(text, add_special_tokens=False).ids))
     if length := family.text_length(model.configs):
         whole = t5.load_tokenizer(t5.find_tokenizer(config.model.t5_tokenizer_path, *_places(config, model)))
         # One of the tokens is the end of the text.
@@ -56,3 +62,10 @@ def _places(config: TrainingConfig, model: Recognition) -> list[Path]:
     component = FAMILIES[model.family].files[_ENCODER]
     usual = source.parent if model.form == FILE else source / component.replace("text_encoder", "tokenizer")
     return [*beside, usual]
+
+
+def _vocabularies(config: TrainingConfig, model: Recognition) -> list[Path]:
+    """Return the folders in which T5's words lie where only they are taken."""
+    source, own = Path(model.source), config.model.qwen3
+    beside = [Path(own) if Path(own).is_dir() else Path(own).parent] if own else []
+    return [folder / _VOCABULARY for folder in (*beside, source.parent if model.form == FILE else source)]

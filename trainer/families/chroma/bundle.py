@@ -28,8 +28,8 @@ class Bundle(bundle.Bundle):
     """The models of one checkpoint: frozen, in eval mode, on one device. See `trainer.families.bundle.Bundle`."""
 
     family = "chroma"
-    t5: ClassVar[str] = T5
     encoders: ClassVar[tuple[str, ...]] = (T5,)
+    large_encoder: ClassVar[str] = T5
 
     @staticmethod
     def masks(config: TrainingConfig) -> bool:
@@ -81,7 +81,7 @@ class Bundle(bundle.Bundle):
         told = {name: value.to(self.device) for name, value in text.items()}
         told["context"] = told["context"].to(self.dtype)
         return transformer.run(
-            self._modules[DENOISER],  # type: ignore[arg-type]
+            self.module(DENOISER),
             noisy.to(self.device, self.dtype),
             timesteps.to(self.device),
             told,

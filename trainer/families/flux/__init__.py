@@ -51,7 +51,12 @@ class Flux(Family):
     latents = LATENTS
     files = {"vae": "vae", "clip_l": CLIP, "t5xxl": T5}
     comfyui_encoders = {CLIP: told.PREFIXES[CLIP][0], T5: told.PREFIXES[T5][0]}
-    unused = frozenset({"clip_skip", "max_token_length", "weighted_captions"})
+    unused = frozenset(
+        {
+            *("clip_skip", "max_token_length", "weighted_captions", "train_llm_adapter"),
+            *("qwen3_max_token_length", "t5_max_token_length", "qwen3_tokenizer_path"),
+        }
+    )
     remarks = {
         "learning_rate": "1e-4 to 4e-4 with AdamW is usual for FLUX.1: a transformer of this size takes more than a "
         "UNet.",

@@ -17,12 +17,11 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel
 
-from trainer.families.family import FILE, Recognition
+from trainer.families.family import FILE
 from trainer.families.flux.facts import CLIP, DENOISER, T5
 from trainer.families.flux.recognition import PREFIX, PREFIXES
 from trainer.families.flux.transformer import build_transformer
 from trainer.families.flux.weight_names import SWAPPED, diffusers_names, original_name
-from trainer.families.reading.hub import download, weight_files
 from trainer.families.reading.weights import (
     Naming,
     best_names,
@@ -35,6 +34,7 @@ from trainer.families.reading.weights import (
 from trainer.families.text.clip import load_tokenizer as load_clip_tokenizer
 from trainer.families.text.t5 import T5Tokenizer, find_tokenizer
 from trainer.families.text.t5 import load_tokenizer as load_t5_tokenizer
+from trainer.families.transformer.checkpoint import Components
 from trainer.families.vae import place_of_vae, read_vae
 
 _UNUSED = re.compile(
@@ -51,29 +51,13 @@ _Text = TypeVar("_Text", CLIPTextModel, T5EncoderModel)
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """One model's files. Every method reads anew, so a component that was released can be had again.
-
-    `apart` are files, folders or hub ids of components that have one of their own, by component; `tokenizer_path` is
-    where T5's vocabulary is, "" for where it usually is.
-    """
-
-    recognition: Recognition
-    apart: Mapping[str, str]
-    tokenizer_path: str
-    device: torch.device
-    dtype: torch.dtype
-    vae_dtype: torch.dtype
+class Checkpoint(Components):
+    """One model's files. Every method reads anew, so a component that was released can be had again."""
 
     t5_component: ClassVar[str] = T5
     tokenizer_folder: ClassVar[str] = "tokenizer_2"
     prefixes: ClassVar[Mapping[str, Sequence[str]]] = PREFIXES
     """What this model's diffusers folders call T5 and its tokenizer, and how checkpoints begin names of components."""
-
-    @property
-    def text_dtype(self) -> torch.dtype:
-        """Of T5's weights: bf16 in place of fp16, in which its states overflow."""
-        return torch.bfloat16 if self.dtype == torch.float16 else self.dtype
 
     def built(self) -> nn.Module:
         """Return the transformer without memory for its weights."""
@@ -93,7 +77,7 @@ class Checkpoint:
             ModelError: weights are missing, superfluous or of other shapes.
         """
         module, source = self.built(), self.recognition.source
-        with open_weights(*self._paths(DENOISER)) as weights:
+        with open_weights(*self.paths(DENOISER)) as weights:
             prefix = PREFIX if any(name.startswith(PREFIX) for name in weights) else ""
             read = TransformerWeights(weights, prefix, list(module.state_dict()), self.original_name)
             check_leftovers(weights, read.used, module, prefix=prefix, unused=_BESIDE, source=source)
@@ -124,6 +108,10 @@ class Checkpoint:
         module.encoder.set_input_embeddings(module.shared)
         return module
 
+    def encoder(self, component: str) -> CLIPTextModel | T5EncoderModel:
+        """Load a text encoder; see `clip` and `t5`."""
+        return self.t5() if component == self.t5_component else self.clip()
+
     def vae(self) -> AutoencoderKL:
         """Load the VAE: the one of the setting `vae` where it is set, else the model's own.
 
@@ -132,7 +120,7 @@ class Checkpoint:
         """
         own, known = self.apart.get("vae", ""), self.recognition.configs["vae"]
         where = own or self.recognition.source
-        config, paths = place_of_vae(own, known) if own else (known, self._paths("vae"))
+        config, paths = place_of_vae(own, known) if own else (known, self.paths("vae"))
         return read_vae(config, paths, self.prefixes["vae"], device=self.device, dtype=self.vae_dtype, source=where)
 
     def clip_tokenizer(self) -> CLIPTokenizer:
@@ -150,25 +138,15 @@ class Checkpoint:
         Raises:
             ModelError: there is none, or it is not T5's.
         """
-        source, own = Path(self.recognition.source), self.apart.get(self.t5_component, "")
-        beside = [Path(own) if Path(own).is_dir() else Path(own).parent] if own else []
-        usual = [source.parent] if self.recognition.form == FILE else [source / self.tokenizer_folder]
-        found = find_tokenizer(self.tokenizer_path, *beside, *usual)
-        return T5Tokenizer(load_t5_tokenizer(found), length, masked)
-
-    def _paths(self, component: str) -> list[Path]:
-        """Return the files that a component lies in."""
-        if own := self.apart.get(component, ""):
-            if Path(own).is_file():
-                return [Path(own)]
-            return weight_files(Path(own) if Path(own).is_dir() else download(own, [""]))
         source = Path(self.recognition.source)
-        return [source] if self.recognition.form == FILE else weight_files(source / component)
+        usual = [source.parent] if self.recognition.form == FILE else [source / self.tokenizer_folder]
+        found = find_tokenizer(self.tokenizer_path, *self.beside(self.t5_component), *usual)
+        return T5Tokenizer(load_t5_tokenizer(found), length, masked)
 
     def _filled(self, component: str, module: _Text, levels: Sequence[str], dtype: torch.dtype) -> _Text:
         """Give a text encoder its weights, which have one of the prefixes of its component or none."""
         source = self.apart.get(component, "") or self.recognition.source
-        with open_weights(*self._paths(component)) as opened:
+        with open_weights(*self.paths(component)) as opened:
             prefix = next((each for each in self.prefixes[component] if any(n.startswith(each) for n in opened)), "")
             table = next((prefix + each for each in _TABLES if prefix + each in opened), prefix + _TABLES[0])
             namings: list[Naming] = [_behind(prefix + level, table) for level in levels]

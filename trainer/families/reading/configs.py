@@ -26,6 +26,9 @@ _BOUNDS: Mapping[str, tuple[int, int]] = {
     ),
     **dict.fromkeys(("hidden_size", "num_attention_heads", "attention_head_dim"), _WIDTH),
     **dict.fromkeys(("d_model", "d_kv", "d_ff", "num_heads", "joint_attention_dim", "pooled_projection_dim"), _WIDTH),
+    **dict.fromkeys(("text_embed_dim", "adaln_lora_dim", "source_dim", "target_dim", "model_dim"), _WIDTH),
+    **dict.fromkeys(("base_dim", "z_dim", "dim_mult", "input_channels", "num_key_value_heads", "head_dim"), _WIDTH),
+    **dict.fromkeys(("num_res_blocks", "patch_size"), _DEPTH),
     **dict.fromkeys(("layers_per_block", "num_hidden_layers", "num_layers"), _DEPTH),
     "num_single_layers": (0, 1 << 9),
     "axes_dims_rope": _WIDTH,
@@ -36,6 +39,7 @@ _BOUNDS: Mapping[str, tuple[int, int]] = {
     "intermediate_size": (1, 1 << 20),
     "max_position_embeddings": (1, 1 << 20),
     "vocab_size": (1, 1 << 24),
+    "target_vocab_size": (1, 1 << 24),
     "sample_size": (1, 1 << 16),
     "num_train_timesteps": (1, 1 << 20),
 }

@@ -10,6 +10,8 @@ from typing import Any
 from trainer.ground.control import Progress
 from trainer.ground.errors import ModelError
 
+INDEXES = ("model_index.json", "modular_model_index.json")
+"""What says which pipeline of diffusers a folder is for."""
 _DESCRIPTIONS = ("*.json", "*/*.json", "tokenizer/*.txt", "spiece.model", "*/spiece.model")
 _WEIGHT_FILES = (
     "{stem}.safetensors",
@@ -50,7 +52,7 @@ def cached_descriptions(hub_id: str) -> Path | None:
         folder = Path(snapshot_download(hub_id, allow_patterns=list(_DESCRIPTIONS), local_files_only=True))
     except (OSError, HFValidationError):
         return None
-    return folder if (folder / "model_index.json").is_file() else None
+    return folder if any((folder / name).is_file() for name in INDEXES) else None
 
 
 def descriptions(hub_id: str) -> Path:

@@ -116,8 +116,16 @@ UNSUPPORTED: tuple[Unsupported, ...] = (
     Unsupported("a Flux model", _named("double_blocks."), "Its layers are not those of FLUX.1 dev or schnell."),
     Unsupported("an AuraFlow model", _named("double_layers.")),
     Unsupported("an LTX-Video model", _named("patchify_proj.")),
-    Unsupported("an Anima model", _named("llm_adapter.", "net.llm_adapter.")),
-    Unsupported("a Cosmos model", _named("x_embedder.proj.1.", "net.x_embedder.proj.1.")),
+    Unsupported(
+        "a model like Anima",
+        _named("llm_adapter.", "net.llm_adapter."),
+        "Its layers are not those of Anima; train on that.",
+    ),
+    Unsupported(
+        "a Cosmos model",
+        _named("x_embedder.proj.1.", "net.x_embedder.proj.1."),
+        "Anima, which was made from it, has an adapter for text in the same file.",
+    ),
     Unsupported("a Lumina or Z-Image model", _named("cap_embedder.")),
     Unsupported("a Wan model", _named("head.modulation")),
     Unsupported("a Stable Cascade model", lambda header: header.has("clip_txt_mapper.")),

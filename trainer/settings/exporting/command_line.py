@@ -6,7 +6,12 @@ import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-_SCRIPTS = {"sdxl": "sdxl_train_network.py", "flux": "flux_train_network.py", "chroma": "flux_train_network.py"}
+_SCRIPTS = {
+    "sdxl": "sdxl_train_network.py",
+    "flux": "flux_train_network.py",
+    "chroma": "flux_train_network.py",
+    "anima": "anima_train_network.py",
+}
 _SCRIPT = "train_network.py"
 
 

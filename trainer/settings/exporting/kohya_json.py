@@ -50,7 +50,7 @@ def kohya_form(
         family: the `model_family`, which is a box of the form.
         prompts: sample prompts as text, or the path of a file of them.
     """
-    holds = {**form.FORM, **(form.FLUX if family == "flux" else {})}
+    holds = {**form.FORM, **next((own for name, own in form.BOXES.values() if name == family), {})}
     off = {key: _off(value) for key, value in holds.items()}
     fields = {**off, **_plain(arguments, holds), **_network(arguments), **_rates(arguments), **_length(arguments)}
     fields |= {"xformers": "sdpa", "sdxl": family == "sdxl", "sample_prompts": prompts, "save_model_as": "safetensors"}
@@ -71,7 +71,7 @@ def _plain(arguments: Mapping[str, object], holds: Mapping[str, object]) -> Valu
     fields = {argument: field for field, argument in form.RENAMED.items()}
     found: Values = {}
     for key, value in arguments.items():
-        field = fields.get(key, key)
+        field = form.OF_ANIMA + key if form.OF_ANIMA + key in holds else fields.get(key, key)
         if key in _AS_TEXT and isinstance(value, list | tuple):
             found[key] = " ".join(map(str, value))
         elif field in holds and field not in form.ELSEWHERE and field not in form.PACKED and key != "sample_prompts":
@@ -128,7 +128,7 @@ def _of_family(arguments: Mapping[str, object], family: str) -> Values:
         "sdxl": {"sdxl_cache_text_encoder_outputs": ahead[0], "sdxl_no_half_vae": "no_half_vae"},
         "flux": {f"flux1_{name}": name for name in ahead},
     }.get(family, {})
-    box: Values = {"flux1_checkbox": True} if family == "flux" else {}
+    box: Values = {name: True for name, (own, _) in form.BOXES.items() if own == family}
     return {**box, **{field: arguments.get(argument, False) for field, argument in named.items()}}
 
 

@@ -23,7 +23,11 @@ _OF_A_CALL = ("--network_module", "--pretrained_model_name_or_path", "--config_f
 """A command with one of these is a call too, where a variable names its script."""
 
 _PLAIN = "train_network.py"
-_FAMILIES = {"sdxl_train_network.py": "sdxl", "flux_train_network.py": "flux"}
+_FAMILIES = {
+    "sdxl_train_network.py": "sdxl",
+    "flux_train_network.py": "flux",
+    "anima_train_network.py": "anima",
+}
 """{script: our model_family} where the script decides it."""
 
 _LISTS = ("network_args", "optimizer_args", "lr_scheduler_args", "base_weights", "base_weights_multiplier")

@@ -196,6 +196,28 @@ FLUX: Mapping[str, object] = {
 }
 """Fields of the form that count where its box for FLUX.1 is ticked."""
 
+ANIMA: Mapping[str, object] = {
+    "anima_cache_text_encoder_outputs": False,
+    "anima_cache_text_encoder_outputs_to_disk": False,
+    "anima_discrete_flow_shift": 1.0,
+    "anima_llm_adapter_path": "",
+    "anima_qwen3": "",
+    "anima_qwen3_max_token_length": 512,
+    "anima_sigmoid_scale": 1.0,
+    "anima_t5_max_token_length": 512,
+    "anima_t5_tokenizer_path": "",
+    "anima_timestep_sampling": "sigmoid",
+    "anima_vae": "",
+}
+"""The same for its box for Anima; each is the argument of sd-scripts behind `OF_ANIMA`."""
+OF_ANIMA = "anima_"
+
+BOXES: Mapping[str, tuple[str, Mapping[str, object]]] = {
+    "flux1_checkbox": ("flux", FLUX),
+    "anima_checkbox": ("anima", ANIMA),
+}
+"""{box: the family that it is for, and the fields that count where it is ticked}."""
+
 WHOLE_NUMBERS: Mapping[str, int] = {
     "caption_dropout_every_n_epochs": 0,
     "clip_skip": 0,

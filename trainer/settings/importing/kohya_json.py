@@ -45,14 +45,16 @@ class KohyaJson(Reader):
         assert isinstance(document, dict)
         given = {key: value for key, value in document.items() if value is not None}
         opened = _opened(given)
-        holds = {**form.FORM, **(form.FLUX if opened.get(_FLUX_BOX) else {})}
+        ticked = [of_box for box, of_box in form.BOXES.items() if opened.get(box)]
+        holds = {**form.FORM, **{key: value for _, own in ticked for key, value in own.items()}}
         fields = {**holds, **{key: value for key, value in opened.items() if key in holds}}
         recipe = read_options(_unquoted(fields["additional_parameters"]), known)
         by_hand = dict(recipe.flat)
         # An empty kind is left out.
         recipe.flat = {"network_module": "networks.lora", **arguments_of(fields, opened), **by_hand}
-        if opened.get(_FLUX_BOX) and "flux" in known["model_family"].choices:
-            recipe.flat["model_family"] = "flux"
+        for family, _ in ticked:
+            if family in known["model_family"].choices:
+                recipe.flat["model_family"] = family
         recipe.unused += sorted(key for key in given if key not in holds and key not in form.OTHER_MODELS)
         recipe.assumed = {
             key: recipe.flat[key]
@@ -105,7 +107,7 @@ def _made(make: Callable[[str], float], value: object, otherwise: float) -> floa
 def arguments_of(fields: Mapping[str, object], opened: Mapping[str, object]) -> Values:
     """Return the arguments of sd-scripts that its form becomes."""
     passed = {
-        form.RENAMED.get(key, key): value
+        _argument(key): value
         for key, value in fields.items()
         if key not in form.ELSEWHERE and not _in_network_args(key)
     }
@@ -136,6 +138,11 @@ def arguments_of(fields: Mapping[str, object], opened: Mapping[str, object]) -> 
     if not fields["max_train_steps"] and not kept.get("max_train_epochs"):
         kept["max_train_epochs"] = fields["epoch"] or 1
     return kept
+
+
+def _argument(field: str) -> str:
+    """Return the argument that a field is passed as."""
+    return field.removeprefix(form.OF_ANIMA) if field in form.ANIMA else form.RENAMED.get(field, field)
 
 
 def _in_network_args(key: str) -> bool:
@@ -198,7 +205,8 @@ def _tell(
 ) -> None:
     """Say of each field that is another argument, or another value, what has become of it."""
     flat = recipe.flat
-    for key, argument in form.RENAMED.items():
+    renamed = {**form.RENAMED, **{field: _argument(field) for field in form.ANIMA if field in fields}}
+    for key, argument in renamed.items():
         if key in given and argument in flat:
             recipe.said.append(Said(key, given[key], {argument: flat[argument]}))
     became = {
@@ -208,7 +216,7 @@ def _tell(
         "sdxl_cache_text_encoder_outputs": ("cache_text_encoder_outputs",),
         "flux1_cache_text_encoder_outputs": ("cache_text_encoder_outputs",),
         "flux1_cache_text_encoder_outputs_to_disk": ("cache_text_encoder_outputs_to_disk",),
-        "flux1_checkbox": ("model_family",),
+        **{box: ("model_family",) for box in form.BOXES if given.get(box)},
         "text_encoder_lr": ("text_encoder_lr", "network_train_unet_only"),
         "unet_lr": ("unet_lr", "network_train_text_encoder_only"),
     }

@@ -25,6 +25,7 @@ _BASE = {
     "sdxl_base_v1-0": "sdxl",
     "flux1": "flux",
     "chroma": "chroma",
+    "anima": "anima",
 }
 _OF_MODELSPEC = ("title", "author", "description", "license", "tags")
 _DATASETS = "ss_datasets"

@@ -1,0 +1,1 @@
+"""What families share whose denoiser is a transformer beside text encoders and a VAE, each in files of its own."""
