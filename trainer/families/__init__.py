@@ -124,8 +124,8 @@ def recognise_chosen(config: TrainingConfig) -> Recognition:
     wanted = config.model.model_family
     recognition, header = _recognise(config.model.pretrained_model_name_or_path, wanted)
     if wanted not in ("auto", recognition.family):
-        title = FAMILIES[recognition.family].title
-        message = f'{wanted!r} is not what {recognition.source} is: a {title} model. Set model_family to "auto".'
+        found = FAMILIES[recognition.family].a_model
+        message = f'{wanted!r} is not what {recognition.source} is: {found}. Set model_family to "auto".'
         raise ConfigError([Problem("model_family", message, wanted, {"model_family": "auto"})])
     chosen = chosen_files(config)
     return _looked_through(_with_files(recognition, chosen), chosen, header)
@@ -172,7 +172,7 @@ def _with_files(recognition: Recognition, chosen: Mapping[str, str]) -> Recognit
     for key, path in chosen.items():
         component = family.files.get(key, "")
         if path and not component:
-            message = f"{path!r} is not used: a {family.title} model has no such part. Leave it empty."
+            message = f"{path!r} is not used: {family.a_model} has no such part. Leave it empty."
             raise ConfigError([Problem(key, message, path, {key: ""})])
         if not path and component in recognition.missing:
             raise ModelError(

@@ -147,6 +147,11 @@ class Family(ABC):
     """The keys of settings that mean nothing for this family."""
 
     @property
+    def a_model(self) -> str:
+        """What one is called, with its article: "an Anima model"."""
+        return f"{'an' if self.title[0] in 'AEIOU' else 'a'} {self.title} model"
+
+    @property
     def weighty(self) -> tuple[str, ...]:
         """The components that have weights."""
         return tuple(name for name in self.configs if name != "scheduler")

@@ -118,7 +118,7 @@ def _checkpoint(path: Path, header: Header | None) -> dict[str, Any]:
     variant = family.variant(seen.configs)
     found: dict[str, Any] = {
         "kind": "checkpoint",
-        "what": f"a {family.title} model" + (f", {variant}" if variant else ""),
+        "what": family.a_model + (f", {variant}" if variant else ""),
         "family": seen.family,
         "variant": variant,
         "dtype": seen.precision,

@@ -114,7 +114,7 @@ def check_pair(org: Model, tuned: Model) -> None:
     if org.path.resolve() == tuned.path.resolve():
         raise refusal("model_tuned", tuned.name, "it is the original checkpoint; name the one that was made from it")
     if org.family.name != tuned.family.name:
-        said = f"it is a {tuned.family.title} model and {org.name} a {org.family.title} model"
+        said = f"it is {tuned.family.a_model} and {org.name} {org.family.a_model}"
         raise refusal("model_tuned", tuned.name, f"{said}; both must be of one kind")
     both = org.components & tuned.components
     if not both:

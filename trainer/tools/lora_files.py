@@ -129,7 +129,7 @@ def check_fits(argument: str, model: Model, headers: Sequence[AdapterHeader]) ->
         if other := other_model_of(header):
             raise refusal(argument, model.name, f"{header.path.name} says that it is for {other}")
         if family and family != model.family.name:
-            said = f"{header.path.name} is for {FAMILIES[family].title}, and this is a {model.family.title} model"
+            said = f"{header.path.name} is for {FAMILIES[family].title}, and this is {model.family.a_model}"
             raise refusal(argument, model.name, said)
         targets = model.by_name
         if strangers := [name for name in header.modules if name not in targets]:

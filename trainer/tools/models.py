@@ -151,7 +151,7 @@ def read_model(source: str) -> Model:
     if not whole or any(name.endswith(_SCALED) for name in names) or any(_SCALES_ENTRY in t.metadata for t in tables):
         raise ModelError(f"{model.name} stores its weights in few bits with scales, which are not changed.", _CONVERT)
     if not model.weights:
-        raise ModelError(f"{model.name} holds no weight of a {model.family.title} model that a LoRA changes.", _CONVERT)
+        raise ModelError(f"{model.name} holds no weight of {model.family.a_model} that a LoRA changes.", _CONVERT)
     return model
 
 

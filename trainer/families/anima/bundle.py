@@ -16,6 +16,7 @@ from trainer.families.anima import transformer
 from trainer.families.anima.checkpoint import Checkpoint
 from trainer.families.anima.facts import CONDITIONER, DENOISER, PATCH, TEXT, latents_of
 from trainer.families.anima.targets import adapter_targets
+from trainer.families.anima.vae import decoded, encoded
 from trainer.families.autocast import autocast
 from trainer.families.conditions import Conditions
 from trainer.families.family import Latents, Recognition
@@ -127,16 +128,13 @@ class Bundle(TransformerBundle):
     @staticmethod
     def posterior(vae: Any, pixels: Tensor) -> tuple[Tensor, ...]:
         """Return the VAE's mean of pictures, and a deviation of nil: as sd-scripts, Anima is trained on the mean."""
-        each = [
-            vae.encode(picture.to(vae.device, vae.dtype)[:, :, None]).latent_dist.mean for picture in pixels.split(1)
-        ]
-        mean = torch.cat(each)[:, :, 0].float()
+        mean = torch.cat([encoded(vae, picture.to(vae.device, vae.dtype)) for picture in pixels.split(1)]).float()
         return mean, torch.zeros_like(mean)
 
     @staticmethod
     def drawn(vae: Any, latents: Tensor) -> tuple[Tensor, ...]:
         """Return the pictures that the VAE makes of its latents, in float32."""
-        return (vae.decode(latents.to(vae.device, vae.dtype)[:, :, None], return_dict=False)[0][:, :, 0].float(),)
+        return (decoded(vae, latents.to(vae.device, vae.dtype)).float(),)
 
     def largest_attention(self, width: int, height: int) -> tuple[int, int, int]:
         """Return heads, tokens and features of a head: a picture attends to itself in every block."""

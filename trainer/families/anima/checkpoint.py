@@ -20,6 +20,7 @@ from transformers import Qwen3Config, Qwen3Model
 from trainer.families.anima.facts import CONDITIONER, DENOISER, TEXT
 from trainer.families.anima.recognition import DENOISERS, PREFIXES
 from trainer.families.anima.transformer import build_conditioner, build_transformer
+from trainer.families.anima.vae import for_pictures
 from trainer.families.anima.vae_names import original_name as vae_name
 from trainer.families.anima.weight_names import ADAPTER, original_name
 from trainer.families.family import FILE
@@ -107,7 +108,8 @@ class Checkpoint(Components):
         original: list[Naming] = [_behind(prefix, lambda name: vae_name(name, config)) for prefix in PREFIXES["vae"]]
         with open_weights(*paths) as weights:
             names = best_names(weights, module, [*original, *(_behind(prefix, _plain) for prefix in PREFIXES["vae"])])
-            return fill(module, weights, names, device=self.device, dtype=self.vae_dtype, source=source)
+            filled = fill(module, weights, names, device=self.device, dtype=self.vae_dtype, source=source)
+        return for_pictures(filled)
 
     def qwen_tokenizer(self, length: int) -> qwen.QwenTokenizer:
         """Load Qwen's tokenizer.
