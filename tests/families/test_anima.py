@@ -49,6 +49,7 @@ from trainer.process import FLOW
 from trainer.results import key_names
 from trainer.run import Start
 from trainer.settings.kohya import export_flat, import_flat
+from trainer.workbench import tokens
 
 CPU, STEPS = torch.device("cpu"), 4
 FAMILY = FAMILIES["anima"]
@@ -190,13 +191,13 @@ def test_it_computes_as_diffusers_and_transformers(
 ) -> None:
     """Whose modules resize a mask of nothing with torchvision, which is not there."""
     bundle, made = loaded(forms["files"]), tiny.modules()
-    tokens = tokens_of(bundle, "a cat, red", "red")
-    text = bundle.encode_text(tokens)
-    seen, mask = tokens[TEXT]["mask"], tokens[CONDITIONER]["mask"]
+    taken = tokens_of(bundle, "a cat, red", "red")
+    text = bundle.encode_text(taken)
+    seen, mask = taken[TEXT]["mask"], taken[CONDITIONER]["mask"]
     with torch.no_grad():
-        states = made[TEXT](tokens[TEXT]["ids"], attention_mask=seen.long()).last_hidden_state
+        states = made[TEXT](taken[TEXT]["ids"], attention_mask=seen.long()).last_hidden_state
         assert torch.allclose(text["states"][seen], states[seen], atol=1e-5) and not text["states"][~seen].any()
-        context = made[CONDITIONER](states * seen[..., None], tokens[CONDITIONER]["ids"], mask, seen)
+        context = made[CONDITIONER](states * seen[..., None], taken[CONDITIONER]["ids"], mask, seen)
         assert context.shape[1] == tiny.ADAPTER["min_sequence_length"] and not context[0, mask[0].sum() :].any()
         nearest = SimpleNamespace(functional=SimpleNamespace(resize=lambda mask, *_, **__: mask))
         nearest.InterpolationMode = SimpleNamespace(NEAREST=None)
@@ -267,12 +268,12 @@ def test_without_vocabularies_the_settings_are_named(forms: dict[str, dict[str, 
     (tmp_path / "pairs" / "vocab.json").write_text(json.dumps(content["vocab"]), encoding="utf-8")
     pairs = [" ".join(pair) for pair in content["merges"]]
     (tmp_path / "pairs" / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs]), encoding="utf-8")
-    tokens = [
+    both = [
         loaded(forms["files"], **more).tokenize("a cat, red")
         for more in ({}, {"qwen3_tokenizer_path": str(tmp_path / "pairs")})
     ]
-    assert all(torch.equal(tokens[0][TEXT][name], tokens[1][TEXT][name]) for name in ("ids", "mask"))
-    taken = tokens[0][TEXT]["ids"][tokens[0][TEXT]["mask"]].tolist()
+    assert all(torch.equal(both[0][TEXT][name], both[1][TEXT][name]) for name in ("ids", "mask"))
+    taken = both[0][TEXT]["ids"][both[0][TEXT]["mask"]].tolist()
     assert taken == known.encode("a cat, red").ids
 
 
@@ -563,3 +564,6 @@ def test_the_page_shows_what_applies(ground: Ground) -> None:
     assert isinstance(hidden, list)
     assert {"clip_l", "t5xxl", "guidance_scale", "model_prediction_type", "img_attn_dim", "clip_skip"} <= set(hidden)
     assert not {"qwen3", "vae", "timestep_sampling", "train_llm_adapter", "qwen3_max_token_length"} & set(hidden)
+    limit = tokens.load(config, families.recognise_chosen(config))
+    assert limit is not None and (limit.setting, limit.limit) == ("t5_max_token_length", 24 - 1)
+    assert limit.count("a cat") == 2
