@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Try the same examples each time, and new ones with `--thorough`: what is found then is no fault of a change."""
+    gc.disable()  # until all is collected: what is imported until then stays
     settings.register_profile("same", derandomize=True)
     if not config.getoption("--thorough"):
         settings.load_profile("same")
@@ -43,6 +45,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if "thorough" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="a long form; --thorough runs it"))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Let the garbage be collected again; see `what_is_there_stays`."""
+    gc.enable()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_is_there_stays() -> None:
+    """Keep the garbage collector from what other files of tests have imported and left.
+
+    Every run collects garbage several times. Among the millions of objects of all libraries and thousands of tests
+    each time took up to three seconds, more than the run.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

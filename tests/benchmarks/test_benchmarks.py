@@ -131,14 +131,32 @@ def test_the_form_is_asked_about_whatever_a_field_may_name(tmp_path: Path, monke
     assert all(row.value > 0 and row.target is not None for row in rows.values())
 
 
+ALIKE = {"checkpointing", "int8", "fp8", "nf4", "twice", "fp16"}
+"""Checks that do what another one does, with other settings; on a CPU fp16 is bf16."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("part", gpu_checks.PARTS)
-def test_the_gpu_round_can_be_rehearsed(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("part", "check"),
+    [
+        pytest.param(part, check, marks=pytest.mark.thorough if check in ALIKE else ())
+        for part, checks in gpu_checks.PARTS.items()
+        for check in checks
+    ],
+)
+def test_the_gpu_round_can_be_rehearsed(part: str, check: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
-    place = gpu_checks.Place(tmp_path, rehearsal=True)
-    rows = [row for check in gpu_checks.PARTS[part].values() for row in check(place)]
-    assert len({row.name for row in rows}) == len(rows) >= len(gpu_checks.PARTS[part])
+    rows = list(gpu_checks.PARTS[part][check](gpu_checks.Place(tmp_path, rehearsal=True)))
+    assert rows and len({row.name for row in rows}) == len(rows)
+    assert part == "compile" or all(check in row.name for row in rows), "another check's row is of the same name"
     assert [row.name for row in rows if row.name.startswith("gpu/exact") and not row.ok] == []
+
+
+@pytest.mark.parametrize("name", gpu_checks.MEMORY)
+def test_what_the_gpu_round_measures_memory_with_can_be_set(name: str, tmp_path: Path) -> None:
+    place = gpu_checks.Place(tmp_path, rehearsal=True)
+    config = place.config(tmp_path, place.cell(name, "sdxl", 1024), 1, **gpu_checks.MEMORY[name])
+    assert config.model.quantize_base == gpu_checks.MEMORY[name].get("quantize_base", "none")
 
 
 def test_a_check_of_the_gpu_round_that_fails_leaves_the_others(

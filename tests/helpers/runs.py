@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -128,6 +128,17 @@ def run_and_die(
     train(load_config(overrides=settings), emit=executioner.watch, inbox=inbox, start=Start(resume=resume))
 
 
+def run_command(words: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+    """Do what `python -m trainer` does with the words, in this process, which is meant to be a child of its own."""
+    from trainer.__main__ import main
+
+    multiprocessing.set_start_method("fork", force=True)
+    os.environ.update(environment)
+    with open(log, "w", encoding="utf-8") as sys.stderr:
+        code = main(words)
+    sys.exit(code)
+
+
 class _Executioner:
     """Counts moments and kills the process at the right one."""
 
@@ -193,6 +204,12 @@ class RunServer:
     def __init__(self) -> None:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(list(PRELOADED))
+
+    def command(self, words: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> BaseProcess:
+        """Start the command line with these words, seconds sooner than Python starts, and return the process."""
+        process = self.context.Process(target=run_command, args=(list(words), log, dict(environment or {})))
+        process.start()
+        return process
 
     def run(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.helpers.browser import PATIENCE, opened
 from tests.helpers.page import CHROMIUM, QUIET_BROWSER, App, begin_anew, start_app
@@ -22,6 +22,23 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     running = start_app(folder, folder / "own")
     yield running
     assert running.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def window(browser: Browser) -> Iterator[BrowserContext]:
+    """One window for the tests' pages, so that the files that every page is made of come over once."""
+    made = browser.new_context()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def page(window: BrowserContext) -> Iterator[Page]:
+    """A page of its own. Of what pages keep in the browser, only the wish to be notified outlives one."""
+    yield window.new_page()
+    for each in window.pages:
+        each.close()
+    window.clear_cookies()
 
 
 @pytest.fixture

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.helpers.browser import NEEDS_BROWSER, PATIENCE, comes_to, open_file, opened, small_run
-from tests.helpers.page import start_app
+from tests.helpers.page import App, start_app
 from trainer.ground.events import SampleReady
 from trainer.results import prompt_changes
 from trainer.results.event_log import read_events
@@ -81,10 +83,18 @@ def stands_at_the_newest(page: Page) -> None:
     page.evaluate(f"{sheet}.onscroll = null; {sheet}.style.width = ''")
 
 
-def test_grid_lightbox_prompts_trial_and_the_one_to_keep(tmp_path: Path, browser: Browser) -> None:
-    app = start_app(tmp_path, tmp_path / "own")
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    folder = tmp_path_factory.mktemp("trial")
+    made = start_app(folder, folder / "own")
+    yield made
+    assert made.stop() == 0
+    assert "Traceback" not in made.log.read_text(errors="replace")
+
+
+def test_grid_lightbox_prompts_trial_and_the_one_to_keep(app: App, browser: Browser) -> None:
     settings = {"sample_prompts": PROMPT, "sample_every_n_epochs": 1, "save_every_n_epochs": 1, "sample_at_first": True}
-    path = small_run(tmp_path, "cat", **settings, max_train_epochs=3, train_batch_size=12, learning_rate=1e-2)
+    path = small_run(app.folder, "cat", **settings, max_train_epochs=3, train_batch_size=12, learning_rate=1e-2)
     context = browser.new_context(permissions=["notifications"])
     context.add_init_script(
         "window.told = []; window.Notification = class { static permission = 'default';"
@@ -92,73 +102,64 @@ def test_grid_lightbox_prompts_trial_and_the_one_to_keep(tmp_path: Path, browser
         "constructor(title, about) { told.push([title, about.body]); } close() {} }"
     )
     page = opened(context.new_page(), app)
-    folder = RunFolder(tmp_path / "outputs", "cat")
-    try:
-        open_file(page, path)
-        page.click("[data-notify]")
-        expect(page.locator("[data-notify]")).to_have_attribute("aria-pressed", "true")
-        page.click("#start")
-        expect(page.locator("#samples a.sample").first).to_be_visible(timeout=PATIENCE)
-        page.click("#pause")
-        comes_to(page, "Paused")
-        change_prompts(page)
-        page.click("#pause")
-        comes_to(page, "Finished")
-        expect(page.locator("#samples .grid-row")).to_have_count(2, timeout=PATIENCE)
-        assert page.evaluate("told") == [["cat is finished", "step 36 of 36"]]
+    folder = RunFolder(app.folder / "outputs", "cat")
+    open_file(page, path)
+    page.click("[data-notify]")
+    expect(page.locator("[data-notify]")).to_have_attribute("aria-pressed", "true")
+    page.click("#start")
+    expect(page.locator("#samples a.sample").first).to_be_visible(timeout=PATIENCE)
+    page.click("#pause")
+    comes_to(page, "Paused")
+    change_prompts(page)
+    page.click("#pause")
+    comes_to(page, "Finished")
+    expect(page.locator("#samples .grid-row")).to_have_count(2, timeout=PATIENCE)
+    assert page.evaluate("told") == [["cat is finished", "step 36 of 36"]]
 
-        heads = page.locator("#samples .grid-head span").all_inner_texts()
-        assert heads[0] == "base model" and heads[-1] == "training picture" and heads[-2] == "step 36"
-        drawn = [event for event in read_events(folder.events) if isinstance(event, SampleReady)]
-        first = min(event.step for event in drawn if event.index == 1)
-        assert [each.step for each in prompt_changes.changes(folder)] == [first]
-        leaf_through(page)
-        stands_at_the_newest(page)
-        page.fill("#tried [name=weights]", "0, 0.5, 1")
-        page.fill("#tried [name=steps]", "two")
-        page.click("#try-draw")
-        expect(page.locator("#tried .problem-box")).to_contain_text("no whole number")
-        page.fill("#tried [name=steps]", "2")
-        page.click("#try-draw")
-        expect(page.locator("#tried .told")).to_contain_text("9 pictures", timeout=PATIENCE)
-        expect(page.locator("#tried a.sample")).to_have_count(9)
-        expect(page.locator("#tried .grid-head span")).to_have_text(["weight 0", "weight 0.5", "weight 1"])
-        wanted, before = data_of(folder.output_dir / "cat-000001.safetensors"), data_of(folder.lora)
-        assert wanted != before
-        page.locator("#tried [data-act=keep][data-file='cat-000001.safetensors']").click()
-        page.locator("#dialog [data-act=keep]").click()
-        expect(page.locator("#tried .told")).to_contain_text("cat.safetensors is cat-000001", timeout=PATIENCE)
-        assert data_of(folder.lora) == wanted
-        assert data_of(folder.output_dir / "cat-step00000036.safetensors") == before
-        expect(page.locator("#files")).to_contain_text("cat-step00000036.safetensors")
-        assert "Traceback" not in app.log.read_text(errors="replace")
-        context.close()
-    finally:
-        assert app.stop() == 0
+    heads = page.locator("#samples .grid-head span").all_inner_texts()
+    assert heads[0] == "base model" and heads[-1] == "training picture" and heads[-2] == "step 36"
+    drawn = [event for event in read_events(folder.events) if isinstance(event, SampleReady)]
+    first = min(event.step for event in drawn if event.index == 1)
+    assert [each.step for each in prompt_changes.changes(folder)] == [first]
+    leaf_through(page)
+    stands_at_the_newest(page)
+    page.fill("#tried [name=weights]", "0, 0.5, 1")
+    page.fill("#tried [name=steps]", "two")
+    page.click("#try-draw")
+    expect(page.locator("#tried .problem-box")).to_contain_text("no whole number")
+    page.fill("#tried [name=steps]", "2")
+    page.click("#try-draw")
+    expect(page.locator("#tried .told")).to_contain_text("9 pictures", timeout=PATIENCE)
+    expect(page.locator("#tried a.sample")).to_have_count(9)
+    expect(page.locator("#tried .grid-head span")).to_have_text(["weight 0", "weight 0.5", "weight 1"])
+    wanted, before = data_of(folder.output_dir / "cat-000001.safetensors"), data_of(folder.lora)
+    assert wanted != before
+    page.locator("#tried [data-act=keep][data-file='cat-000001.safetensors']").click()
+    page.locator("#dialog [data-act=keep]").click()
+    expect(page.locator("#tried .told")).to_contain_text("cat.safetensors is cat-000001", timeout=PATIENCE)
+    assert data_of(folder.lora) == wanted
+    assert data_of(folder.output_dir / "cat-step00000036.safetensors") == before
+    expect(page.locator("#files")).to_contain_text("cat-step00000036.safetensors")
+    context.close()
 
 
-def test_a_series_of_two_values(tmp_path: Path, browser: Browser) -> None:
-    app = start_app(tmp_path, tmp_path / "own")
-    path = small_run(tmp_path, "cat", sample_prompts=PROMPT, sample_every_n_steps=4, validate_every_n_steps=2)
+def test_a_series_of_two_values(app: App, browser: Browser) -> None:
+    path = small_run(app.folder, "dog", sample_prompts=PROMPT, sample_every_n_steps=4, validate_every_n_steps=2)
     page = opened(browser.new_page(), app)
-    try:
-        open_file(page, path)
-        page.get_by_role("tab", name="Queue").click()
-        page.locator("#series-form summary").click()
-        page.select_option("[name=setting-0]", "network_dim")
-        page.fill("[name=values-0]", "0, 2")
-        page.click("#series-add")
-        expect(page.locator("#queue-told")).to_contain_text("Rank")
-        page.fill("[name=values-0]", "2, 4")
-        page.click("#series-add")
-        expect(page.locator("#queue-told")).to_contain_text("2 runs are in the queue")
-        rows = page.locator(".series-table tbody tr")
-        expect(rows).to_have_count(2)
-        expect(rows.locator(".badge.finished")).to_have_count(2, timeout=PATIENCE)
-        expect(rows.nth(1)).to_contain_text("at step")
-        expect(page.locator(".series a.sample")).to_have_count(2, timeout=PATIENCE)
-        expect(page.locator(".series-table .badge.good")).to_have_count(1)
-        assert "Traceback" not in app.log.read_text(errors="replace")
-        page.close()
-    finally:
-        assert app.stop() == 0
+    open_file(page, path)
+    page.get_by_role("tab", name="Queue").click()
+    page.locator("#series-form summary").click()
+    page.select_option("[name=setting-0]", "network_dim")
+    page.fill("[name=values-0]", "0, 2")
+    page.click("#series-add")
+    expect(page.locator("#queue-told")).to_contain_text("Rank")
+    page.fill("[name=values-0]", "2, 4")
+    page.click("#series-add")
+    expect(page.locator("#queue-told")).to_contain_text("2 runs are in the queue")
+    rows = page.locator(".series-table tbody tr")
+    expect(rows).to_have_count(2)
+    expect(rows.locator(".badge.finished")).to_have_count(2, timeout=PATIENCE)
+    expect(rows.nth(1)).to_contain_text("at step")
+    expect(page.locator(".series a.sample")).to_have_count(2, timeout=PATIENCE)
+    expect(page.locator(".series-table .badge.good")).to_have_count(1)
+    page.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from safetensors.torch import load_file
 from tests.helpers.checkpoints import tiny_sd15
 from tests.helpers.runs import RunServer, logged, tiny_config, write_dataset
 from trainer import train
-from trainer.__main__ import COMPLETED, FAILED, REFUSED, STOPPED, main
+from trainer.__main__ import COMPLETED, FAILED, REFUSED, STOPPED
 from trainer.config import save_config
 
 pytestmark = [
@@ -97,21 +96,12 @@ class Rank:
         self.log = run.with_suffix(f".{number}.log")
         environment = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": "2"}
         environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        self.process = RunServer().context.Process(target=be_rank, args=(environment, run, self.log))
-        self.process.start()
+        self.process = RunServer().command(["train", str(run), "--resume", "auto"], self.log, environment)
 
     def end(self) -> int | None:
         """Wait, and return the exit code; None where it does not end."""
         self.process.join(timeout=240)
         return self.process.exitcode
-
-
-def be_rank(environment: dict[str, str], run: Path, log: Path) -> None:
-    """Do what `python -m trainer train RUN.toml --resume auto` does."""
-    os.environ.update(environment)
-    with open(log, "w", encoding="utf-8") as sys.stderr:
-        code = main(["train", str(run), "--resume", "auto"])
-    sys.exit(code)
 
 
 def wait_for(reached: Callable[[], bool], ranks: list[Rank]) -> None:

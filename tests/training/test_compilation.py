@@ -31,62 +31,48 @@ def broken(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> NoReturn:
     raise RuntimeError("Failed to find a compiler.")
 
 
-def told(tmp_path: Path, name: str, *, asked: bool) -> tuple[list[float], list[str]]:
-    """Return the losses of a run and its warnings."""
-    model, seen = tiny_sd15(tmp_path), list[events.Event]()
-    config = tiny_config(model, write_dataset(tmp_path), tmp_path / name, torch_compile=asked, max_train_steps=3)
-    train(config, emit=seen.append)
+def told(tmp_path: Path, **settings: object) -> tuple[list[float], list[str], set[int]]:
+    """Return a run's losses and warnings, and how many graphs steps had compiled after each.
+
+    Its last batch is short, and it is validated: neither may have anything compiled for it in a step's way.
+    """
+    seen, graphs = list[events.Event](), set[int]()
+
+    def note(event: events.Event) -> None:
+        seen.append(event)
+        if isinstance(event, events.StepDone):
+            graphs.add(len(LEARNING))
+
+    short = {"train_batch_size": 5, "enable_bucket": False, "gradient_accumulation_steps": 1, "reg_data_dir": ""}
+    output = tmp_path / str(settings["torch_compile"])
+    config = tiny_config(tiny_sd15(tmp_path), write_dataset(tmp_path), output, **{**short, **settings})
+    train(config, emit=note)
     losses = [event.loss for event in seen if isinstance(event, events.StepDone)]
-    return losses, [event.message for event in seen if isinstance(event, events.Warned)]
+    return losses, [event.message for event in seen if isinstance(event, events.Warned)], graphs
 
 
 @pytest.mark.slow
-def test_a_compiled_run_learns_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_run_learns_the_same_and_nothing_is_compiled_for_a_short_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     SEEN.clear()
+    LEARNING.clear()
     monkeypatch.setattr(compilation, "BACKEND", looking)
-    plain, silence = told(tmp_path, "plain", asked=False)
+    plain, silence, _ = told(tmp_path, torch_compile=False, **VALIDATED)
     assert not SEEN
     assert not any("torch_compile" in message for message in silence)
-    losses, warnings = told(tmp_path, "compiled", asked=True)
+    losses, warnings, graphs = told(tmp_path, torch_compile=True, **VALIDATED)
     assert losses == pytest.approx(plain, rel=1e-5)
     assert any("torch_compile: compiled in" in message for message in warnings)
     products = [node for graph in SEEN for node in graph.graph.nodes if "linear" in str(node.target)]
     assert len(products) > 20, "the blocks went through the compiler as a whole"
-
-
-def graphs_by_step(tmp_path: Path, *, asked: bool) -> tuple[list[float], set[int]]:
-    """Return the losses of a run whose last batch is short, and how many graphs steps had compiled after each."""
-    losses, graphs = list[float](), set[int]()
-
-    def note(event: events.Event) -> None:
-        if isinstance(event, events.StepDone):
-            losses.append(event.loss)
-            graphs.add(len(LEARNING))
-
-    short = {"train_batch_size": 5, "enable_bucket": False, "gradient_accumulation_steps": 1, "reg_data_dir": ""}
-    config = tiny_config(
-        tiny_sd15(tmp_path), write_dataset(tmp_path), tmp_path / str(asked), torch_compile=asked, **short, **VALIDATED
-    )
-    train(config, emit=note)
-    return losses, graphs
-
-
-@pytest.mark.slow
-def test_a_short_batch_is_filled_up_so_that_nothing_is_compiled_for_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(compilation, "BACKEND", looking)
-    LEARNING.clear()
-    plain, _ = graphs_by_step(tmp_path, asked=False)
-    losses, graphs = graphs_by_step(tmp_path, asked=True)
-    assert losses == pytest.approx(plain, rel=1e-5)
     assert len(graphs) == 1
     assert graphs.pop() > 0
 
 
 def test_without_a_compiler_it_goes_on_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compilation, "BACKEND", broken)
-    losses, warnings = told(tmp_path, "out", asked=True)
+    losses, warnings, _ = told(tmp_path, torch_compile=True, max_train_steps=3)
     assert len(losses) == 3
     (message,) = [message for message in warnings if "torch_compile" in message]
     assert "Failed to find a compiler" in message
