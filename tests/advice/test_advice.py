@@ -185,6 +185,19 @@ def test_a_rate_of_another_order_is_serious(rate: float) -> None:
     assert next(iter(advise(load_config(None, {"learning_rate": rate}), COUNTS))).rule == "learning-rate"
 
 
+def test_what_an_optimizer_learns_nothing_without_is_a_click_away() -> None:
+    values: dict[str, object] = {
+        "optimizer_type": "DAdaptAdaGrad",
+        "learning_rate": 1.0,
+        "optimizer_args": ["eps=1e-5"],
+    }
+    advice = found(values)["optimizer-arguments"]
+    assert "without d0=" in advice.message
+    assert "optimizer-arguments" not in after_remedy(values, advice)
+    assert "optimizer-arguments" not in found({**values, "optimizer_args": ["d0 = 1e-6"]}), "the person has chosen"
+    assert "optimizer-arguments" not in found({**values, "optimizer_type": "DAdaptAdam"})
+
+
 def test_a_rate_that_does_nothing_is_named_and_not_judged() -> None:
     values: dict[str, object] = {"optimizer_type": "Adafactor", "optimizer_args": ["relative_step=True"]}
     told = found(values)

@@ -33,21 +33,17 @@ TOUCHED = {
     "kohya_gui/shell/page.py",
 }
 
-FORM = """
-import json, runpy
+WINDOW = """
+import json, runpy, sys
+from pathlib import Path
 runpy.run_module("trainer.config", run_name="__main__")
 from kohya_gui.form.advanced_tab import advanced_markup
 from kohya_gui.form.fields import fields_markup
-from trainer.config import known_settings
-print(json.dumps(advanced_markup(known_settings().values()) + fields_markup(known_settings().values())))
-"""
-PAGE = """
-import json, sys
-from pathlib import Path
 from kohya_gui.form.presets import Presets
 from kohya_gui.parts.folders import Folders
 from kohya_gui.session import Session
 from kohya_gui.shell.page import TABS, Page
+from trainer.config import known_settings
 here = Path.cwd()
 page = Page(Session(Folders([here]), Presets(here / "presets", here / "own")))
 captions = next(panel for panel in page.panels if panel.name == "captions")
@@ -59,12 +55,13 @@ def edit(folder):
     page.session.edit("train_data_dir", folder)
     return shown()
 
+form = advanced_markup(known_settings().values()) + fields_markup(known_settings().values())
 before, after = edit(""), edit(sys.argv[1])
 (Path(sys.argv[1]) / "2_tok class" / "00.txt").write_text("written <later>")
 unseen = shown()
 read = captions.on_read()[captions.component]
 titles = [each["props"].get("label") for each in page.blocks.config["components"] if each["type"] == "tabitem"]
-print(json.dumps([titles, before, after, unseen, read]))
+print(json.dumps([form, titles, before, after, unseen, read]))
 """
 COMMANDS = """
 import json, sys
@@ -106,13 +103,19 @@ def python(copy: Path, *words: str, given: str = "") -> str:
     return done.stdout + done.stderr
 
 
-def test_the_documentation_and_the_form_have_them(copy: Path) -> None:
-    form = json.loads(python(copy, "-c", FORM))
+def test_the_documentation_and_the_window_have_them(copy: Path) -> None:
+    pictures = write_dataset(copy / "captioned") / "train"
+    printed = python(copy, "-c", WINDOW, str(pictures)).splitlines()[-1]
+    form, titles, before, after, unseen, read = json.loads(printed)
     page = (copy / "docs" / "settings.md").read_text(encoding="utf-8")
     assert "### soft_min_snr_gamma" in page and "Everything after the first paragraph is the tooltip." in page
     assert '"SGD"' in page and '"square_root"' in page
     for part in ("Soft min SNR gamma", "soft_min_snr_gamma", "SGD", "square_root"):
         assert part in form
+    assert titles == ["Basic", "Datasets", "Advanced", "Tools", "Plan", "Training", "Queue", "Runs", "Captions"]
+    assert "Read again" in before and "<li>" not in before
+    assert after.count("<li>") == 12
+    assert "written" not in unseen and "written &lt;later&gt;" in read
 
 
 def test_the_command_line_has_the_tool(copy: Path) -> None:
@@ -122,15 +125,6 @@ def test_the_command_line_has_the_tool(copy: Path) -> None:
     assert "count the pictures of a folder" in printed
     assert "The folder that is looked at." in printed and "--at_least" in printed
     assert printed.endswith("fewer pictures. 12")
-
-
-def test_the_page_has_the_panel_and_its_tab(copy: Path) -> None:
-    pictures = write_dataset(copy / "captioned") / "train"
-    titles, before, after, unseen, read = json.loads(python(copy, "-c", PAGE, str(pictures)).splitlines()[-1])
-    assert titles == ["Basic", "Datasets", "Advanced", "Tools", "Plan", "Training", "Queue", "Runs", "Captions"]
-    assert "Read again" in before and "<li>" not in before
-    assert after.count("<li>") == 12
-    assert "written" not in unseen and "written &lt;later&gt;" in read
 
 
 def test_a_run_uses_records_and_resumes_them(copy: Path, tmp_path: Path) -> None:
@@ -152,11 +146,11 @@ def test_a_run_uses_records_and_resumes_them(copy: Path, tmp_path: Path) -> None
         ["train", written("whole", lr_scheduler="constant")],
         ["train", halves, "--set", "max_train_steps=2"],
         ["train", halves, "--check", "--resume", "auto", "--set", "soft_min_snr_gamma=3"],
+        ["train", halves, "--resume", "auto"],
     ]
     printed = python(copy, "-c", COMMANDS, given=json.dumps(run)).partition("\n")[2]
     assert 'optimizer_type = "SGD"' in printed
     assert "soft_min_snr_gamma" in printed.split("Resuming: ", 1)[1], "resuming with another value is said"
-    python(copy, "-c", COMMANDS, given=json.dumps([["train", halves, "--resume", "auto"]]))
 
     output = tmp_path / "out"
     steps = {name: [each for each in logged(output / f"{name}.run") if each["event"] == "StepDone"] for name in NAMES}

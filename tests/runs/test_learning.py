@@ -38,6 +38,7 @@ def trained(optimizer: str, output: Path, steps: int) -> tuple[float, float]:
             "optimizer_type": optimizer,
             "learning_rate": rate,
             "text_encoder_lr": rate,
+            "optimizer_args": list(OPTIMIZERS[optimizer].usual_arguments),
             "max_train_epochs": None,
             "max_train_steps": steps + MEASURED,
             "sample_prompts": "",

@@ -14,6 +14,7 @@ from trainer.advice.flow import Distilled, GuidanceInTraining, MaskedPadding, Pr
 from trainer.advice.learning_rates import (
     FirstSteps,
     LearningRate,
+    OptimizerArguments,
     RateWithoutEffect,
     ScheduleWithoutEffect,
     Strength,
@@ -69,6 +70,7 @@ RULES: tuple[Rule, ...] = (
     RepeatsAlone(),
     Regularisation(),
     LearningRate(),
+    OptimizerArguments(),
     RateWithoutEffect(),
     Untrained(),
     Warmup(),

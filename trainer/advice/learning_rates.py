@@ -60,6 +60,23 @@ class LearningRate(Rule):
         yield self.advice(message, reason, {key: advised * rate / acts}, key=key, serious=acts > 30 * highest)
 
 
+class OptimizerArguments(Rule):
+    name = "optimizer-arguments"
+    key = "optimizer_args"
+
+    def look(self, config: TrainingConfig, known: Situation) -> Iterator[Advice]:
+        given = config.optimizer.optimizer_args
+        kind = kind_of(config.optimizer.optimizer_type)
+        there = {argument.partition("=")[0].strip() for argument in given}
+        missing = [argument for argument in kind.usual_arguments if argument.partition("=")[0] not in there]
+        if missing:
+            yield self.advice(
+                f"{kind.name} is to be without {', '.join(missing)}.",
+                "From its own first guess of the rate it learns next to nothing in as many steps as a LoRA takes.",
+                {"optimizer_args": [*given, *missing]},
+            )
+
+
 class RateWithoutEffect(Rule):
     name = "rate-without-effect"
     key = "learning_rate"

@@ -37,6 +37,7 @@ class OptimizerKind:
         float16: True where what it keeps of squared gradients is not in the parameters' dtype, so that it can train
             float16 parameters: the square of a gradient of 1e-4 is below float16's smallest number.
         usual_rates: (lowest, highest, advised) learning rate, of the rate that acts; None where none is known.
+        usual_arguments: what of `optimizer_args` it is advised with, where its own values learn next to nothing.
         arguments: what `optimizer_args` may say, by the name that the original package and sd-scripts use.
     """
 
@@ -53,6 +54,7 @@ class OptimizerKind:
     elementwise: ClassVar[bool] = False
     float16: ClassVar[bool] = False
     usual_rates: ClassVar[tuple[float, float, float] | None] = None
+    usual_arguments: ClassVar[tuple[str, ...]] = ()
     arguments: ClassVar[Mapping[str, ArgumentSpec]]
 
     @classmethod
