@@ -239,6 +239,7 @@ const ACTS = {
       try {
         await BENCH.of('use', {key});
         box.close();
+        await BENCH.resume(); // with what the form has beside it
         BENCH.tell('The form has this folder now.');
         NEWS.ask();
       } catch { box.close(); }

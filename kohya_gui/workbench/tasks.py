@@ -157,8 +157,8 @@ class Tasks:
             DataError: it cannot be put there.
         """
         training, regularisation = self._workbench.chosen
-        if not bench.own:
-            raise DataError(f"{bench.path} is not the form's folder.", "Use it for training first.")
+        if not (bench.own and training and str(self._workbench.folders.check(training)) == bench.path):
+            raise DataError(f"{bench.path} is not the form's folder.", "Use it for training, and open it again.")
         into = Path(training) if folder.regularisation else Path(regularisation or Path(training).parent / BESIDE)
         others = [each for each in bench.album.folders if each.path != folder.path]
         if any(each.path == into for each in others):

@@ -158,11 +158,13 @@ def test_where_a_folder_cannot_change_sides_it_is_said(place: Place) -> None:
     place.open(place.chosen["train_data_dir"])
     with pytest.raises(StateError, match="A run is under way"):
         place.rename("1_dog", regularisation=True, sure=True)
+    assert place.about("own") is True
     place.chosen["train_data_dir"] = str(plain)
-    place.open(str(place.root / "img"))
-    assert place.about("own") is False
-    with pytest.raises(DataError, match="is not the form's folder"):
-        place.rename("1_dog", regularisation=True)
+    for own in (True, False):  # also where the form has another folder since this one was opened
+        assert place.about("own") is own
+        with pytest.raises(DataError, match="is not the form's folder"):
+            place.rename("1_dog", regularisation=True)
+        place.open(str(place.root / "img"))
 
 
 def test_after_a_restart_captions_are_still_turned_back_and_forth(place: Place) -> None:
