@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -33,73 +33,73 @@ class Import:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One file of Python."""
+    """What one file of Python says: its functions and methods, its imports, `from package import module` as one of the
+    module, the lines that call a plain name such as `print`, and the functions that catch everything and don't raise it
+    again: `except:`, `except Exception`.
+    """
 
     path: Path
     module: str
-    tree: ast.Module
     lines: int
-
-    def functions(self) -> Iterator[Function]:
-        """Every function and method."""
-        for node, inside, _ in everything(self.tree):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                assert node.end_lineno is not None
-                yield Function(self.module, ".".join([*inside, node.name]), node.end_lineno - node.lineno + 1)
-
-    def imports(self) -> Iterator[Import]:
-        """Every import, `from package import module` as an import of the module."""
-        modules = set(all_modules())
-        for node, inside, types_only in everything(self.tree):
-            for imported in imported_by(node, modules):
-                yield Import(self.module, imported, ".".join(inside), types_only)
-
-    def calls(self, name: str) -> Iterator[int]:
-        """The lines that call a plain name, such as `print`."""
-        for node, _, _ in everything(self.tree):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name:
-                yield node.lineno
-
-    def blind_handlers(self) -> Iterator[str]:
-        """The functions that catch everything and don't raise it again: `except:`, `except Exception`."""
-        for node, inside, _ in everything(self.tree):
-            if isinstance(node, ast.ExceptHandler):
-                caught = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
-                names = {each.id for each in caught if isinstance(each, ast.Name)}
-                again = any(isinstance(each, ast.Raise) and each.exc is None for each in node.body)
-                if not again and (node.type is None or names & {"Exception", "BaseException"}):
-                    yield ".".join(inside)
+    functions: tuple[Function, ...]
+    imports: tuple[Import, ...]
+    calls: Mapping[str, tuple[int, ...]]
+    blind_handlers: tuple[str, ...]
 
 
 @cache
-def everything(tree: ast.Module) -> tuple[tuple[ast.AST, tuple[str, ...], bool], ...]:
-    """All of `walk`, remembered."""
-    return tuple(walk(tree))
+def source(path: Path) -> Source:
+    """Read one file, once. Its syntax tree is let go: those of all files are millions of objects."""
+    text, module = path.read_text(encoding="utf-8"), module_name(path)
+    functions, imports, blind = list[Function](), list[Import](), list[str]()
+    calls: dict[str, tuple[int, ...]] = {}
+    for node, inside, types_only in walk(ast.parse(text, str(path))):
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                assert node.end_lineno is not None
+                name = ".".join([*inside, node.name])
+                functions.append(Function(module, name, node.end_lineno - node.lineno + 1))
+            case ast.Import() | ast.ImportFrom():
+                place = ".".join(inside)
+                imports += (Import(module, imported, place, types_only) for imported in imported_by(node))
+            case ast.Call(func=ast.Name(id=name)):
+                calls[name] = (*calls.get(name, ()), node.lineno)
+            case ast.ExceptHandler() if is_blind(node):
+                blind.append(".".join(inside))
+    return Source(path, module, len(text.splitlines()), tuple(functions), tuple(imports), calls, tuple(blind))
 
 
-def walk(
-    node: ast.AST, inside: tuple[str, ...] = (), types_only: bool = False
-) -> Iterator[tuple[ast.AST, tuple[str, ...], bool]]:
+def is_blind(node: ast.ExceptHandler) -> bool:
+    """Whether a handler catches everything and does not raise it again."""
+    caught = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
+    names = {each.id for each in caught if isinstance(each, ast.Name)}
+    again = any(isinstance(each, ast.Raise) and each.exc is None for each in node.body)
+    return not again and (node.type is None or bool(names & {"Exception", "BaseException"}))
+
+
+def walk(tree: ast.Module) -> Iterator[tuple[ast.AST, tuple[str, ...], bool]]:
     """Every node below, the functions and classes around it, and whether it is under `if TYPE_CHECKING`."""
-    for child in ast.iter_child_nodes(node):
-        yield child, inside, types_only
-        within, typed = inside, types_only
-        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            within = (*inside, child.name)
-        if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
-            typed = True
-        yield from walk(child, within, typed)
+    pending: list[tuple[ast.AST, tuple[str, ...], bool]] = [(tree, (), False)]
+    while pending:
+        node, inside, types_only = pending.pop()
+        if node is not tree:
+            yield node, inside, types_only
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            inside = (*inside, node.name)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            types_only = True
+        pending += ((child, inside, types_only) for child in ast.iter_child_nodes(node))
 
 
-def imported_by(node: ast.AST, modules: set[str]) -> Iterator[str]:
+def imported_by(node: ast.Import | ast.ImportFrom) -> Iterator[str]:
     """The full names of the modules that a node imports."""
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
-    elif isinstance(node, ast.ImportFrom):
+    else:
         assert node.level == 0 and node.module is not None, "imports name the whole path"
         for alias in node.names:
             whole = f"{node.module}.{alias.name}"
-            yield whole if whole in modules else node.module
+            yield whole if whole in all_modules() else node.module
 
 
 def module_name(path: Path) -> str:
@@ -115,18 +115,13 @@ def paths(*folders: str) -> tuple[Path, ...]:
 
 
 @cache
-def all_modules() -> tuple[str, ...]:
+def all_modules() -> Mapping[str, None]:
     """The names of all first-party modules."""
-    return tuple(
+    return dict.fromkeys(
         module_name(path) for path in paths("trainer", "kohya_gui", "demo", "benchmarks", "tests", "launch.py")
     )
 
 
-@cache
 def sources(*folders: str) -> tuple[Source, ...]:
-    """The parsed files of the folders."""
-    found = []
-    for path in paths(*folders):
-        text = path.read_text(encoding="utf-8")
-        found.append(Source(path, module_name(path), ast.parse(text, str(path)), len(text.splitlines())))
-    return tuple(found)
+    """The files of the folders, read."""
+    return tuple(source(path) for path in paths(*folders))

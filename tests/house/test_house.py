@@ -122,7 +122,7 @@ def is_door(each: Import) -> bool:
 
 def first_party_imports() -> list[Import]:
     """What modules of the packages import of one another while running, not for type checking alone."""
-    imports = [each for source in sources(*PACKAGES, "launch.py") for each in source.imports()]
+    imports = [each for source in sources(*PACKAGES, "launch.py") for each in source.imports]
     return [each for each in imports if within(each.imported, FIRST_PARTY) and not each.types_only]
 
 
@@ -163,7 +163,7 @@ def test_pictures_families_and_adapters_do_not_know_one_another() -> None:
     known = [
         f"{each.module} imports {each.imported}"
         for source in sources("trainer")
-        for each in source.imports()
+        for each in source.imports
         for stranger in STRANGERS
         if within(each.imported, [stranger]) and within(each.module, STRANGERS) and not within(each.module, [stranger])
     ]
@@ -177,7 +177,7 @@ def test_nobody_knows_a_kind_of_adapter_but_the_adapters() -> None:
     known = [
         f"{each.module} imports {each.imported}"
         for source in sources(*PACKAGES)
-        for each in source.imports()
+        for each in source.imports
         if within(each.imported, kinds) and not within(each.module, ["trainer.adapters"])
     ]
     assert known == []
@@ -190,7 +190,7 @@ def is_of_a_kind(module: str) -> bool:
 
 def test_process_imports_nothing_of_ours_but_randomness() -> None:
     allowed = ["trainer.process", "trainer.ground.randomness"]
-    imports = [each for source in sources("trainer") for each in source.imports()]
+    imports = [each for source in sources("trainer") for each in source.imports]
     assert [
         each
         for each in imports
@@ -201,7 +201,7 @@ def test_process_imports_nothing_of_ours_but_randomness() -> None:
 
 
 def test_engine_knows_no_window() -> None:
-    imports = [each for source in sources("trainer") for each in source.imports()]
+    imports = [each for source in sources("trainer") for each in source.imports]
     assert [each for each in imports if within(each.imported, ["gradio", "kohya_gui"])] == []
 
 
@@ -210,7 +210,7 @@ def test_first_party_imports_stand_at_the_top_but_for_the_doors() -> None:
 
 
 def test_folders_without_torch_import_it_only_in_build_and_load() -> None:
-    imports = [each for source in sources("trainer") for each in source.imports() if not each.types_only]
+    imports = [each for source in sources("trainer") for each in source.imports if not each.types_only]
     assert [
         each
         for each in imports
@@ -225,7 +225,7 @@ def light_modules() -> list[str]:
     above: dict[str, set[str]] = {}
     heavy: set[str] = set()
     for source in sources("trainer"):
-        for each in source.imports():
+        for each in source.imports:
             if not each.inside and not each.types_only:
                 heavy |= {each.module} if within(each.imported, TORCH_STACK) else set()
                 above.setdefault(each.imported, set()).add(each.module)
@@ -278,7 +278,7 @@ def test_functions_are_short() -> None:
     longest = {
         f"{each.module}.{each.name}": each.lines
         for source in sources(*SOURCES, "tests")
-        for each in source.functions()
+        for each in source.functions
         if each.lines > FUNCTION_LINES
     }
     assert longest == dict(LONG_FUNCTIONS)
@@ -291,11 +291,11 @@ def test_modules_are_short() -> None:
 
 
 def test_packages_do_not_print() -> None:
-    assert [f"{source.path}:{line}" for source in sources(*PACKAGES) for line in source.calls("print")] == []
+    assert [f"{source.path}:{line}" for source in sources(*PACKAGES) for line in source.calls.get("print", ())] == []
 
 
 def test_nobody_swallows_every_error_but_the_edge_of_a_run() -> None:
-    blind = {f"{source.module}.{name}" for source in sources(*PACKAGES, "demo") for name in source.blind_handlers()}
+    blind = {f"{source.module}.{name}" for source in sources(*PACKAGES, "demo") for name in source.blind_handlers}
     assert blind == BLIND_HANDLERS
 
 
@@ -304,7 +304,7 @@ def test_every_import_is_a_declared_dependency() -> None:
     extras = [text for extra, texts in table["optional-dependencies"].items() if extra != "test" for text in texts]
     declared = {re.split(r"[^\w.-]", text)[0].lower().replace("_", "-") for text in (*table["dependencies"], *extras)}
     provided = packages_distributions()
-    imports = [each for source in sources("trainer", "kohya_gui", "demo") for each in source.imports()]
+    imports = [each for source in sources("trainer", "kohya_gui", "demo") for each in source.imports]
     names = {each.imported.split(".")[0] for each in imports} - set(FIRST_PARTY) - sys.stdlib_module_names
     owners = {
         name: {ON_THE_WAY.get(name, owner).lower().replace("_", "-") for owner in provided.get(name, [])}
