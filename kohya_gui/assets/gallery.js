@@ -138,6 +138,8 @@ document.addEventListener('click', (event) => {
     event.preventDefault();
     GALLERY.open(link);
   }
+  const go = event.target.closest('[data-go]');
+  if (go) document.getElementById(go.dataset.go)?.scrollIntoView({block: 'start', behavior: 'smooth'});
   const wide = event.target.closest('[data-wide]');
   if (wide) widen(document.body.dataset.widened ? '' : wide.dataset.wide);
 });

@@ -221,7 +221,8 @@ def _ending(snapshot: RunSnapshot, finished: events.Finished) -> str:
         f"<p>Copy it to your program's LoRA folder: <code>ComfyUI/models/loras</code> or "
         f"<code>stable-diffusion-webui/models/Lora</code>. In the latter, write "
         f"<code>&lt;lora:{esc(path.stem)}:1&gt;</code> and the trigger word into the prompt.</p>"
-        f'<p class="quiet">Too strong? Lower the weight to 0.7, or take one saved earlier, listed below.</p>{more}'
+        '<p class="quiet">Too strong, or too weak? <button type="button" class="link" data-go="tried">Try it</button> '
+        f"draws the saved files at several weights side by side; the one that you keep becomes the final one.</p>{more}"
         "</section>"
     )
 

@@ -48,14 +48,14 @@ def leaf_through(page: Page) -> None:
     expect(page.locator("#lightbox .frame .over")).to_have_js_property("naturalWidth", 64)
     assert label(page) == "base model"
     page.keyboard.press("ArrowRight")
-    assert label(page) == "step 12"
+    assert label(page) == "step 72"
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowLeft")
     assert label(page) == "base model", "there is nothing before it"
     page.keyboard.press("ArrowDown")
     expect(page.locator("#lightbox .what span")).to_contain_text("a red ring")
     page.keyboard.press("ArrowUp")
-    page.locator("#lightbox select").select_option(label="step 36")
+    page.locator("#lightbox select").select_option(label="step 216")
     expect(page.locator("#lightbox .two .under")).to_be_visible()
     frame = page.locator("#lightbox .frame").bounding_box()
     assert frame is not None and abs(frame["width"] - frame["height"]) < 1, "as its square pictures, the seam as well"
@@ -94,7 +94,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
 
 def test_grid_lightbox_prompts_trial_and_the_one_to_keep(app: App, browser: Browser) -> None:
     settings = {"sample_prompts": PROMPT, "sample_every_n_epochs": 1, "save_every_n_epochs": 1, "sample_at_first": True}
-    path = small_run(app.folder, "cat", **settings, max_train_epochs=3, train_batch_size=12, learning_rate=1e-2)
+    path = small_run(app.folder, "cat", **settings, max_train_epochs=3, train_batch_size=2, learning_rate=3e-3)
     context = browser.new_context(permissions=["notifications"])
     context.add_init_script(
         "window.told = []; window.Notification = class { static permission = 'default';"
@@ -114,15 +114,17 @@ def test_grid_lightbox_prompts_trial_and_the_one_to_keep(app: App, browser: Brow
     page.click("#pause")
     comes_to(page, "Finished")
     expect(page.locator("#samples .grid-row")).to_have_count(2, timeout=PATIENCE)
-    assert page.evaluate("told") == [["cat is finished", "step 36 of 36"]]
+    assert page.evaluate("told") == [["cat is finished", "step 216 of 216"]]
 
     heads = page.locator("#samples .grid-head span").all_inner_texts()
-    assert heads[0] == "base model" and heads[-1] == "training picture" and heads[-2] == "step 36"
+    assert heads[0] == "base model" and heads[-1] == "training picture" and heads[-2] == "step 216"
     drawn = [event for event in read_events(folder.events) if isinstance(event, SampleReady)]
     first = min(event.step for event in drawn if event.index == 1)
     assert [each.step for each in prompt_changes.changes(folder)] == [first]
     leaf_through(page)
     stands_at_the_newest(page)
+    page.click("#ending [data-go=tried]")
+    expect(page.locator("#tried h3")).to_be_in_viewport()
     page.fill("#tried [name=weights]", "0, 0.5, 1")
     page.fill("#tried [name=steps]", "two")
     page.click("#try-draw")
@@ -138,8 +140,8 @@ def test_grid_lightbox_prompts_trial_and_the_one_to_keep(app: App, browser: Brow
     page.locator("#dialog [data-act=keep]").click()
     expect(page.locator("#tried .told")).to_contain_text("cat.safetensors is cat-000001", timeout=PATIENCE)
     assert data_of(folder.lora) == wanted
-    assert data_of(folder.output_dir / "cat-step00000036.safetensors") == before
-    expect(page.locator("#files")).to_contain_text("cat-step00000036.safetensors")
+    assert data_of(folder.output_dir / "cat-step00000216.safetensors") == before
+    expect(page.locator("#files")).to_contain_text("cat-step00000216.safetensors")
     context.close()
 
 
