@@ -48,6 +48,7 @@ from trainer.planning.plan import plan
 from trainer.process import FLOW
 from trainer.results import key_names
 from trainer.run import Start
+from trainer.settings.exporting.kohya_json import kohya_form
 from trainer.settings.kohya import export_flat, import_flat
 from trainer.workbench import tokens
 
@@ -550,6 +551,28 @@ def test_recipes_for_it_mean_what_they_meant() -> None:
     assert import_flat(lokr, known_settings()).values["model_family"] == "anima"
     apart = import_flat({**recipe, "llm_adapter_path": "adapter.safetensors"}, known_settings())
     assert [problem.key for problem in apart.problems] == ["llm_adapter_path"]
+
+
+def test_its_box_in_the_form_of_kohya_ss_is_filled_and_read(forms: dict[str, dict[str, str]], tmp_path: Path) -> None:
+    own: dict[str, Any] = {
+        **forms["files"],
+        "model_family": "anima",
+        "timestep_sampling": "shift",
+        "discrete_flow_shift": 2.0,
+        "t5_max_token_length": 256,
+        "cache_text_encoder_outputs": True,
+        "network_train_unet_only": True,
+        "train_llm_adapter": True,
+    }
+    flat = export_flat(to_flat(load_config(overrides=own)), known_settings())
+    fields, unsaid = kohya_form(flat, known_settings(), family="anima")
+    assert fields["anima_checkbox"] is True and fields["LoRA_type"] == "Anima" and not unsaid
+    assert (fields["anima_qwen3"], fields["anima_vae"], fields["vae"]) == (own["qwen3"], own["vae"], "")
+    (tmp_path / "form.json").write_text(json.dumps(fields), encoding="utf-8")
+    made = tmp_path / "made.toml"
+    assert main(["import", str(tmp_path / "form.json"), "--out", str(made)]) == COMPLETED
+    again = to_flat(load_config(made))
+    assert {key: again[key] for key in own} == own
 
 
 def test_the_page_shows_what_applies(ground: Ground) -> None:

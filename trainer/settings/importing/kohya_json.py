@@ -211,12 +211,11 @@ def _tell(
             recipe.said.append(Said(key, given[key], {argument: flat[argument]}))
     became = {
         "lr_warmup": ("lr_warmup_steps",),
-        "sdxl": ("model_family",),
         "sdxl_no_half_vae": ("no_half_vae",),
         "sdxl_cache_text_encoder_outputs": ("cache_text_encoder_outputs",),
         "flux1_cache_text_encoder_outputs": ("cache_text_encoder_outputs",),
         "flux1_cache_text_encoder_outputs_to_disk": ("cache_text_encoder_outputs_to_disk",),
-        **{box: ("model_family",) for box in form.BOXES if given.get(box)},
+        **{box: ("model_family",) for box in ("sdxl", *form.BOXES) if given.get(box)},
         "text_encoder_lr": ("text_encoder_lr", "network_train_unet_only"),
         "unet_lr": ("unet_lr", "network_train_text_encoder_only"),
     }
