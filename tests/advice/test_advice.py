@@ -196,6 +196,9 @@ def test_what_an_optimizer_learns_nothing_without_is_a_click_away() -> None:
     assert "optimizer-arguments" not in after_remedy(values, advice)
     assert "optimizer-arguments" not in found({**values, "optimizer_args": ["d0 = 1e-6"]}), "the person has chosen"
     assert "optimizer-arguments" not in found({**values, "optimizer_type": "DAdaptAdam"})
+    assert (
+        "growth_rate=1.1" in found({"optimizer_type": "DAdaptSGD", "learning_rate": 1.0})["optimizer-arguments"].message
+    )
 
 
 def test_a_rate_that_does_nothing_is_named_and_not_judged() -> None:

@@ -72,7 +72,7 @@ class OptimizerArguments(Rule):
         if missing:
             yield self.advice(
                 f"{kind.name} is to be without {', '.join(missing)}.",
-                "From its own first guess of the rate it learns next to nothing in as many steps as a LoRA takes.",
+                kind.help,
                 {"optimizer_args": [*given, *missing]},
             )
 

@@ -37,11 +37,12 @@ class OptimizerSection(Section):
 
     The 8-bit ones do the same with less memory, the paged ones move to main memory while the GPU's is short; both need
     bitsandbytes. Prodigy and those that begin with DAdapt find the rate themselves: set the learning rate to 1, and one
-    rate for all parts. DAdaptAdaGrad hardly leaves its first guess, d0=1e-6: give it d0=2e-3 in its arguments. Those
-    that end in ScheduleFree need no schedule, and save an average. Adafactor takes the least memory. Lion wants a rate
-    three to ten times smaller. CAME is near Adafactor, and wants a warm-up: its first steps are up to 37 times the
-    rate. Any other optimizer of an installed package does too, by the name of its class, such as
-    "pytorch_optimizer.AdaBelief"; then nothing is known here of its rates and arguments.
+    rate for all parts. DAdaptAdaGrad hardly leaves its first guess, d0=1e-6: give it d0=2e-3 in its arguments; give
+    DAdaptSGD growth_rate=1.1, or it may find far too high a rate. Those that end in ScheduleFree need no schedule, and
+    save an average. Adafactor takes the least memory. Lion wants a rate three to ten times smaller. CAME is near
+    Adafactor, and wants a warm-up: its first steps are up to 37 times the rate. Any other optimizer of an installed
+    package does too, by the name of its class, such as "pytorch_optimizer.AdaBelief"; then nothing is known here of its
+    rates and arguments.
     """
 
     optimizer_args: tuple[str, ...] = setting(

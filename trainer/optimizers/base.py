@@ -37,7 +37,7 @@ class OptimizerKind:
         float16: True where what it keeps of squared gradients is not in the parameters' dtype, so that it can train
             float16 parameters: the square of a gradient of 1e-4 is below float16's smallest number.
         usual_rates: (lowest, highest, advised) learning rate, of the rate that acts; None where none is known.
-        usual_arguments: what of `optimizer_args` it is advised with, where its own values learn next to nothing.
+        usual_arguments: what of `optimizer_args` it is advised with, where with its own values it learns nothing.
         arguments: what `optimizer_args` may say, by the name that the original package and sd-scripts use.
     """
 

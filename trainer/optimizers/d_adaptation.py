@@ -53,10 +53,16 @@ class DAdaptLion(FindsOneRate):
 
 
 class DAdaptSGD(FindsOneRate):
-    """SGD with D-Adaptation. A step at learning rate 0, at which the original fails, changes nothing."""
+    """SGD with D-Adaptation. A step at learning rate 0, at which the original fails, changes nothing.
+
+    The estimate of its first few steps can be far too high, and it never sinks; `growth_rate` keeps it back.
+    """
 
     name = constructor = "DAdaptSGD"
-    help = "SGD that finds its own learning rate, sometimes far too high a one. Set learning_rate to 1."
+    help = (
+        "Finds its own learning rate: set learning_rate to 1, and optimizer_args to growth_rate=1.1, lest it fly off."
+    )
+    usual_arguments = ("growth_rate=1.1",)
     arguments = {"momentum": MOMENTUM, "weight_decay": COUPLED_DECAY, "d0": D0, "growth_rate": GROWTH_RATE}
 
 
