@@ -532,7 +532,7 @@ const BENCH = {
     if (PICTURE.open && !await PICTURE.save()) return;
     BENCH.place.classList.add('busy'); // captions of many take a while
     try {
-      await BENCH.took(await BENCH.of(way, {title: BENCH.about[way]}), way === 'undo' ? 'redo' : 'undo');
+      await BENCH.took(await BENCH.of(way, {mark: BENCH.about.marks[way]}), way === 'undo' ? 'redo' : 'undo');
       await PICTURE.reload();
     } catch {
       await BENCH.again().catch(() => {}); // why was said
@@ -579,7 +579,7 @@ BENCH.orders = {
 };
 document.addEventListener('keydown', BENCH.key);
 // Whoever comes back from another program may have moved pictures there, or written captions.
-document.addEventListener('visibilitychange', () => { if (!document.hidden && BENCH.open && BENCH.token) BENCH.later(); });
+document.addEventListener('visibilitychange', () => { if (!document.hidden && BENCH.open && BENCH.token) BENCH.of('again', {}, true).then((about) => BENCH.took(about), () => {}); });
 
 // The places of the page: training with its form and its run, and the pictures.
 function showPlace(place) {

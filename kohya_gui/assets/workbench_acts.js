@@ -31,7 +31,7 @@ const ACTS = {
     place.replaceChildren(row);
     let now = standing;
     for (let pause = 60; now.status === 'running' && now.number === standing.number; pause = Math.min(800, pause * 1.6)) {
-      words.textContent = `${named ? `${now.title}: ` : ''}${now.phase || now.title}${now.total ? `: ${now.done.toLocaleString('en-US')} of ${now.total.toLocaleString('en-US')}` : ' …'}`;
+      words.textContent = `${named && now.phase ? `${now.title}: ` : ''}${now.phase || now.title}${now.total ? `: ${now.done.toLocaleString('en-US')} of ${now.total.toLocaleString('en-US')}` : ' …'}`;
       row.lastElementChild.previousElementSibling.classList.toggle('waiting', !now.total);
       bar.style.width = `${now.total ? 100 * now.done / now.total : 0}%`;
       await new Promise((then) => setTimeout(then, pause));

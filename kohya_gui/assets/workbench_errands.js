@@ -214,8 +214,10 @@ Object.assign(ACTS, {
         const answer = await BENCH.of('folder', said, true);
         if (!sure) {
           sure = true;
-          const name = answer.old === answer.new ? [' stays as it is named'] : [' will be named ', make('code', {}, answer.new)];
-          told.replaceChildren(make('p', {}, 'The folder ', make('code', {}, answer.old), ...name, ...(answer.into ? [' and moved into ', make('code', {}, answer.into), side.value ? ', the form’s regularisation pictures.' : ', the form’s pictures to learn.'] : ['.'])));
+          const named = answer.old === answer.new ? null : ['named ', make('code', {}, answer.new)];
+          const moved = answer.into ? ['moved into ', make('code', {}, answer.into), side.value ? ', the form’s regularisation pictures' : ', the form’s pictures to learn'] : null;
+          const becomes = named && moved ? [' will be ', ...named, ' and ', ...moved] : named || moved ? [' will be ', ...(named || moved)] : [' keeps its name'];
+          told.replaceChildren(make('p', {}, 'The folder ', make('code', {}, answer.old), ...becomes, '.'));
           rename.textContent = answer.into ? 'Yes, move it' : 'Yes, rename it';
           return;
         }

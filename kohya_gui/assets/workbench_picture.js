@@ -127,7 +127,7 @@ const PICTURE = {
     if (!row || text === row.caption) return true;
     try {
       const done = await BENCH.of('caption', {id: row.id, text, was: row.caption}, true);
-      Object.assign(BENCH.about, {undo: done.undo, redo: done.redo});
+      Object.assign(BENCH.about, {undo: done.undo, redo: done.redo, marks: done.marks});
       PICTURE.seen(done.row);
       BENCH.count();
       BENCH.tell(`Saved ${row.name}.`);
@@ -289,7 +289,9 @@ const EDIT = {
     PICTURE.place.classList.add('editing');
     PICTURE.place.querySelector('.wb-editing').replaceChildren(panel);
     panel.querySelector('button, input')?.focus();
-    panel.scrollIntoView({block: 'nearest'});
+    // On a phone the panel stands below the picture, and both are seen.
+    if (matchMedia('(max-width: 900px)').matches) PICTURE.place.querySelector('.wb-stage').scrollIntoView({block: 'start'});
+    else panel.scrollIntoView({block: 'nearest'});
   },
   end() {
     if (!EDIT.active) return;

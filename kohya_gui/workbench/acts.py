@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 MOST_ACTS = 200
@@ -14,12 +15,13 @@ MOST_ACTS = 200
 class Act:
     """One thing that was done: what, in which folders, and how it is turned round; None where the captions' journal is.
 
-    `turn` takes it back or, once that was done, does it again.
+    `turn` takes it back or, once that was done, does it again. No two acts have the same `number`.
     """
 
     title: str
     folders: frozenset[Path]
     turn: Callable[[], Turned] | None = None
+    number: int = field(default_factory=count().__next__)
 
 
 @dataclass(frozen=True, slots=True)

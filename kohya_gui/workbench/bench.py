@@ -140,6 +140,12 @@ class Bench:
         self.index.refresh(numbers)
         self.changes += 1
 
+    def recount(self) -> None:
+        """Captions were read: those that are missing are known anew."""
+        index = self.index
+        there = index.texts.keys() | index.refused.keys()
+        self.uncaptioned = {each.number for each in self.album.entries} - there - self.closed
+
     def remark(self, entry: Entry) -> Remark:
         """Return what is remarked of a picture."""
         return self._remarks_in(entry.picture.parent).get(entry.picture.name, Remark())

@@ -22,6 +22,7 @@ from kohya_gui.workbench.remedies import Remedies
 from kohya_gui.workbench.tasks import MOST_MASK, Tasks
 from kohya_gui.workbench.told import Said
 from kohya_gui.workbench.workbench import Answer, Closed, Conflict, Workbench
+from trainer.config import in_labels
 from trainer.ground.errors import DataError, TrainerError
 from trainer.workbench.thumbnails import Shown, Thumbnails, view
 
@@ -55,6 +56,7 @@ class Routes:
         }
         self._of_folder: Mapping[str, Callable[[Bench, Said], Answer]] = {
             "about": lambda bench, said: workbench.about(bench),
+            "again": lambda bench, said: workbench.look_again(bench),
             "view": lambda bench, said: {"ids": bench.view(told.wanted(said))},
             "rows": lambda bench, said: {"rows": bench.rows(said.get("ids"))},
             "named": lambda bench, said: {"id": bench.named(told.whole(said, "folder"), told.text(said, "name"))},
@@ -216,7 +218,7 @@ def _answer_with(act: Callable[[], Answer]) -> Response:
     except Closed as closed:
         return JSONResponse({"refused": str(closed), "closed": True}, GONE, headers=_NEW)
     except (Refused, TrainerError) as refusal:
-        return _refused(str(refusal), REFUSED)
+        return _refused(in_labels(str(refusal)), REFUSED)
 
 
 def _refused(words: str, status: int) -> Response:

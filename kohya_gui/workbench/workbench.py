@@ -29,6 +29,7 @@ from trainer.workbench.changes import Applied, Change, Preview, Record
 MOST_OPEN = 6
 MOST_PLANS = 4
 PLAN_PAGE = 200
+MOST_QUOTED = 300
 READ_SECONDS = 0.3
 """Time for the first pictures to be shown before all captions are read."""
 
@@ -46,7 +47,8 @@ class Conflict(DataError):
 
     def __init__(self, row: Answer) -> None:
         self.row = row
-        super().__init__("The caption was changed elsewhere in the meantime.", "It is shown as it is now.")
+        now = "It was taken away" if row["missing"] else f"It is now: {shortened(str(row['caption']))!r}"
+        super().__init__("The caption was changed elsewhere in the meantime.", f"{now}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +113,13 @@ class Workbench:
             self._open[bench.token] = bench
             while len(self._open) > MOST_OPEN:
                 self._open.popitem(last=False)
-        reading = threading.Timer(READ_SECONDS, _read, (bench,))
-        reading.daemon = True
-        reading.start()
+        _begin_to_read(bench)
+        return self.about(bench)
+
+    def look_again(self, bench: Bench) -> Answer:
+        """Return what the frame shows of a folder; captions that another program changed are read again behind it."""
+        if bench.ready.is_set():
+            _begin_to_read(bench)
         return self.about(bench)
 
     def bench(self, token: str) -> Bench:
@@ -147,8 +153,9 @@ class Workbench:
         return {**bench.about(), **self._turns(bench), **more}
 
     def _turns(self, bench: Bench) -> Answer:
-        """Return what can be taken back, and what can be done again."""
-        return {"undo": _title(*self._next(bench, back=True)), "redo": _title(*self._next(bench, back=False))}
+        """Return what can be taken back, and what can be done again, and a mark of each that no other has."""
+        undo, redo = self._next(bench, back=True), self._next(bench, back=False)
+        return {"undo": _title(*undo), "redo": _title(*redo), "marks": {"undo": _mark(*undo), "redo": _mark(*redo)}}
 
     def _next(self, bench: Bench, *, back: bool) -> tuple[Act | None, Record | None]:
         """Return what is turned round next: an act, and what the journal has of captions."""
@@ -241,10 +248,18 @@ class Workbench:
         try:
             done = changes.apply(planned, progress)
         finally:
-            bench.wrote(each.caption for each in planned.changes)
+            self._wrote(each.caption for each in planned.changes)
         if done.done:
             self.did(Act(planned.title, frozenset(path.parent for path in done.done)))
         return done
+
+    def _wrote(self, captions: Iterable[Path]) -> None:
+        """Captions were written or taken away: all that is open here reads them again."""
+        written = tuple(captions)
+        with self._lock:
+            opened = tuple(self._open.values())
+        for bench in opened:
+            bench.wrote(written)
 
     # --- taking back ------------------------------------------------------------------------------------------------
 
@@ -256,21 +271,19 @@ class Workbench:
         """Take back what was done last in this folder.
 
         Raises:
-            StateError: by now it is something else than the `title` that was shown.
+            StateError: by now it is another act than that with the `mark` that was shown.
         """
-        return self._turn(bench, told.text(said, "title"), back=True)
+        return self._turn(bench, told.text(said, "mark"), back=True)
 
     def redo(self, bench: Bench, said: Said) -> Answer:
         """Do again what was taken back last in this folder. Raises as `undo` does."""
-        return self._turn(bench, told.text(said, "title"), back=False)
+        return self._turn(bench, told.text(said, "mark"), back=False)
 
     def _turn(self, bench: Bench, shown: str, *, back: bool) -> Answer:
         last, record = self._next(bench, back=back)
-        if shown and shown != (title := _title(last, record)):
-            verb = "take back" if back else "do again"
-            words = (
-                f"This would {verb} {title!r} now, and not {shown!r}" if title else f"There is nothing to {verb} now"
-            )
+        if shown and shown != _mark(last, record):
+            verb, title = "take back" if back else "do again", _title(last, record)
+            words = f"This would {verb} {title!r} now" if title else f"There is nothing to {verb} now"
             raise StateError(f"{words}: something was done elsewhere.", "Press it again if that is meant.")
         what = "Taken back" if back else "Done again"
         if last and last.turn:
@@ -285,7 +298,7 @@ class Workbench:
             return self.about(bench, f"There is nothing to {'take back' if back else 'do again'}.")
         act = last or Act(done.title, frozenset(bench.places))
         self._acts.turned(act, act, back=back)
-        bench.wrote(done.done)
+        self._wrote(done.done)
         return self.about(bench, _of_applied(f"{what}: {done.title}", done))
 
     def history(self, bench: Bench, said: Said) -> Answer:
@@ -301,7 +314,7 @@ class Workbench:
             return self.about(bench)
         cut_off, back = found[number], told.yes(said, "back")
         done = changes.take_back(cut_off) if back else changes.finish(cut_off)
-        bench.wrote([*done.done, *cut_off.done, *cut_off.pending])
+        self._wrote([*done.done, *cut_off.done, *cut_off.pending])
         if back == cut_off.undoing:
             self.did(Act(cut_off.title, frozenset(cut_off.folders)))
         what = "Taken back" if back is not cut_off.undoing else "Done again" if back else "Finished"
@@ -386,14 +399,35 @@ def _title(last: Act | None, record: Record | None) -> str:
     return record.title if record else ""
 
 
+def _mark(last: Act | None, record: Record | None) -> str:
+    """Return what tells the act that is turned round next from all others."""
+    if last is not None and last.turn is not None:
+        return f"act {last.number}"
+    return record.id if record else ""
+
+
 def _numbers(bench: Bench, pictures: Iterable[Path]) -> list[int]:
     return [number for path in pictures if (number := bench.number_of(path)) is not None]
+
+
+def shortened(text: str) -> str:
+    """Return a text, or its beginning where it is long."""
+    return text if len(text) <= MOST_QUOTED else f"{text[:MOST_QUOTED]} …"
+
+
+def _begin_to_read(bench: Bench) -> None:
+    bench.ready.clear()
+    reading = threading.Timer(READ_SECONDS, _read, (bench,))
+    reading.daemon = True
+    reading.start()
 
 
 def _read(bench: Bench) -> None:
     try:
         bench.index.read()
+        bench.recount()
     finally:
+        bench.changes += 1
         bench.ready.set()
 
 

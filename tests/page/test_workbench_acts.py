@@ -11,7 +11,7 @@ import pytest
 from kohya_gui.parts.folders import Folders
 from kohya_gui.workbench.bench import Bench, Wanted
 from kohya_gui.workbench.tasks import Tasks
-from kohya_gui.workbench.workbench import Answer, Form, Workbench
+from kohya_gui.workbench.workbench import Answer, Conflict, Form, Workbench
 from tests.helpers.pictures import write_picture
 from trainer.config import load_config
 from trainer.ground.errors import DataError, StateError
@@ -230,14 +230,33 @@ def test_a_caption_is_edited_without_the_end_of_its_last_line_which_stays(place:
 
 def test_what_another_did_is_not_taken_back_unseen(place: Place) -> None:
     write(place)
-    shown = place.about("undo")
-    leave_out(place)
+    shown = dict(place.about("marks"))  # type: ignore[call-overload]
+    said = {"id": entry(place, "a.png"), "text": "of another tab", "was": "written"}
+    place.workbench.write_caption(place.bench, said)
     before = contents(place.root)
-    with pytest.raises(StateError, match="take back 'Left out: b.png' now, and not 'Caption of a.png'"):
-        place.workbench.undo(place.bench, {"title": shown})
+    with pytest.raises(StateError, match="would take back 'Caption of a.png' now: something was done elsewhere"):
+        place.workbench.undo(place.bench, {"mark": shown["undo"]})
     assert contents(place.root) == before
-    with pytest.raises(StateError, match="There is nothing to do again now"):
-        place.workbench.redo(place.bench, {"title": shown})
+    place.workbench.undo(place.bench, {"mark": dict(place.about("marks"))["undo"]})  # type: ignore[call-overload]
+    place.workbench.undo(place.bench, {"mark": shown["undo"]})
+    leave_out(place)
+    with pytest.raises(StateError, match="take back 'Left out: b.png' now"):
+        place.workbench.undo(place.bench, {"mark": shown["undo"]})
+
+
+def test_all_tabs_see_what_one_writes_and_what_another_program_does(place: Place) -> None:
+    other = place.workbench.bench(str(place.workbench.open(place.chosen["train_data_dir"])["token"]))
+    for each in (place.bench, other):
+        assert each.ready.wait(10) and "written" not in each.tags()
+    write(place)
+    assert other.tags()["written"] == 1
+    with pytest.raises(Conflict, match="changed elsewhere in the meantime. It is now: 'written'"):
+        place.workbench.write_caption(other, {"id": entry(place, "a.png"), "text": "x", "was": "zwx dog, a"})
+    (place.root / "img" / "10_zwx dog" / "a.txt").write_text("of another program")
+    (place.root / "img" / "10_zwx dog" / "b.txt").unlink()
+    place.workbench.look_again(other)
+    assert other.ready.wait(10) and other.view(Wanted(problem="caption missing")) == [entry(place, "b.png")]
+    assert "of another program" in other.tags() and "written" not in other.tags()
 
 
 def test_tags_that_differ_in_capitals_are_one_in_counts_and_filters(place: Place) -> None:
