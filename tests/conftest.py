@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,7 +30,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Try the same examples each time, and new ones with `--thorough`: what is found then is no fault of a change."""
-    gc.disable()  # until all is collected: what is imported until then stays
     settings.register_profile("same", derandomize=True)
     if not config.getoption("--thorough"):
         settings.load_profile("same")
@@ -47,9 +46,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason="a long form; --thorough runs it"))
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Let the garbage be collected again; see `what_is_there_stays`."""
-    gc.enable()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
+    """Leave the garbage alone while tests are collected: what is imported then stays."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 @pytest.fixture(scope="module", autouse=True)
