@@ -71,7 +71,7 @@ class OptimizerArguments(Rule):
         missing = [argument for argument in kind.usual_arguments if argument.partition("=")[0] not in there]
         if missing:
             yield self.advice(
-                f"{kind.name} is to be without {', '.join(missing)}.",
+                f"{kind.name} is used without {', '.join(missing)}.",
                 kind.help,
                 {"optimizer_args": [*given, *missing]},
             )
