@@ -279,6 +279,13 @@ def test_strength_says_what_alpha_makes_of_the_rate() -> None:
 # --- the rest -------------------------------------------------------------------------------------------------------
 
 
+def test_the_step_of_buckets_is_a_matter_of_unets() -> None:
+    """A transformer takes its latents in pieces of its own; whether the step fits them is a rule, not advice."""
+    values = {"bucket_reso_steps": 32}
+    assert "bucket-step" in found(values, Situation(model_family="sdxl"))
+    assert "bucket-step" not in found(values, Situation(model_family="flux"))
+
+
 @pytest.mark.parametrize(
     ("rule", "values"),
     [

@@ -45,6 +45,7 @@ from trainer.families.reading.weights import build_empty, fill
 from trainer.families.text import t5
 from trainer.families.unet.weight_names import vae_name
 from trainer.ground.errors import ConfigError, ModelError
+from trainer.planning.dialects import DIFFUSERS
 from trainer.planning.inspection import inspect
 from trainer.planning.plan import plan
 from trainer.results import key_names
@@ -709,12 +710,22 @@ def test_diffusers_reads_every_layer_of_a_file() -> None:
     assert len(made) == 2 * len(layers)
 
 
+def test_a_layer_of_unknown_width_is_not_taken_apart() -> None:
+    """Where query ends and key begins, only the model knows: said in a sentence, and nothing is written."""
+    family = FAMILIES["flux"]
+    published = family.targets(family.configs, conv=True)
+    qkv = next(target for target in published if len(target.parts) == 3)
+    own = {"alpha": torch.tensor(1.0), "lora_down.weight": torch.ones(2, 8), "lora_up.weight": torch.ones(24, 2)}
+    with pytest.raises(ModelError, match="has 24 rows, where a published model has 9216"):
+        key_names.layer_in(DIFFUSERS, family, family.configs, qkv, own)
+
+
 def test_the_copy_for_diffusers_is_loaded_whole_by_its_pipeline(
     straight: tuple[list[float], dict[str, Tensor]],
 ) -> None:
     """Every layer of transformer and CLIP-L, each with the strength that was trained; of T5 it reads none."""
     targets = FAMILIES["flux"].targets(TINY_CONFIGS, conv=True)
-    copy_ = key_names.renamed(straight[1], "diffusers", FAMILIES["flux"], TINY_CONFIGS, targets)
+    copy_ = key_names.renamed(straight[1], DIFFUSERS, FAMILIES["flux"], TINY_CONFIGS, targets)
     made = tiny.modules()
     scheduler = FlowMatchEulerDiscreteScheduler()
     pipe = FluxPipeline(scheduler, made["vae"], made[CLIP], None, made[T5], None, made[DENOISER])

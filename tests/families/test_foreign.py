@@ -35,8 +35,10 @@ from trainer.adapters import make_spec
 from trainer.config import TrainingConfig, load_config, rates, save_config
 from trainer.families import FAMILIES
 from trainer.ground.errors import ConfigError
+from trainer.planning.dialects import COMFYUI
 from trainer.planning.inspection import inspect, suits
 from trainer.planning.plan import plan
+from trainer.results import key_names
 from trainer.targets import TEXT, names_of
 from trainer.training.loop import loss_of
 
@@ -267,3 +269,15 @@ def test_two_ranks_train_as_one_with_twice_the_accumulation(ground: Ground, tmp_
     together = ground.made("together")
     assert together[0] == pytest.approx(alone[0], rel=1e-5)
     assert all(torch.allclose(value, alone[1][name], rtol=1e-4, atol=1e-5) for name, value in together[1].items())
+
+
+def test_layers_that_comfyui_has_no_name_for_keep_kohyas_keys() -> None:
+    """None is written over another, though the family says of no layer what ComfyUI calls it."""
+    family = FOREIGN[1]
+    targets = family.targets(family.configs, conv=True)
+    config = load_config(overrides={"network_dim": 2, "network_alpha": 1.0})
+    shapes = make_spec(config.network, tuple(part.name for part in family.parts), config.transformer).shapes(targets)
+    tensors = {key: torch.full(shape, 1.0 + number) for number, (key, shape) in enumerate(shapes.items())}
+    made = key_names.renamed(tensors, COMFYUI, family, family.configs, targets)
+    assert made.keys() == tensors.keys()
+    assert all(torch.equal(made[key], tensors[key]) for key in made)

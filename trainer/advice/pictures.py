@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from trainer.advice.flow import is_flow
 from trainer.advice.rule import Advice, Rule, Situation
 from trainer.config import TrainingConfig, resolution_size
 
@@ -58,7 +59,7 @@ class BucketStep(Rule):
 
     def look(self, config: TrainingConfig, known: Situation) -> Iterator[Advice]:
         step = config.dataset.bucket_reso_steps
-        if config.dataset.enable_bucket and step % 64 and not known.trial:
+        if config.dataset.enable_bucket and step % 64 and not known.trial and not is_flow(known):
             yield self.advice(
                 f"{step} is not a multiple of 64.",
                 "Stable Diffusion halves latents three times; other sizes do not divide evenly and train worse.",

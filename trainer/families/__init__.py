@@ -186,7 +186,9 @@ def _with_files(recognition: Recognition, chosen: Mapping[str, str]) -> Recognit
                 raise ModelError(f"{key}: {error.message}", error.remedy) from error
     if not_fitting := family.disagreement(configs):
         key, why = not_fitting
-        raise ModelError(f"{key}: {chosen[key] or recognition.source} {why}.", "Choose the one that it was made with.")
+        raise ModelError(
+            f"{key}: {chosen.get(key) or recognition.source} {why}.", "Choose the one that it was made with."
+        )
     return replace(recognition, configs=configs)
 
 

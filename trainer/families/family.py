@@ -181,7 +181,11 @@ class Family(ABC):
         return {}
 
     def disagreement(self, configs: ComponentConfigs) -> tuple[str, str] | None:
-        """Return the setting of a component that does not go with the others, and why; None where all do."""
+        """Return the setting of a component that does not go with the others, and why; None where all do.
+
+        The setting is one of `files`, or that of the model itself. What does not fit inside a folder is a ValueError of
+        `shapes`.
+        """
         return None
 
     @abstractmethod
