@@ -91,7 +91,7 @@ def _file(
     except OSError:
         return ""
     return (
-        f'<tr><td><a href="{pictures.download(path)}" download>{esc(path.stem)}<wbr>{path.suffix}</a>{mark}</td>'
+        f'<tr><td><a href="{pictures.download(path)}" download>{esc(path.stem)}<wbr>{esc(path.suffix)}</a>{mark}</td>'
         f"<td>epoch {epoch}</td>"
         f"<td>step {number(step)}</td><td>{judged}</td><td>{length}</td><td>{copy}</td></tr>"
     )
