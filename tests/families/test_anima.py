@@ -27,13 +27,14 @@ from kohya_gui.form.suggestions import notes
 from kohya_gui.form.survey import survey as surveyed
 from kohya_gui.parts.folders import Folders
 from tests.helpers import anima as tiny
-from tests.helpers.runs import Kill, RunServer, logged, tiny_settings, write_dataset
+from tests.helpers.ground import Ground, Made, assert_equal
+from tests.helpers.runs import Kill, RunServer
 from tests.helpers.source import PROJECT
 from tests.helpers.texts import tokens_of
 from trainer import families, train
 from trainer.__main__ import COMPLETED, main
 from trainer.adapters import make_spec
-from trainer.config import TrainingConfig, known_settings, load_config, save_config, to_flat
+from trainer.config import known_settings, load_config, save_config, to_flat
 from trainer.families import FAMILIES, recognise
 from trainer.families.anima.bundle import Bundle
 from trainer.families.anima.facts import CONDITIONER, CONFIGS, DENOISER, TEXT
@@ -281,54 +282,25 @@ def test_without_vocabularies_the_settings_are_named(forms: dict[str, dict[str, 
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 
-class Ground:
-    """A model in its own files, pictures, and where runs go."""
-
-    def __init__(self, given: dict[str, str], folder: Path) -> None:
-        self.given, self.dataset, self.output = given, write_dataset(folder), folder / "out"
-
-    def settings(self, name: str, **more: object) -> dict[str, object]:
-        usual = {
-            **self.given,
-            **LENGTHS,
-            "learning_rate": 5e-3,
-            "text_encoder_lr": 0,
-            "shuffle_caption": True,
-            "max_train_steps": STEPS,
-            "timestep_sampling": "sigmoid",
-            "lr_scheduler": "constant",
-        }
-        return tiny_settings(Path(self.given[NAME]), self.dataset, self.output / name, **{**usual, **more})
-
-    def config(self, name: str, **more: object) -> TrainingConfig:
-        return load_config(overrides=self.settings(name, **more))
-
-    def run(self, name: str, **more: object) -> tuple[list[float], dict[str, Tensor]]:
-        train(self.config(name, **more), emit=lambda event: None)
-        return self.made(name)
-
-    def made(self, name: str) -> tuple[list[float], dict[str, Tensor]]:
-        losses = [each["loss"] for each in logged(self.output / name / "tiny.run") if each["event"] == "StepDone"]
-        return losses, load_file(self.output / name / "tiny.safetensors")
-
-
 @pytest.fixture(scope="module")
 def ground(forms: dict[str, dict[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Ground:
-    return Ground(forms["files"], tmp_path_factory.mktemp("runs"))
+    return Ground(
+        forms["files"],
+        tmp_path_factory.mktemp("runs"),
+        **LENGTHS,
+        max_train_steps=STEPS,
+        timestep_sampling="sigmoid",
+        lr_scheduler="constant",
+    )
 
 
 @pytest.fixture(scope="module")
-def straight(ground: Ground) -> tuple[list[float], dict[str, Tensor]]:
+def straight(ground: Ground) -> Made:
     prompt = "a tok class --w 96 --h 64 --s 3 --n red\na cat --s 2 --w 64 --h 64 --l 2"
     return ground.run("straight", sample_prompts=prompt, sample_every_n_steps=STEPS)
 
 
-def assert_equal(one: tuple[list[float], dict[str, Any]], other: tuple[list[float], dict[str, Any]]) -> None:
-    assert one[0] == other[0] and one[1].keys() == other[1].keys()
-    assert all(torch.equal(one[1][name], other[1][name]) for name in one[1])
-
-
-def test_it_trains_draws_and_tells_of_it(ground: Ground, straight: tuple[list[float], dict[str, Tensor]]) -> None:
+def test_it_trains_draws_and_tells_of_it(ground: Ground, straight: Made) -> None:
     losses, tensors = straight
     assert len(losses) == STEPS and {name.split("_")[1] for name in tensors} == {"unet"}
     assert all(value.abs().max() > 0 for name, value in tensors.items() if name.endswith("lora_up.weight"))
@@ -353,14 +325,14 @@ def test_it_trains_draws_and_tells_of_it(ground: Ground, straight: tuple[list[fl
     assert scales == ["CFG scale: 4.0", "CFG scale: 2.0"]
 
 
-def test_a_run_goes_on_bit_for_bit(ground: Ground, straight: tuple[list[float], dict[str, Any]]) -> None:
+def test_a_run_goes_on_bit_for_bit(ground: Ground, straight: Made) -> None:
     for steps in (2, STEPS):
         train(ground.config("on", max_train_steps=steps), emit=lambda event: None, start=Start(resume="auto"))
     assert_equal(ground.made("on"), straight)
 
 
 def test_every_way_to_less_memory_trains_the_same(
-    ground: Ground, straight: tuple[list[float], dict[str, Tensor]], forms: dict[str, dict[str, str]]
+    ground: Ground, straight: Made, forms: dict[str, dict[str, str]]
 ) -> None:
     frozen: dict[str, Any] = {"caption_variants": 3, "max_train_steps": 2, "caption_dropout_rate": 0.3}
     ahead = ground.run("ahead", cache_text_encoder_outputs=True, **frozen)
@@ -373,7 +345,7 @@ def test_every_way_to_less_memory_trains_the_same(
 
 
 @pytest.fixture(scope="module")
-def whole(ground: Ground) -> tuple[list[float], dict[str, Tensor]]:
+def whole(ground: Ground) -> Made:
     """Every part is trained: transformer, adapter and Qwen3."""
     more: dict[str, Any] = {"text_encoder_lr": 1e-3, "train_llm_adapter": True, "max_train_steps": 2}
     return ground.run(
@@ -381,7 +353,7 @@ def whole(ground: Ground) -> tuple[list[float], dict[str, Tensor]]:
     )
 
 
-def test_all_parts_kinds_and_small_bases_train(ground: Ground, whole: tuple[list[float], dict[str, Tensor]]) -> None:
+def test_all_parts_kinds_and_small_bases_train(ground: Ground, whole: Made) -> None:
     _, tensors = whole
     starts = ("lora_te_layers", "lora_unet_blocks", "lora_unet_llm_adapter", "lora_unet_final_layer")
     trained = {next(start for start in starts if name.startswith(start)) for name in tensors}
@@ -404,7 +376,7 @@ class _Pipeline(AnimaLoraLoaderMixin):
         self.transformer, self.text_conditioner = made[DENOISER], made[CONDITIONER]
 
 
-def test_diffusers_and_comfyui_find_every_layer_once(whole: tuple[list[float], dict[str, Tensor]]) -> None:
+def test_diffusers_and_comfyui_find_every_layer_once(whole: Made) -> None:
     targets = FAMILY.targets(TINY_CONFIGS, conv=True)
     names = {key.partition(".")[0] for key in whole[1]}
     for dialect in ("diffusers", "comfyui"):
@@ -434,7 +406,7 @@ def test_diffusers_and_comfyui_find_every_layer_once(whole: tuple[list[float], d
     assert names <= kohya
 
 
-def test_its_other_names_are_read_back(whole: tuple[list[float], dict[str, Tensor]], tmp_path: Path) -> None:
+def test_its_other_names_are_read_back(whole: Made, tmp_path: Path) -> None:
     targets = FAMILY.targets(TINY_CONFIGS, conv=True)
     for dialect in ("comfyui", "diffusers"):
         copy = key_names.renamed(whole[1], dialect, FAMILY, TINY_CONFIGS, targets)
@@ -452,7 +424,7 @@ def test_its_other_names_are_read_back(whole: tuple[list[float], dict[str, Tenso
 @pytest.mark.parametrize("form", ["files", "folder"])
 def test_a_merged_model_is_the_model_with_its_lora(
     ground: Ground,
-    whole: tuple[list[float], dict[str, Tensor]],
+    whole: Made,
     forms: dict[str, dict[str, str]],
     form: str,
     tmp_path: Path,
@@ -481,7 +453,7 @@ def test_its_memory_is_foreseen(ground: Ground) -> None:
 
 @pytest.mark.thorough
 @pytest.mark.skipif(sys.platform == "win32", reason="a kill is a signal")
-def test_a_killed_run_resumes_bit_for_bit(ground: Ground, straight: tuple[list[float], dict[str, Any]]) -> None:
+def test_a_killed_run_resumes_bit_for_bit(ground: Ground, straight: Made) -> None:
     server, settings = RunServer(), ground.settings("killed", save_state_minutes=0.00001)
     assert server.run(settings, resume="auto", kill=Kill("step", 2)) == -signal.SIGKILL
     assert server.run(settings, resume="auto") == 0

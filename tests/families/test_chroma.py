@@ -14,7 +14,7 @@ import pytest
 import torch
 from diffusers import ChromaPipeline, ChromaTransformer2DModel, FlowMatchEulerDiscreteScheduler
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from kohya_gui.form.draft import Draft, payload
@@ -22,13 +22,14 @@ from kohya_gui.form.suggestions import notes
 from kohya_gui.form.survey import survey as surveyed
 from kohya_gui.parts.folders import Folders
 from tests.helpers import chroma as tiny
-from tests.helpers.runs import Kill, RunServer, logged, tiny_settings, write_dataset
+from tests.helpers.ground import Ground, Made, assert_equal
+from tests.helpers.runs import Kill, RunServer
 from tests.helpers.source import PROJECT
 from tests.helpers.texts import tokens_of
 from trainer import families, train
 from trainer.__main__ import COMPLETED, main
 from trainer.adapters import make_spec
-from trainer.config import TrainingConfig, known_settings, load_config, save_config, to_flat
+from trainer.config import known_settings, load_config, save_config, to_flat
 from trainer.families import FAMILIES, recognise
 from trainer.families.chroma.bundle import Bundle
 from trainer.families.chroma.facts import CONFIGS, DENOISER, T5, TRANSFORMER_CONFIG
@@ -203,54 +204,25 @@ def test_relatives_are_told_apart(forms: dict[str, dict[str, str]], tmp_path: Pa
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 
-class Ground:
-    """A model in its own files, pictures, and where runs go."""
-
-    def __init__(self, given: dict[str, str], folder: Path) -> None:
-        self.given, self.dataset, self.output = given, write_dataset(folder), folder / "out"
-
-    def settings(self, name: str, **more: object) -> dict[str, object]:
-        usual = {
-            **self.given,
-            "learning_rate": 5e-3,
-            "text_encoder_lr": 0,
-            "t5xxl_max_token_length": 24,
-            "shuffle_caption": True,
-            "max_train_steps": STEPS,
-            "timestep_sampling": "sigmoid",
-            "lr_scheduler": "constant",
-        }
-        return tiny_settings(Path(self.given[NAME]), self.dataset, self.output / name, **{**usual, **more})
-
-    def config(self, name: str, **more: object) -> TrainingConfig:
-        return load_config(overrides=self.settings(name, **more))
-
-    def run(self, name: str, **more: object) -> tuple[list[float], dict[str, Tensor]]:
-        train(self.config(name, **more), emit=lambda event: None)
-        return self.made(name)
-
-    def made(self, name: str) -> tuple[list[float], dict[str, Tensor]]:
-        losses = [each["loss"] for each in logged(self.output / name / "tiny.run") if each["event"] == "StepDone"]
-        return losses, load_file(self.output / name / "tiny.safetensors")
-
-
 @pytest.fixture(scope="module")
 def ground(forms: dict[str, dict[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Ground:
-    return Ground(forms["files"], tmp_path_factory.mktemp("runs"))
+    return Ground(
+        forms["files"],
+        tmp_path_factory.mktemp("runs"),
+        t5xxl_max_token_length=24,
+        max_train_steps=STEPS,
+        timestep_sampling="sigmoid",
+        lr_scheduler="constant",
+    )
 
 
 @pytest.fixture(scope="module")
-def straight(ground: Ground) -> tuple[list[float], dict[str, Tensor]]:
+def straight(ground: Ground) -> Made:
     prompt = "a tok class --w 96 --h 64 --s 3 --n red\na cat --s 2 --w 64 --h 64 --l 2"
     return ground.run("straight", sample_prompts=prompt, sample_every_n_steps=STEPS)
 
 
-def assert_equal(one: tuple[list[float], dict[str, Any]], other: tuple[list[float], dict[str, Any]]) -> None:
-    assert one[0] == other[0] and one[1].keys() == other[1].keys()
-    assert all(torch.equal(one[1][name], other[1][name]) for name in one[1])
-
-
-def test_it_trains_draws_and_tells_of_it(ground: Ground, straight: tuple[list[float], dict[str, Tensor]]) -> None:
+def test_it_trains_draws_and_tells_of_it(ground: Ground, straight: Made) -> None:
     losses, tensors = straight
     assert len(losses) == STEPS and {name.split("_")[1] for name in tensors} == {"unet"}
     assert all(value.abs().max() > 0 for name, value in tensors.items() if name.endswith("lora_up.weight"))
@@ -276,7 +248,7 @@ def test_it_trains_draws_and_tells_of_it(ground: Ground, straight: tuple[list[fl
     assert scales == ["CFG scale: 4.0", "CFG scale: 2.0"]
 
 
-def test_diffusers_loads_every_layer_of_both_files(straight: tuple[list[float], dict[str, Tensor]]) -> None:
+def test_diffusers_loads_every_layer_of_both_files(straight: Made) -> None:
     targets = FAMILY.targets(TINY_CONFIGS, conv=True)
     copy = key_names.renamed(straight[1], "diffusers", FAMILY, TINY_CONFIGS, targets)
     made = tiny.modules()
@@ -299,7 +271,7 @@ def test_diffusers_loads_every_layer_of_both_files(straight: tuple[list[float], 
     assert {key.partition(".")[0] for key in straight[1]} <= there, "as ComfyUI makes names of its weights"
 
 
-def test_a_run_goes_on_bit_for_bit(ground: Ground, straight: tuple[list[float], dict[str, Any]]) -> None:
+def test_a_run_goes_on_bit_for_bit(ground: Ground, straight: Made) -> None:
     for steps in (2, STEPS):
         config = ground.config("on", max_train_steps=steps)
         train(config, emit=lambda event: None, start=Start(resume="auto"))
@@ -309,7 +281,7 @@ def test_a_run_goes_on_bit_for_bit(ground: Ground, straight: tuple[list[float], 
 @pytest.mark.parametrize("form", ["files", "folder"])
 def test_a_merged_model_is_the_model_with_its_lora(
     ground: Ground,
-    straight: tuple[list[float], dict[str, Tensor]],
+    straight: Made,
     forms: dict[str, dict[str, str]],
     form: str,
     tmp_path: Path,
@@ -333,7 +305,7 @@ def lora_of(ground: Ground) -> Path:
 
 @pytest.mark.thorough
 @pytest.mark.skipif(sys.platform == "win32", reason="a kill is a signal")
-def test_a_killed_run_resumes_bit_for_bit(ground: Ground, straight: tuple[list[float], dict[str, Any]]) -> None:
+def test_a_killed_run_resumes_bit_for_bit(ground: Ground, straight: Made) -> None:
     server, settings = RunServer(), ground.settings("killed", save_state_minutes=0.00001)
     assert server.run(settings, resume="auto", kill=Kill("step", 2)) == -signal.SIGKILL
     assert server.run(settings, resume="auto") == 0
@@ -341,7 +313,7 @@ def test_a_killed_run_resumes_bit_for_bit(ground: Ground, straight: tuple[list[f
 
 
 def test_every_way_to_less_memory_trains_the_same(
-    ground: Ground, straight: tuple[list[float], dict[str, Tensor]], forms: dict[str, dict[str, str]]
+    ground: Ground, straight: Made, forms: dict[str, dict[str, str]]
 ) -> None:
     frozen: dict[str, Any] = {"caption_variants": 3, "max_train_steps": 2}
     ahead = ground.run("ahead", cache_text_encoder_outputs=True, **frozen)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 import signal
 import subprocess
@@ -26,13 +25,14 @@ from kohya_gui.form.suggestions import notes
 from kohya_gui.form.survey import survey as surveyed
 from kohya_gui.parts.folders import Folders
 from tests.helpers import flux as tiny
-from tests.helpers.runs import Kill, RunServer, logged, tiny_settings, write_dataset
+from tests.helpers.ground import Ground, Made, assert_equal
+from tests.helpers.runs import Kill, RunServer
 from tests.helpers.source import PROJECT
 from tests.helpers.texts import tokens_of
-from trainer import families, train
+from trainer import families
 from trainer.adapters import make_spec, read_header
 from trainer.advice import Situation, advise
-from trainer.config import TrainingConfig, known_settings, load_config, rates, save_config, to_flat
+from trainer.config import known_settings, load_config, rates, save_config, to_flat
 from trainer.config.recipes import open_recipe
 from trainer.families import FAMILIES, recognise, recognise_chosen
 from trainer.families.flux.bundle import Bundle
@@ -472,7 +472,7 @@ def sentencepiece(path: Path) -> Path:
 def test_both_files_of_a_vocabulary_give_the_same_tokens(tmp_path: Path) -> None:
     tiny.vocabulary().save(str(tmp_path / "tokenizer.json"))
     sentencepiece(tmp_path / "spiece.model")
-    made = [t5.load_tokenizer(tmp_path / name) for name in t5.NAMES]
+    made = [t5.load_tokenizer(tmp_path / name) for name in t5.VOCABULARY.names]
     for text in ("", "a cat", "  two   spaces ", "tok, class: 5 - ü 日本"):
         one, other = (t5.T5Tokenizer(each, 12, masked=True)(text) for each in made)
         assert torch.equal(one["ids"], other["ids"]) and torch.equal(one["mask"], other["mask"])
@@ -487,7 +487,7 @@ def test_both_files_of_a_vocabulary_give_the_same_tokens(tmp_path: Path) -> None
 def test_a_damaged_vocabulary_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "spiece.model").write_bytes(content)
     with pytest.raises(ModelError, match="vocabulary"):
-        t5.load_tokenizer(t5.find_tokenizer(str(tmp_path)))
+        t5.load_tokenizer(t5.VOCABULARY.find(str(tmp_path)))
 
 
 def test_the_length_follows_the_model_and_the_setting(forms: dict[str, dict[str, str]], tmp_path: Path) -> None:
@@ -533,60 +533,28 @@ def test_in_half_precision_sigma_is_told_whole(forms: dict[str, dict[str, str]])
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class Ground:
-    """A model in its own files, pictures, and where runs go."""
-
-    given: dict[str, str]
-    dataset: Path
-    output: Path
-
-    def settings(self, name: str, **more: object) -> dict[str, object]:
-        usual = {
-            **self.given,
-            "learning_rate": 5e-3,
-            "text_encoder_lr": [5e-4, 2e-4],
-            "train_t5xxl": True,
-            "t5xxl_max_token_length": 24,
-            "shuffle_caption": True,
-            "flip_aug": True,
-            "max_train_steps": STEPS,
-            "timestep_sampling": "flux_shift",
-        }
-        model = Path(self.given["pretrained_model_name_or_path"])
-        return tiny_settings(model, self.dataset, self.output / name, **{**usual, **more})
-
-    def config(self, name: str, **more: object) -> TrainingConfig:
-        return load_config(overrides=self.settings(name, **more))
-
-    def run(self, name: str, **more: object) -> tuple[list[float], dict[str, Tensor]]:
-        train(self.config(name, **more), emit=lambda event: None)
-        return self.made(name)
-
-    def made(self, name: str) -> tuple[list[float], dict[str, Tensor]]:
-        losses = [each["loss"] for each in logged(self.output / name / "tiny.run") if each["event"] == "StepDone"]
-        return losses, load_file(self.output / name / "tiny.safetensors")
-
-
 @pytest.fixture(scope="module")
 def ground(forms: dict[str, dict[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Ground:
     folder = tmp_path_factory.mktemp("runs")
-    return Ground(forms["files"], write_dataset(folder), folder / "out")
+    return Ground(
+        forms["files"],
+        folder,
+        text_encoder_lr=[5e-4, 2e-4],
+        train_t5xxl=True,
+        t5xxl_max_token_length=24,
+        flip_aug=True,
+        max_train_steps=STEPS,
+        timestep_sampling="flux_shift",
+    )
 
 
 @pytest.fixture(scope="module")
-def straight(ground: Ground) -> tuple[list[float], dict[str, Tensor]]:
+def straight(ground: Ground) -> Made:
     prompt = "a tok class --w 96 --h 64 --s 3 --g 2 --l 2 --n red\na cat --s 2 --w 64 --h 64"
     return ground.run("straight", sample_prompts=prompt, sample_every_n_steps=STEPS)
 
 
-def assert_equal(one: tuple[list[float], dict[str, Any]], other: tuple[list[float], dict[str, Any]]) -> None:
-    assert one[0] == other[0]
-    assert one[1].keys() == other[1].keys()
-    assert all(torch.equal(one[1][name], other[1][name]) for name in one[1])
-
-
-def test_it_trains_every_part_and_tells_of_it(ground: Ground, straight: tuple[list[float], dict[str, Tensor]]) -> None:
+def test_it_trains_every_part_and_tells_of_it(ground: Ground, straight: Made) -> None:
     losses, tensors = straight
     assert len(losses) == STEPS
     assert {name.split("_")[1] for name in tensors} == {"te1", "te3", "unet"}
@@ -619,9 +587,7 @@ def test_it_trains_every_part_and_tells_of_it(ground: Ground, straight: tuple[li
     assert (found["kind"], found["family"]) == ("lora", "flux")
 
 
-def test_samples_are_told_guidance_and_may_have_a_negative_prompt(
-    ground: Ground, straight: tuple[list[float], dict[str, Tensor]]
-) -> None:
+def test_samples_are_told_guidance_and_may_have_a_negative_prompt(ground: Ground, straight: Made) -> None:
     found = sorted((ground.output / "straight" / "tiny.run" / "samples").glob("*.png"))
     assert len(found) == 2
     for path, size, said in zip(found, ((96, 64), (64, 64)), ("CFG scale: 2.0", "CFG scale: 1.0"), strict=True):
@@ -631,7 +597,7 @@ def test_samples_are_told_guidance_and_may_have_a_negative_prompt(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a kill is a signal")
-def test_killed_runs_resume_bit_for_bit(ground: Ground, straight: tuple[list[float], dict[str, Any]]) -> None:
+def test_killed_runs_resume_bit_for_bit(ground: Ground, straight: Made) -> None:
     server, settings = RunServer(), ground.settings("killed", save_state_minutes=0.00001)
     for kill in (Kill("step", 2), Kill("state", 1)):
         assert server.run(settings, resume="auto", kill=kill) == -signal.SIGKILL
@@ -649,7 +615,7 @@ def test_captions_encoded_ahead_train_the_same(ground: Ground) -> None:
 
 
 def test_checkpointing_and_the_other_files_train_the_same(
-    ground: Ground, straight: tuple[list[float], dict[str, Tensor]], forms: dict[str, dict[str, str]]
+    ground: Ground, straight: Made, forms: dict[str, dict[str, str]]
 ) -> None:
     own = {**dict.fromkeys(("clip_l", "t5xxl", "vae"), ""), **forms["folder"]}
     losses, tensors = ground.run("folder", gradient_checkpointing=True, cache_latents=False, **own)
@@ -721,7 +687,7 @@ def test_a_layer_of_unknown_width_is_not_taken_apart() -> None:
 
 
 def test_the_copy_for_diffusers_is_loaded_whole_by_its_pipeline(
-    straight: tuple[list[float], dict[str, Tensor]],
+    straight: Made,
 ) -> None:
     """Every layer of transformer and CLIP-L, each with the strength that was trained; of T5 it reads none."""
     targets = FAMILIES["flux"].targets(TINY_CONFIGS, conv=True)
@@ -977,7 +943,7 @@ def test_the_page_shows_what_applies_and_what_each_file_is(ground: Ground) -> No
 
 def test_without_a_vocabulary_the_setting_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="t5_tokenizer_path"):
-        t5.find_tokenizer(str(tmp_path))
+        t5.VOCABULARY.find(str(tmp_path))
     with pytest.raises(ModelError, match="t5_tokenizer_path") as caught:
-        t5.find_tokenizer("not//a name")
+        t5.VOCABULARY.find("not//a name")
     assert "spiece.model" in str(caught.value)

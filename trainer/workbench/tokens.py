@@ -44,11 +44,11 @@ def load(config: TrainingConfig, model: Recognition) -> TokenLimit | None:
 
         return TokenLimit(_CHUNKED, config.model.max_token_length, count)
     if _WORDS not in family.unused:
-        words = t5.load_tokenizer(t5.find_tokenizer(config.model.t5_tokenizer_path, *_vocabularies(config, model)))
+        words = t5.load_tokenizer(t5.VOCABULARY.find(config.model.t5_tokenizer_path, *_vocabularies(config, model)))
         limit = config.text.t5_max_token_length - 1
         return TokenLimit(_WORDS, limit, lambda text: len(words.encode(text, add_special_tokens=False).ids))
     if length := family.text_length(model.configs):
-        whole = t5.load_tokenizer(t5.find_tokenizer(config.model.t5_tokenizer_path, *_places(config, model)))
+        whole = t5.load_tokenizer(t5.VOCABULARY.find(config.model.t5_tokenizer_path, *_places(config, model)))
         # One of the tokens is the end of the text.
         limit = (config.model.t5xxl_max_token_length or length) - 1
         return TokenLimit(_WHOLE, limit, lambda text: len(whole.encode(text, add_special_tokens=False).ids))

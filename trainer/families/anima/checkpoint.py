@@ -118,7 +118,7 @@ class Checkpoint(Components):
             ModelError: there is none, or it is not that of such a text encoder.
         """
         places = [*self.beside(TEXT), self._source]
-        found = qwen.find_tokenizer(self.qwen_path, *(folder / _TOKENIZERS[0] for folder in places), *places)
+        found = qwen.VOCABULARY.find(self.qwen_path, *(folder / _TOKENIZERS[0] for folder in places), *places)
         known = qwen.load_tokenizer(found, self.recognition.configs[TEXT]["vocab_size"])
         return qwen.QwenTokenizer(known.tokenizer, length, known.pad)
 
@@ -130,7 +130,7 @@ class Checkpoint(Components):
         """
         # Qwen's vocabulary has the same name, so T5's is looked for in a folder of its own.
         places = [folder / _TOKENIZERS[1] for folder in (*self.beside(TEXT), self._source)]
-        found = t5.find_tokenizer(self.tokenizer_path, *places)
+        found = t5.VOCABULARY.find(self.tokenizer_path, *places)
         return t5.T5Tokenizer(t5.load_tokenizer(found), length, masked=True)
 
     @property

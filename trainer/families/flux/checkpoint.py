@@ -32,7 +32,7 @@ from trainer.families.reading.weights import (
     open_weights,
 )
 from trainer.families.text.clip import load_tokenizer as load_clip_tokenizer
-from trainer.families.text.t5 import T5Tokenizer, find_tokenizer
+from trainer.families.text.t5 import VOCABULARY, T5Tokenizer
 from trainer.families.text.t5 import load_tokenizer as load_t5_tokenizer
 from trainer.families.transformer.checkpoint import Components
 from trainer.families.vae import place_of_vae, read_vae
@@ -140,7 +140,7 @@ class Checkpoint(Components):
         """
         source = Path(self.recognition.source)
         usual = [source.parent] if self.recognition.form == FILE else [source / self.tokenizer_folder]
-        found = find_tokenizer(self.tokenizer_path, *self.beside(self.t5_component), *usual)
+        found = VOCABULARY.find(self.tokenizer_path, *self.beside(self.t5_component), *usual)
         return T5Tokenizer(load_t5_tokenizer(found), length, masked)
 
     def _filled(self, component: str, module: _Text, levels: Sequence[str], dtype: torch.dtype) -> _Text:

@@ -12,21 +12,29 @@ from torch import Tensor
 from transformers import Qwen2Tokenizer
 
 from trainer.families.reading.configs import read_json
-from trainer.families.reading.hub import descriptions
+from trainer.families.text.vocabulary import Vocabulary
 from trainer.ground.errors import ModelError
 
 PADDING = "<|endoftext|>"
 """The token that fills up a text."""
-HUB_NAME = "Qwen/Qwen3-0.6B-Base"
-"""Where its publisher has it."""
 
-_NAMES = ("tokenizer.json", "vocab.json")
-"""What the file is called; the first that is there is read. Beside the second lies merges.txt."""
-_MERGES = "merges.txt"
+_WHOLE, _WORDS, _MERGES = "tokenizer.json", "vocab.json", "merges.txt"
+"""What the file is called, or the two that lie beside one another."""
 _OF_CLIP = b'"a</w>"'
 """A word of CLIP's vocabulary, which marks the ends of words."""
 _MOST_BYTES = 1 << 26
-_REMEDY = "Choose the tokenizer.json of Qwen3, or leave qwen3_tokenizer_path empty."
+
+
+def _is_qwens(path: Path) -> bool:
+    """Say whether a file may be Qwen's vocabulary: those of CLIP and T5 often lie in the same folders."""
+    if not path.is_file() or path.stat().st_size > _MOST_BYTES:
+        return False
+    words = path.read_bytes()
+    marked = PADDING.encode() in words if path.name == _WHOLE else (path.parent / _MERGES).is_file()
+    return marked and _OF_CLIP not in words
+
+
+VOCABULARY = Vocabulary("Qwen3", "qwen3_tokenizer_path", (_WHOLE, _WORDS), "Qwen/Qwen3-0.6B-Base", _is_qwens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,50 +53,6 @@ class QwenTokenizer:
         return {"ids": ids, "mask": torch.arange(self.length) < len(taken)}
 
 
-def find_tokenizer(wanted: str, *beside: Path) -> Path:
-    """Return the file with Qwen's vocabulary.
-
-    Args:
-        wanted: a file, a folder or a name on the hub; "" for the first of the folders in `beside` that has one, else
-            the cache of the hub, or the hub itself, which is asked for some megabytes.
-
-    Raises:
-        ModelError: there is none.
-    """
-    if wanted and Path(wanted).is_file():
-        return Path(wanted)
-    folders = [Path(wanted)] if wanted and Path(wanted).is_dir() else [] if wanted else [*beside]
-    for folder in folders:
-        if found := _in(folder):
-            return found
-    if wanted and folders:
-        raise ModelError(f"qwen3_tokenizer_path: {wanted} has no {' and no '.join(_NAMES)}.", "Choose another folder.")
-    source = wanted or HUB_NAME
-    try:
-        found = _in(descriptions(source))
-    except ModelError as error:
-        raise ModelError(
-            f"Qwen's vocabulary is neither beside the model nor to be had from {source}: {error.message}",
-            "Set qwen3_tokenizer_path to a tokenizer.json of Qwen3, as any program that uses Qwen3 has it.",
-        ) from error
-    if found is None:
-        raise ModelError(f"qwen3_tokenizer_path: {source} has no {' and no '.join(_NAMES)}.", _REMEDY)
-    return found
-
-
-def _in(folder: Path) -> Path | None:
-    return next((folder / name for name in _NAMES if _is_qwens(folder / name)), None)
-
-
-def _is_qwens(path: Path) -> bool:
-    """Say whether a file may be Qwen's vocabulary: those of CLIP and T5 often lie in the same folders."""
-    if not path.is_file() or path.stat().st_size > _MOST_BYTES:
-        return False
-    words = path.read_bytes()
-    marked = PADDING.encode() in words if path.name == _NAMES[0] else (path.parent / _MERGES).is_file()
-    return marked and _OF_CLIP not in words
-
-
 @lru_cache(maxsize=2)
 def load_tokenizer(path: Path, rows: int) -> QwenTokenizer:
     """Read Qwen's vocabulary from a `tokenizer.json`, or a `vocab.json` with its `merges.txt`; of texts in no length.
@@ -102,17 +66,20 @@ def load_tokenizer(path: Path, rows: int) -> QwenTokenizer:
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise ValueError("it is too long to be one")
-        made = _of_merges(path) if path.name == _NAMES[1] else Tokenizer.from_buffer(path.read_bytes())
+        made = _of_merges(path) if path.name == _WORDS else Tokenizer.from_buffer(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise ModelError(f"Qwen's vocabulary in {path} cannot be read ({str(error)[:200]}).", _REMEDY) from error
+        raise ModelError(
+            f"Qwen's vocabulary in {path} cannot be read ({str(error)[:200]}).", VOCABULARY.remedy
+        ) from error
     made.no_padding()
     made.no_truncation()
     pad = made.token_to_id(PADDING)
     if pad is None:
-        raise ModelError(f"The vocabulary in {path} is not Qwen's: it has no {PADDING}.", _REMEDY)
+        raise ModelError(f"The vocabulary in {path} is not Qwen's: it has no {PADDING}.", VOCABULARY.remedy)
     if made.get_vocab_size() > rows:
         raise ModelError(
-            f"The vocabulary in {path} has {made.get_vocab_size()} tokens, and the text encoder knows {rows}.", _REMEDY
+            f"The vocabulary in {path} has {made.get_vocab_size()} tokens, and the text encoder knows {rows}.",
+            VOCABULARY.remedy,
         )
     return QwenTokenizer(made, 0, pad)
 

@@ -17,14 +17,11 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import Unigram
 from torch import Tensor
 
-from trainer.families.reading.hub import descriptions
+from trainer.families.text.vocabulary import Vocabulary
 from trainer.ground.errors import ModelError
 
 PAD, END, UNKNOWN = 0, 1, 2
-NAMES = ("tokenizer.json", "spiece.model")
-"""What the file is called; the first that is there is read."""
-HUB_NAME = "google/t5-v1_1-xxl"
-"""Where its publisher has it."""
+VOCABULARY = Vocabulary("T5", "t5_tokenizer_path", ("tokenizer.json", "spiece.model"), "google/t5-v1_1-xxl")
 
 _MOST_BYTES = 1 << 26
 _PIECES, _NORMALIZER, _CHARACTERS = 1, 3, 2
@@ -50,43 +47,6 @@ class T5Tokenizer:
         return {"ids": ids, "mask": torch.arange(self.length) <= len(taken)} if self.masked else {"ids": ids}
 
 
-def find_tokenizer(wanted: str, *beside: Path) -> Path:
-    """Return the file with T5's vocabulary.
-
-    Args:
-        wanted: a file, a folder or a name on the hub; "" for the first of the folders in `beside` that has one, else
-            the cache of the hub, or the hub itself, which is asked for a megabyte.
-
-    Raises:
-        ModelError: there is none.
-    """
-    if wanted and Path(wanted).is_file():
-        return Path(wanted)
-    folders = [Path(wanted)] if wanted and Path(wanted).is_dir() else [] if wanted else [*beside]
-    for folder in folders:
-        if found := _in(folder):
-            return found
-    if wanted and folders:
-        raise ModelError(f"t5_tokenizer_path: {wanted} has no {' and no '.join(NAMES)}.", "Choose another folder.")
-    try:
-        found = _in(descriptions(wanted or HUB_NAME))
-    except ModelError as error:
-        raise ModelError(
-            f"T5's vocabulary is neither beside the model nor to be had from {wanted or HUB_NAME}: {error.message}",
-            "Set t5_tokenizer_path to a tokenizer.json or spiece.model of T5, as any program that uses T5 XXL has it.",
-        ) from error
-    if found is None:
-        raise ModelError(
-            f"t5_tokenizer_path: {wanted or HUB_NAME} has no {' and no '.join(NAMES)}.",
-            "Set it to a tokenizer.json or spiece.model of T5.",
-        )
-    return found
-
-
-def _in(folder: Path) -> Path | None:
-    return next((folder / name for name in NAMES if (folder / name).is_file()), None)
-
-
 @lru_cache(maxsize=4)
 def load_tokenizer(path: Path) -> Tokenizer:
     """Read T5's vocabulary from a `tokenizer.json` or a `spiece.model`.
@@ -94,18 +54,19 @@ def load_tokenizer(path: Path) -> Tokenizer:
     Raises:
         ModelError: the file is none, or its vocabulary is not T5's.
     """
-    remedy = "Choose the tokenizer.json or spiece.model of T5, or leave t5_tokenizer_path empty."
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise ValueError("it is too long to be one")
         content = path.read_bytes()
         made = Tokenizer.from_buffer(content) if content.lstrip()[:1] == b"{" else _of_pieces(content)
     except (OSError, ValueError) as error:
-        raise ModelError(f"T5's vocabulary in {path} cannot be read ({str(error)[:200]}).", remedy) from error
+        raise ModelError(
+            f"T5's vocabulary in {path} cannot be read ({str(error)[:200]}).", VOCABULARY.remedy
+        ) from error
     made.no_padding()
     made.no_truncation()
     if (made.token_to_id("<pad>"), made.token_to_id("</s>"), made.token_to_id("<unk>")) != (PAD, END, UNKNOWN):
-        raise ModelError(f"The vocabulary in {path} is not T5's: its first tokens are others.", remedy)
+        raise ModelError(f"The vocabulary in {path} is not T5's: its first tokens are others.", VOCABULARY.remedy)
     return made
 
 
