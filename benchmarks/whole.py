@@ -55,7 +55,7 @@ CELLS = (
     ),
     Cell("real", "sd15", 512, {"network_train_unet_only": True}, steps=4, pictures=4),
 )
-_OURS_ALONE = {"own-best": {"cache_text_encoder_outputs": True}}
+_OURS_ALONE = {"own-best": {"cache_text_encoder_outputs_to_disk": True}}
 """What sd-scripts has no equal of for SD 1.5."""
 
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from tests.helpers.checkpoints import tiny_modules
 from trainer.families.unet import slim_blocks
 from trainer.families.unet.slim_blocks import SlimAttention, SlimResidual, attended, slimmed
+from trainer.forecast import kernels
 
 
 def kinds(model: nn.Module) -> set[type]:
@@ -63,6 +64,32 @@ def test_narrow_heads_attend_as_wide_ones_do(features: int) -> None:
     gradients = [torch.autograd.grad(each.square().sum(), parts) for each in (ours, theirs)]
     for mine, other in zip((ours, *gradients[0]), (theirs, *gradients[1]), strict=True):
         assert (mine - other).norm() <= 1e-6 * other.norm()
+
+
+@pytest.mark.parametrize("features", [10, 40])
+def test_few_products_in_bf16_are_made_in_float32(features: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [drawn(2, 3, tokens, features).detach().bfloat16().requires_grad_() for tokens in (70, 77, 77)]
+    wide, back = [part.detach().float().requires_grad_() for part in parts], torch.ones(2, 3, 70, features)
+    ours, exact = attended(*parts), attended(*wide)
+    assert torch.equal(ours, exact.bfloat16())
+    gradients = zip(
+        torch.autograd.grad(ours, parts, back.bfloat16()), torch.autograd.grad(exact, wide, back), strict=True
+    )
+    assert all(torch.equal(one, other.bfloat16()) for one, other in gradients)
+    monkeypatch.setattr(slim_blocks, "_FEW", 70 * 77 * features - 1)
+    assert not torch.equal(attended(*parts), ours), "as much as this stays in bf16"
+
+
+@pytest.mark.parametrize(("device", "dtype"), [("cpu", torch.float32), ("cuda", torch.bfloat16)])
+def test_a_forecast_computes_attention_as_its_device_does(
+    device: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[torch.dtype] = []
+    with kernels.of_device(device):
+        monkeypatch.setattr(F, "scaled_dot_product_attention", lambda query, *_: asked.append(query.dtype) or query)
+        attended(*(torch.empty(1, 2, 64, 16, device="meta", dtype=torch.bfloat16) for _ in range(3)))
+        monkeypatch.undo()
+    assert asked == [dtype]
 
 
 def test_an_attention_asked_for_more_does_as_diffusers_does() -> None:

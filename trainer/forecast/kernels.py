@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trainer.families.unet import slim_blocks
+
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -38,11 +40,11 @@ def of_device(device: str) -> Iterator[None]:
             return theirs(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
         return ours(query, key, value, _additive(attn_mask, query), dropout_p, is_causal, scale)
 
-    F.scaled_dot_product_attention = attended
+    F.scaled_dot_product_attention, slim_blocks.meta_means = attended, device
     try:
         yield
     finally:
-        F.scaled_dot_product_attention = theirs
+        F.scaled_dot_product_attention, slim_blocks.meta_means = theirs, "cpu"
 
 
 def _on_cpu(

@@ -85,9 +85,14 @@ def clip(training: Training) -> Tensor:
         return torch.zeros((), device=training.device)
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     limit = training.config.optimizer.max_grad_norm
-    if limit:
+    if limit and _may_exceed(norm, limit):
         torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0))
     return norm
+
+
+def _may_exceed(norm: Tensor, limit: float) -> bool:
+    """Say whether gradients are to be scaled down; elsewhere than on a CPU the answer would have to be waited for."""
+    return norm.device.type != "cpu" or not bool(norm + 1e-6 <= limit)
 
 
 def update(training: Training, grad_norm: Tensor) -> None:

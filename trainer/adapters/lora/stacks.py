@@ -97,7 +97,8 @@ class Stack:
         if dtype not in self._thin:
             down, up = self._whole()
             sizes = [down.shape[1] * (after - before) for before, after in pairwise(self._starts)]
-            scaled = self._shared(lambda: down * self._scale)
+            # A view costs nothing, where a factor of 1 takes a pass over all matrices and another over their gradients.
+            scaled = self._shared(lambda: down.view_as(down) if self._scale == 1 else down * self._scale)
             self._thin[dtype] = scaled.to(dtype).flatten(0, 1).split(sizes), up.to(dtype).unbind()
         downs, ups = self._thin[dtype]
         return downs[number], ups[begin:end]
