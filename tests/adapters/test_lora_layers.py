@@ -101,15 +101,16 @@ def test_a_convolution_equals_pefts(case: str, merging: bool, monkeypatch: pytes
     assert_equal(results(layer(x), x, layer), results(by_peft(layer, x), x, layer))
 
 
-def siblings(count: int = 3, dtype: torch.dtype = torch.float32) -> list[SlimLinear]:
-    layers = adapted(*(nn.Linear(24, 32, bias=False, dtype=dtype) for _ in range(count)))
+def siblings(count: int = 3, dtype: torch.dtype = torch.float32, alpha: float = 6.0) -> list[SlimLinear]:
+    layers = adapted(*(nn.Linear(24, 32, bias=False, dtype=dtype) for _ in range(count)), alpha=alpha)
     put_into_stack([layers])
     return layers
 
 
-def test_siblings_equal_pefts_layers_and_keep_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("scale", [1.5, 1.0])
+def test_siblings_equal_pefts_layers_and_keep_nothing(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lora_layers, "_merging_pays", lambda *_: False)
-    layers = siblings()
+    layers = siblings(alpha=4 * scale)
     for rows in (200, 201):
         x = inputs((rows, 24))
         weights = [torch.randn(rows, 32, generator=torch.Generator().manual_seed(number)) for number in range(3)]
