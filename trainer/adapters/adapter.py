@@ -183,7 +183,7 @@ class AdapterSpec(Rates, ABC):
         """
         import torch
 
-        from trainer.adapters.layer import inject
+        from trainer.adapters.factored import inject
 
         return inject(self.layer_kind(), components, targets, self, seed=seed, dtype=dtype or torch.float32)
 

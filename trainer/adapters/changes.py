@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from trainer.adapters.adapter import AdapterSpec
+from trainer.adapters.factored import FactoredModule
 from trainer.adapters.files import Module
-from trainer.adapters.layer import FactoredModule
 from trainer.targets import Target
 
 

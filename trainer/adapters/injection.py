@@ -18,6 +18,7 @@ import peft
 import torch
 from torch import Tensor, nn
 
+from trainer.adapters import optimizer_states
 from trainer.adapters.adapter import ALPHA_TOLERANCE, AdapterSpec, matrix
 from trainer.adapters.dropouts import Dropouts, Pass
 from trainer.adapters.files import ALPHA, Shape
@@ -134,8 +135,13 @@ class InjectedAdapter(Generic[M]):
         return [each for rate, members in self.groups() if part in (None, rate.part) for each in members]
 
     def groups(self) -> list[tuple[Rate, list[nn.Parameter]]]:
-        """Return what is trained by the rate that it learns at, part after part."""
-        return [(rate, [m.matrices[entry] for m, entry in members]) for rate, members in self.members.items()]
+        """Return what is trained by the rate that it learns at, part after part: matrices, or stacks of them."""
+        found = {rate: [self.place(*each)[0] for each in members] for rate, members in self.members.items()}
+        return [(rate, list(dict.fromkeys(parameters))) for rate, parameters in found.items()]
+
+    def place(self, module: M, entry: str) -> tuple[nn.Parameter, int | None]:
+        """Return the parameter that a matrix is, or the one that it is stacked in, and its place there."""
+        return module.matrices[entry], None
 
     @cached_property
     def members(self) -> dict[Rate, list[tuple[M, str]]]:
@@ -160,13 +166,29 @@ class InjectedAdapter(Generic[M]):
     def stack(self) -> None:
         """Leave each matrix a parameter of its own."""
 
+    @property
+    def stacked(self) -> bool:
+        """Whether matrices are stacked."""
+        return False
+
     def state_by_matrix(self, saved: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the state_dict as it is: each matrix is a parameter of its own."""
-        return dict(saved)
+        """Return an optimizer's state_dict as it is where each matrix is a parameter of its own, in file order."""
+        return optimizer_states.by_matrix(saved, self._places(saved)) if self.stacked else dict(saved)
 
     def state_by_parameter(self, saved: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the state_dict as it is."""
-        return dict(saved)
+        """Return a state_dict for the parameters as they are. The reverse of `state_by_matrix`."""
+        return optimizer_states.by_parameter(saved, self._places(saved)) if self.stacked else dict(saved)
+
+    def _places(self, saved: Mapping[str, Any]) -> list[list[optimizer_states.Place]]:
+        """Return for each group of an optimizer where its matrices are, in file order."""
+        numbers = {id(each): number for _, group in self.groups() for number, each in enumerate(group)}
+        members = {rate.name: matrices for rate, matrices in self.members.items()}
+        return [[self._place(*each, numbers) for each in members[group["name"]]] for group in saved["param_groups"]]
+
+    def _place(self, module: M, entry: str, numbers: Mapping[int, int]) -> optimizer_states.Place:
+        parameter, index = self.place(module, entry)
+        stacked = parameter.shape if index is None else parameter.shape[1:]
+        return optimizer_states.Place(numbers[id(parameter)], index, module.matrices[entry].shape, stacked)
 
     def to(self, device: torch.device) -> None:
         """Do nothing: what is trained lies in the parts and moves with them."""

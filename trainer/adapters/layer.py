@@ -9,9 +9,8 @@ D would be lost in the sum W + D.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +19,12 @@ from torch.nn import functional as F
 from trainer.adapters.adapter import AdapterSpec
 from trainer.adapters.dropouts import Dropouts
 from trainer.adapters.files import ALPHA
-from trainer.adapters.injection import AdaptedModule, InjectedAdapter, prepare, ratio_to, wrap
+from trainer.adapters.injection import ratio_to
 from trainer.adapters.lycoris import DORA, RATIO, SCALAR
-from trainer.ground.randomness import stream
 from trainer.targets import Target
+
+if TYPE_CHECKING:
+    from trainer.adapters.joined import FactorStack
 
 Pull = Callable[[Tensor], Sequence[Tensor]]
 """The gradient of a weight that factors are part of -> those of the factors."""
@@ -38,6 +39,9 @@ class AdaptedLayer(nn.Module):
     """Entries that are not trained."""
     name: str
     dropouts: Dropouts | None = None
+    stack: FactorStack | None = None
+    """Layers of its shape with the same parameters, where they are stacked, among which it has the place `index`."""
+    index = 0
 
     def __init__(self, base: nn.Module, spec: AdapterSpec, target: Target) -> None:
         super().__init__()
@@ -56,6 +60,22 @@ class AdaptedLayer(nn.Module):
     def factors(self) -> dict[str, nn.Parameter]:
         """What is trained, by the entry of the file."""
         return {entry: getattr(self, name) for entry, name in self._names.items()}
+
+    def live(self) -> Mapping[str, Tensor]:
+        """Return the factors, by entry, for a pass: with their stack as what gets the gradients."""
+        if self.stack is None or not torch.is_grad_enabled():
+            return self.factors
+        return self.stack.values(self.index)
+
+    def ready(self) -> Tensor:
+        """Return what `prepare` makes of this layer's factors, for a pass."""
+        if self.stack is None or not torch.is_grad_enabled():
+            return self.prepare(self.factors)
+        return self.stack.prepared(self.index)
+
+    def prepare(self, factors: Mapping[str, Tensor]) -> Tensor:
+        """Return what a kind makes of factors before an input is there, float32; a stack's are [layers, ...]."""
+        raise NotImplementedError
 
     @property
     def scalar(self) -> bool:
@@ -131,6 +151,24 @@ class AdditiveLayer(AdaptedLayer):
 
     ratio: Tensor | None
 
+    by_hand: ClassVar[tuple[frozenset[str], ...]] = ()
+    """Sets of factors of which the kind makes W' and its gradients by hand: `parts`, `joined` and `pulled`.
+
+    These take a frozen weight [out, in * kh * kw] and factors float32, or with a dimension before those of a stack.
+    """
+
+    def parts(self, weight: Tensor, factors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Return what both W' and the gradients are made of."""
+        raise NotImplementedError
+
+    def joined(self, weight: Tensor, parts: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
+        """Return W', in `out` where that is given."""
+        raise NotImplementedError
+
+    def pulled(self, outer: Tensor, factors: Mapping[str, Tensor], parts: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return the factors' gradients, given that of W'. The parts are used up."""
+        raise NotImplementedError
+
     @classmethod
     @abstractmethod
     def difference(cls, factors: Mapping[str, Tensor], scale: float) -> Tensor:
@@ -145,6 +183,7 @@ class AdditiveLayer(AdaptedLayer):
         super().__init__(base, spec, target)
         limited = spec.scale_weight_norms and not self.scalar and getattr(spec, "shrinks_by_number", False)
         self.register_buffer(RATIO, torch.ones(()) if limited else None, persistent=False)
+        self._handy = self._names.keys() in self.by_hand
 
     @abstractmethod
     def draw(self, entry: str, factor: Tensor, generator: torch.Generator) -> None:
@@ -183,7 +222,7 @@ class AdditiveLayer(AdaptedLayer):
         """Return the layer's output without making D, where that can be."""
         if DORA in self._names:
             return self.lengthened(x) if self.strength == 1.0 and not torch.compiler.is_compiling() else None
-        factors = {entry: factor.to(x.dtype) for entry, factor in self.factors.items()}
+        factors = {entry: factor.to(x.dtype) for entry, factor in self.live().items()}
         added = self.added(x, factors)
         if added is None:
             return None
@@ -219,18 +258,48 @@ class AdditiveLayer(AdaptedLayer):
 
     def made(self, values: Sequence[Tensor], rows: Tensor | None) -> Tensor:
         """Return W', float32 in the shape of W."""
-        return self.weight() + self.effect(values, rows)
+        if not self._is_by_hand(rows):
+            return self.weight() + self.effect(values, rows)
+        weight = self.weight().flatten(1)
+        return self.joined(weight, self.parts(weight, self._named(values))).view(self.weight_shape)
 
     def pull(self, values: Sequence[Tensor], rows: Tensor | None) -> tuple[Tensor, Pull]:
         """Return W', and a function from its gradient to those of the factors."""
+        if self._is_by_hand(rows):
+            return self._pull_by_hand(values)
         with torch.enable_grad():
             factors = [factor.detach().requires_grad_() for factor in values]
             effect = self.effect(factors, rows)
         return self.weight() + effect.detach(), lambda outer: torch.autograd.grad(effect, factors, outer)
 
-    def is_plain(self, entries: Collection[str], rows: Tensor | None) -> bool:
-        """Say whether these are all the factors, and nothing else takes part."""
-        return self.strength == 1.0 and rows is None and self.ratio is None and self._names.keys() == set(entries)
+    def _pull_by_hand(self, values: Sequence[Tensor]) -> tuple[Tensor, Pull]:
+        weight, factors = self.weight().flatten(1), self._named(values)
+        parts = self.parts(weight, factors)
+
+        def pull(outer: Tensor) -> Sequence[Tensor]:
+            found = self.pulled(outer.flatten(1), factors, parts)
+            return [
+                found[entry].view(value.shape).to(value.dtype) for entry, value in zip(factors, values, strict=True)
+            ]
+
+        return self.joined(weight, parts).view(self.weight_shape), pull
+
+    def _named(self, values: Sequence[Tensor]) -> dict[str, Tensor]:
+        return {entry: value.float() for entry, value in zip(self._names, values, strict=True)}
+
+    def _is_by_hand(self, rows: Tensor | None) -> bool:
+        """Say whether W' is made by hand: the factors are all that takes part."""
+        return self._handy and self.strength == 1.0 and rows is None and self.ratio is None
+
+    def _together(self, x: Tensor, rows: Tensor | None) -> Tensor | None:
+        """Return W' where it is made for all layers of a stack together, else None."""
+        if self.stack is None or x.dtype != torch.float32 or not torch.is_grad_enabled():
+            return None
+        return self.ready() if self.stack.light and self._is_by_hand(rows) else None
+
+    def prepare(self, factors: Mapping[str, Tensor]) -> Tensor:
+        """Return W' of all layers of a stack, [layers, out, in * kh * kw]."""
+        return cast(Tensor, _Together.apply(self.stack, *factors.values()))
 
     def whole(self, strength: float) -> Tensor:
         """Return W + D, with DoRA's lengths, at a strength."""
@@ -257,10 +326,13 @@ class AdditiveLayer(AdaptedLayer):
         x = x.to(self.compute_dtype(x))
         if (output := self._thin(x)) is not None:
             return output
-        factors = tuple(self.factors.values())
+        rows = self.rows()
+        if (weight := self._together(x, rows)) is not None:
+            return self.product(x, weight.view(self.weight_shape), cast("Tensor | None", self.base_layer.bias))
+        factors = tuple(self.live().values())
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return _added(self, x, factors, None)
-        return cast(Tensor, _Added.apply(x, self, self.rows(), *factors))
+        return cast(Tensor, _Added.apply(x, self, rows, *factors))
 
 
 def _added(layer: AdditiveLayer, x: Tensor, factors: Sequence[Tensor], rows: Tensor | None) -> Tensor:
@@ -288,6 +360,31 @@ class _Added(torch.autograd.Function):
         return inner, None, None, *pull(outer.float())
 
 
+class _Together(torch.autograd.Function):
+    """W' of all layers of a stack, some at a time, so that what is made in between stays in the processor's cache."""
+
+    @staticmethod
+    def forward(ctx: Any, stack: FactorStack, *values: Tensor) -> Tensor:
+        ctx.stack, layer, weights = stack, cast(AdditiveLayer, stack.layers[0]), stack.weights()
+        ctx.save_for_backward(weights, *values)
+        made = torch.empty_like(weights)
+        for some, weight, factors in stack.pieces(weights, values):
+            layer.joined(weight, layer.parts(weight, factors), made[some])
+        return made
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (outer,), stack = gradients, ctx.stack
+        weights, *values = ctx.saved_tensors
+        layer = cast(AdditiveLayer, stack.layers[0])
+        found = [torch.empty_like(each) for each in values]
+        for some, weight, factors in stack.pieces(weights, values):
+            of_factors = layer.pulled(outer[some], factors, layer.parts(weight, factors))
+            for whole, entry in zip(found, factors, strict=True):
+                whole[some] = of_factors[entry].view_as(whole[some])
+        return None, *found
+
+
 def _gradients(
     base: nn.Module, gradient: Tensor, x: Tensor, weight: Tensor, *, needed: bool
 ) -> tuple[Tensor | None, Tensor]:
@@ -300,125 +397,3 @@ def _gradients(
         return inner, outer
     rows = gradient.reshape(-1, gradient.shape[-1])
     return gradient @ weight if needed else None, rows.t() @ x.reshape(-1, x.shape[-1])
-
-
-@dataclass(frozen=True, slots=True)
-class FactoredModule(AdaptedModule):
-    """An adapted layer whose factors are what the file has."""
-
-    @property
-    def matrices(self) -> Mapping[str, nn.Parameter]:
-        """The factors, by entry."""
-        factors: Mapping[str, nn.Parameter] = self.layer.factors
-        return factors
-
-    @property
-    def strength(self) -> float:
-        """What the effect is multiplied by."""
-        return float(self.layer.strength)
-
-    def set_strength(self, value: float) -> None:
-        """Set what the effect is multiplied by."""
-        self.layer.strength = value
-
-    def values(self) -> Mapping[str, Tensor]:
-        """Return the factors as the file has them: what has no entry of its own is in one that it multiplies."""
-        values = dict(super(FactoredModule, self).values())
-        number = values.pop(SCALAR, None)
-        if number is not None:
-            values[self._folded] = values[self._folded] * number
-        if self._ratio is not None:
-            values[self._folded] = values[self._folded] * self._ratio
-        if self.layer.constant != 1.0:
-            values[self._folded] = values[self._folded] * self.layer.constant
-        return values | {entry: torch.tensor(value) for entry, value in self.layer.constants().items()}
-
-    @torch.no_grad()
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy the factors that `tensors`, which are a file's, has."""
-        self._copy(tensors)
-        if self.layer.scalar:
-            self.matrices[SCALAR].fill_(1.0)
-        if self._ratio is not None:
-            self._ratio.fill_(1.0)
-        if self.layer.constant != 1.0 and f"{self.target.name}.{self._folded}" in tensors:
-            self.matrices[self._folded].div_(self.layer.constant)
-        there = {entry: f"{self.target.name}.{entry}" in tensors for entry in self.shapes if entry != ALPHA}
-        if any(there.values()) and not there.get(DORA, True):
-            self.layer.take_lengths()
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the factors as they are, and the learned number."""
-        raw = {f"{self.target.name}.{entry}": factor.detach() for entry, factor in self.matrices.items()}
-        ratio = {} if self._ratio is None else {f"{self.target.name}.{RATIO}": self._ratio}
-        return {**self.tensors(), **raw, **ratio}
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Copy what `state` returned."""
-        self._copy(state)
-        if self._ratio is not None:
-            self._ratio.copy_(state[f"{self.target.name}.{RATIO}"])
-
-    def limit_norm(self, most: float) -> None:
-        """Scale what the layer does down to a norm of at most `most`."""
-        self.layer.limit_norm(most)
-
-    @property
-    def _ratio(self) -> Tensor | None:
-        """The number that a limit of the norm has made of D's scale."""
-        return getattr(self.layer, RATIO, None)
-
-    def _copy(self, tensors: Mapping[str, Tensor]) -> None:
-        super(FactoredModule, self).load(tensors)
-        keys = {entry: f"{self.target.name}.{entry}" for entry in self.layer.constants()}
-        self.layer.take({entry: float(tensors[key]) for entry, key in keys.items() if key in tensors})
-
-    @property
-    def _folded(self) -> str:
-        return next(entry for entry in self.layer.folded if entry in self.shapes)
-
-
-def inject(
-    kind: type[AdaptedLayer],
-    components: Mapping[str, nn.Module],
-    targets: Sequence[Target],
-    spec: AdapterSpec,
-    *,
-    seed: int,
-    dtype: torch.dtype = torch.float32,
-) -> InjectedAdapter[FactoredModule]:
-    """Freeze `components` and put layers of `kind` in the place of those of `targets` that `spec` selects.
-
-    Factors are `dtype` whatever the dtype of the base. Their start is drawn on the CPU as a function of the seed and
-    the module's name, so it is the same on every device and whatever else is trained.
-
-    Raises ModelError if a target is missing from its component or has another shape there.
-    """
-    selected = prepare(components, targets, spec)
-    for name in dict.fromkeys(target.component for target in selected):
-        here = [target for target in selected if target.component == name]
-        by_layer = {id(components[name].get_submodule(target.path)): target for target in here}
-
-        def make(base: nn.Module, *_: object, by_layer: Mapping[int, Target] = by_layer, **__: object) -> nn.Module:
-            return kind(base, spec, by_layer[id(base)])
-
-        makers: dict[type[nn.Module], Any] = dict.fromkeys((nn.Linear, nn.Conv2d), make)
-        wrap(components[name], makers, {target.path: 1 for target in here})
-    modules = []
-    for target in selected:
-        layer = components[target.component].get_submodule(target.path)
-        assert isinstance(layer, kind), f"PEFT left {target.path} as it was"
-        _initialise(layer, target, seed, dtype)
-        modules.append(FactoredModule(target, layer, spec.rank(target), spec.alpha(target), spec.entries(target)))
-    return InjectedAdapter(modules, spec)
-
-
-def _initialise(layer: AdaptedLayer, target: Target, seed: int, dtype: torch.dtype) -> None:
-    generator = torch.Generator().manual_seed(stream(seed, 0, 0, target.name))
-    device = cast(Tensor, layer.base_layer.weight).device
-    for entry, factor in layer.factors.items():
-        start = torch.zeros(factor.shape)
-        with torch.no_grad():
-            layer.start(entry, start, generator)
-        factor.data = start.to(device, dtype)
-        factor.requires_grad_(True)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from trainer.adapters import KINDS
+from trainer.adapters.factored import FactoredModule
 from trainer.adapters.files import AdapterHeader
 from trainer.adapters.injection import under_our_names
-from trainer.adapters.layer import FactoredModule
 from trainer.targets import Target
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -47,18 +47,51 @@ class Ia3Layer(AdaptedLayer):
         shape[1 if self.on_input else 0] = -1
         return weight * channels.view(shape)
 
+    def prepare(self, factors: Mapping[str, Tensor]) -> Tensor:
+        """Return what channels are multiplied by, less 1 if not in float32, in a shape that fits the layer's data."""
+        weight = factors[WEIGHT].float()
+        weight = weight.flatten(weight.dim() - self.factors[WEIGHT].dim())
+        weight = weight if self.strength == 1.0 else weight * self.strength
+        weight = weight[..., None, None] if isinstance(self.base_layer, nn.Conv2d) else weight
+        return weight + 1 if self._whole else weight
+
+    @property
+    def _whole(self) -> bool:
+        """Whether channels are multiplied by 1 and a little in one; in half precision that is 1."""
+        return cast(Tensor, self.base_layer.weight).dtype == torch.float32
+
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out], or [b, in, h, w] -> [b, out, h', w']."""
         if self.left_out():
             return cast(Tensor, self.base_layer(x))
         x = x.to(self.compute_dtype(x))
-        weight = (self.factors[WEIGHT].flatten() * self.strength).to(x.dtype)
-        if isinstance(self.base_layer, nn.Conv2d):
-            weight = weight[:, None, None]
+        channels = self.ready().to(x.dtype)
         if self.on_input:
-            return cast(Tensor, self.base_layer(x * (1 + weight)))
+            return cast(Tensor, self.base_layer(x * (channels if self._whole else 1 + channels)))
+        if self._whole and type(self.base_layer) is nn.Linear and not torch.compiler.is_compiling():
+            return cast(Tensor, _Scaled.apply(x, channels, self))
         plain, bias = self.plain(x), self.bias()
-        if x.dtype == torch.float32 and isinstance(bias, Tensor):
-            return torch.addcmul(bias, plain, 1 + weight)
-        # In half precision 1 and a little is 1.
-        return plain * (1 + weight) if x.dtype == torch.float32 else plain + plain * weight + bias
+        return plain * channels + bias if self._whole else plain + plain * channels + bias
+
+
+class _Scaled(torch.autograd.Function):
+    """Outputs of a linear layer times channels, and its bias, with no more made on the way back than must be.
+
+    PyTorch's own gradient of `addcmul` multiplies all outputs by one first.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, channels: Tensor, layer: Ia3Layer) -> Tensor:
+        ctx.base, plain, bias = layer.base_layer, layer.plain(x), layer.bias()
+        ctx.save_for_backward(plain, channels)
+        return torch.addcmul(bias, plain, channels) if isinstance(bias, Tensor) else plain * channels
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,), (plain, channels) = gradients, ctx.saved_tensors
+        weight, inner = ctx.base.weight, None
+        if ctx.needs_input_grad[0]:
+            many = gradient.numel() > weight.numel()
+            inner = gradient @ (weight * channels[:, None]) if many else (gradient * channels) @ weight
+        # What was kept is of no more use: a second pass would say so.
+        return inner, plain.mul_(gradient).view(-1, len(channels)).sum(0), None

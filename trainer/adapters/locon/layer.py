@@ -10,15 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainer.adapters.layer import AdditiveLayer, Pull
+from trainer.adapters.layer import AdditiveLayer
 from trainer.adapters.locon.spec import CORE, DOWN, UP
 from trainer.adapters.lycoris import DORA
+
+_EPS = torch.finfo(torch.float32).eps
+_NIL = 1e-30
 
 
 class LoconLayer(AdditiveLayer):
     """A frozen layer with a LoCon."""
 
     folded = (UP,)
+    by_hand = (frozenset({DOWN, UP, DORA}),)
     _kept: tuple[object, Tensor] | None = None
 
     def draw(self, entry: str, factor: Tensor, generator: torch.Generator) -> None:
@@ -45,13 +49,12 @@ class LoconLayer(AdditiveLayer):
         """
         if x.dtype == torch.float32 or CORE in self._names:
             return None
-        factors = {entry: factor.float() for entry, factor in self.factors.items()}
+        factors = {entry: factor.float() for entry, factor in self.live().items()}
         down, up = factors[DOWN].flatten(1) * self.scale, self.scaled(factors[UP].flatten(1), factors)
         if (rows := self.rows()) is not None:
             up = up * rows[:, None]
-        length = factors[DORA]
-        by_output = length.shape[0] == self.weight_shape[0] and length.shape[1] == 1
-        ratio = length.flatten() / (self._norms(down, up, by_output=by_output) + torch.finfo(torch.float32).eps)
+        by_output = self._by_output
+        ratio = factors[DORA].flatten() / (self._norms(down, up, by_output=by_output) + _EPS)
         if by_output:
             plain, thin = self.plain(x), self._thinly(x, down.to(x.dtype), up.to(x.dtype))
             outputs = plain + thin
@@ -65,43 +68,39 @@ class LoconLayer(AdditiveLayer):
         shaped = channels[:, None, None] if isinstance(self.base_layer, nn.Conv2d) else channels
         return values * shaped.to(values.dtype)
 
-    def made(self, values: Sequence[Tensor], rows: Tensor | None) -> Tensor:
-        """Return W'; with lengths and without a core in three passes over W."""
-        if not self.is_plain((DOWN, UP, DORA), rows):
-            return super().made(values, rows)
-        whole, _, norm, length = self._lengths(values)
-        return whole.mul_(length.view_as(norm) / norm)
+    def parts(self, weight: Tensor, factors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Return V = W + D, [..., out, in, kh * kw], its norms, and the lengths in their shape."""
+        ahead = weight.shape[:-2]
+        down, up = (factors[entry].flatten(len(ahead) + 1) for entry in (DOWN, UP))
+        product = torch.baddbmm if ahead else torch.addmm
+        outs, ins = self.weight_shape[:2]
+        whole = product(weight, up, down, alpha=self.scale).view(*ahead, outs, ins, -1)
+        norm = torch.linalg.vector_norm(whole, dim=(-2, -1) if self._by_output else (-3, -1), keepdim=True)
+        return whole, norm, factors[DORA].view_as(norm)
 
-    def pull(self, values: Sequence[Tensor], rows: Tensor | None) -> tuple[Tensor, Pull]:
-        """Return W' and what gives the factors' gradients; by hand with lengths and without a core."""
-        if not self.is_plain((DOWN, UP, DORA), rows):
-            return super().pull(values, rows)
-        whole, bare, norm, length = self._lengths(values)
-        length = length.view_as(norm)
-        factors = dict(zip(self._names, values, strict=True))
-        down, up = factors[DOWN].float().flatten(1), factors[UP].float().flatten(1)
+    def joined(self, weight: Tensor, parts: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
+        """Return W' = m V / |V|."""
+        whole, norm, length = parts
+        seen = None if out is None else out.view_as(whole)
+        return torch.mul(whole, length / (norm + _EPS), out=seen).view_as(weight)
 
-        def pulled(outer: Tensor) -> Sequence[Tensor]:
-            # Of W' = m V / n with n = |V| + eps: dm = sum(g V) / n, dV = g m / n - V m sum(g V) / (n^2 |V|).
-            others = [dim for dim in range(whole.dim()) if norm.shape[dim] == 1]
-            shares = (outer * whole).sum(others, keepdim=True) / norm
-            inner = torch.addcmul(outer * (length / norm), whole, shares * length / (norm * bare), value=-1).flatten(1)
-            found = {
-                DOWN: (up.t() @ inner).mul_(self.scale),
-                UP: (inner @ down.t()).mul_(self.scale),
-                DORA: shares,
-            }
-            return [found[entry].view(value.shape).to(value.dtype) for entry, value in factors.items()]
+    def pulled(self, outer: Tensor, factors: Mapping[str, Tensor], parts: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return the gradients: with n = |V| + eps dm = sum(g V) / n, dV = g m / n - V m sum(g V) / (n^2 |V|)."""
+        whole, bare, length = parts
+        norm, seen = bare + _EPS, outer.reshape(whole.shape)
+        shares = (seen * whole).sum((-2, -1) if self._by_output else (-3, -1), keepdim=True).div_(norm)
+        # Where V is nil so are the shares, and no gradient comes of its length.
+        whole.mul_(-shares * length / (norm * bare.clamp(min=_NIL)))
+        inner = whole.addcmul_(seen, length / norm).view_as(outer)
+        ahead = outer.dim() - 2
+        down, up = (factors[entry].flatten(ahead + 1) for entry in (DOWN, UP))
+        return {DOWN: (up.mT @ inner).mul_(self.scale), UP: (inner @ down.mT).mul_(self.scale), DORA: shares}
 
-        return whole * (length / norm), pulled
-
-    def _lengths(self, values: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return V = W + D, its norms, the same plus eps, and the lengths, float32."""
-        factors = {entry: value.float() for entry, value in zip(self._names, values, strict=True)}
-        weight, down, up = self.weight(), factors[DOWN].flatten(1), factors[UP].flatten(1)
-        whole = torch.addmm(weight.flatten(1), up, down, alpha=self.scale).view_as(weight)
-        bare = self._norm(whole, factors[DORA])
-        return whole, bare, bare + torch.finfo(torch.float32).eps, factors[DORA]
+    @property
+    def _by_output(self) -> bool:
+        """Whether lengths are those of outputs."""
+        length = self.factors[DORA]
+        return length.shape[0] == self.weight_shape[0] and length.shape[1] == 1
 
     def _thinly(self, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
         """Return up(down(x)); down [rank, in * kh * kw], up [out, rank]."""

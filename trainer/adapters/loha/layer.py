@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from trainer.adapters.layer import AdditiveLayer, Pull
+from trainer.adapters.layer import AdditiveLayer
 from trainer.adapters.loha.spec import LEFT_CORE, LEFT_DOWN, LEFT_UP, PLAIN, RIGHT_CORE, RIGHT_DOWN, RIGHT_UP
 
 _DEVIATIONS = {LEFT_UP: 0.1, LEFT_DOWN: 1.0, RIGHT_UP: 0.0, RIGHT_DOWN: 1.0, LEFT_CORE: 0.1, RIGHT_CORE: 0.1}
@@ -18,6 +18,7 @@ class LohaLayer(AdditiveLayer):
     """A frozen layer with a LoHa."""
 
     folded = (LEFT_UP,)
+    by_hand = (PLAIN,)
 
     def draw(self, entry: str, factor: Tensor, generator: torch.Generator) -> None:
         """Draw a factor as LyCORIS does; the second product is zero, unless a learned number is."""
@@ -33,36 +34,25 @@ class LohaLayer(AdditiveLayer):
             return left * tucker(factors[RIGHT_CORE], factors[RIGHT_UP] * scale, factors[RIGHT_DOWN])
         return (factors[LEFT_UP] @ factors[LEFT_DOWN]) * (factors[RIGHT_UP] * scale @ factors[RIGHT_DOWN])
 
-    def made(self, values: Sequence[Tensor], rows: Tensor | None) -> Tensor:
-        """Return W + D, in one pass over W where D is the plain product of two products."""
-        if not self.is_plain(PLAIN, rows):
-            return super().made(values, rows)
-        factors = {entry: value.float() for entry, value in zip(self._names, values, strict=True)}
-        left, right = factors[LEFT_UP] @ factors[LEFT_DOWN], factors[RIGHT_UP] @ factors[RIGHT_DOWN]
-        weight = self.weight()
-        return torch.addcmul(weight.flatten(1), left, right, value=self.scale).view_as(weight)
+    def parts(self, weight: Tensor, factors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Return the two products."""
+        return factors[LEFT_UP] @ factors[LEFT_DOWN], factors[RIGHT_UP] @ factors[RIGHT_DOWN]
 
-    def pull(self, values: Sequence[Tensor], rows: Tensor | None) -> tuple[Tensor, Pull]:
-        """Return W + D and what gives the factors' gradients; by hand where D is the plain product of two products."""
-        if not self.is_plain(PLAIN, rows):
-            return super().pull(values, rows)
-        factors = {entry: value.float() for entry, value in zip(self._names, values, strict=True)}
-        first, second, third, fourth = (factors[entry] for entry in (LEFT_UP, LEFT_DOWN, RIGHT_UP, RIGHT_DOWN))
-        left, right = first @ second, third @ fourth
+    def joined(self, weight: Tensor, parts: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
+        """Return W + D, in one pass over W."""
+        left, right = parts
+        return torch.addcmul(weight, left, right, value=self.scale, out=out)
 
-        def pulled(outer: Tensor) -> Sequence[Tensor]:
-            outer = outer.flatten(1) * self.scale
-            of_left, of_right = outer * right, outer * left
-            found = {
-                LEFT_UP: of_left @ second.t(),
-                LEFT_DOWN: first.t() @ of_left,
-                RIGHT_UP: of_right @ fourth.t(),
-                RIGHT_DOWN: third.t() @ of_right,
-            }
-            return [found[entry].to(value.dtype) for entry, value in zip(self._names, values, strict=True)]
-
-        weight = self.weight()
-        return torch.addcmul(weight.flatten(1), left, right, value=self.scale).view_as(weight), pulled
+    def pulled(self, outer: Tensor, factors: Mapping[str, Tensor], parts: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return the gradients of the factors."""
+        left, right = parts
+        of_left, of_right = right.mul_(outer), left.mul_(outer)
+        return {
+            LEFT_UP: (of_left @ factors[LEFT_DOWN].mT).mul_(self.scale),
+            LEFT_DOWN: (factors[LEFT_UP].mT @ of_left).mul_(self.scale),
+            RIGHT_UP: (of_right @ factors[RIGHT_DOWN].mT).mul_(self.scale),
+            RIGHT_DOWN: (factors[RIGHT_UP].mT @ of_right).mul_(self.scale),
+        }
 
 
 def tucker(core: Tensor, up: Tensor, down: Tensor) -> Tensor:

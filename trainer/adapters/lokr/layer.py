@@ -10,24 +10,28 @@ from torch import Tensor, nn
 
 from trainer.adapters.adapter import AdapterSpec
 from trainer.adapters.injection import ratio_to
-from trainer.adapters.layer import AdditiveLayer, Pull
+from trainer.adapters.layer import AdditiveLayer
 from trainer.adapters.loha.layer import tucker
 from trainer.adapters.lokr.spec import ALL, CORE, LARGE, LARGE_DOWN, LARGE_UP, SMALL, SMALL_DOWN, SMALL_UP
-from trainer.adapters.lycoris import DORA
 from trainer.targets import Target
 
 _NIL_AT_THE_START = (LARGE, LARGE_DOWN)
 
-_SMALL_PRODUCTS = 2
-"""How much more a multiplication costs in many small products than in one large one."""
-_WORTH_FEWER_CALLS = 500_000
-"""Multiplications that take about as long as the calls that a merged weight saves."""
+_PASSES = 2.5
+"""How much more a multiplication costs in products of small matrices, with what turns their results round."""
+_MAKING = 50
+"""Multiplications that take about as long as to make a number of W + D and to use its gradient; on one core."""
 
 
 class LokrLayer(AdditiveLayer):
     """A frozen layer with a LoKr. The product with D is made of products with w2 and w1, without D."""
 
     folded = (SMALL, SMALL_UP)
+    by_hand = tuple(
+        small | large
+        for small in (frozenset({SMALL}), frozenset({SMALL_UP, SMALL_DOWN}))
+        for large in (frozenset({LARGE}), frozenset({LARGE_UP, LARGE_DOWN}))
+    )
 
     def __init__(self, base: nn.Module, spec: AdapterSpec, target: Target) -> None:
         super().__init__(base, spec, target)
@@ -61,8 +65,10 @@ class LokrLayer(AdditiveLayer):
             inner = self.product(x.reshape(-1, channels, *x.shape[2:]), large.contiguous())
             mixed = torch.matmul(small, inner.reshape(len(x), groups, -1))
             return mixed.view(len(x), outer * large.shape[0], *inner.shape[2:])
-        inner = x.reshape(-1, groups, channels) @ large.t()
-        return torch.matmul(small, inner).reshape(*x.shape[:-1], -1)
+        # Two large products, not one small one for each row.
+        inner = (x.reshape(-1, channels) @ large.t()).view(-1, groups, len(large))
+        mixed = small @ inner.transpose(0, 1).reshape(groups, -1)
+        return mixed.view(outer, -1, len(large)).transpose(0, 1).reshape(*x.shape[:-1], -1)
 
     def _merging_pays(self, x: Tensor) -> bool:
         """Say whether W + D, made for one pass, costs less than products with w2 and w1, many of which are small.
@@ -75,40 +81,43 @@ class LokrLayer(AdditiveLayer):
         a, c = self._small
         rows = x.numel() // (self.weight_shape[1])
         apart = 3 * rows * (inputs * (outs // a) + outs * c)
-        return rows * outs * inputs < _SMALL_PRODUCTS * apart + _WORTH_FEWER_CALLS
+        return (rows + _MAKING) * outs * inputs < _PASSES * apart
 
-    def made(self, values: Sequence[Tensor], rows: Tensor | None) -> Tensor:
-        """Return W + D, in one pass over W where there is nothing else."""
-        if DORA in self._names or not self.is_plain(self._names, rows) or self.scalar:
-            return super().made(values, rows)
-        small, large = _matrices({entry: value.float() for entry, value in zip(self._names, values, strict=True)})
-        return self._joined(small, large.flatten(1))
+    def parts(self, weight: Tensor, factors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Return w1 [..., a, c] and w2 [..., b, d * kh * kw]."""
+        small, large = _matrices(factors)
+        return small, large.flatten(weight.dim() - 1)
 
-    def pull(self, values: Sequence[Tensor], rows: Tensor | None) -> tuple[Tensor, Pull]:
-        """Return W + D and what gives the factors' gradients; by hand from W to w1 and w2."""
-        if DORA in self._names or not self.is_plain(self._names, rows) or self.scalar:
-            return super().pull(values, rows)
-        with torch.enable_grad():
-            factors = [value.detach().float().requires_grad_() for value in values]
-            small, large = _matrices(dict(zip(self._names, factors, strict=True)))
-            large = large.flatten(1)
+    def joined(self, weight: Tensor, parts: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
+        """Return W + s kron(w1, w2), in one pass over W with long rows."""
+        small, large = parts
+        (a, c), (b, d) = small.shape[-2:], large.shape[-2:]
+        ahead = weight.shape[:-2]
+        left = small[..., None].expand(*ahead, a, c, d).reshape(*ahead, a, 1, c * d)
+        right = large[..., None, :].expand(*ahead, b, c, d).reshape(*ahead, 1, b, c * d)
+        seen = None if out is None else out.view(*ahead, a, b, c * d)
+        made = torch.addcmul(weight.reshape(*ahead, a, b, c * d), left, right, value=self.scale, out=seen)
+        return made.view_as(weight)
 
-        def pulled(outer: Tensor) -> Sequence[Tensor]:
-            (a, c), (b, d) = small.shape, large.shape
-            seen = outer.reshape(a, b, c, d)
-            left, right = small.detach()[:, None, :, None], large.detach()[None, :, None, :]
-            of_small = (seen * right).sum((1, 3)).mul_(self.scale)
-            of_large = (seen * left).sum((0, 2)).mul_(self.scale)
-            found = torch.autograd.grad((small, large), factors, (of_small, of_large))
-            return [each.to(value.dtype) for each, value in zip(found, values, strict=True)]
-
-        return self._joined(small.detach(), large.detach()), pulled
-
-    def _joined(self, small: Tensor, large: Tensor) -> Tensor:
-        """Return W + s kron(w1, w2); w2 [b, d * kh * kw]."""
-        weight = self.weight()
-        seen = weight.reshape(len(small), len(large), small.shape[1], large.shape[1])
-        return torch.addcmul(seen, small[:, None, :, None], large[None, :, None, :], value=self.scale).view_as(weight)
+    def pulled(self, outer: Tensor, factors: Mapping[str, Tensor], parts: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return the gradients of the factors: with W' as rows of a c and columns of b d they are two products."""
+        small, large = parts
+        (a, c), (b, d) = small.shape[-2:], large.shape[-2:]
+        ahead = outer.shape[:-2]
+        turned = outer.reshape(*ahead, a, b, c, d).transpose(-2, -3).reshape(*ahead, a * c, b * d)
+        of_small = (turned @ large.reshape(*ahead, b * d, 1)).view(*ahead, a, c).mul_(self.scale)
+        of_large = (small.reshape(*ahead, 1, a * c) @ turned).view(*ahead, b, d).mul_(self.scale)
+        found = {}
+        for whole, up, down, of_whole in (
+            (SMALL, SMALL_UP, SMALL_DOWN, of_small),
+            (LARGE, LARGE_UP, LARGE_DOWN, of_large),
+        ):
+            if whole in factors:
+                found[whole] = of_whole
+            else:
+                found[up] = of_whole @ factors[down].flatten(len(ahead) + 1).mT
+                found[down] = factors[up].mT @ of_whole
+        return found
 
     @classmethod
     def difference(cls, factors: Mapping[str, Tensor], scale: float) -> Tensor:

@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -16,12 +14,11 @@ from torch import Tensor, nn
 from trainer.adapters.adapter import AdapterSpec, matrix
 from trainer.adapters.files import ALPHA
 from trainer.adapters.injection import PEFT_NAME, AdaptedModule, InjectedAdapter, prepare, ratio_to, wrap
-from trainer.adapters.lora import apart, optimizer_states
+from trainer.adapters.lora import apart
 from trainer.adapters.lora.layers import SlimConv2d, SlimLinear, put_into_stack
 from trainer.adapters.lora.spec import DOWN, UP, LoraSpec
 from trainer.adapters.lora.stacks import Stack
 from trainer.adapters.lora.starts import STARTS
-from trainer.adapters.rates import Rate
 from trainer.ground.errors import ModelError
 from trainer.ground.randomness import stream
 from trainer.targets import Target
@@ -192,24 +189,17 @@ class LoraAdapter(InjectedAdapter[LoraModule]):
                 module.begin(spec.init_lora_weights)
         return cls(modules, spec)
 
-    def groups(self) -> list[tuple[Rate, list[nn.Parameter]]]:
-        """Return what is trained by the rate that it learns at: the matrices in file order, or the stacks of them."""
-        if not self._stacked:
-            return super().groups()
-        found: dict[Rate, list[nn.Parameter]] = {rate: [] for rate in self.members}
-        for stacks in self.stacks.values():
-            for each in stacks:
-                for entry, parameter in zip((DOWN, UP), each.parameters, strict=True):
-                    found[self.spec.rate(self._targets[id(each.layers[0])], entry)].append(parameter)
-        return list(found.items())
+    def place(self, module: LoraModule, entry: str) -> tuple[nn.Parameter, int | None]:
+        """Return the parameter that a matrix is, or the one that it is stacked in, and its place there."""
+        stack = module.layer.siblings.stack
+        if not stack.stacked:
+            return super().place(module, entry)
+        return stack.parameters[(DOWN, UP).index(entry)], module.layer.index
 
     @property
-    def _stacked(self) -> bool:
+    def stacked(self) -> bool:
+        """Whether the matrices of layers of one shape are one parameter."""
         return any(each.stacked for stacks in self.stacks.values() for each in stacks)
-
-    @cached_property
-    def _targets(self) -> dict[int, Target]:
-        return {id(module.layer): module.target for module in self.modules}
 
     def stack(self) -> None:
         """Let the matrices of layers of one shape be one parameter.
@@ -226,7 +216,7 @@ class LoraAdapter(InjectedAdapter[LoraModule]):
     @torch.no_grad()
     def limit_norms(self, most: float) -> None:
         """Scale what layers add to their weights down to a norm of at most `most`, a stack at once."""
-        if not self._stacked:
+        if not self.stacked:
             super().limit_norms(most)
             return
         for stacks in self.stacks.values():
@@ -261,24 +251,6 @@ class LoraAdapter(InjectedAdapter[LoraModule]):
             for each in stacks:
                 each.to(device)
 
-    def state_by_matrix(self, saved: Mapping[str, Any]) -> dict[str, Any]:
-        """Return an optimizer's state_dict as it is where each matrix is a parameter of its own, in file order."""
-        places = self._places(saved)
-        return optimizer_states.by_matrix(saved, places) if places else dict(saved)
-
-    def state_by_parameter(self, saved: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a state_dict for the parameters as they are. The reverse of `state_by_matrix`."""
-        places = self._places(saved)
-        return optimizer_states.by_parameter(saved, places) if places else dict(saved)
-
-    def _places(self, saved: Mapping[str, Any]) -> list[list[optimizer_states.Place]]:
-        """Return for each group of an optimizer where its matrices are, in file order; empty where none is stacked."""
-        if not self._stacked:
-            return []
-        numbers = {id(each): number for _, group in self.groups() for number, each in enumerate(group)}
-        members = {rate.name: matrices for rate, matrices in self.members.items()}
-        return [[_place(*each, numbers) for each in members[group["name"]]] for group in saved["param_groups"]]
-
 
 def _stacks(modules: Sequence[LoraModule], spec: AdapterSpec) -> list[Stack]:
     """Put the layers of one part with the same shape, scale and rates into one stack; sets share their input."""
@@ -291,13 +263,6 @@ def _stacks(modules: Sequence[LoraModule], spec: AdapterSpec) -> list[Stack]:
         sets = sorted_out.setdefault((shape, module.alpha, layer.base_layer.weight.dtype, rates), {})
         sets.setdefault(target.shares or target.path, []).append(layer)
     return [put_into_stack(list(sets.values())) for sets in sorted_out.values()]
-
-
-def _place(module: LoraModule, entry: str, numbers: Mapping[int, int]) -> optimizer_states.Place:
-    """Return in which parameter of its group a matrix is, by its number, and where in it."""
-    down, up = module.layer.siblings.stack.parameters
-    parameter = down if entry == DOWN else up
-    return optimizer_states.Place(numbers[id(parameter)], module.layer.index, module.matrices[entry].shape)
 
 
 def _lora_layer(components: Mapping[str, nn.Module], target: Target) -> LoraLayer:

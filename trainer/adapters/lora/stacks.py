@@ -6,16 +6,16 @@ to update them one by one takes longer than the arithmetic. Here each of these i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate, chain, pairwise
 
 import torch
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 
 from trainer.adapters.injection import PEFT_NAME
+from trainer.adapters.joined import for_a_pass
 
 _SHARED = 4_000_000
 """Numbers in the weights of a stack up to which they are made together. Larger ones cost arithmetic, not calls, and
@@ -98,7 +98,7 @@ class Stack:
             down, up = self._whole()
             sizes = [down.shape[1] * (after - before) for before, after in pairwise(self._starts)]
             # A view costs nothing, where a factor of 1 takes a pass over all matrices and another over their gradients.
-            scaled = self._shared(lambda: down.view_as(down) if self._scale == 1 else down * self._scale)
+            scaled = for_a_pass(lambda: down.view_as(down) if self._scale == 1 else down * self._scale, self._forget)
             self._thin[dtype] = scaled.to(dtype).flatten(0, 1).split(sizes), up.to(dtype).unbind()
         downs, ups = self._thin[dtype]
         return downs[number], ups[begin:end]
@@ -115,7 +115,8 @@ class Stack:
         if self._streamed or self.layers[index].base_layer.weight.numel() * len(self.layers) > _SHARED:
             return self._alone(index, down[index], up[index])
         bases = self._base_weights()
-        self._merged = self._shared(lambda: torch.baddbmm(bases, up, down, alpha=self._scale)).unbind()
+        made = for_a_pass(lambda: torch.baddbmm(bases, up, down, alpha=self._scale), self._forget)
+        self._merged = made.unbind()
         return self._merged[index]
 
     @cached_property
@@ -125,16 +126,6 @@ class Stack:
 
     def _alone(self, index: int, down: Tensor, up: Tensor) -> Tensor:
         return torch.addmm(self.layers[index].base_layer.weight.flatten(1), up, down, alpha=self._scale)
-
-    def _shared(self, make: Callable[[], Tensor]) -> Tensor:
-        """Make what serves for the whole pass."""
-        # Where a block is checkpointed, what is made for all must not count as the block's.
-        with saved_tensors_hooks(_itself, _itself):
-            made = make()
-        if made.requires_grad:
-            # A pass that comes back here cannot come a second time.
-            made.register_hook(self._forget)
-        return made
 
     @property
     def _scale(self) -> float:
@@ -175,7 +166,3 @@ class Stack:
 def _flat(matrix: Tensor) -> Tensor:
     """Return a matrix without the 1x1 kernel that convolutions have over linear layers."""
     return matrix.flatten(1) if matrix.shape[2:] == (1, 1) else matrix
-
-
-def _itself(value: Tensor) -> Tensor:
-    return value

@@ -55,41 +55,49 @@ class OftLayer(AdaptedLayer):
             turned = turned * rescale + weight * (rescale - 1)
         return weight + turned * strength
 
+    def prepare(self, factors: Mapping[str, Tensor]) -> Tensor:
+        """Return R - I, or R where outputs are turned in one, float32 [..., count, side, side]."""
+        turning = rotation(factors[BLOCKS].float(), self.limit)
+        return turning + torch.eye(turning.shape[-1], device=turning.device) if self._whole else turning
+
+    @property
+    def _whole(self) -> bool:
+        """Whether outputs are turned in one; in half precision a rotation by a little would be none."""
+        base = cast(Tensor, self.base_layer.weight)
+        return base.dtype == torch.float32 and RESCALE not in self._names and self.strength == 1.0
+
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out], or [b, in, h, w] -> [b, out, h', w']."""
         if self.left_out():
             return cast(Tensor, self.base_layer(x))
         x = x.to(self.compute_dtype(x))
-        plain, turning = self.plain(x), rotation(self.factors[BLOCKS].float(), self.limit).to(x.dtype)
+        plain, turning = self.plain(x), self.ready().to(x.dtype)
         count, side, _ = turning.shape
         if self.dropouts is not None and self.dropouts.active:
             kept = self.dropouts.entries((count, side, side), self.name, x.device)
             if kept is not None:
-                one = torch.eye(side, dtype=x.dtype, device=x.device)
+                one = 0 if self._whole else torch.eye(side, dtype=x.dtype, device=x.device)
                 turning = (turning + one) * kept.to(x.dtype) - one
-        whole = x.dtype == torch.float32 and RESCALE not in self.factors and self.strength == 1.0
-        if whole:  # in half precision a rotation by a little would be none
-            turning = turning + torch.eye(side, device=x.device)
         if isinstance(self.base_layer, nn.Conv2d):
             seen = plain.reshape(len(plain), count, side, -1)
             turned = torch.matmul(turning.transpose(1, 2), seen).view_as(plain)
         else:
             seen = plain.reshape(-1, count, side).transpose(0, 1)
             turned = torch.bmm(seen, turning).transpose(0, 1).reshape(plain.shape)
-        if whole:
+        if self._whole:
             return turned + self.bias()
-        if RESCALE in self.factors:
-            rescale = self.factors[RESCALE].flatten().to(x.dtype)
+        if RESCALE in self._names:
+            rescale = self.live()[RESCALE].flatten().to(x.dtype)
             rescale = rescale[:, None, None] if isinstance(self.base_layer, nn.Conv2d) else rescale
             turned = turned * rescale + plain * (rescale - 1)
         return plain + (turned if self.strength == 1.0 else turned * self.strength) + self.bias()
 
 
 def rotation(blocks: Tensor, limit: float) -> Tensor:
-    """Return R - I, float32 [count, side, side] (Cayley's transform); `limit` is of the norm of Q, 0 = none."""
-    skew = blocks - blocks.transpose(1, 2)
+    """Return R - I, float32 [..., count, side, side] (Cayley's transform); `limit` is of the norm of Q, 0 = none."""
+    skew = blocks - blocks.mT
     if limit > 0:
-        norm = torch.linalg.vector_norm(skew) + _SMALLEST_NORM
+        norm = torch.linalg.vector_norm(skew, dim=(-3, -2, -1), keepdim=True) + _SMALLEST_NORM
         skew = skew * (limit / norm).clamp(max=1.0)
     one = torch.eye(blocks.shape[-1], device=blocks.device)
     # (I + Q)(I - Q)^-1 - I = 2 Q (I - Q)^-1, without the difference of nearly equal numbers.

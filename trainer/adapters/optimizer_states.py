@@ -15,11 +15,15 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a matrix of that shape is: `parameter` counts those of its group, `index` what is stacked in it."""
+    """Where a matrix of that shape is: `parameter` counts those of its group, `index` what is stacked in it.
+
+    `index` is None for a matrix that is a parameter of its own. `stacked` is the shape in which it is stacked.
+    """
 
     parameter: int
-    index: int
+    index: int | None
     shape: torch.Size
+    stacked: torch.Size
 
 
 def by_matrix(saved: Mapping[str, Any], groups: Sequence[Sequence[Place]]) -> dict[str, Any]:
@@ -45,12 +49,12 @@ def by_parameter(saved: Mapping[str, Any], groups: Sequence[Sequence[Place]]) ->
     state: dict[int, Any] = {}
     param_groups, first = [], 0
     for group, places in zip(saved["param_groups"], groups, strict=True):
-        members: dict[int, list[tuple[int, Mapping[str, Any], torch.Size]]] = {}
+        members: dict[int, list[tuple[Place, Mapping[str, Any]]]] = {}
         for number, place in zip(group["params"], places, strict=True):
             if number in saved["state"]:
-                members.setdefault(place.parameter, []).append((place.index, saved["state"][number], place.shape))
+                members.setdefault(place.parameter, []).append((place, saved["state"][number]))
         for parameter, parts in members.items():
-            state[first + parameter] = _stacked([each for _, *each in sorted(parts, key=lambda part: part[0])])
+            state[first + parameter] = _joined(parts)
         count = 1 + max(place.parameter for place in places)
         param_groups.append({**group, "params": list(range(first, first + count))})
         first += count
@@ -58,24 +62,29 @@ def by_parameter(saved: Mapping[str, Any], groups: Sequence[Sequence[Place]]) ->
 
 
 def _part(value: Any, place: Place) -> Any:
-    """Return what of a value, which is of a whole parameter, belongs to one matrix; numbers belong to all."""
-    return value[place.index].reshape(place.shape) if _is_matrix(value) else value
+    """Return what of a value, which is of a whole parameter, belongs to one matrix; each has numbers of its own."""
+    if place.index is None or not isinstance(value, Tensor):
+        return value
+    return value[place.index].reshape(place.shape) if _has_shape(value) else value.clone()
 
 
-def _stacked(parts: Sequence[Sequence[Any]]) -> dict[str, Any]:
-    (first, _), *_ = parts
+def _joined(parts: Sequence[tuple[Place, Mapping[str, Any]]]) -> Mapping[str, Any]:
+    (place, first), *_ = parts
+    if place.index is None:
+        return first
+    parts = sorted(parts, key=lambda part: part[0].index or 0)
     return {
-        name: torch.stack([_flat(state[name], shape) for state, shape in parts]) if _is_matrix(value) else value
+        name: torch.stack([_as_stacked(state[name], place) for place, state in parts]) if _has_shape(value) else value
         for name, value in first.items()
     }
 
 
-def _is_matrix(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.dim() > 1
+def _as_stacked(value: Any, place: Place) -> Any:
+    """Return a matrix' value as it is stacked."""
+    if value.shape != place.shape:
+        raise ValueError(f"a value of {tuple(value.shape)} for a matrix of {tuple(place.shape)}")
+    return value.reshape(place.stacked)
 
 
-def _flat(value: Tensor, shape: torch.Size) -> Tensor:
-    """Return a matrix' value without a 1x1 kernel, as it is stacked."""
-    if value.shape != shape:
-        raise ValueError(f"a value of {tuple(value.shape)} for a matrix of {tuple(shape)}")
-    return value.flatten(1) if shape[2:] == (1, 1) else value
+def _has_shape(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0
