@@ -185,8 +185,8 @@ class Plot {
       Object.entries(found.curves).forEach(([name, {x, y, low, high}], number) => {
         const steps = x.map((step) => step * scale), common = {steps, run, colour: low ? 0 : number};
         const values = low || this.group === 'rate' ? smoothed(y, smooth) : y;
-        if (low && !run) lines.push({...common, name, values: y, low, high, faint: true});
-        if (low) lines.push({...common, name: `${of}${name === 'each step' ? '' : `${name}, `}smoothed`, values});
+        if (low && !run) lines.push({...common, name, values: y, wild: y, low, high, faint: true});
+        if (low) lines.push({...common, name: `${of}${name === 'each step' ? '' : `${name}, `}smoothed`, values, wild: y});
         else if (!run || this.group !== 'loss') lines.push({...common, name: `${of}${name}`, values, thin: this.group === 'loss' || number > 0});
       });
       const judged = found.validation;
@@ -330,11 +330,11 @@ class Plot {
   }
 
   legend(lines) {
-    const names = lines.filter((line) => !line.faint).map((line) => `<span><i style="background:${this.tint(line)}"></i>${escaped(line.name)}</span>`);
+    const names = lines.filter((line) => !line.faint).map((line) => `<span><i class="${line.run || line.dashed ? line.dots ? 'dots' : 'dashes' : ''}" style="color:${this.tint(line)}"></i>${escaped(line.name)}</span>`);
     const marks = this.found.marks;
-    if (marks.saves.length) names.push('<span class="quiet">▲ saved</span>');
-    if (marks.samples.length) names.push('<span class="quiet">● samples</span>');
-    if (marks.resumes.length) names.push('<span class="quiet">┆ resumed</span>');
+    if (marks.saves.length) names.push('<span><b class="saved">▲</b> saved</span>');
+    if (marks.samples.length) names.push('<span><b class="samples">●</b> samples</span>');
+    if (marks.resumes.length) names.push('<span><b class="resumed">┆</b> resumed</span>');
     const markup = names.join('');
     const legend = this.place.querySelector('.legend-line');
     if (legend.innerHTML !== markup) legend.innerHTML = markup;
@@ -350,7 +350,9 @@ class Plot {
       const place = nearest(line.steps, wanted);
       if (Math.abs(frame.x(line.steps[place]) - at.x) > 40) continue;
       if (told === null) told = line.steps[place];
-      rows.push(`<span><i style="background:${this.tint(line)}"></i>${escaped(line.name)} <b>${short(line.values[place], 4)}</b></span>`);
+      const [low, high] = line.low ? [line.low[place], line.high[place]] : [0, 0]; // of the steps that a point stands for
+      const more = low < high ? `${short(low)} to ${short(high)}` : line.dots && line.steps[place] !== told ? `at ${Math.round(line.steps[place]).toLocaleString('en')}` : '';
+      rows.push(`<span><i style="color:${this.tint(line)}"></i>${escaped(line.name)} <b>${short(line.values[place], 4)}</b> ${more}</span>`);
     }
     if (told === null) { this.tip.hidden = true; return; }
     const over = this.tool('over').value === 'pictures' ? 'pictures' : 'step';
@@ -378,21 +380,17 @@ function smoothed(values, weight) {
   });
 }
 
-// What the frame holds: all smooth lines, and of single steps all but the wildest.
+// What the frame holds: of single steps, also smoothed, all but the wildest, and all else.
 function extent(lines, frame, log) {
-  const firm = [], wild = [];
+  const values = [];
   for (const line of lines) {
-    line.steps.forEach((step, place) => {
-      const value = line.values[place];
-      if (value === null || step < frame.low || step > frame.high || (log && value <= 0)) return;
-      (line.faint ? wild : firm).push(value);
-    });
+    const found = (line.wild || line.values).filter((value, place) => value !== null && line.steps[place] >= frame.low && line.steps[place] <= frame.high && !(log && value <= 0));
+    found.sort((a, b) => a - b);
+    const [first, last] = line.wild ? [0.01, 0.98] : [0, 1];
+    if (found.length) values.push(...[first, last].map((share) => found[Math.min(found.length - 1, Math.floor(share * found.length))]));
   }
-  wild.sort((a, b) => a - b);
-  if (!firm.length && !wild.length) return {least: log ? 0.1 : 0, most: 1};
-  const of = (share) => wild[Math.min(wild.length - 1, Math.floor(share * wild.length))];
-  const values = wild.length ? [...firm, of(0.01), of(0.98)] : firm;
-  let least = values.reduce((a, b) => Math.min(a, b)), most = values.reduce((a, b) => Math.max(a, b));
+  if (!values.length) return {least: log ? 0.1 : 0, most: 1};
+  const least = Math.min(...values), most = Math.max(...values);
   if (log) return least < most ? {least: least / 1.1, most: most * 1.1} : {least: least / 2, most: most * 2};
   const margin = (most - least) * 0.06 || Math.abs(most) * 0.1 || 1;
   return {least: least >= 0 ? Math.max(0, least - margin) : least - margin, most: most + margin};
@@ -405,7 +403,7 @@ function ticks(low, high, log) {
       for (const each of [1, 2, 5]) found.push(each * 10 ** power);
     }
     const inside = found.filter((value) => value >= low && value <= high);
-    return inside.length ? inside : [low, high];
+    if (inside.length > 2) return inside; // over a part of a decade, as on a plain scale
   }
   const rough = (high - low) / 5, power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((each) => each * power).find((each) => each >= rough);

@@ -1,6 +1,7 @@
 // Pictures of a grid, large: leafed through with the arrow keys, and two of them laid over one another.
 const GALLERY = {
   grid: null, row: 0, column: 0, other: null, before: null,
+  known: new WeakSet(), // grids whose width is watched
   left: new WeakSet(), // grids whose newest pictures were scrolled away from
 
   box() {
@@ -46,8 +47,22 @@ const GALLERY = {
     if (!box.open) box.showModal();
   },
 
+  // As many whole columns as a grid has room for, so that none is cut off. What is set lies outside of what news draw.
+  sized: new ResizeObserver((found) => {
+    for (const {target} of found) {
+      const least = Number(getComputedStyle(target).getPropertyValue('--least')), gap = 8;
+      const count = Math.max(3, Math.floor((target.clientWidth + gap) / (least + gap)));
+      if (target.clientWidth) (target.closest('[data-part]') || target).style.setProperty('--cell', `${Math.floor((target.clientWidth + gap) / count * 16) / 16 - gap}px`);
+    }
+    GALLERY.newest();
+  }),
+
   // A run's grid stands at its newest pictures, unless it was scrolled.
   newest() {
+    for (const each of document.querySelectorAll('.sheet')) {
+      if (!GALLERY.known.has(each)) GALLERY.sized.observe(each);
+      GALLERY.known.add(each);
+    }
     const sheet = document.querySelector('#samples .sheet');
     if (sheet && !GALLERY.left.has(sheet)) sheet.scrollLeft = sheet.scrollWidth;
   },

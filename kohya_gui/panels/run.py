@@ -147,7 +147,13 @@ class RunPanel(Panel):
         session = self.session
         parts: dict[str, tuple[str, ViewPart]] = {
             "head": ("run-head-panel", ViewPart(_standing, run_page.head)),
-            "message": ("message", ViewPart(_standing, lambda view: run_panel.message(view.snapshot))),
+            "message": (
+                "message",
+                ViewPart(
+                    lambda view: (_standing(view), _judged(view) if view.snapshot.finished else None),
+                    lambda view: run_panel.message(view.snapshot, run_page.better_than_final(view)),
+                ),
+            ),
             "verdict": ("verdict-panel", ViewPart(_judged, run_page.verdict)),
             "curves": ("curves", ViewPart(_drawn, lambda view: curve_panel.plot(view, session.run_names()))),
             "samples": (

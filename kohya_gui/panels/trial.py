@@ -14,6 +14,7 @@ from kohya_gui.panels.wiring import Update, told
 from kohya_gui.parts.dialogs import question
 from trainer.ground.errors import ConfigError, Problem, StateError, TrainerError
 from trainer.results.run_record import RunRecord
+from trainer.settings.kohya import names_a_file
 from trainer.tools import TOOLS
 
 _FILE = "file-"
@@ -43,7 +44,9 @@ class TrialPanel(Panel):
             self._begin("try", said)
         elif act == "keep":
             name, file = str(said.get("name")), str(said.get("file"))
-            text = f"{name}.safetensors has its numbers then.\nWhat is there now stays, under the name of its step."
+            text = (
+                f"{name}.safetensors becomes a copy of it.\nWhat is there now is kept in a file named after its step."
+            )
             return self.desk.ask(
                 question(self.name, f"Keep {file}?", text, "Keep this one", "keep", name=name, file=file)
             )
@@ -61,7 +64,7 @@ class TrialPanel(Panel):
         try:
             record = self.session.looked_at(said.get("name"))
             paths = {path.name: str(path) for path in record.folder.lora_files()}
-            given = _of_trial(said, record, paths) if name == "try" else {"file": paths.get(str(said.get("file")), "")}
+            given = self._of_trial(said, record, paths) if name == "try" else {"file": paths.get(str(said["file"]), "")}
             arguments = tool.read(given)
             self.session.tools.start(tool, arguments, lambda work: None)
         except ConfigError as error:
@@ -69,6 +72,20 @@ class TrialPanel(Panel):
             self.session.tools.refuse(tool, error.problems, about)
         except TrainerError as error:
             self.desk.news.say(str(error), SAID_SECONDS, refused=True)
+
+    def _of_trial(self, said: Mapping[str, object], record: RunRecord, paths: Mapping[str, str]) -> dict[str, object]:
+        """Return the tool's arguments; a file of prompts is read for the first of them where the page may read it.
+
+        Raises:
+            ConfigError: it may not, or a number is none.
+            StateError: no file is chosen.
+        """
+        config = record.config()
+        prompts = config.sampling.sample_prompts.strip() if config else ""
+        hidden = self.session.folders.problem(prompts) if names_a_file(prompts) else ""
+        if hidden and not str(said.get("prompt") or "").strip():
+            raise ConfigError([Problem("prompt", f"is empty. {hidden}")])
+        return _of_trial(said, record, paths)
 
     def _folder(self, said: Mapping[str, object]) -> object:
         return self.session.looked_at(said.get("name")).folder.path

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from kohya_gui.form.fields import named
 from kohya_gui.parts.markup import esc
 from kohya_gui.session import Session, View
 from trainer.config import known_settings, to_flat
 from trainer.results.curves import GROUPS, curves, pictures_of_a_step
 from trainer.results.run_record import RunRecord
+from trainer.settings.walk import Setting
 
 TITLES = {"loss": "Loss", "rate": "Learning rate", "gradient": "Gradient", "time": "Time"}
 
@@ -100,7 +102,7 @@ def comparison(records: Sequence[RunRecord]) -> list[list[str]]:
     for key, setting in known_settings().items():
         row = [flat.get(key) for flat in values]
         if any(value != row[0] for value in row) and key not in _OWN:
-            rows.append([setting.show.label, *(_shown(value) for value in row)])
+            rows.append([setting.show.label, *(_shown(setting, key, flat) for flat in values)])
     return rows
 
 
@@ -108,9 +110,9 @@ def _loss(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
-def _shown(value: object) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return "–" if value in (None, "", []) else text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+def _shown(setting: Setting, key: str, flat: Mapping[str, object]) -> str:
+    text = named(setting, flat[key]) if key in flat else "–"
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 def _number(request: Request, name: str, usual: float) -> float:

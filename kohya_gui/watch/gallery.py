@@ -87,7 +87,9 @@ def samples(view: View, pictures: Pictures, folders: Folders) -> str:
         for place, ((_, prompt), by_step) in enumerate(sorted(rows.items()))
     ]
     hidden = len(every) - len(steps)
-    more = f'<span class="quiet">{hidden} earlier in the folder samples</span>' if hidden else ""
+    words = "1 step" if len(every) == 1 else f"{number(len(every))} steps"
+    words += f", {number(hidden)} of them only in the folder samples" if hidden else ""
+    more = f'<span class="quiet">{words}</span>'
     return (
         f'<section class="card samples" id="samples"><h3>Samples {more}{wide("samples")}</h3>'
         f"{grid(shown, heads, pictures)}{_prompts(view)}</section>"

@@ -49,10 +49,21 @@ def _row(each: PictureLoss, known: tuple[Path, str] | None, pictures: Pictures) 
         )
     return (
         f'<details class="picture-row" data-picture="{esc(each.name)}"><summary>{small}<span class="picture-name">'
-        f'{esc(each.name)}</span>{badge if each.remark else ""}<span class="picture-numbers">{before} → '
-        f'{each.now:.4f}</span><span class="picture-change">{-each.change:+.0%}</span></summary>'
+        f'{_name(each.name)}</span>{badge if each.remark else ""}<span class="picture-numbers">{before} → '
+        f'{each.now:.4f}</span><span class="picture-change">{_change(each.change)}</span></summary>'
         f'<div class="picture-open">{inside}</div></details>'
     )
+
+
+def _name(name: str) -> str:
+    """Return the name with its folder set apart: where there is little room the file's own name is what counts."""
+    folder, _, file = name.rpartition("/")
+    return (f"<span>{esc(folder)}/</span>" if folder else "") + esc(file)
+
+
+def _change(learned: float) -> str:
+    """Return by how much the loss has changed, with a true minus."""
+    return f"{-learned:+.0%}".replace("-", "−")
 
 
 def known_pictures(record: RunRecord, folders: Folders) -> Mapping[str, tuple[Path, str]]:

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from urllib.parse import quote
 
+from kohya_gui.form.fields import named
 from kohya_gui.parts.dialogs import overlay
 from kohya_gui.parts.markup import button, copyable, esc, number, size
 from kohya_gui.parts.served import Pictures
@@ -27,7 +28,7 @@ def head(view: View) -> str:
     again = len(record.sittings) - 1
     facts = [f"step {number(seen.step)} of {number(seen.total_steps)}"]
     facts += [f"begun {began}"] if began else []
-    facts += [f"gone on with {'once' if again == 1 else f'{again} times'}"] if again > 0 else []
+    facts += [f"resumed {'once' if again == 1 else f'{again} times'}"] if again > 0 else []
     acts = [button("reuse", "Clone settings", name=name)]
     if folder_of(record) is not None:
         board = f"tensorboard/{quote(name, safe='')}/"
@@ -53,6 +54,19 @@ def verdict(view: View) -> str:
     lines = "".join(f"<p>{esc(line)}</p>" for line in said)
     style = " warn-card" if warns else ""
     return f'<section class="card{style}" id="verdict"><h3>Validation</h3>{lines}</section>'
+
+
+def better_than_final(view: View) -> str:
+    """Return the name of the saved file that validation finds better than the final one, "" where it finds none."""
+    record, ended = view.record, view.snapshot.finished
+    if record is None or ended is None or not record.held_out:
+        return ""
+    judged, files = record.judgement, record.files
+    last = max((step for step, path in files.items() if path.name == Path(ended.path).name), default=None)
+    measured = any(point.step == last for point in record.series)
+    if judged.best is None or last is None or not measured or last in judged.as_good:
+        return ""
+    return files[judged.best].name
 
 
 def files(view: View, pictures: Pictures, lora_folder: str) -> str:
@@ -107,8 +121,7 @@ def settings(view: View) -> str:
     for key, setting in known_settings().items():
         value, default = flat[key], setting.default
         if value != (list(default) if isinstance(default, tuple) else default):
-            words = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            rows += f"<tr><th>{esc(setting.show.label)}</th><td>{esc(words.strip()[:400])}</td></tr>"
+            rows += f"<tr><th>{esc(setting.show.label)}</th><td>{esc(named(setting, value).strip()[:400])}</td></tr>"
     return (
         '<details class="card run-settings" data-keep="run-settings"><summary><h3>Settings '
         '<span class="quiet">that are not the defaults</span></h3></summary>'

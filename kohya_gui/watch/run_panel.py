@@ -144,13 +144,16 @@ def speed(seconds_per_step: float) -> str:
 # --- the training tab -------------------------------------------------------------------------------------------------
 
 
-def message(snapshot: RunSnapshot) -> str:
-    """Return what the user should know or do now: an error with its remedy, what to do with the result, warnings."""
+def message(snapshot: RunSnapshot, better: str = "") -> str:
+    """Return what the user should know or do now: an error with its remedy, what to do with the result, warnings.
+
+    `better` is the saved file that validation finds better than the final one.
+    """
     parts = [_warnings(snapshot.warnings[-SHOWN_WARNINGS:])] if snapshot.warnings else []
     if snapshot.error is not None:
         parts.insert(0, _failure(snapshot, snapshot.error))
     elif snapshot.finished is not None:
-        parts.insert(0, _ending(snapshot, snapshot.finished))
+        parts.insert(0, _ending(snapshot, snapshot.finished, better))
     elif snapshot.status == "interrupted":
         parts.insert(0, _interruption(snapshot))
     elif snapshot.status == "paused":
@@ -201,7 +204,7 @@ def _pause(paused: events.Paused) -> str:
     )
 
 
-def _ending(snapshot: RunSnapshot, finished: events.Finished) -> str:
+def _ending(snapshot: RunSnapshot, finished: events.Finished, better: str) -> str:
     if not finished.path:
         return (
             '<section class="card" id="ending"><h3>Ended without a file</h3><p>The run was ended before its file was '
@@ -216,11 +219,14 @@ def _ending(snapshot: RunSnapshot, finished: events.Finished) -> str:
     else:
         on = button("resume-form", "Train on with the form's settings", name=name)
         more = f'<p class="quiet">Not enough? Raise the epochs in the form, then go on from here. {on}</p>'
+    first = ""
+    if better:
+        first = f"<p>By validation an earlier file is better: {esc(better)}. It is among the files below.</p>"
     return (
         f'<section class="card good-card" id="ending"><h3>{word}: {esc(path.name)}</h3>'
         f"<p>Copy it to your program's LoRA folder: <code>ComfyUI/models/loras</code> or "
         f"<code>stable-diffusion-webui/models/Lora</code>. In the latter, write "
-        f"<code>&lt;lora:{esc(path.stem)}:1&gt;</code> and the trigger word into the prompt.</p>"
+        f"<code>&lt;lora:{esc(path.stem)}:1&gt;</code> and the trigger word into the prompt.</p>{first}"
         '<p class="quiet">Too strong, or too weak? <button type="button" class="link" data-go="tried">Try it</button> '
         f"draws the saved files at several weights side by side; the one that you keep becomes the final one.</p>{more}"
         "</section>"

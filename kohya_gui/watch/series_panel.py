@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kohya_gui.form.fields import named
 from kohya_gui.parts.markup import button, duration, esc, number
 from kohya_gui.parts.served import Pictures
 from kohya_gui.watch import gallery
 from kohya_gui.watch.gallery import Row, Shown
 from trainer.config import known_settings
 from trainer.queue.comparison import Result, best_of
-from trainer.queue.series import MOST_SETTINGS, Series
+from trainer.queue.series import FIXED, MOST_SETTINGS, Series
 
 USUAL = ("learning_rate", "network_dim", "optimizer_type", "max_train_epochs", "network_type", "lr_scheduler")
 """What is offered first."""
@@ -19,7 +20,7 @@ USUAL = ("learning_rate", "network_dim", "optimizer_type", "max_train_epochs", "
 def form() -> str:
     """Return the place where a series is made of what the form says."""
     known = known_settings()
-    order = [*USUAL, *(key for key in known if key not in USUAL)]
+    order = [*USUAL, *(key for key in known if key not in (*USUAL, *FIXED))]
     choices = "".join(f'<option value="{esc(key)}">{esc(known[key].show.label)} ({esc(key)})</option>' for key in order)
     hints = ("1e-4, 5e-5, 2e-5", "8, 16")
     lines = "".join(
@@ -39,44 +40,50 @@ def form() -> str:
 
 def table(series: Series, rows: Sequence[Result], pictures: Pictures) -> str:
     """Return one series: a row for each run, then the last samples, a column for each run."""
-    known = known_settings()
-    labels = [known[key].show.label if key in known else key for key in series.settings]
+    labels = [_label(key) for key in series.settings]
     lowest = best_of(list(rows))
     names = ("Run", *labels, "Status", "Best validation", "Time")
     heads = "".join(f"<th>{esc(head)}</th>" for head in names)
-    body = "".join(_row(row, names, best=row is lowest) for row in rows)
+    body = "".join(_row(row, series.settings, names, best=row is lowest) for row in rows)
     remove = button("series-remove", "Remove the table", key=series.key)
     return (
         f'<section class="card series" data-series="{esc(series.name)}"><h3>Series {esc(series.name)}{remove}</h3>'
         f'<div class="scroll"><table class="comparison series-table"><thead><tr>{heads}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>{_samples(rows, pictures)}</section>"
+        f"<tbody>{body}</tbody></table></div>{_samples(series.settings, rows, pictures)}</section>"
     )
 
 
-def _row(row: Result, heads: Sequence[str], *, best: bool) -> str:
+def _row(row: Result, keys: Sequence[str], heads: Sequence[str], *, best: bool) -> str:
     link = f'<button type="button" class="link" data-open-run="{esc(row.name)}">{esc(row.name)}</button>'
     lowest = "–" if row.best is None else f"{row.best:.4f} at step {number(row.best_step)}"
     cells = [
         esc(row.name) if row.status == "waiting" else link,
-        *(esc(_shown(value)) for value in row.values),
+        *(esc(_shown(key, value)) for key, value in zip(keys, row.values, strict=True)),
         f'<span class="badge {row.status}">{row.status}</span>',
-        lowest + (' <span class="badge good">best</span>' if best else ""),
+        lowest + (' <span class="badge good">lowest</span>' if best else ""),
         "–" if row.seconds is None else duration(row.seconds),
     ]
     inside = "".join(f'<td data-head="{esc(head)}">{cell}</td>' for head, cell in zip(heads, cells, strict=True))
     return f'<tr data-member="{esc(row.name)}">{inside}</tr>'
 
 
-def _shown(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _label(key: str) -> str:
+    known = known_settings()
+    return known[key].show.label if key in known else key
 
 
-def _samples(rows: Sequence[Result], pictures: Pictures) -> str:
+def _shown(key: str, value: object) -> str:
+    known = known_settings()
+    return named(known[key], value) if key in known else str(value)
+
+
+def _samples(keys: Sequence[str], rows: Sequence[Result], pictures: Pictures) -> str:
     drawn = [row for row in rows if row.samples]
     numbers = sorted({index for row in drawn for index in row.samples or {}})
     if not numbers:
         return ""
-    heads = [", ".join(map(_shown, row.values)) for row in drawn]
+    values = [zip(keys, row.values, strict=True) for row in drawn]
+    heads = [", ".join(f"{_label(key)} {_shown(key, value)}" for key, value in pairs) for pairs in values]
     shown = []
     for index in numbers:
         prompt = next(row.samples[index][0] for row in drawn if row.samples and index in row.samples)

@@ -11,9 +11,10 @@ from kohya_gui.tools.worker import NOT_BEGUN, RUNNING, Work, Worker
 from kohya_gui.watch import gallery
 from kohya_gui.watch.gallery import Row, Shown
 from trainer.config import TrainingConfig
+from trainer.preview.prompts import SamplePrompt, first_prompt, settle
 from trainer.preview.samplers import SAMPLERS
+from trainer.settings.kohya import names_a_file
 from trainer.settings.wording import in_labels
-from trainer.tools.try_it import first_prompt
 from trainer.trial import grid
 from trainer.trial.grid import WEIGHTS, Trial
 
@@ -93,7 +94,7 @@ def _standing(work: Work) -> str:
 
 
 def _form(name: str, files: list[str], config: TrainingConfig | None, *, busy: bool) -> str:
-    prompt = first_prompt(config) if config else None
+    prompt, seed = _usual(config)
     sampler = prompt.sample_sampler if prompt and prompt.sample_sampler else ""
     samplers = sorted({each for table in SAMPLERS.values() for each in table}, key=str)
     options = "".join(
@@ -110,16 +111,26 @@ def _form(name: str, files: list[str], config: TrainingConfig | None, *, busy: b
     waits = '<span class="quiet">Something is at work.</span>' if busy else begin
     return (
         '<details class="try-form" data-keep="try-form" open><summary>What to draw</summary><div class="try-fields">'
-        f'<label class="wide">Prompt<textarea name="prompt" rows="2">{esc(prompt.prompt if prompt else "")}</textarea>'
+        '<label class="wide">Prompt<textarea name="prompt" rows="2" placeholder="the first of the samples">'
+        f"{esc(prompt.prompt if prompt else '')}</textarea>"
         f'</label><label class="wide">Negative prompt<input name="negative" value="'
         f'{esc(prompt.negative_prompt if prompt else "")}"></label>'
-        f'<label>Seed<input name="seed" inputmode="numeric" value="{(prompt.seed if prompt else None) or 0}"></label>'
+        f'<label>Seed<input name="seed" inputmode="numeric" placeholder="as the samples" value="{seed}"></label>'
         f'<label>Steps<input name="steps" inputmode="numeric" placeholder="as the samples" value="'
         f'{(prompt.sample_steps if prompt else None) or ""}"></label>'
         f'<label>Sampler<select name="sampler">{options}</select></label>'
         f'<label>Weights<input name="weights" value="{weights}"></label>'
         f'<fieldset class="wide"><legend>Files</legend>{boxes}</fieldset></div><p>{waits}</p></details>'
     )
+
+
+def _usual(config: TrainingConfig | None) -> tuple[SamplePrompt | None, object]:
+    """Return the first of the run's prompts and its seed; of a file of prompts, which the tool alone reads, nothing."""
+    prompts = config.sampling.sample_prompts.strip() if config else ""
+    if config is None or not prompts or names_a_file(prompts):
+        return None, ""
+    prompt = first_prompt(config)
+    return prompt, settle(prompt, config, 0).seed if prompt else ""
 
 
 def _trial(each: Trial, pictures: Pictures, run: str, final: str, *, live: bool, first: bool) -> str:

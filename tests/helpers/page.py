@@ -1,4 +1,8 @@
-"""The page as people start it: a process of its own, on a free port, with folders of its own."""
+"""The page in a process of its own, on a free port, with folders of its own.
+
+Its processes are children of one that has imported all there is, seconds sooner than Python starts;
+`benchmarks.page.first_page`, a test, starts it as people do.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,15 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import httpx
+
+from tests.helpers.runs import RunServer
 
 PROJECT = Path(__file__).resolve().parents[2]
 START_SECONDS = 120
@@ -36,6 +42,46 @@ QUIET_BROWSER = [
 ]
 
 
+class Program:
+    """A process in which the page runs, with the words of `subprocess.Popen`."""
+
+    def __init__(self, process: BaseProcess) -> None:
+        self._process = process
+        process.start()
+        self.pid = int(process.pid or 0)
+
+    def poll(self) -> int | None:
+        """Return its exit code, None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end, and return its exit code. Raises subprocess.TimeoutExpired."""
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired("the page", timeout or 0.0)
+        return self._process.exitcode
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once; one that has ended stays as it is."""
+        self._process.kill()
+
+
+def serve(arguments: Sequence[str], folder: Path, log: Path, environment: Mapping[str, str]) -> None:
+    """Do what `python -m kohya_gui` does in `folder`, in this process, which is meant to be a child of its own."""
+    os.chdir(folder)
+    os.environ.update(environment)
+    with log.open("wb") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    from kohya_gui.__main__ import leave, load
+
+    leave(load().main(arguments))
+
+
 @dataclass(frozen=True)
 class App:
     """A running page. `folder` is where it was started."""
@@ -43,7 +89,7 @@ class App:
     url: str
     folder: Path
     own: Path
-    process: subprocess.Popen[bytes]
+    process: Program
     log: Path
 
     def stop(self) -> int:
@@ -61,12 +107,11 @@ def start_app(folder: Path, own: Path, *arguments: str, password: str = "", wait
     """Start the page in `folder`, with presets in `own`, and return when it answers."""
     port = free_port()
     log = folder / f"app-{port}.log"
-    command = [sys.executable, "-P", "-m", "kohya_gui", "--no-browser", "--port", str(port)]
-    command += ["--allow", str(folder), "--presets", str(own), *arguments]
+    words = ["--no-browser", "--port", str(port), "--allow", str(folder), "--presets", str(own), *arguments]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     environment |= {"HOME": str(folder), "TRAINER_PASSWORD": password, "GRADIO_TEMP_DIR": str(folder / "gradio")}
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
+    log.touch()
+    process = Program(RunServer().context.Process(target=serve, args=(words, folder, log, environment)))
     app = App(f"http://127.0.0.1:{port}", folder, own, process, log)
     if wait:
         wait_until_ready(app)

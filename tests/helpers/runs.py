@@ -193,9 +193,11 @@ PRELOADED = (
     "bitsandbytes.optim",
     "pytorch_optimizer",
     "torch.profiler",
+    "kohya_gui.__main__",
+    "kohya_gui.shell.app",
     "tests.helpers.runs",
 )
-"""What a run imports, also on its way."""
+"""What a run imports, also on its way, and the page."""
 
 
 class RunServer:

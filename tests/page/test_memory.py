@@ -6,8 +6,6 @@ import gc
 import itertools
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import psutil
@@ -16,18 +14,13 @@ import pytest
 from kohya_gui.form.presets import PROJECT, Presets
 from kohya_gui.parts.folders import Folders
 from kohya_gui.session import Session
+from tests.helpers.runs import RunServer, exit_code
 
 SETTLED = 4
 """Runs after which memory has to be flat: by then everything was loaded and every precision used."""
 FLAT = 50_000_000
 PRECISIONS = ("no", "bf16", "fp16")
 PATIENCE = 300
-
-PROGRAM = """
-import json, pathlib, sys
-from tests.page.test_memory import memory_of_runs
-print(json.dumps(memory_of_runs(int(sys.argv[1]), pathlib.Path(sys.argv[2]))))
-"""
 
 
 def memory_of_runs(count: int, folder: Path) -> list[int]:
@@ -47,13 +40,17 @@ def memory_of_runs(count: int, folder: Path) -> list[int]:
     return held
 
 
+def write_memory_of_runs(count: int, folder: Path) -> None:
+    """Write what `memory_of_runs` returns, in this process, which is meant to be a child of its own."""
+    (folder / "held.json").write_text(json.dumps(memory_of_runs(count, folder)))
+
+
 def check(count: int, folder: Path) -> None:
-    """Fail where the runs after the first few hold more and more; in a process that holds nothing else."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
-    command = [sys.executable, "-c", PROGRAM, str(count), str(folder)]
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=PROJECT, check=False)
-    assert ended.returncode == 0, ended.stderr
-    held = json.loads(ended.stdout.splitlines()[-1])
+    """Fail where the runs after the first few hold more and more; in a process that trains nothing else."""
+    process = RunServer().context.Process(target=write_memory_of_runs, args=(count, folder))
+    process.start()
+    assert exit_code(process) == 0
+    held = json.loads((folder / "held.json").read_text())
     later = held[SETTLED - 1 :]
     assert max(later) - later[0] < FLAT, [f"{each / 1e6:.0f} MB" for each in held]
 

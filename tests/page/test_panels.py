@@ -35,7 +35,7 @@ from kohya_gui.parts.folders import Folders
 from kohya_gui.parts.served import Pictures
 from kohya_gui.session import Session, View
 from kohya_gui.shell.page import Page
-from kohya_gui.watch import gallery, run_panel
+from kohya_gui.watch import gallery, run_page, run_panel
 from tests.helpers.families import TINY
 from tests.page.test_opening import RECIPE
 from trainer.config import load_config, save_config
@@ -245,6 +245,30 @@ def test_a_failure_shows_its_remedy_and_offers_to_resume() -> None:
 def test_a_finished_run_says_what_to_do_next(path: str, words: str) -> None:
     finished = events.Finished(step=7, epoch=1, path=path, stopped=not path, seconds=3)
     assert words in run_panel.message(fold(run_of(7), finished))
+
+
+def test_a_finished_run_names_the_file_that_is_better_than_its_last(session: Session) -> None:
+    def judged(name: str, losses: dict[int, float]) -> View:
+        more: list[events.Event] = []
+        for step, loss in losses.items():
+            path = Path("outputs") / f"{name}{'' if step == 6 else f'-step{step:08d}'}.safetensors"
+            pictures = {str(place): loss + place / 100 for place in range(4)}
+            more.append(events.Validated(step=step, epoch=1, loss=loss, pictures=pictures))
+            more.append(events.Saved(kind="lora", path=str(path), step=step, epoch=1, bytes=1))
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(b"1")
+        ended = events.Finished(step=6, epoch=1, path=str(path), stopped=False, seconds=1.0)
+        logged_run(Path("outputs"), name, 6, *more, ended)
+        return session.view(name)
+
+    worse, better = judged("worse", {2: 0.1, 4: 0.12, 6: 0.2}), judged("better", {2: 0.2, 4: 0.12, 6: 0.1})
+    assert run_page.better_than_final(worse) == "worse-step00000002.safetensors"
+    assert run_page.better_than_final(better) == ""
+    message = parts_since(Page(session).news, 0)[1]["message"]
+    assert "an earlier file is better" not in message, "the newest run's"
+    (Path("outputs") / "worse-step00000002.safetensors").unlink()
+    assert run_page.better_than_final(worse) == "worse-step00000004.safetensors", "of those that are there"
+    assert "better: worse-step" in run_panel.message(worse.snapshot, run_page.better_than_final(worse))
 
 
 def test_samples_stand_by_prompt_and_step(session: Session, tmp_path: Path) -> None:

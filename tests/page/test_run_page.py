@@ -40,7 +40,7 @@ def test_killed_resumed_ended_and_looked_at_again(tmp_path: Path, browser: Brows
     """Watched from two tabs and reloaded, the program killed in the middle, started again, resumed: nothing is lost."""
     app = start_app(tmp_path, tmp_path / "own")
     settings = {"max_train_steps": 80, "sample_prompts": PROMPT, "sample_every_n_steps": 20, "save_every_n_steps": 20}
-    path = small_run(tmp_path, "cat", **settings, train_batch_size=1, save_state_minutes=0.001, sample_at_first=True)
+    path = small_run(tmp_path, "cat", **settings, train_batch_size=1, sample_at_first=True)
     page, other, folder = browser.new_page(), None, tmp_path / "outputs" / "cat.run"
     try:
         opened(page, app)
@@ -142,6 +142,10 @@ def test_runs_of_last_month_are_looked_at_and_laid_over(app: App, page: Page, th
     page.wait_for_function(laid_over.format(2))
     assert plotted(page)["others"] == ["two", "three"]
     expect(page.locator(".comparison tr").first).to_contain_text("onetwothree")
+    spike = "Array(200).fill(0.1).with(50, 3)"
+    line = f"{{steps: [...Array(200).keys()], values: {spike}, wild: {spike}}}"
+    assert page.evaluate(f"extent([{line}], {{low: 0, high: 199}}, false).most") < 0.2, "a spike squeezes nothing"
+    assert page.evaluate("ticks(0.09, 0.35, true)") == [0.1, 0.2, pytest.approx(0.3)]
     page.locator("[data-over]").select_option("pictures")
     expect(page.locator(".legend-line")).to_contain_text("three: smoothed")
     page.locator("[data-drop=two]").click()

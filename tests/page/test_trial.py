@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.helpers.browser import NEEDS_BROWSER, PATIENCE, comes_to, open_file, opened, small_run
-from tests.helpers.page import App, start_app
+from tests.helpers.page import PROJECT, App, start_app
 from trainer.ground.events import SampleReady
 from trainer.results import prompt_changes
 from trainer.results.event_log import read_events
@@ -30,6 +31,15 @@ def label(page: Page) -> str:
     return page.locator("#lightbox .what b").inner_text()
 
 
+def half_of_the_pictures(folder: Path) -> Path:
+    """Return a folder with six of the demo's pictures: epochs of 36 steps of two."""
+    [concept] = [each for each in (PROJECT / "demo" / "pictures").iterdir() if each.is_dir()]
+    (folder / "pictures" / concept.name).mkdir(parents=True)
+    for path in sorted(concept.iterdir())[:12]:  # each picture is followed by its caption
+        shutil.copy(path, folder / "pictures" / concept.name)
+    return folder / "pictures"
+
+
 def change_prompts(page: Page) -> None:
     """Want another prompt beside the first; a file that may not be read is refused."""
     page.locator(".sample-prompts summary").click()
@@ -48,14 +58,14 @@ def leaf_through(page: Page) -> None:
     expect(page.locator("#lightbox .frame .over")).to_have_js_property("naturalWidth", 64)
     assert label(page) == "base model"
     page.keyboard.press("ArrowRight")
-    assert label(page) == "step 72"
+    assert label(page) == "step 36"
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowLeft")
     assert label(page) == "base model", "there is nothing before it"
     page.keyboard.press("ArrowDown")
     expect(page.locator("#lightbox .what span")).to_contain_text("a red ring")
     page.keyboard.press("ArrowUp")
-    page.locator("#lightbox select").select_option(label="step 216")
+    page.locator("#lightbox select").select_option(label="step 108")
     expect(page.locator("#lightbox .two .under")).to_be_visible()
     frame = page.locator("#lightbox .frame").bounding_box()
     assert frame is not None and abs(frame["width"] - frame["height"]) < 1, "as its square pictures, the seam as well"
@@ -78,6 +88,8 @@ def stands_at_the_newest(page: Page) -> None:
     page.evaluate(f"{sheet}.style.width = '300px'; {ask}")
     at_the_end = f"() => {sheet}.scrollLeft + {sheet}.clientWidth > {sheet}.scrollWidth - 2"
     page.wait_for_function(f"() => {sheet}.scrollLeft > 50 && ({at_the_end})()")
+    wide = page.evaluate(f"{sheet}.querySelector('.grid-cells > *').getBoundingClientRect().width")
+    assert 3 * wide + 2 * 8 == pytest.approx(300, abs=1), "none is cut off"
     page.evaluate(f"new Promise((done) => {{ {sheet}.onscroll = done; {sheet}.scrollLeft = 0; }}).then(() => {ask})")
     assert page.evaluate(f"{sheet}.scrollLeft") == 0
     page.evaluate(f"{sheet}.onscroll = null; {sheet}.style.width = ''")
@@ -93,8 +105,10 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
 
 
 def test_grid_lightbox_prompts_trial_and_the_one_to_keep(app: App, browser: Browser) -> None:
-    settings = {"sample_prompts": PROMPT, "sample_every_n_epochs": 1, "save_every_n_epochs": 1, "sample_at_first": True}
-    path = small_run(app.folder, "cat", **settings, max_train_epochs=3, train_batch_size=2, learning_rate=3e-3)
+    settings: dict[str, object] = {"sample_prompts": PROMPT, "sample_at_first": True}
+    settings |= {"sample_every_n_epochs": 1, "save_every_n_epochs": 1}
+    settings |= {"train_data_dir": str(half_of_the_pictures(app.folder)), "learning_rate": 3e-3}
+    path = small_run(app.folder, "cat", **settings, max_train_epochs=3, train_batch_size=2)
     context = browser.new_context(permissions=["notifications"])
     context.add_init_script(
         "window.told = []; window.Notification = class { static permission = 'default';"
@@ -107,17 +121,19 @@ def test_grid_lightbox_prompts_trial_and_the_one_to_keep(app: App, browser: Brow
     page.click("[data-notify]")
     expect(page.locator("[data-notify]")).to_have_attribute("aria-pressed", "true")
     page.click("#start")
-    expect(page.locator("#samples a.sample").first).to_be_visible(timeout=PATIENCE)
-    page.click("#pause")
+    while not (folder.events.exists() and any(isinstance(each, SampleReady) for each in read_events(folder.events))):
+        page.wait_for_timeout(50)
+    page.click("#pause")  # so that the run is in its first epochs, however slow the page is
     comes_to(page, "Paused")
+    expect(page.locator("#samples a.sample").first).to_be_visible(timeout=PATIENCE)
     change_prompts(page)
     page.click("#pause")
     comes_to(page, "Finished")
     expect(page.locator("#samples .grid-row")).to_have_count(2, timeout=PATIENCE)
-    assert page.evaluate("told") == [["cat is finished", "step 216 of 216"]]
+    assert page.evaluate("told") == [["cat is finished", "step 108 of 108"]]
 
     heads = page.locator("#samples .grid-head span").all_inner_texts()
-    assert heads[0] == "base model" and heads[-1] == "training picture" and heads[-2] == "step 216"
+    assert heads[0] == "base model" and heads[-1] == "training picture" and heads[-2] == "step 108"
     drawn = [event for event in read_events(folder.events) if isinstance(event, SampleReady)]
     first = min(event.step for event in drawn if event.index == 1)
     assert [each.step for each in prompt_changes.changes(folder)] == [first]
@@ -140,8 +156,8 @@ def test_grid_lightbox_prompts_trial_and_the_one_to_keep(app: App, browser: Brow
     page.locator("#dialog [data-act=keep]").click()
     expect(page.locator("#tried .told")).to_contain_text("cat.safetensors is cat-000001", timeout=PATIENCE)
     assert data_of(folder.lora) == wanted
-    assert data_of(folder.output_dir / "cat-step00000216.safetensors") == before
-    expect(page.locator("#files")).to_contain_text("cat-step00000216.safetensors")
+    assert data_of(folder.output_dir / "cat-step00000108.safetensors") == before
+    expect(page.locator("#files")).to_contain_text("cat-step00000108.safetensors")
     context.close()
 
 

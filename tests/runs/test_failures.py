@@ -195,10 +195,11 @@ def test_with_less_memory_the_step_is_done_again_in_portions(
     server: MishapServer, ground: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """As small as the limit makes them: same losses, same LoRA; told, and kept in the state."""
-    straight = settings_of(ground, tmp_path / "straight", **LARGE, max_train_steps=3, lr_scheduler="constant")
+    more = {**LARGE, "max_validation_share": 0.0, "max_train_steps": 3, "lr_scheduler": "constant"}
+    straight = settings_of(ground, tmp_path / "straight", **more)
     assert server.run(straight) == 0
     settings = {**straight, "output_dir": str(tmp_path / "out")}
-    server.endure({**settings, "max_train_steps": 2}, Mishap("little memory", 1))
+    server.endure({**settings, **VALIDATED, "max_train_steps": 2}, Mishap("little memory", 1))
     micro_batch_size = load_state(
         max((tmp_path / "out" / "tiny.run" / "state").glob("step-*"))
     ).position.micro_batch_size

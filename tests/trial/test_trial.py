@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from safetensors import safe_open
 from tests.helpers.checkpoints import full_sd15, tiny_sd15
 from tests.helpers.runs import tiny_config, write_dataset
 from trainer.__main__ import COMPLETED, REFUSED, main
+from trainer.config import TrainingConfig
 from trainer.ground import events
 from trainer.ground.errors import ConfigError, StateError, Stopped
 from trainer.ground.safetensors_header import read_table
+from trainer.preview.prompts import SamplePrompt, settle
 from trainer.results.event_log import read_events
 from trainer.results.export import hashes
 from trainer.results.run_folder import RunFolder
@@ -98,6 +101,34 @@ def test_at_weight_1_each_file_draws_its_preview_and_at_0_the_base_model(
     assert main(["try", str(alone), *words, "--height", "64"]) == COMPLETED
     [found] = grid.trials(alone.parent / "found.tried")
     assert list(found.drawn) == [(0, 0)]
+
+
+def test_what_a_prompt_leaves_open_is_as_in_the_runs_first_one(run: RunFolder, tmp_path: Path) -> None:
+    """So that the page, which always says a prompt, draws what the previews drew."""
+    config = run.read_config()
+
+    def ask(config: TrainingConfig = config, **said: object) -> Request:
+        return request_of(TOOLS["try"].read({"run": str(run.path), **said}), config, ("a",))
+
+    assert ask(prompt="tok, red", negative="big") == ask()
+    blue = ask(prompt="blue")
+    assert (blue.negative_prompt, blue.width, blue.height, blue.scale) == ("", 64, 64, 4.0)
+    assert (blue.seed, blue.steps, blue.sampler) == (11, 3, "euler_a")
+    own = ask(prompt="blue --w 128 --d 5 --n dull --g 2", seed=6)
+    assert (own.prompt, own.negative_prompt, own.width, own.height) == ("blue", "dull", 128, 64)
+    assert (own.seed, own.guidance) == (6, 2.0)
+    with pytest.raises(ConfigError, match="--x 1 is no option"):
+        ask(prompt="blue --x 1")
+
+    listed = tmp_path / "prompts.txt"
+    listed.write_text("green --s 7\n")
+    named = dataclasses.replace(config, sampling=config.sampling.model_copy(update={"sample_prompts": str(listed)}))
+    assert (ask(named).prompt, ask(named).steps) == ("green", 7)
+    assert ask(named).seed == settle(SamplePrompt("green"), config, 0).seed, "that of the preview"
+    listed.unlink()
+    assert ask(named, prompt="blue").steps is None
+    with pytest.raises(ConfigError, match="prompts.txt"):
+        ask(named)
 
 
 def test_a_stop_leaves_what_is_drawn_and_refusals_leave_nothing(run: RunFolder, tmp_path: Path) -> None:

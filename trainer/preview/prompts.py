@@ -34,7 +34,7 @@ _SEEDS = 2**32
 _INTEGER, _NUMBER, _TEXT = r"[0-9]{1,18}", r"[0-9]{1,18}(?:\.[0-9]{0,18})?|\.[0-9]{1,18}", r".+"
 _PARSERS = {_INTEGER: int, _NUMBER: float, _TEXT: str}
 
-_GUIDED, _GUIDANCE = "g", "guidance_scale"
+_GUIDED, GUIDANCE_KEY = "g", "guidance_scale"
 """What a distilled model is told, as an option and in a table; only models of rectified flow are."""
 
 _OPTIONS = {
@@ -47,7 +47,7 @@ _OPTIONS = {
     "ss": ("sample_sampler", _TEXT),
 }
 _OPTIONS_OF_OTHER_FAMILIES = {
-    _GUIDED: (_GUIDANCE, _NUMBER),
+    _GUIDED: (GUIDANCE_KEY, _NUMBER),
     "fs": ("flow_shift", _TEXT),
     "ctr": ("cfg_trunc_ratio", _NUMBER),
     "rcfg": ("renorm_cfg", _NUMBER),
@@ -76,6 +76,12 @@ class SamplePrompt:
     sample_sampler: str | None = None
     others: tuple[tuple[str, object], ...] = ()
     ignored: tuple[str, ...] = ()
+
+    @property
+    def guidance(self) -> float | None:
+        """What a distilled model is to be told."""
+        told = dict(self.others)
+        return _number(told[GUIDANCE_KEY]) if GUIDANCE_KEY in told else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +199,15 @@ def _prompts_of(text: str) -> Iterator[SamplePrompt]:
             yield parse_prompt(line)
 
 
+def first_prompt(config: TrainingConfig) -> SamplePrompt | None:
+    """Return the first sample prompt as it is written, None where there is none.
+
+    Raises:
+        ConfigError: the file that `sample_prompts` names cannot be read.
+    """
+    return next(_prompts_of(config.sampling.sample_prompts.strip()), None)
+
+
 def wanted_prompts(config: TrainingConfig, process: ProcessKind) -> tuple[tuple[SamplePrompt, ...], tuple[str, ...]]:
     """Return the sample prompts and what there is to say of them.
 
@@ -227,7 +242,7 @@ def _steps_problem(
 
 def prompt_notices(prompts: Iterable[SamplePrompt], process: ProcessKind = DDPM) -> tuple[str, ...]:
     """Say which parts of sample prompts have no effect on models of this kind of process."""
-    used = {_GUIDANCE} if process is FLOW else set()
+    used = {GUIDANCE_KEY} if process is FLOW else set()
     without_effect = [
         (prompt.prompt, [*prompt.ignored, *(name for name, _ in prompt.others if name not in used)])
         for prompt in prompts
@@ -255,7 +270,7 @@ def settle(
     width, height = resolution_size(config)
     steps, scale = (FLOW_STEPS, FLOW_SCALE) if process == FLOW.name else (STEPS, SCALE)
     scale = guidance or scale
-    told = _number(dict(prompt.others).get(_GUIDANCE, GUIDANCE))
+    told = GUIDANCE if prompt.guidance is None else prompt.guidance
     seed = prompt.seed if prompt.seed is not None else stream(config.training.seed, 0, index, "sample") % _SEEDS
     return SampleRequest(
         prompt=prompt.prompt,

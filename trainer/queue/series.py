@@ -25,7 +25,7 @@ from trainer.settings.problems import unknown
 MOST_SETTINGS = 2
 MOST_RUNS = 60
 
-_OWN = ("output_name", "output_dir", "dataset_config", "sample_prompts")
+FIXED = ("output_name", "output_dir", "dataset_config", "sample_prompts")
 """What cannot be varied: names are given to the runs, and values with commas or lines in them are no list."""
 
 _NAME = "series-"
@@ -65,7 +65,7 @@ def varied(texts: Sequence[str]) -> dict[str, tuple[object, ...]]:
         parts = list(dict.fromkeys(part for part in parts if part))
         if not equals or not parts:
             problems.append(Problem("vary", f"{text!r} cannot be used; write it as key=value,value.", text))
-        elif key in _OWN:
+        elif key in FIXED:
             problems.append(Problem("vary", f"{key} is not varied; choose another setting.", text))
         elif key not in known_settings():
             problems.append(unknown(key, known_settings()))

@@ -55,7 +55,8 @@ def lines(record: RunRecord) -> list[str]:
     if seen.started_at:
         began = time.strftime("%Y-%m-%d %H:%M", time.localtime(seen.started_at))
         again = len(record.sittings) - 1
-        found.append(f"Begun {began}" + (f", gone on with {again} times" if again > 0 else ""))
+        resumed = f", resumed {'once' if again == 1 else f'{again} times'}" if again > 0 else ""
+        found.append(f"Begun {began}{resumed}")
     if seen.average_loss is not None:
         found.append(f"Loss: {seen.average_loss:.4f} on average")
     found += record.verdict

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
 from trainer.config import TrainingConfig, load_config
 from trainer.ground.errors import ConfigError, Problem, StateError
-from trainer.preview.prompts import SamplePrompt, parse_prompt
+from trainer.preview.prompts import SamplePrompt, first_prompt, parse_prompt, settle
 from trainer.results.run_folder import RunFolder
 from trainer.results.run_record import RunReader, run_folder_at
 from trainer.settings.section import Show, argument
@@ -17,6 +18,9 @@ from trainer.tools.asking import refusal
 from trainer.tools.tool import COMPLETED, Arguments, Desk, Tool
 from trainer.trial import grid
 from trainer.trial.grid import MOST_WEIGHT, WEIGHTS, Request
+
+_AS_USUAL = ("width", "height", "seed", "scale", "sample_steps", "sample_sampler", "others")
+"""What a prompt may leave open; that there is nothing to avoid is said by leaving it out."""
 
 
 class TryArguments(Arguments):
@@ -35,13 +39,13 @@ class TryArguments(Arguments):
     """How much each file counts, each a column."""
 
     prompt: str = argument("", Show("Prompt"))
-    """What to draw; where nothing is said, the run's first sample prompt, with its options."""
+    """What to draw, with options as in sample prompts; what it leaves open is as in the run's first one."""
 
     negative: str = argument("", Show("Negative prompt"))
     """What to avoid."""
 
     seed: int | None = argument(None, Show("Seed"), ge=0)
-    """The seed of every picture."""
+    """The seed of every picture; where nothing is said, that of the first sample prompt."""
 
     sampler: str = argument("", Show("Sampler"))
     """How to draw; where nothing is said, as the run's samples."""
@@ -53,7 +57,7 @@ class TryArguments(Arguments):
     """How far from the negative prompt."""
 
     width: int | None = argument(None, Show("Width", unit="px"), ge=64, le=4096)
-    """Width of a picture; where nothing is said, that of the training."""
+    """Width of a picture; where nothing is said, that of the first sample prompt, or of the training."""
 
     height: int | None = argument(None, Show("Height", unit="px"), ge=64, le=4096)
     """Height of a picture."""
@@ -121,26 +125,36 @@ def request_of(arguments: TryArguments, config: TrainingConfig, files: Sequence[
     Raises:
         ConfigError: there is no prompt, no weight, or one out of all proportion.
     """
-    first = first_prompt(config) if not arguments.prompt.strip() else SamplePrompt(arguments.prompt.strip())
-    if first is None:
-        raise ConfigError([Problem("prompt", "is empty, and the run has no sample prompt; say what to draw.")])
+    first = _prompt(arguments.prompt.strip(), config)
     weights = tuple(dict.fromkeys(arguments.weights))
     bad = [weight for weight in weights if not -MOST_WEIGHT <= weight <= MOST_WEIGHT]
     if bad or not weights:
         raise ConfigError([Problem("weights", f"weights go from {-MOST_WEIGHT:g} to {MOST_WEIGHT:g}.", bad)])
     said = {
         "negative_prompt": arguments.negative or first.negative_prompt,
-        "seed": first.seed or 0 if arguments.seed is None else arguments.seed,
+        "seed": settle(first, config, 0).seed if arguments.seed is None else arguments.seed,
         "sampler": arguments.sampler or first.sample_sampler or "",
         "steps": arguments.steps or first.sample_steps,
         "scale": first.scale if arguments.scale is None else arguments.scale,
         "width": arguments.width or first.width,
         "height": arguments.height or first.height,
+        "guidance": first.guidance,
     }
     return Request(tuple(files), weights, " ".join(first.prompt.split()), **said)  # type: ignore[arg-type]
 
 
-def first_prompt(config: TrainingConfig) -> SamplePrompt | None:
-    """Return the first sample prompt of the settings, where they say it themselves."""
-    lines = [line.strip() for line in config.sampling.sample_prompts.splitlines()]
-    return next((parse_prompt(line) for line in lines if line and not line.startswith("#")), None)
+def _prompt(text: str, config: TrainingConfig) -> SamplePrompt:
+    """Return what is to be drawn, with what it leaves open as in the run's first sample prompt."""
+    if not text:
+        usual = first_prompt(config)
+        if usual is None:
+            raise ConfigError([Problem("prompt", "is empty, and the run has no sample prompt; say what to draw.")])
+        return usual
+    own, usual = parse_prompt(text), None
+    if own.ignored:
+        rule = f"{', '.join(own.ignored)} is no option of a prompt, or no value of that option."
+        raise ConfigError([Problem("prompt", rule, text)])
+    with suppress(ConfigError):  # a file of prompts that is gone says nothing
+        usual = first_prompt(config)
+    left_open = [name for name in _AS_USUAL if not getattr(own, name)]
+    return dataclasses.replace(own, **{name: getattr(usual, name) for name in left_open if usual})

@@ -14,7 +14,7 @@ from trainer.ground.control import Progress
 from trainer.ground.errors import ConfigError, Problem
 from trainer.memory import free_memory
 from trainer.planning.inspection import check_family_of_lora
-from trainer.preview.prompts import SamplePrompt, SampleRequest, settle
+from trainer.preview.prompts import GUIDANCE_KEY, SamplePrompt, SampleRequest, settle
 from trainer.preview.samplers import SAMPLERS
 from trainer.preview.sampling import sample, save_picture
 from trainer.results.export import read_adapter
@@ -88,6 +88,7 @@ def _settled(config: TrainingConfig, request: Request, recognition: Recognition)
         scale=request.scale,
         sample_steps=request.steps,
         sample_sampler=chosen,
+        others=() if request.guidance is None else ((GUIDANCE_KEY, request.guidance),),
     )
     settled = settle(prompt, config, 0, family.latents.step, family.process.name, family.guidance)
     if not samplers[chosen].takes(settled.steps):

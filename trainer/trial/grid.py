@@ -29,7 +29,7 @@ MOST_WEIGHT = 10.0
 class Request:
     """What is to be drawn: each file at each weight, all with one prompt and seed.
 
-    Sides in pixels; what is None or empty is as in the run's samples.
+    Sides in pixels; `guidance` is what a distilled model is told. What is None or empty is as usual for the settings.
     """
 
     files: tuple[str, ...]
@@ -42,6 +42,7 @@ class Request:
     scale: float | None = None
     width: int | None = None
     height: int | None = None
+    guidance: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ def read(folder: Path) -> Trial | None:
     """Return the trial that a folder tells of, None where there is none."""
     try:
         said = read_json(folder / RECORD)
-        fields = {each.name: said[each.name] for each in dataclasses.fields(Request)}
+        fields = {each.name: said[each.name] for each in dataclasses.fields(Request) if each.name in said}
         request = Request(**{**fields, "files": _texts(said["files"]), "weights": _numbers(said["weights"])})
         places = [(int(row), int(column)) for row, column in said["drawn"]]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):

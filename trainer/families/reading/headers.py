@@ -127,9 +127,8 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         with open_regular(path) as file:
             yield file
     except MISSING as error:
-        raise ModelError(
-            f"There is no model file at {path}.", "Check the path; it is relative to the working folder."
-        ) from error
+        where = "" if Path(path).is_absolute() else f" It is looked for in the folder {str(Path.cwd())!r}."
+        raise ModelError(f"There is no model file at {path}.{where}", "Check the path.") from error
     except OSError as error:
         raise ModelError(
             f"The model file {path} cannot be read: {error.strerror or error}.", "Choose a .safetensors or .ckpt file."
