@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 import pytest
 import torch
 
 from trainer.ground.events import Event, Warned
 from trainer.training import watchdog
-from trainer.training.watchdog import EARLY, RECENT, Surroundings, Watchdog
+from trainer.training.watchdog import EARLY, RECENT, Watchdog, share_of_others
 
 CPU = torch.device("cpu")
 
@@ -17,11 +20,11 @@ def told() -> list[Event]:
     return []
 
 
-def machine(monkeypatch: pytest.MonkeyPatch, *moments: Surroundings) -> None:
-    """Let the machine look like this, one moment after another; the last stays."""
-    left = list(moments)
-    monkeypatch.setattr(Surroundings, "now", lambda: left.pop(0) if len(left) > 1 else left[0])
-    monkeypatch.setattr(watchdog.os, "cpu_count", lambda: 4)
+def machine(monkeypatch: pytest.MonkeyPatch, moved: int = 0, others: tuple[float, str] = (0.0, "")) -> None:
+    """Let the machine look like this: bytes that are moved out more each time, and what other programs use."""
+    swapped = itertools.count(0, moved)
+    monkeypatch.setattr(watchdog, "swapped", lambda: next(swapped))
+    monkeypatch.setattr(watchdog, "others", lambda: others)
 
 
 def take(dog: Watchdog, count: int, seconds: float, waited: float = 0.0) -> None:
@@ -30,18 +33,18 @@ def take(dog: Watchdog, count: int, seconds: float, waited: float = 0.0) -> None
 
 
 @pytest.mark.parametrize(
-    ("waited", "later", "words"),
+    ("waited", "seen", "words"),
     [
-        (0.9, Surroundings(10, 8, 8, 0), "wait for pictures from the disk"),
-        (0.0, Surroundings(10, 8, 8, 1 << 30), "main memory is full"),
-        (0.0, Surroundings(10, 30, 8, 0), "other programs use 55% of the processor"),
-        (0.0, Surroundings(10, 8, 8, 0), "nothing here says why"),
+        (0.9, {}, "wait for pictures from the disk"),
+        (0.0, {"moved": 1 << 30}, "main memory is full"),
+        (0.0, {"others": (0.55, "game")}, "other programs use 55% of the processor, most of all 'game'"),
+        (0.0, {"others": (0.1, "game")}, "nothing here says why"),
     ],
 )
 def test_the_reason_is_what_can_be_seen(
-    told: list[Event], monkeypatch: pytest.MonkeyPatch, waited: float, later: Surroundings, words: str
+    told: list[Event], monkeypatch: pytest.MonkeyPatch, waited: float, seen: dict[str, Any], words: str
 ) -> None:
-    machine(monkeypatch, Surroundings(0, 0, 0, 0), later)
+    machine(monkeypatch, **seen)
     dog = Watchdog(told.append, CPU)
     take(dog, EARLY + 10, 0.5)
     assert not told
@@ -54,10 +57,21 @@ def test_the_reason_is_what_can_be_seen(
     assert len(told) == 2, "it was quick in between"
 
 
+def test_what_was_used_long_ago_and_by_the_loaders_workers_is_not_what_others_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watchdog.os, "cpu_count", lambda: 4)
+    before = {1: ("trainer", 50.0), 2: ("worker", 9.0), 3: ("old server", 900.0), 4: ("game", 1.0), 5: ("gone", 7.0)}
+    now = {1: ("trainer", 51.0), 2: ("worker", 10.0), 3: ("old server", 900.0), 4: ("game", 1.6), 6: ("new", 3.0)}
+    assert share_of_others(before, now, {1, 2}, 0.3) == (pytest.approx(0.5), "game")
+    share, busiest = watchdog.others()
+    assert share >= 0 and isinstance(busiest, str)
+
+
 def test_a_first_step_that_compiles_and_a_slow_one_now_and_then_are_nothing(
     told: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine(monkeypatch, Surroundings(0, 0, 0, 0))
+    machine(monkeypatch)
     dog = Watchdog(told.append, CPU)
     take(dog, 1, 60.0)
     for _ in range(30):

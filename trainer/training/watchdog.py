@@ -10,7 +10,7 @@ import os
 import statistics
 import time
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 
 import psutil
 import torch
@@ -30,25 +30,11 @@ _LEAST_SECONDS = 0.02
 _WAITING, _OTHERS, _SPILLED, _FULL = 0.5, 0.3, 64 << 20, 0.97
 """Of the delay, what is waiting for pictures; of the processor, what others use; bytes and share of memory in use."""
 
+_LOOKING = 0.3
+"""Seconds for which other programs are watched, once steps have become slow."""
+
 _WATCHING, _SHARE_OF_SAMPLES = 600.0, 0.3
 """Seconds after which the share of time that sample pictures take is judged, and what is much of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What the machine was doing up to one moment: seconds of the processor, of all programs and of this one's."""
-
-    at: float
-    busy: float
-    own: float
-    swapped: int
-
-    @classmethod
-    def now(cls) -> Surroundings:
-        """Look."""
-        times, own = psutil.cpu_times(), psutil.Process().cpu_times()
-        busy = sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
-        return cls(time.monotonic(), busy, own.user + own.system, psutil.swap_memory().used)
 
 
 class Watchdog:
@@ -60,7 +46,7 @@ class Watchdog:
         self._early: list[float] = []
         self._early_waits: list[float] = []
         self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT)
-        self._seen: Surroundings | None = None
+        self._swapped = 0
         self._steps = 0
         self._warned = self._told_of_samples = False
         self._began, self._sampling = time.monotonic(), 0.0
@@ -74,7 +60,7 @@ class Watchdog:
             self._early.append(seconds + waited)
             self._early_waits.append(waited)
             if len(self._early) == EARLY:
-                self._seen = Surroundings.now()
+                self._swapped = swapped()
             return
         self._recent.append((seconds + waited, waited))
         if len(self._recent) == RECENT and self._steps % RECENT == 0:
@@ -91,16 +77,16 @@ class Watchdog:
 
     def _judge(self) -> None:
         before, now = statistics.median(self._early), statistics.median(whole for whole, _ in self._recent)
-        seen, self._seen = self._seen, Surroundings.now()
+        earlier, self._swapped = self._swapped, swapped()
         slow = now > SLOWER * before and now > before + _LEAST_SECONDS
-        if slow and not self._warned and seen is not None:
-            reason = self._reason(now - before, seen, self._seen)
+        if slow and not self._warned:
+            reason = self._reason(now - before, self._swapped - earlier)
             longer = f"Steps take {now:.2g} s, {now / before:.1f} times as long as at the beginning"
             self._tell(Warned(message=f"{longer}: {reason}"))
         self._warned = slow
 
-    def _reason(self, delay: float, seen: Surroundings, now: Surroundings) -> str:
-        """Return the likeliest reason with what to do."""
+    def _reason(self, delay: float, moved: int) -> str:
+        """Return the likeliest reason with what to do; `moved` are the bytes that went from main memory to the disk."""
         waiting = statistics.median(wait for _, wait in self._recent) - statistics.median(self._early_waits)
         if waiting > _WAITING * delay:
             return (
@@ -114,20 +100,50 @@ class Watchdog:
                     "the graphics card's memory is full, and its driver moves parts out to main memory. Close other "
                     "programs that use the card, or lower train_batch_size."
                 )
-        if now.swapped - seen.swapped > _SPILLED:
+        if moved > _SPILLED:
             return "main memory is full and is moved out to the disk. Close other programs, or lower train_batch_size."
-        passed = max(1e-6, now.at - seen.at)
-        others = max(0.0, (now.busy - seen.busy) - (now.own - seen.own)) / passed / (os.cpu_count() or 1)
-        if others > _OTHERS:
-            return f"other programs use {others:.0%} of the processor{_busiest()}. Close them, or let them end first."
-        return "nothing here says why; a device that is hot slows itself down. See to its air, or pause for a while."
+        share, busiest = others()
+        if share > _OTHERS:
+            used = f"{share:.0%} of the processor, most of all {busiest!r}"
+            return f"other programs use {used}. Close them, or let them end first."
+        return (
+            "nothing here says why. Another program may use the device too, or it is hot and slows itself down. Close "
+            "what you do not need, see to its air, or pause for a while."
+        )
 
 
-def _busiest() -> str:
-    """Return the name of the other program that has used the processor most, as an insertion, or an empty text."""
-    found = []
-    for process in psutil.process_iter(["name", "pid", "cpu_times"]):
-        times = process.info["cpu_times"]
-        if times and process.info["pid"] != os.getpid():
-            found.append((times.user + times.system, process.info["name"]))
-    return f", most of all {max(found)[1]!r}" if found else ""
+def swapped() -> int:
+    """Return how many bytes of main memory are moved out to the disk."""
+    return int(psutil.swap_memory().used)
+
+
+def others() -> tuple[float, str]:
+    """Return which share of the processor other programs use at the moment, and the name of the one that uses most."""
+    before, began = _used(), time.monotonic()
+    time.sleep(_LOOKING)
+    starter = psutil.Process(os.getppid() if "WORLD_SIZE" in os.environ else None)  # other ranks are no others
+    own = {os.getpid(), *(child.pid for child in starter.children(recursive=True))}
+    return share_of_others(before, _used(), own, time.monotonic() - began)
+
+
+def _used() -> dict[int, tuple[str, float]]:
+    """Return the name of each process and the seconds of the processor that it has used."""
+    found = psutil.process_iter(["name", "pid", "cpu_times"])
+    facts = [each.info for each in found if each.info["cpu_times"]]
+    return {each["pid"]: (each["name"] or "", each["cpu_times"].user + each["cpu_times"].system) for each in facts}
+
+
+def share_of_others(
+    before: Mapping[int, tuple[str, float]], now: Mapping[int, tuple[str, float]], own: Collection[int], passed: float
+) -> tuple[float, str]:
+    """Return what `others` does, of two looks some seconds apart.
+
+    Args:
+        own: this program and what it has started, such as the loader's workers, by their numbers.
+    """
+    used: dict[str, float] = {}
+    for number, (name, seconds) in now.items():
+        if number in before and number not in own:
+            used[name] = used.get(name, 0.0) + max(0.0, seconds - before[number][1])
+    busiest = max(used, key=used.__getitem__, default="")
+    return sum(used.values()) / passed / (os.cpu_count() or 1), busiest
