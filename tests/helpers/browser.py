@@ -16,17 +16,21 @@ NEEDS_BROWSER = [
     pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium; put one on the PATH or name it in TRAINER_CHROMIUM"),
 ]
 
-PATIENCE = 120_000
+PATIENCE = 600_000
 """Milliseconds for what includes loading a model on a busy machine."""
 
-expect.set_options(timeout=20_000)
+SOON = 300
+"""Milliseconds between two questions for news; a person's page asks less often, and no test has to wait for it."""
+
+expect.set_options(timeout=60_000)
 
 
 def opened(page: Page, app: App) -> Page:
-    """Open the page, and return when the server has said what the form holds."""
+    """Open the page, and return when the server has said what the form holds. From then on it asks for news often."""
     page.goto(app.url)
     expect(page.locator("#basic-fields [data-field]").first).to_be_attached()
     expect(page.locator("#plan section").first).to_be_attached()
+    page.evaluate(f"Object.assign(NEWS, {{RUNNING: {SOON}, IDLE: {SOON}}}); NEWS.ask()")
     return page
 
 

@@ -6,6 +6,7 @@ Its processes are children of one that has imported all there is, seconds sooner
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import signal
@@ -48,6 +49,7 @@ class Program:
     def __init__(self, process: BaseProcess) -> None:
         self._process = process
         process.start()
+        atexit.register(process.kill)  # a test that failed in between may leave it, and Python waits for its children
         self.pid = int(process.pid or 0)
 
     def poll(self) -> int | None:
