@@ -186,7 +186,7 @@ class Plot {
         const steps = x.map((step) => step * scale), common = {steps, run, colour: low ? 0 : number};
         const values = low || this.group === 'rate' ? smoothed(y, smooth) : y;
         if (low && !run) lines.push({...common, name, values: y, wild: y, low, high, faint: true});
-        if (low) lines.push({...common, name: `${of}${name === 'each step' ? '' : `${name}, `}smoothed`, values, wild: y});
+        if (low) lines.push({...common, name: `${of}${name === 'each step' ? '' : `${name}, `}smoothed`, values, wild: run ? values : y}); // of others single steps are not drawn
         else if (!run || this.group !== 'loss') lines.push({...common, name: `${of}${name}`, values, thin: this.group === 'loss' || number > 0});
       });
       const judged = found.validation;
@@ -386,7 +386,7 @@ function extent(lines, frame, log) {
   for (const line of lines) {
     const found = (line.wild || line.values).filter((value, place) => value !== null && line.steps[place] >= frame.low && line.steps[place] <= frame.high && !(log && value <= 0));
     found.sort((a, b) => a - b);
-    const [first, last] = line.wild ? [0.01, 0.98] : [0, 1];
+    const [first, last] = line.wild ? [0.01, 0.99] : [0, 1];
     if (found.length) values.push(...[first, last].map((share) => found[Math.min(found.length - 1, Math.floor(share * found.length))]));
   }
   if (!values.length) return {least: log ? 0.1 : 0, most: 1};

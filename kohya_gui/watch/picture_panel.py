@@ -58,7 +58,7 @@ def _row(each: PictureLoss, known: tuple[Path, str] | None, pictures: Pictures) 
 def _name(name: str) -> str:
     """Return the name with its folder set apart: where there is little room the file's own name is what counts."""
     folder, _, file = name.rpartition("/")
-    return (f"<span>{esc(folder)}/</span>" if folder else "") + esc(file)
+    return (f"<i>{esc(folder)}/</i>" if folder else "") + f"<b>{esc(file)}</b>"
 
 
 def _change(learned: float) -> str:
