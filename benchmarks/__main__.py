@@ -33,6 +33,7 @@ from benchmarks import (
     pictures,
     scanning,
     steps,
+    streaming,
     watching,
     whole,
     workbench,
@@ -62,6 +63,7 @@ def cells(options: Options) -> dict[str, Measure]:
     found |= {"memory": whole.memory, "loading": loading.measure, "validation": judged.measure}
     found["validation/cost"] = judged.cost
     if not options.quick:
+        found["streaming"] = streaming.measure
         found["merge"] = merging.measure
     for cell in steps.CELLS:
         if cell.quick_steps or not options.quick:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,12 +19,13 @@ from tests.helpers.texts import tokens_of
 from trainer import families
 from trainer.adapters import make_spec
 from trainer.config import load_config, rates
-from trainer.families.reading.quantised import KINDS, QuantisedLinear
+from trainer.families.reading.quantised import KINDS, Quantised, QuantisedConv2d, quantised
 from trainer.families.unet.bundle import StableBundle
 from trainer.ground.events import Event, StepDone
 from trainer.run import train
 
 CPU = torch.device("cpu")
+DEMO = Path(__file__).resolve().parents[2] / "demo" / "model.safetensors"
 COSINES = {"int8": 0.99, "fp8": 0.99, "nf4": 0.95}
 EACH = {"int8": 0.99, "fp8": 0.93, "nf4": 0.0}
 
@@ -30,60 +35,160 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return TINY["sdxl"].write_file(tmp_path_factory.mktemp("models") / "tiny.safetensors")
 
 
-def loaded(model: Path, kind: str, dtype: torch.dtype = torch.float32) -> StableBundle:
-    config = load_config(overrides={"pretrained_model_name_or_path": str(model), "quantize_base": kind})
-    bundle = families.load(config, device=CPU, dtype=dtype)
+def loaded(model: Path, kind: str, dtype: torch.dtype = torch.float32, **more: object) -> StableBundle:
+    given = {"pretrained_model_name_or_path": str(model), "quantize_base": kind, **more}
+    bundle = families.load(load_config(overrides=given), device=CPU, dtype=dtype)
     assert isinstance(bundle, StableBundle)
     return bundle
 
 
-def gradients(model: Path, kind: str) -> list[Tensor]:
-    """Return the gradient of every matrix of a LoRA on UNet and text encoders, as a vector each."""
+def uneven(bundle: StableBundle) -> dict[str, Tensor]:
+    """Make weights of the UNet's linear layers 50 times smaller in 1 % of their columns; return by layer what is to be
+    done to the channels that come in, so that all of it is the same function with larger activations."""
+    generator, found = torch.Generator().manual_seed(7), {}
+    for path, layer in bundle.unet.named_modules():
+        if isinstance(layer, nn.Linear):
+            factors = torch.ones(layer.in_features)
+            factors[torch.randperm(layer.in_features, generator=generator)[: max(1, layer.in_features // 100)]] = 50.0
+            layer.weight.data.div_(factors)
+            found[path] = factors
+    return found
+
+
+def made_small(bundle: StableBundle, kind: str) -> None:
+    """Keep the UNet's linear layers in few bits."""
+    for path, layer in [(path, each) for path, each in bundle.unet.named_modules() if isinstance(each, nn.Linear)]:
+        parent, _, name = path.rpartition(".")
+        setattr(bundle.unet.get_submodule(parent), name, quantised(layer, kind))
+
+
+def scaled(factors: Tensor, _layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (inputs[0] * factors, *inputs[1:])
+
+
+def gradients(bundle: StableBundle, factors: Mapping[str, Tensor] | None = None) -> list[Tensor]:
+    """Return the gradient of every matrix of a LoRA on UNet and text encoders, as a vector each.
+
+    `factors` are what comes into layers of the UNet is multiplied by: before the adapter, which may go past the frozen
+    layer itself.
+    """
     config = load_config(overrides={"network_dim": 4})
-    bundle = loaded(model, kind)
     spec = make_spec(config.network, rates(config, families.FAMILIES[bundle.family].parts))
     adapter = spec.build(bundle.components, bundle.targets(conv=False), seed=1)
+    for path, each in (factors or {}).items():
+        bundle.unet.get_submodule(path).register_forward_pre_hook(partial(scaled, each))
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in adapter.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
     noisy, target = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(2))
     text = bundle.encode_text(tokens_of(bundle, "a cat", "red"))
-    made = bundle.predict(noisy, torch.tensor([100, 600]), text, {"sizes": torch.tensor([[64, 64, 0, 0, 64, 64]] * 2)})
+    sizes = {"sizes": torch.tensor([[64, 64, 0, 0, 64, 64]] * 2)} if bundle.family == "sdxl" else {}
+    made = bundle.predict(noisy, torch.tensor([100, 600]), text, sizes)
     nn.functional.mse_loss(made, target).backward()
     return [each.grad.flatten() for each in adapter.parameters() if each.grad is not None]
 
 
+def cosines(whole: list[Tensor], made: list[Tensor]) -> tuple[float, float]:
+    """Return the cosine of two gradients, and the lowest of a layer; but for layers that nothing reaches."""
+    norm = torch.cat(whole).norm()
+    each = [
+        float(nn.functional.cosine_similarity(*pair, dim=0))
+        for pair in zip(whole, made, strict=True)
+        if pair[0].norm() > 1e-9 * norm
+    ]
+    return float(nn.functional.cosine_similarity(torch.cat(whole), torch.cat(made), dim=0)), min(each)
+
+
+@pytest.fixture(scope="module")
+def whole(model: Path) -> list[Tensor]:
+    return gradients(loaded(model, "none"))
+
+
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_gradients_point_where_the_whole_models_do(model: Path, kind: str) -> None:
-    pairs = list(zip(gradients(model, "none"), gradients(model, kind), strict=True))
-    whole, made = (torch.cat(each) for each in zip(*pairs, strict=True))
-    assert nn.functional.cosine_similarity(whole, made, dim=0) >= COSINES[kind]
-    assert not torch.equal(whole, made)
-    assert min(float(nn.functional.cosine_similarity(*pair, dim=0)) for pair in pairs) >= EACH[kind], "in every layer"
+def test_gradients_point_where_the_whole_models_do(model: Path, whole: list[Tensor], kind: str) -> None:
+    made = gradients(loaded(model, kind))
+    everywhere, lowest = cosines(whole, made)
+    assert everywhere >= COSINES[kind]
+    assert lowest >= EACH[kind], "in every layer"
+    assert not torch.equal(torch.cat(whole), torch.cat(made))
+
+
+@pytest.mark.parametrize("which", ["demo", "sdxl"])
+def test_int8_takes_channels_that_are_far_larger_than_others(model: Path, which: str) -> None:
+    path, found = DEMO if which == "demo" else model, []
+    for kind in ("none", "int8"):
+        bundle = loaded(path, "none")
+        factors = uneven(bundle)
+        if kind != "none":
+            made_small(bundle, kind)
+        found.append(gradients(bundle, factors))
+    assert cosines(*found)[1] >= EACH["int8"], "in every layer"
 
 
 @pytest.mark.parametrize(("kind", "bits"), [("int8", 8), ("fp8", 8), ("nf4", 4)])
-@pytest.mark.parametrize("shape", [(48, 80), (33, 70)])
-def test_a_layer_keeps_its_weights_in_few_bits(kind: str, bits: int, shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("shape", [(48, 80), (33, 70), (12, 8, 3, 3)])
+def test_a_layer_keeps_its_weights_in_few_bits(kind: str, bits: int, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    source = nn.Linear(shape[1], shape[0])
-    layer = KINDS[kind](source)
+    source: Any = nn.Conv2d(8, 12, 3, stride=2, padding=1) if len(shape) > 2 else nn.Linear(shape[1], shape[0])
+    layer: Any = quantised(source, kind)
     assert layer.weight.nbytes <= -(-source.weight.numel() // 32) * 32 * bits / 8
-    worst = (layer.whole(torch.float32) - source.weight).abs().amax(dim=1) / source.weight.abs().amax(dim=1)
-    assert worst.max() < {"int8": 0.005, "fp8": 0.04, "nf4": 0.2}[kind]
-    inputs = torch.randn(3, shape[1], requires_grad=True)
-    expected = torch.randn(3, shape[1], requires_grad=True)
-    expected.data.copy_(inputs.data)
-    layer(inputs).square().sum().backward()
-    nn.functional.linear(expected, layer.whole(torch.float32), source.bias).square().sum().backward()
+    assert layer.whole(torch.float32).shape == shape
+    rows, kept = source.weight.flatten(1), layer.whole(torch.float32).flatten(1)
+    assert ((kept - rows).abs().amax(dim=1) / rows.abs().amax(dim=1)).max() < {"int8": 0.005, "fp8": 0.04, "nf4": 0.2}[
+        kind
+    ]
+    inputs = torch.randn(3, *([8, 9, 7] if len(shape) > 2 else [shape[1]]), requires_grad=True)
+    expected = inputs.detach().clone().requires_grad_()
+    plain = copy.deepcopy(source)
+    plain.weight.data.copy_(layer.whole(torch.float32))
+    one, other = layer(inputs), plain(expected)
+    torch.testing.assert_close(one, other)
+    one.square().sum().backward()
+    other.square().sum().backward()
     torch.testing.assert_close(inputs.grad, expected.grad)
 
 
-def test_the_unets_linear_layers_are_small_and_half_precision_works(model: Path) -> None:
-    bundle = loaded(model, "nf4", torch.bfloat16)
-    kinds = [type(part) for part in bundle.unet.modules() if isinstance(part, nn.Linear)]
-    assert sum(issubclass(kind, QuantisedLinear) for kind in kinds) > 100
+def test_columns_that_are_small_everywhere_keep_as_many_steps() -> None:
+    torch.manual_seed(0)
+    source = nn.Linear(64, 64)
+    source.weight.data[:, ::8] /= 50
+    source.weight.data[:, 63] = 0
+    layer: Any = quantised(source, "int8")
+    off = (layer.whole(torch.float32) - source.weight).abs().amax(dim=0) / source.weight.abs().amax(dim=0).clamp(
+        min=1e-9
+    )
+    assert off.max() < 0.02
+    layer.store(torch.randn(64, 64))
+    assert "columns" not in dict(layer.named_buffers()), "it has no small ones any more"
+
+
+def in_few_bits(bundle: StableBundle) -> dict[str, int]:
+    """Return how many layers of each component are kept in few bits."""
+    parts = bundle.components.items()
+    return {name: sum(isinstance(each, Quantised) for each in part.modules()) for name, part in parts}
+
+
+@pytest.mark.parametrize(
+    ("changed", "encoders"),
+    [
+        ({"network_train_unet_only": True}, (True, True)),
+        ({"text_encoder_lr": [1e-4, 0.0]}, (False, True)),
+        ({"text_encoder_lr": 1e-4}, (False, False)),
+        ({"network_train_unet_only": True, "cache_text_encoder_outputs": True}, (False, False)),
+    ],
+)
+def test_text_encoders_are_small_that_neither_learn_nor_leave(
+    model: Path, changed: Mapping[str, object], encoders: tuple[bool, bool]
+) -> None:
+    found = in_few_bits(loaded(model, "fp8", **changed))
+    assert found["unet"] > 100
+    assert (found["text_encoder"] > 0, found["text_encoder_2"] > 0) == encoders
+
+
+def test_half_precision_works_on_a_small_base(model: Path) -> None:
+    bundle = loaded(model, "nf4", torch.bfloat16, network_train_unet_only=True)
+    assert any(isinstance(part, QuantisedConv2d) for part in bundle.unet.modules())
     with torch.autocast("cpu", torch.bfloat16):
         text = bundle.encode_text(tokens_of(bundle, "a cat"))
         made = bundle.predict(

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from tests.helpers.checkpoints import tiny_modules
 from trainer.families.unet import slim_blocks
-from trainer.families.unet.slim_blocks import SlimAttention, SlimResidual, attended, slimmed
+from trainer.families.unet.slim_blocks import SlimAttention, SlimEncoder, SlimResidual, attended, slimmed
 from trainer.forecast import kernels
+from trainer.forecast.ledger import Ledger
 
 
 def kinds(model: nn.Module) -> set[type]:
@@ -50,10 +51,17 @@ def test_a_vae_gives_the_same_bits() -> None:
     vae = tiny_modules()[1]
     brief = slimmed(copy.deepcopy(vae))
     assert kinds(brief) == {Attention, SlimResidual}, "its attention has a norm and a residual of its own"
+    assert isinstance(brief.encoder, SlimEncoder)
     pixels = drawn(1, 3, 64, 48)
     assert torch.equal(vae.encode(pixels).latent_dist.mean, brief.encode(pixels).latent_dist.mean)
     latents = drawn(1, 4, 8, 6)
     assert torch.equal(vae.decode(latents).sample, brief.decode(latents).sample)
+    most = []
+    for model in (vae, brief):
+        with Ledger() as ledger:
+            model.encode(torch.zeros(1, 3, 128, 128))
+        most.append(ledger.peak)
+    assert most[1] <= 0.7 * most[0], "nothing is kept from one block to the next"
 
 
 @pytest.mark.parametrize("features", [5, 10, 16, 40])

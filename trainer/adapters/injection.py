@@ -346,7 +346,9 @@ def _shape(layer: nn.Module) -> Shape:
     if isinstance(layer, nn.Linear):
         # Of a quantised layer the weight that is stored has another shape.
         return layer.out_features, layer.in_features
-    return tuple(layer.weight.shape) if isinstance(layer, nn.Conv2d) else ()
+    if isinstance(layer, nn.Conv2d):
+        return layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size
+    return ()
 
 
 def ratio_to(norm: Tensor, most: float) -> Tensor:

@@ -315,8 +315,11 @@ class AdditiveLayer(AdaptedLayer):
     def weight_shape(self) -> torch.Size:
         """The shape of W."""
         base = self.base_layer
+        # That of a layer that keeps its weight in few bits is not what is kept.
         if isinstance(base, nn.Linear):
             return torch.Size((base.out_features, base.in_features))
+        if isinstance(base, nn.Conv2d):
+            return torch.Size((base.out_channels, base.in_channels // base.groups, *base.kernel_size))
         return cast(Tensor, base.weight).shape
 
     def forward(self, x: Tensor) -> Tensor:

@@ -59,6 +59,18 @@ class TrainingConfig:
         """The sections, beside `network`, that have settings of adapters."""
         return self.lycoris, self.blocks, self.transformer, self.limits, self.rates
 
+    def in_few_bits(self, parts: Sequence[Part]) -> frozenset[str]:
+        """Return the names of those parts of a model whose weights `quantize_base` keeps in few bits.
+
+        They are the denoiser and the text encoders that do not learn. Text encoders that leave memory before the first
+        step stay whole, so that what they make of captions is the whole model's.
+        """
+        if self.model.quantize_base == "none":
+            return frozenset()
+        ahead = self.text.cache_text_encoder_outputs or self.text.cache_text_encoder_outputs_to_disk
+        encoders = set() if ahead else set(names_of(parts, TEXT)) - rates(self, parts).keys()
+        return frozenset({*names_of(parts, DENOISER), *encoders})
+
 
 def known_settings() -> Mapping[str, Setting]:
     """Return {key: Setting} of every setting, in the order of the sections."""

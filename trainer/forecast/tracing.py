@@ -31,7 +31,7 @@ from trainer.pictures.loader import Batch, BatchLoader
 from trainer.planning.plan import Plan
 from trainer.preview.prompts import settle
 from trainer.results.run_folder import RunFolder
-from trainer.targets import TEXT
+from trainer.targets import TEXT, names_of
 from trainer.training import build, loop, precision
 from trainer.training.text_states import MEMORY_BYTES
 from trainer.training.training import Training
@@ -102,13 +102,20 @@ def holding(training: Training) -> Ledger:
     ledger.hold(ADAPTER, (*training.parameters, *training.adapter.tensors().values()))
     if training.average is not None:
         ledger.hold(ADAPTER, training.average.values)
-    titles = {part.name: part.title for part in training.plan.parts}
     for name, module in bundle.components.items():
-        ledger.hold(_WEIGHTS.format(titles.get(name, name)), tensors_of(module))
+        ledger.hold(_weights_of(training, name), tensors_of(module))
     vae = getattr(bundle, "vae", None)
     if vae is not None:
         ledger.hold(_WEIGHTS.format("VAE"), tensors_of(vae))
     return ledger
+
+
+def _weights_of(training: Training, component: str) -> str:
+    """Return what the weights of a component go by."""
+    parts, config = training.plan.parts, training.config
+    title = next((part.title for part in parts if part.name == component), component)
+    small = f" ({config.model.quantize_base})" if component in config.in_few_bits(parts) else ""
+    return _WEIGHTS.format(title) + small
 
 
 # --- the phases -----------------------------------------------------------------------------------------------------
@@ -142,7 +149,7 @@ def _aside(training: Training, ledger: Ledger) -> Mapping[str, int]:
     """Return {holder: bytes} of the text encoders that make room for the VAE, as `build.text_encoders_aside` has it."""
     if training.bundle.streamed is None:
         return {}
-    names = [_WEIGHTS.format(part.title) for part in training.plan.parts if part.role == TEXT]
+    names = [_weights_of(training, name) for name in names_of(training.plan.parts, TEXT)]
     return {name: ledger.held(name) for name in names}
 
 

@@ -118,6 +118,7 @@ class Plan:
         reg = f" + {counts.reg_images} regularisation pictures" if counts.reg_images else ""
         lines = [
             f"Model: {self.model}, {self.recognition.source}",
+            *self._in_few_bits(),
             f"Pictures: {counts.train_images}{reg}; {counts.samples} samples an epoch",
             *self._buckets(),
             f"Steps: {timetable.total_steps:,}",
@@ -129,6 +130,13 @@ class Plan:
         lines += [f"Note: {notice}" for notice in self.notices]
         lines += [f"Advice: {each}" for each in self.advice]
         return lines
+
+    def _in_few_bits(self) -> Iterator[str]:
+        """Yield what is kept in few bits, where anything is."""
+        small = self.config.in_few_bits(self.parts)
+        named = [part.title for part in self.parts if part.name in small]
+        if named:
+            yield f"Weights in {self.config.model.quantize_base}: {', '.join(named)}"
 
     def _buckets(self) -> Iterator[str]:
         """Yield the buckets in use, a line for each dataset."""

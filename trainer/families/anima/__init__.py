@@ -145,7 +145,8 @@ class Anima(Family):
     ) -> Bundle:
         from trainer.families.anima.bundle import load_bundle
 
-        return load_bundle(recognition, config, device=device, dtype=dtype, progress=progress)
+        small = config.in_few_bits(self.parts)
+        return load_bundle(recognition, config, small=small, device=device, dtype=dtype, progress=progress)
 
 
 def _behind(prefix: str, shapes: Shapes) -> Shapes:

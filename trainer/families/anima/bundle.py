@@ -5,7 +5,7 @@ How text is cut, encoded and hidden follows sd-scripts (library/strategy_anima.p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,9 +20,10 @@ from trainer.families.anima.vae import decoded, encoded
 from trainer.families.autocast import autocast
 from trainer.families.conditions import Conditions
 from trainer.families.family import Latents, Recognition
+from trainer.families.reading.quantised import quantising
 from trainer.families.reading.weights import fingerprint
 from trainer.families.text.tokens import Tokenizers, Tokens
-from trainer.families.transformer.bundle import TransformerBundle, load_modules, smaller_layers
+from trainer.families.transformer.bundle import TransformerBundle, load_modules
 from trainer.ground.control import Progress
 from trainer.process import FLOW
 from trainer.targets import Target
@@ -146,6 +147,7 @@ def load_bundle(
     recognition: Recognition,
     config: TrainingConfig,
     *,
+    small: Collection[str],
     device: torch.device,
     dtype: torch.dtype,
     progress: Progress | None = None,
@@ -153,6 +155,7 @@ def load_bundle(
     """Load the models of Anima.
 
     Args:
+        small: the components whose weights are kept in few bits.
         dtype: of the frozen weights; the VAE stays in float32 with `no_half_vae`.
         progress: called with ("load model", components done, components).
 
@@ -161,16 +164,16 @@ def load_bundle(
             cannot be had.
         Stopped: `progress` asked for it.
     """
-    model = config.model
+    model, smaller = config.model, partial(quantising, small, config.model.quantize_base)
     apart = {"vae": model.vae, TEXT: model.qwen3}
     vae_dtype = torch.float32 if model.no_half_vae else dtype
     where = (model.t5_tokenizer_path, device, dtype, vae_dtype, config.text.qwen3_tokenizer_path)
     checkpoint = Checkpoint(recognition, apart, *where)
     makers: dict[str, Callable[[], nn.Module]] = {
-        TEXT: partial(checkpoint.encoder, TEXT),
+        TEXT: partial(checkpoint.encoder, TEXT, smaller(TEXT)),
         "vae": checkpoint.vae,
         CONDITIONER: checkpoint.conditioner,
-        DENOISER: partial(checkpoint.transformer, smaller_layers(config)),
+        DENOISER: partial(checkpoint.transformer, smaller(DENOISER)),
     }
     modules = load_modules(makers, progress)
     return Bundle(checkpoint, {DENOISER: modules.pop(DENOISER), **modules}, config)

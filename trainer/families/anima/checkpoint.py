@@ -81,8 +81,11 @@ class Checkpoint(Components):
         prefixes = [*(prefix + ADAPTER for prefix in DENOISERS), ""]
         return self._filled(CONDITIONER, module, [_behind(prefix, _plain) for prefix in prefixes], prefixes)
 
-    def encoder(self, component: str) -> nn.Module:
+    def encoder(self, component: str, smaller: Callable[[nn.Module], nn.Module] = keep_whole) -> nn.Module:
         """Load Qwen3.
+
+        Args:
+            smaller: see `fill`.
 
         Raises:
             ModelError: as `transformer`.
@@ -91,7 +94,7 @@ class Checkpoint(Components):
         module = build_empty(Qwen3Model, config)
         module.rotary_emb = type(module.rotary_emb)(config).to(self.device)
         namings = [_behind(prefix, _plain) for prefix in PREFIXES[TEXT]]
-        return self._filled(TEXT, module, namings, PREFIXES[TEXT], dtype=self.text_dtype)
+        return self._filled(TEXT, module, namings, PREFIXES[TEXT], dtype=self.text_dtype, smaller=smaller)
 
     def vae(self) -> AutoencoderKLQwenImage:
         """Load the VAE: the one of the setting `vae` where it is set, else the model's own.

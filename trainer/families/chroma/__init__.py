@@ -98,4 +98,6 @@ class Chroma(Flux):
         from trainer.families.chroma.checkpoint import Checkpoint
         from trainer.families.flux.bundle import load_bundle
 
-        return load_bundle(Bundle, Checkpoint, recognition, config, device=device, dtype=dtype, progress=progress)
+        small = config.in_few_bits(self.parts)
+        given: dict[str, Any] = {"small": small, "device": device, "dtype": dtype, "progress": progress}
+        return load_bundle(Bundle, Checkpoint, recognition, config, **given)

@@ -186,4 +186,6 @@ class Flux(Family):
         from trainer.families.flux.bundle import Bundle, load_bundle
         from trainer.families.flux.checkpoint import Checkpoint
 
-        return load_bundle(Bundle, Checkpoint, recognition, config, device=device, dtype=dtype, progress=progress)
+        small = config.in_few_bits(self.parts)
+        given: dict[str, Any] = {"small": small, "device": device, "dtype": dtype, "progress": progress}
+        return load_bundle(Bundle, Checkpoint, recognition, config, **given)

@@ -5,7 +5,7 @@ How text is cut and encoded follows sd-scripts (library/strategy_flux.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,10 +20,11 @@ from trainer.families.flux import transformer
 from trainer.families.flux.checkpoint import Checkpoint
 from trainer.families.flux.facts import CLIP, DENOISER, DEV_LENGTH, LATENTS, SCHNELL_LENGTH, T5
 from trainer.families.flux.targets import adapter_targets
+from trainer.families.reading.quantised import quantising
 from trainer.families.reading.weights import fingerprint
 from trainer.families.text.clip import PromptTokenizer
 from trainer.families.text.tokens import EncoderTokens, Tokenizers, Tokens
-from trainer.families.transformer.bundle import TransformerBundle, load_modules, smaller_layers
+from trainer.families.transformer.bundle import TransformerBundle, load_modules
 from trainer.ground.control import Progress
 from trainer.process import FLOW
 from trainer.targets import Target
@@ -166,6 +167,7 @@ def load_bundle(
     recognition: Recognition,
     config: TrainingConfig,
     *,
+    small: Collection[str],
     device: torch.device,
     dtype: torch.dtype,
     progress: Progress | None = None,
@@ -173,6 +175,7 @@ def load_bundle(
     """Load the models of FLUX.1, or of a relative whose bundle and checkpoint are given.
 
     Args:
+        small: the components whose weights are kept in few bits.
         dtype: of the frozen weights; the VAE stays in float32 with `no_half_vae`.
         progress: called with ("load model", components done, components).
 
@@ -181,11 +184,13 @@ def load_bundle(
             cannot be had.
         Stopped: `progress` asked for it.
     """
-    model, smaller = config.model, smaller_layers(config)
+    model, smaller = config.model, partial(quantising, small, config.model.quantize_base)
     apart = {"vae": model.vae, **dict.fromkeys(made.encoders, model.clip_l), made.large_encoder: model.t5xxl}
     vae_dtype = torch.float32 if model.no_half_vae else dtype
     checkpoint = read(recognition, apart, model.t5_tokenizer_path, device, dtype, vae_dtype)
-    makers: dict[str, Callable[[], nn.Module]] = {name: partial(checkpoint.encoder, name) for name in made.encoders}
-    makers |= {"vae": checkpoint.vae, DENOISER: partial(checkpoint.transformer, smaller)}
+    makers: dict[str, Callable[[], nn.Module]] = {
+        name: partial(checkpoint.encoder, name, smaller(name)) for name in made.encoders
+    }
+    makers |= {"vae": checkpoint.vae, DENOISER: partial(checkpoint.transformer, smaller(DENOISER))}
     modules = load_modules(makers, progress)
     return made(checkpoint, {DENOISER: modules.pop(DENOISER), **modules}, config)

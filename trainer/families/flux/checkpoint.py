@@ -84,8 +84,11 @@ class Checkpoint(Components):
             names = {own: own for own in read}
             return fill(module, read, names, device=self.device, dtype=self.dtype, source=source, smaller=smaller)
 
-    def clip(self) -> CLIPTextModel:
+    def clip(self, smaller: Callable[[nn.Module], nn.Module] = keep_whole) -> CLIPTextModel:
         """Load CLIP-L.
+
+        Args:
+            smaller: see `fill`.
 
         Raises:
             ModelError: as `transformer`.
@@ -95,22 +98,28 @@ class Checkpoint(Components):
         # Counts, which files do not hold, and which have no memory since the module was built on the meta device.
         positions = torch.arange(config.max_position_embeddings, device=self.device)
         module.embeddings.register_buffer("position_ids", positions[None], persistent=False)
-        return self._filled(CLIP, module, ("text_model.", ""), self.dtype)
+        return self._filled(CLIP, module, ("text_model.", ""), self.dtype, smaller)
 
-    def t5(self) -> T5EncoderModel:
+    def t5(self, smaller: Callable[[nn.Module], nn.Module] = keep_whole) -> T5EncoderModel:
         """Load T5's encoder. Its table of tokens has two names, of which a file may have either.
+
+        Args:
+            smaller: see `fill`.
 
         Raises:
             ModelError: as `transformer`.
         """
         config = T5Config.from_dict({**self.recognition.configs[self.t5_component], "dropout_rate": 0.0})
-        module = self._filled(self.t5_component, build_empty(T5EncoderModel, config), ("",), self.text_dtype)
+        empty = build_empty(T5EncoderModel, config)
+        module = self._filled(self.t5_component, empty, ("",), self.text_dtype, smaller)
         module.encoder.set_input_embeddings(module.shared)
         return module
 
-    def encoder(self, component: str) -> CLIPTextModel | T5EncoderModel:
+    def encoder(
+        self, component: str, smaller: Callable[[nn.Module], nn.Module] = keep_whole
+    ) -> CLIPTextModel | T5EncoderModel:
         """Load a text encoder; see `clip` and `t5`."""
-        return self.t5() if component == self.t5_component else self.clip()
+        return self.t5(smaller) if component == self.t5_component else self.clip(smaller)
 
     def vae(self) -> AutoencoderKL:
         """Load the VAE: the one of the setting `vae` where it is set, else the model's own.
@@ -143,7 +152,14 @@ class Checkpoint(Components):
         found = VOCABULARY.find(self.tokenizer_path, *self.beside(self.t5_component), *usual)
         return T5Tokenizer(load_t5_tokenizer(found), length, masked)
 
-    def _filled(self, component: str, module: _Text, levels: Sequence[str], dtype: torch.dtype) -> _Text:
+    def _filled(
+        self,
+        component: str,
+        module: _Text,
+        levels: Sequence[str],
+        dtype: torch.dtype,
+        smaller: Callable[[nn.Module], nn.Module],
+    ) -> _Text:
         """Give a text encoder its weights, which have one of the prefixes of its component or none."""
         source = self.apart.get(component, "") or self.recognition.source
         with open_weights(*self.paths(component)) as opened:
@@ -152,7 +168,7 @@ class Checkpoint(Components):
             namings: list[Naming] = [_behind(prefix + level, table) for level in levels]
             names = best_names(opened, module, namings)
             check_leftovers(opened, names.values(), module, prefix=prefix, unused=_UNUSED, source=source)
-            return fill(module, opened, names, device=self.device, dtype=dtype, source=source)
+            return fill(module, opened, names, device=self.device, dtype=dtype, source=source, smaller=smaller)
 
 
 def _behind(prefix: str, table: str) -> Naming:

@@ -2,7 +2,7 @@
 
 Training changes none of them, so they go one way, to the device, and what is there is dropped. On a CUDA device the
 copies run beside the computing, from pinned memory, a block ahead. Elsewhere the same is done by plain copies, and what
-was dropped holds no number: whatever is used without being there shows.
+was dropped holds NaN in every row: whatever is used without being there shows.
 
 A block is fetched when it is called, and again when the gradient of what it gave arrives, on the way back. Its order
 among the others is learned from the first pass. Ren et al. 2021, "ZeRO-Offload", has the idea for all of a model's
@@ -190,13 +190,14 @@ class StreamedWeights:
         self._empty(block)
 
     def _empty(self, block: _Block) -> None:
-        """Give the room on the device back; elsewhere let the numbers be none."""
+        """Give the room on the device back; elsewhere let a number of each row be none, which no product overlooks."""
         if self._side is not None:
             block.flat.untyped_storage().resize_(0)
             return
         for entry in block.entries:
             tensor = getattr(entry.module, entry.name).data
-            tensor.fill_(torch.nan if tensor.is_floating_point() else torch.iinfo(tensor.dtype).max)
+            first = tensor.flatten(1)[:, 0] if tensor.dim() > 1 else tensor
+            first.fill_(torch.nan if tensor.is_floating_point() else torch.iinfo(tensor.dtype).max)
 
 
 def chosen(blocks: Sequence[nn.Module], share: float) -> list[nn.Module]:

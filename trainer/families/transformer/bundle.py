@@ -5,25 +5,20 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from trainer.families.family import ComponentConfigs
-from trainer.families.reading.quantised import quantised
 from trainer.families.reading.streamed import StreamedWeights
-from trainer.families.reading.weights import fingerprint, keep_whole
+from trainer.families.reading.weights import fingerprint
 from trainer.families.text.tokens import EncoderTokens
 from trainer.families.transformer.checkpoint import Components
 from trainer.families.vae import HasVae, Vae
 from trainer.ground.control import Progress
 from trainer.memory import free_memory
-
-if TYPE_CHECKING:
-    from trainer.config import TrainingConfig
 
 _PHASE = "load model"
 _VAE = "vae"
@@ -151,12 +146,6 @@ class TransformerBundle(HasVae):
 
 Tokenizing = dict[str, Callable[[str], EncoderTokens]]
 """{component: what makes its tokens of a text}."""
-
-
-def smaller_layers(config: TrainingConfig) -> Callable[[nn.Module], nn.Module]:
-    """Return what is made of each layer of a denoiser as it is loaded, by the setting `quantize_base`."""
-    kind = config.model.quantize_base
-    return keep_whole if kind == "none" else partial(quantised, kind=kind)
 
 
 def load_modules(

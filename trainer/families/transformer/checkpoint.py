@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from trainer.families.family import FILE, Recognition
 from trainer.families.reading.hub import download, weight_files
+from trainer.families.reading.weights import keep_whole
 from trainer.families.vae import Vae
 
 
@@ -31,8 +33,11 @@ class Components(ABC):
     vae_dtype: torch.dtype
 
     @abstractmethod
-    def encoder(self, component: str) -> Any:
+    def encoder(self, component: str, smaller: Callable[[nn.Module], nn.Module] = keep_whole) -> Any:
         """Load a text encoder.
+
+        Args:
+            smaller: see `fill`.
 
         Raises:
             ModelError: weights are missing, superfluous or of other shapes.

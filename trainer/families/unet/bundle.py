@@ -6,7 +6,7 @@ After Rombach et al. 2022; how text is cut, encoded and joined follows sd-script
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from trainer.families.conditions import Conditions
 from trainer.families.family import FILE, ComponentConfigs, Latents, Recognition
-from trainer.families.reading.quantised import quantised
+from trainer.families.reading.quantised import quantising
 from trainer.families.reading.streamed import StreamedWeights
-from trainer.families.reading.weights import fingerprint, keep_whole
+from trainer.families.reading.weights import fingerprint
 from trainer.families.text.clip import LENGTH, PromptTokenizer
 from trainer.families.text.tokens import EncoderTokens, Tokenizers, Tokens
 from trainer.families.text.weighted import WeightedTokenizer, weigh
@@ -284,6 +284,7 @@ def load_bundle(
     recognition: Recognition,
     config: TrainingConfig,
     *,
+    small: Collection[str],
     device: torch.device,
     dtype: torch.dtype,
     progress: Progress | None = None,
@@ -292,6 +293,7 @@ def load_bundle(
 
     Args:
         made: the family's bundle.
+        small: the components whose weights are kept in few bits.
         dtype: of the frozen weights; the VAE stays in float32 with `no_half_vae`.
         progress: called with ("load model", components done, components).
 
@@ -311,14 +313,14 @@ def load_bundle(
     report = progress or (lambda _phase, _done, _total: None)
     total = len(encoders) + 2
     report(_PHASE, 0, total)
+    smaller = partial(quantising, small, config.model.quantize_base)
     text_encoders = {}
     for done, encoder in enumerate(encoders, 1):
-        text_encoders[encoder.component] = checkpoint.text_encoder(encoder)
+        text_encoders[encoder.component] = checkpoint.text_encoder(encoder, smaller(encoder.component))
         report(_PHASE, done, total)
     vae = checkpoint.vae()
     report(_PHASE, total - 1, total)
-    kind = config.model.quantize_base
-    unet = checkpoint.unet(keep_whole if kind == "none" else partial(quantised, kind=kind))
+    unet = checkpoint.unet(smaller("unet"))
     report(_PHASE, total, total)
     return made(checkpoint, unet, text_encoders, vae, config)
 

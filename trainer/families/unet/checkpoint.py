@@ -82,8 +82,13 @@ class Checkpoint:
             prefix = prefix if any(name.startswith(prefix) for name in weights) else ""
             return slimmed(self._filled(module, weights, prefix, namings, smaller))
 
-    def text_encoder(self, which: TextEncoderFacts) -> TextEncoder:
+    def text_encoder(
+        self, which: TextEncoderFacts, smaller: Callable[[nn.Module], nn.Module] = keep_whole
+    ) -> TextEncoder:
         """Load one text encoder.
+
+        Args:
+            smaller: see `fill`.
 
         Raises:
             ModelError: as `unet`.
@@ -101,9 +106,9 @@ class Checkpoint:
                 read = OpenClipWeights(weights, prefix, config.num_hidden_layers)
                 # transformers 5 dropped the level "text_model" from the module without projection.
                 level = "" if which.projected else "text_model."
-                return self._filled(module, read, "", [lambda name: level + name])
+                return self._filled(module, read, "", [lambda name: level + name], smaller)
             namings: list[Naming] = [lambda name: f"{prefix}text_model.{name}", lambda name: prefix + name]
-            return self._filled(module, weights, prefix, namings)
+            return self._filled(module, weights, prefix, namings, smaller)
 
     def vae(self) -> AutoencoderKL:
         """Load the VAE: the one of the setting `vae` where it is set, else the model's own.

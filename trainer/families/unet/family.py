@@ -126,7 +126,15 @@ class StableFamily(Family):
         from trainer.families.unet.bundle import load_bundle
 
         made = import_module(f"{type(self).__module__}.bundle").Bundle
-        return load_bundle(made, recognition, config, device=device, dtype=dtype, progress=progress)
+        return load_bundle(
+            made,
+            recognition,
+            config,
+            small=config.in_few_bits(self.parts),
+            device=device,
+            dtype=dtype,
+            progress=progress,
+        )
 
 
 def unet_alone(header: Header) -> str:

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 ATTENTION = ("diffusers.models.attention_processor", "Attention")
 PROCESSOR = ("diffusers.models.attention_processor", "AttnProcessor2_0")
 RESIDUAL = ("diffusers.models.resnet", "ResnetBlock2D")
+ENCODER = ("diffusers.models.autoencoders.vae", "Encoder")
 """The classes of diffusers that are known here."""
 
 _VECTOR = 16
@@ -92,24 +93,55 @@ class SlimResidual(nn.Module):
 
     def forward(self, input_tensor: Tensor, temb: Tensor | None, *args: Any, **kwargs: Any) -> Tensor:
         """[b, in, h, w] and the time's embedding [b, time] -> [b, out, h, w]."""
-        hidden = self.conv1(F.silu(self.norm1(input_tensor)))
+        hidden = self.conv1(activated(self.norm1, input_tensor))
         if temb is not None:
             # What a convolution gives is needed by nothing else, so it may be added to in place.
             hidden += self.time_emb_proj(F.silu(temb))[:, :, None, None]
-        hidden = self.conv2(F.silu(self.norm2(hidden)))
+        hidden = activated(self.norm2, hidden)
+        hidden = self.conv2(hidden)
         hidden += input_tensor if self.conv_shortcut is None else self.conv_shortcut(input_tensor)
         return cast(Tensor, hidden)
 
 
+class SlimEncoder(nn.Module):
+    """The encoder of a VAE, which keeps nothing from one block to the next: two maps of features less at the most."""
+
+    conv_in: nn.Module
+    down_blocks: Any
+    mid_block: nn.Module
+    conv_norm_out: nn.Module
+    conv_out: nn.Module
+    gradient_checkpointing: bool
+
+    def forward(self, sample: Tensor) -> Tensor:
+        """[b, 3, H, W] -> [b, 2 c, H/8, W/8]."""
+        if torch.is_grad_enabled() and self.gradient_checkpointing:
+            return cast(Tensor, super().forward(sample))
+        sample = self.conv_in(sample)
+        for block in self.down_blocks:
+            for residual in block.resnets:
+                sample = residual(sample, None)
+            for sampler in block.downsamplers or ():
+                sample = sampler(sample)
+        return cast(Tensor, self.conv_out(activated(self.conv_norm_out, self.mid_block(sample))))
+
+
+def activated(norm: nn.Module, features: Tensor) -> Tensor:
+    """Return silu(norm(features)); where no gradient is asked, in the norm's own output."""
+    return F.silu(norm(features), inplace=not torch.is_grad_enabled())
+
+
 def slimmed(model: Model) -> Model:
     """Let the blocks of a UNet or VAE that are no more than this be computed so, in place; return the model."""
-    attention, processor, residual = (_theirs(*name) for name in (ATTENTION, PROCESSOR, RESIDUAL))
+    attention, processor, residual, encoder = (_theirs(*name) for name in (ATTENTION, PROCESSOR, RESIDUAL, ENCODER))
     for module in model.modules():
         kind: Any = type(module)
         if kind is attention and processor and _is_plain_attention(module, processor):
             module.__class__ = _mixed(SlimAttention, kind)
         elif kind is residual and _is_plain_residual(module):
             module.__class__ = _mixed(SlimResidual, kind)
+        elif kind is encoder and _is_plain_encoder(module):
+            module.__class__ = _mixed(SlimEncoder, kind)
     return model
 
 
@@ -152,6 +184,16 @@ def _is_plain_residual(block: Any) -> bool:
             and block.dropout.p == 0
             and None not in (block.norm1, block.conv1, block.norm2, block.conv2)
             and (block.conv_shortcut is None or isinstance(block.conv_shortcut, nn.Module))
+        )
+    except AttributeError:
+        return False  # as above
+
+
+def _is_plain_encoder(encoder: Any) -> bool:
+    try:
+        down = ("diffusers.models.unets.unet_2d_blocks", "DownEncoderBlock2D")
+        return all(type(block) is _theirs(*down) for block in encoder.down_blocks) and isinstance(
+            encoder.conv_act, nn.SiLU
         )
     except AttributeError:
         return False  # as above
