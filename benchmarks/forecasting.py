@@ -37,6 +37,7 @@ _AGAINST_NOW: Mapping[str, tuple[Mapping[str, object], Target]] = {
 
 _GROWTH = """
 import json, resource, sys
+from benchmarks.peak import peak_memory
 from trainer.faststart import libraries
 libraries.load()
 from trainer.config import load_config
@@ -45,7 +46,7 @@ def now():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 before = now()
 train(load_config(overrides=json.loads(sys.argv[1])), emit=lambda event: None)
-print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(before, peak_memory())
 """
 
 
@@ -119,40 +120,50 @@ def _planned(settings: Mapping[str, object]) -> Plan:
 
 
 def _against_processes(options: Options) -> Iterator[Row]:
-    """Fit what a process takes beside what is counted on some cells, and foretell the others."""
-    fitted = [_measured(cell, options) for cell in FITTED]
-    counted = [forecast.peak for forecast, _ in fitted]
-    grown = [growth for _, growth in fitted]
+    """Fit what a process takes beside what is counted on some cells, foretell the others, and then measure them."""
+    counted = [_foretold(cell, options).peak for cell in FITTED]
+    grown = [_grown(cell, options) for cell in FITTED]
     mean = sum(counted) / len(counted)
     slope = sum((one - mean) * other for one, other in zip(counted, grown, strict=True))
     slope /= sum((one - mean) ** 2 for one in counted)
     beside = sum(grown) / len(grown) - slope * mean
     yield Row("forecast/a counted byte is", slope, "bytes")
     yield Row("forecast/beside it", beside / 1e6, "MB")
-    for cell in PREDICTED:
-        forecast, growth = _measured(cell, options)
+    foretold = {cell: slope * _foretold(cell, options).peak + beside for cell in PREDICTED}
+    for cell, size in foretold.items():
+        yield Row(f"forecast/{cell.name}/foretold", size / 1e9, "GB")
+    for cell, size in foretold.items():
+        growth = _grown(cell, options)
+        yield Row(f"forecast/{cell.name}/measured", growth / 1e9, "GB")
         if growth >= 1e9:
-            off = abs((slope * forecast.peak + beside) / growth - 1)
-            yield Row(f"forecast/{cell.name}/off by", off, "of 1", target=Target(0.1))
+            yield Row(f"forecast/{cell.name}/off by", abs(size / growth - 1), "of 1", target=Target(0.1))
 
 
-def _measured(cell: Cell, options: Options) -> tuple[Forecast, int]:
-    """Return the forecast of a run, and by how many bytes its process grew."""
+def _foretold(cell: Cell, options: Options) -> Forecast:
+    """Return the forecast of a run."""
     with tempfile.TemporaryDirectory() as work:
-        data = ground.pictures(Path(work) / "pictures", cell.batch * 2, (cell.side, cell.side))
-        settings = ground.settings(
-            ground.model(cell.model, options.folder),
-            data,
-            Path(work) / "out",
-            resolution=f"{cell.side},{cell.side}",
-            mixed_precision=cell.precision,
-            train_batch_size=cell.batch,
-            gradient_checkpointing=cell.checkpointing,
-            network_train_unet_only=True,
-            max_train_steps=2,
-        )
-        forecast = asking.forecast(_planned(settings))
-        command = [sys.executable, "-c", _GROWTH, json.dumps({k: v for k, v in settings.items() if v is not None})]
+        return asking.forecast(_planned(_settings(cell, options, Path(work))))
+
+
+def _grown(cell: Cell, options: Options) -> int:
+    """Return by how many bytes the process of a run grows."""
+    with tempfile.TemporaryDirectory() as work:
+        given = {key: value for key, value in _settings(cell, options, Path(work)).items() if value is not None}
+        command = [sys.executable, "-c", _GROWTH, json.dumps(given)]
         answer = subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.PIPE, text=True)
         before, most = map(int, answer.stdout.split()[-2:])
-        return forecast, most - before
+        return most - before
+
+
+def _settings(cell: Cell, options: Options, work: Path) -> dict[str, object]:
+    return ground.settings(
+        ground.model(cell.model, options.folder),
+        ground.pictures(work / "pictures", cell.batch * 2, (cell.side, cell.side)),
+        work / "out",
+        resolution=f"{cell.side},{cell.side}",
+        mixed_precision=cell.precision,
+        train_batch_size=cell.batch,
+        gradient_checkpointing=cell.checkpointing,
+        network_train_unet_only=True,
+        max_train_steps=2,
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from diffusers import AutoencoderKL
@@ -94,6 +96,13 @@ def test_peak_of_the_working_memory_is_a_fraction(bundle: StableBundle, monkeypa
     tiled_vae.encode(vae_of(bundle), picture(512, 64))
     assert len(seen) > 100
     assert max(seen) <= (16 + 2) * 65
+
+
+def test_a_forecast_goes_through_it(bundle: StableBundle) -> None:
+    empty = copy.deepcopy(vae_of(bundle)).to("meta")
+    made = tiled_vae.encode(empty, torch.empty(1, 3, 128, 64, device="meta"))
+    assert made.is_meta
+    assert made.shape == (1, 8, 16, 8)
 
 
 def test_the_published_encoder_has_no_other_layers() -> None:

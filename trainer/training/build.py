@@ -79,7 +79,8 @@ def load_models(config: TrainingConfig, progress: Progress, recognition: Recogni
     # What is to be streamed never has to fit the device whole.
     where = chosen.device if chosen.device.type == "meta" or not config.memory.streamed_weights else torch.device("cpu")
     bundle = families.load(config, recognition, device=where, dtype=chosen.compute_dtype, progress=progress)
-    sizes = [part.numel() for module in bundle.components.values() for part in module.parameters()]
+    # Weights in few bits are buffers.
+    sizes = [part.numel() for each in bundle.components.values() for part in (*each.parameters(), *each.buffers())]
     precision.use_threads_for(sum(sizes))
     return Models(bundle, chosen)
 

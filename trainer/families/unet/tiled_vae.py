@@ -33,7 +33,8 @@ def encode(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
         [b, 8, H/8, W/8] on the VAE's device.
     """
     encoder = vae.encoder
-    features = _convolved(pixels.cpu(), encoder.conv_in)
+    # Tensors without numbers, of a forecast, can wait nowhere else.
+    features = _convolved(pixels if pixels.is_meta else pixels.cpu(), encoder.conv_in)
     for block in encoder.down_blocks:
         for residual in block.resnets:
             inner = _convolved(features, residual.conv1, _norm(features, residual.norm1))
@@ -64,7 +65,7 @@ def _convolved(
         beside: a residual block and its input, which goes around the convolution.
     """
     count, _, height, width = features.shape
-    result = torch.empty(count, layer.out_channels, height, width, dtype=features.dtype)
+    result = torch.empty(count, layer.out_channels, height, width, dtype=features.dtype, device=features.device)
     for top, bottom in _strips(height, width):
         above, below = int(top > 0), int(bottom < height)
         rows = before(features[:, :, top - above : bottom + below].to(layer.weight.device))
@@ -82,7 +83,8 @@ def _convolved(
 def _halved(features: Tensor, layer: nn.Conv2d) -> Tensor:
     """Return a 3x3 convolution with stride 2 of [b, c, H, W] with zeros below and to the right, on the CPU."""
     count, _, height, width = features.shape
-    result = torch.empty(count, layer.out_channels, height // 2, width // 2, dtype=features.dtype)
+    shape = count, layer.out_channels, height // 2, width // 2
+    result = torch.empty(shape, dtype=features.dtype, device=features.device)
     for top, bottom in _strips(height // 2, 2 * width):
         rows = features[:, :, 2 * top : 2 * bottom + 1].to(layer.weight.device)
         rows = functional.pad(rows, (0, 1, 0, 2 * (bottom - top) + 1 - rows.shape[2]))
