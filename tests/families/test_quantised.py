@@ -19,7 +19,7 @@ from tests.helpers.texts import tokens_of
 from trainer import families
 from trainer.adapters import make_spec
 from trainer.config import load_config, rates
-from trainer.families.reading.quantised import KINDS, Quantised, QuantisedConv2d, quantised
+from trainer.families.reading.quantised import KINDS, Quantised, QuantisedConv2d, QuantisedLinear, quantised
 from trainer.families.unet.bundle import StableBundle
 from trainer.ground.events import Event, StepDone
 from trainer.run import train
@@ -131,7 +131,7 @@ def test_int8_takes_channels_that_are_far_larger_than_others(model: Path, which:
 def test_a_layer_keeps_its_weights_in_few_bits(kind: str, bits: int, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     source: Any = nn.Conv2d(8, 12, 3, stride=2, padding=1) if len(shape) > 2 else nn.Linear(shape[1], shape[0])
-    layer: Any = quantised(source, kind)
+    layer: Any = (QuantisedConv2d if len(shape) > 2 else QuantisedLinear)(source, KINDS[kind])
     assert layer.weight.nbytes <= -(-source.weight.numel() // 32) * 32 * bits / 8
     assert layer.whole(torch.float32).shape == shape
     rows, kept = source.weight.flatten(1), layer.whole(torch.float32).flatten(1)
@@ -186,9 +186,10 @@ def test_text_encoders_are_small_that_neither_learn_nor_leave(
     assert (found["text_encoder"] > 0, found["text_encoder_2"] > 0) == encoders
 
 
-def test_half_precision_works_on_a_small_base(model: Path) -> None:
-    bundle = loaded(model, "nf4", torch.bfloat16, network_train_unet_only=True)
-    assert any(isinstance(part, QuantisedConv2d) for part in bundle.unet.modules())
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_half_precision_works_on_a_small_base(model: Path, kind: str) -> None:
+    bundle = loaded(model, kind, torch.bfloat16, network_train_unet_only=True)
+    assert any(isinstance(part, QuantisedConv2d) for part in bundle.unet.modules()) is (kind == "int8")
     with torch.autocast("cpu", torch.bfloat16):
         text = bundle.encode_text(tokens_of(bundle, "a cat"))
         made = bundle.predict(

@@ -206,10 +206,11 @@ class ModelSection(Section):
         metadata=Entry("ss_fp8_base_unet", write=lambda value: value == "fp8"),
         sd_scripts=There("none", name=None, switches={"fp8_base_unet": "fp8", "fp8_base": "fp8"}),
     )
-    """Keep linear layers and convolutions of the base model in 8 or 4 bits a weight while training, to save memory.
+    """Keep the linear layers of the base model in 8 or 4 bits a weight while training, to save memory.
 
-    Of UNet or transformer, and of text encoders that don't learn. The LoRA itself trains in full precision and fits the
-    whole model. int8 changes next to nothing, fp8 a little, nf4 more; all make steps slower. Weights are made whole
+    Of UNet or transformer, and of text encoders that don't learn; int8 is for convolutions too. The LoRA itself trains
+    in full precision and fits the whole model. int8 changes next to nothing, fp8 a little, nf4 more; all make steps
+    slower. Weights are made whole
     again where they are used, so no special GPU is needed. Captions that are encoded ahead are encoded by whole text
     encoders.
     """

@@ -1,5 +1,4 @@
-"""Frozen linear layers and convolutions with 8 or 4 bits a weight, for GPUs with little memory. Adapters on them train
-as ever.
+"""Frozen layers with 8 or 4 bits a weight, for GPUs with little memory. Adapters on them train as ever.
 
 Weights are kept small and made whole again in each pass, forward and backward, so that nothing large is kept between.
 
@@ -16,7 +15,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +48,9 @@ _NF4 = (
 class Code(ABC):
     """How weights are kept. Rows are float32 [out, n]; a convolution's have n = in * kh * kw."""
 
+    fine: ClassVar[bool] = False
+    """Whether convolutions are kept so too: they have a tenth of a UNet's weights, and suffer most from coarse ones."""
+
     @abstractmethod
     def kept(self, rows: Tensor) -> Mapping[str, Tensor]:
         """Return what is kept of a layer's rows, by name, the codes as "weight": never of an unsigned dtype, by which
@@ -61,6 +63,8 @@ class Code(ABC):
 
 class Int8(Code):
     """One byte a weight, one float32 a row, and where columns are uneven one a column."""
+
+    fine = True
 
     def kept(self, rows: Tensor) -> Mapping[str, Tensor]:
         """Return codes, scales of rows, and where it is of use of columns."""
@@ -226,14 +230,15 @@ KINDS: Mapping[str, Code] = {"int8": Int8(), "fp8": FP8(), "nf4": NF4()}
 
 
 def quantised(layer: nn.Module, kind: str) -> nn.Module:
-    """Return a linear layer or convolution with its weights in few bits, and any other layer, or a small one, as it is.
+    """Return a linear layer, and where the kind is fine enough a convolution, with its weights in few bits; any other
+    layer, or a small one, as it is.
 
     Args:
         kind: a key of `KINDS`.
     """
     if type(layer) is nn.Linear and layer.weight.numel() >= SMALLEST:
         return QuantisedLinear(layer, KINDS[kind])
-    if type(layer) is nn.Conv2d and layer.weight.numel() >= SMALLEST and _is_plain(layer):
+    if type(layer) is nn.Conv2d and layer.weight.numel() >= SMALLEST and KINDS[kind].fine and _is_plain(layer):
         return QuantisedConv2d(layer, KINDS[kind])
     return layer
 
