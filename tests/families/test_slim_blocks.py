@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers.models.attention_processor import Attention
+from diffusers.models.autoencoders.vae import Encoder
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -61,7 +62,7 @@ def test_a_vae_gives_the_same_bits() -> None:
         with Ledger() as ledger:
             model.encode(torch.zeros(1, 3, 128, 128))
         most.append(ledger.peak)
-    assert most[1] <= 0.7 * most[0], "nothing is kept from one block to the next"
+    assert most[1] <= 0.8 * most[0], "nothing is kept from one block to the next"
 
 
 @pytest.mark.parametrize("features", [5, 10, 16, 40])
@@ -160,6 +161,12 @@ ATTRIBUTES = {
 }
 
 
+OF_ENCODERS = (
+    *("conv_in", "down_blocks", "mid_block", "conv_norm_out", "conv_act", "conv_out"),
+    "gradient_checkpointing",
+)
+
+
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in ATTRIBUTES.items() for name in names])
 def test_an_attribute_that_another_diffusers_lacks_leaves_the_block_as_it_is(kind: type[nn.Module], name: str) -> None:
     block = {Attention: Attention(32, heads=2), ResnetBlock2D: ResnetBlock2D(in_channels=32)}[kind]
@@ -168,11 +175,19 @@ def test_an_attribute_that_another_diffusers_lacks_leaves_the_block_as_it_is(kin
     assert kinds(slimmed(block)) == {kind}
 
 
+@pytest.mark.parametrize("name", OF_ENCODERS)
+def test_so_it_does_with_a_vaes_encoder(name: str) -> None:
+    encoder = Encoder(block_out_channels=(32, 32), down_block_types=("DownEncoderBlock2D",) * 2)
+    assert isinstance(slimmed(copy.deepcopy(encoder)), SlimEncoder)
+    delattr(encoder, name)
+    assert type(slimmed(encoder)) is Encoder
+
+
 def test_every_attribute_that_is_read_is_taken_away_above() -> None:
     source = Path(slim_blocks.__file__).read_text()
     own = {"self": set(), "block": set()}  # type: ignore[var-annotated]
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in own:
             own[node.value.id].add(node.attr)
-    taken = {name for names in ATTRIBUTES.values() for name in names}
+    taken = {name for names in (*ATTRIBUTES.values(), OF_ENCODERS) for name in names}
     assert own["self"] | own["block"] == taken | {"time_emb_proj"}, "of which the other versions are the scale_shift"

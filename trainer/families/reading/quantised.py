@@ -202,6 +202,10 @@ class QuantisedLinear(Quantised, nn.Linear):
 class QuantisedConv2d(Quantised, nn.Conv2d):
     """A frozen convolution, of all channels and with zeros around, whose weights are kept in few bits."""
 
+    def __new__(cls, source: Any, *rest: Any, **named: Any) -> Any:  # type: ignore[misc]
+        """Return a plain convolution for numbers of channels: PEFT makes a LoRA's by the class of the frozen one."""
+        return super().__new__(cls) if isinstance(source, nn.Module) else nn.Conv2d(source, *rest, **named)
+
     def __init__(self, source: nn.Conv2d, code: Code) -> None:
         nn.Module.__init__(self)
         for name in _OF_CONVOLUTIONS:

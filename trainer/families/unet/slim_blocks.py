@@ -21,6 +21,7 @@ ATTENTION = ("diffusers.models.attention_processor", "Attention")
 PROCESSOR = ("diffusers.models.attention_processor", "AttnProcessor2_0")
 RESIDUAL = ("diffusers.models.resnet", "ResnetBlock2D")
 ENCODER = ("diffusers.models.autoencoders.vae", "Encoder")
+DOWN = ("diffusers.models.unets.unet_2d_blocks", "DownEncoderBlock2D")
 """The classes of diffusers that are known here."""
 
 _VECTOR = 16
@@ -118,10 +119,10 @@ class SlimEncoder(nn.Module):
         if torch.is_grad_enabled() and self.gradient_checkpointing:
             return cast(Tensor, super().forward(sample))
         sample = self.conv_in(sample)
-        for block in self.down_blocks:
-            for residual in block.resnets:
+        for level in self.down_blocks:
+            for residual in level.resnets:
                 sample = residual(sample, None)
-            for sampler in block.downsamplers or ():
+            for sampler in level.downsamplers or ():
                 sample = sampler(sample)
         return cast(Tensor, self.conv_out(activated(self.conv_norm_out, self.mid_block(sample))))
 
@@ -189,11 +190,15 @@ def _is_plain_residual(block: Any) -> bool:
         return False  # as above
 
 
-def _is_plain_encoder(encoder: Any) -> bool:
+def _is_plain_encoder(block: Any) -> bool:
+    known = _theirs(*DOWN)
     try:
-        down = ("diffusers.models.unets.unet_2d_blocks", "DownEncoderBlock2D")
-        return all(type(block) is _theirs(*down) for block in encoder.down_blocks) and isinstance(
-            encoder.conv_act, nn.SiLU
+        return (
+            all(type(level) is known and hasattr(level, "resnets") for level in block.down_blocks)
+            and all(hasattr(level, "downsamplers") for level in block.down_blocks)
+            and isinstance(block.conv_act, nn.SiLU)
+            and None not in (block.conv_in, block.mid_block, block.conv_norm_out, block.conv_out)
+            and block.gradient_checkpointing in (True, False)
         )
     except AttributeError:
         return False  # as above
