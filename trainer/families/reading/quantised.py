@@ -178,11 +178,14 @@ class Quantised(nn.Module):
         """Keep a weight [out, in] or [out, in, kh, kw] in few bits."""
         self._buffers.pop("columns", None)
         for name, value in self.code.kept(weight.flatten(1).float()).items():
-            self.register_buffer(name, value)
+            # PEFT asks a convolution's weight for its dimensions.
+            whole = name == "weight" and value.numel() == weight.numel()
+            self.register_buffer(name, value.view(self.shape) if whole else value)
 
     def whole(self, dtype: torch.dtype) -> Tensor:
         """Return the weight as it was kept."""
         kept = {name: value for name, value in self._buffers.items() if value is not None}
+        kept["weight"] = kept["weight"].flatten(1)
         return self.code.rows(kept, math.prod(self.shape)).view(self.shape).to(dtype)
 
 
