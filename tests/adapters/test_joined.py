@@ -231,3 +231,15 @@ def test_a_weight_without_length_has_a_gradient_without_harm() -> None:
                 adapter.stack()
             backward(model)
             assert all(bool(each.grad.isfinite().all()) for each in adapter.parameters())
+
+
+@pytest.mark.parametrize(("kind", "options"), FORMS, ids=IDS)
+def test_a_step_is_made_of_shapes_alone(kind: str, options: dict[str, Any]) -> None:
+    """As the forecast of memory does it: what is there has no numbers."""
+    model = Model(torch.float32).to("meta")
+    spec = make_spec(replace(NETWORK, network_type=kind), ("unet",), SimpleNamespace(**options))
+    adapter = spec.build({"unet": model}, TARGETS, seed=1)
+    adapter.stack()
+    for _ in range(2):
+        model(*(each.to("meta") for each in data())).square().mean().backward()
+    assert all(each.is_meta and each.grad.shape == each.shape for each in adapter.parameters())

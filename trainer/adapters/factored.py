@@ -204,5 +204,4 @@ def _initialise(layer: AdaptedLayer, target: Target, seed: int, dtype: torch.dty
         start = torch.zeros(factor.shape)
         with torch.no_grad():
             layer.start(entry, start, generator)
-        factor.data = start.to(device, dtype)
-        factor.requires_grad_(True)
+        layer.replace(entry, start.to(device, dtype))

@@ -61,6 +61,10 @@ class AdaptedLayer(nn.Module):
         """What is trained, by the entry of the file."""
         return {entry: getattr(self, name) for entry, name in self._names.items()}
 
+    def replace(self, entry: str, values: Tensor) -> None:
+        """Let a factor be a new parameter of these values, wherever they are."""
+        setattr(self, self._names[entry], nn.Parameter(values))
+
     def live(self) -> Mapping[str, Tensor]:
         """Return the factors, by entry, for a pass: with their stack as what gets the gradients."""
         if self.stack is None or not torch.is_grad_enabled():
@@ -192,7 +196,9 @@ class AdditiveLayer(AdaptedLayer):
     def start(self, entry: str, factor: Tensor, generator: torch.Generator) -> None:
         """Give a factor its start value: the lengths are those of W, the learned number is 0."""
         if entry == DORA:
-            factor.copy_(self._norm(self.weight(), factor).reshape(factor.shape))
+            weight = self.weight()
+            if not weight.is_meta:  # shapes alone have no lengths
+                factor.copy_(self._norm(weight, factor).reshape(factor.shape))
         elif entry != SCALAR:
             self.draw(entry, factor, generator)
 
