@@ -350,6 +350,8 @@ def series(*losses: float, pictures: int = 6, noise: float = 0.0) -> list[Point]
         ((1.0, 0.8, 0.7, 0.75, 0.8, 0.85), "rising", True, 30),
         ((0.7,), "", False, 10),
         ((1.0, 0.9, 0.8, 0.7, 0.6, 0.9), "", False, 50),
+        ((1.21, 1.138, 1.049, 1.004, 1.0, 1.02, 1.012, 1.085, 1.035), "", True, 50),  # restless, and yet it rises
+        ((1.21, 1.138, 1.049, 1.004, 1.0, 1.02, 0.994, 1.022, 1.01), "", False, 70),  # restless, and it does not
     ],
 )
 def test_falling_flat_or_rising(losses: tuple[float, ...], trend: str, overfitting: bool, best: int) -> None:

@@ -18,26 +18,27 @@ Trend = Literal["", "falling", "flat", "rising"]
 SURE = 2.0
 """Standard errors beyond which a difference is one, whichever way it goes: about one in twenty of none does so."""
 
-SURE_OF_A_RISE = 1.645
-"""The same where only a rise is asked for; a warning needs two in a row."""
-
 LEAST_CHANGE = 0.005
 """Share of the loss below which nobody sees a difference, however sure it is."""
 
 RECENT = 5
 """Most validations that are taken together to say where the series is going."""
 
-_ENOUGH_TO_TELL = 9
+NEWEST = 2
+"""Validations that are taken together to say that a run overfits: one alone may stand out by chance."""
+
+_ENOUGH_TO_TELL = 5
 """Validations from which on their own unrest can be told from their course."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One validation: the loss after `step`, and that of each picture by its name."""
+    """One validation, or the mean of `count` of them: the loss after `step`, and that of each picture by its name."""
 
     step: int
     loss: float
     pictures: Mapping[str, float]
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +73,8 @@ def judge(points: Sequence[Point], saved: Collection[int]) -> Judgement:
     candidates = [point for point in points if point.step in saved]
     best = min(candidates, key=lambda point: point.loss, default=None)
     as_good = [point.step for point in candidates if best and not _worse(best, point, restless)]
-    newest = points[-2:]
-    since = newest[0].step > lowest.step
-    overfitting = since and all(_worse(lowest, point, restless, SURE_OF_A_RISE, most_of=True) for point in newest)
+    newest = points[-NEWEST:]
+    overfitting = newest[0].step > lowest.step and _worse(lowest, _mean_of(newest), restless, most_of=True)
     return Judgement(
         trend=_trend(points, restless),
         best=best.step if best else None,
@@ -82,7 +82,7 @@ def judge(points: Sequence[Point], saved: Collection[int]) -> Judgement:
         best_of_all=lowest.step,
         overfitting=overfitting,
         risen=points[-1].loss / lowest.loss - 1 if lowest.loss else 0.0,
-        spread=max(LEAST_CHANGE, SURE * restless / lowest.loss if lowest.loss else 0.0),
+        spread=max(LEAST_CHANGE, SURE * restless * math.sqrt(2) / lowest.loss if lowest.loss else 0.0),
     )
 
 
@@ -108,20 +108,20 @@ def _trend(points: Sequence[Point], restless: float) -> Trend:
 def _mean_of(points: Sequence[Point]) -> Point:
     names = set.intersection(*(set(point.pictures) for point in points))
     pictures = {name: statistics.fmean(point.pictures[name] for point in points) for name in names}
-    return Point(points[-1].step, statistics.fmean(point.loss for point in points), pictures)
+    return Point(points[-1].step, statistics.fmean(point.loss for point in points), pictures, len(points))
 
 
-def _worse(better: Point, worse: Point, restless: float, sure: float = SURE, *, most_of: bool = False) -> bool:
+def _worse(better: Point, worse: Point, restless: float, *, most_of: bool = False) -> bool:
     """Say whether one validation is worse than another beyond the spread; with `most_of`, of most pictures too."""
     rise = worse.loss - better.loss
-    if rise <= max(LEAST_CHANGE * better.loss, sure * restless):
+    if rise <= max(LEAST_CHANGE * better.loss, SURE * restless * math.sqrt(1 / better.count + 1 / worse.count)):
         return False
     changes = [worse.pictures[name] - better.pictures[name] for name in better.pictures if name in worse.pictures]
     if len(changes) < 2:
         return True
     if most_of and sum(change > 0 for change in changes) * 2 <= len(changes):
         return False
-    return rise > sure * statistics.stdev(changes) / math.sqrt(len(changes))
+    return rise > SURE * statistics.stdev(changes) / math.sqrt(len(changes))
 
 
 def _restlessness(losses: Sequence[float]) -> float:
