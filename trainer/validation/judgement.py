@@ -30,6 +30,9 @@ NEWEST = 2
 _ENOUGH_TO_TELL = 5
 """Validations from which on their own unrest can be told from their course."""
 
+_MEDIAN_OF_A_DEVIATION = 0.6745
+"""Median of the absolute values of a normal distribution, in standard deviations."""
+
 
 @dataclass(frozen=True, slots=True)
 class Point:
@@ -127,12 +130,13 @@ def _worse(better: Point, worse: Point, restless: float, *, most_of: bool = Fals
 def _restlessness(losses: Sequence[float]) -> float:
     """Return the standard deviation of what the series does around its own course, 0 where that cannot be told.
 
-    From third differences, which a bend of the course has none of: their variance is 20 times that of the values.
+    From third differences, which a bend of the course has none of: their variance is 20 times that of the values. Their
+    median, not their mean, so that the steep beginning of a run does not count as unrest (Rousseeuw and Croux 1993).
     """
     if len(losses) < _ENOUGH_TO_TELL:
         return 0.0
-    thirds = [d - 3 * c + 3 * b - a for a, b, c, d in zip(*(losses[place:] for place in range(4)), strict=False)]
-    return math.sqrt(statistics.fmean(third * third for third in thirds) / 20)
+    thirds = [abs(d - 3 * c + 3 * b - a) for a, b, c, d in zip(*(losses[place:] for place in range(4)), strict=False)]
+    return statistics.median(thirds) / _MEDIAN_OF_A_DEVIATION / math.sqrt(20)
 
 
 def in_words(judgement: Judgement, files: Mapping[int, str], *, held_out: bool) -> tuple[str, ...]:
