@@ -13,7 +13,7 @@ from trainer.adapters import make_spec
 from trainer.adapters.injection import PEFT_NAME
 from trainer.adapters.lora import layers as lora_layers
 from trainer.adapters.lora.layers import SlimConv2d, SlimLinear, put_into_stack
-from trainer.families.reading.quantised import Int8Linear
+from trainer.families.reading.quantised import quantised
 
 Layer = SlimLinear | SlimConv2d
 Differences = dict[str, float]
@@ -170,7 +170,7 @@ def test_bf16_without_autocast_is_as_exact_as_peft_with_it(base: nn.Module) -> N
 
 
 def test_a_base_in_few_bits_is_computed_around() -> None:
-    layer, plain = adapted(Int8Linear(nn.Linear(64, 32)))[0], nn.Linear(64, 32)
+    layer, plain = adapted(quantised(nn.Linear(64, 32), "int8"))[0], nn.Linear(64, 32)
     plain.weight.data, plain.bias.data = layer.base_layer.whole(torch.float32), layer.base_layer.bias
     (reference,) = adapted(plain)
     x = inputs((700, 64))
