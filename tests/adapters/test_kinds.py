@@ -16,7 +16,8 @@ from trainer.adapters.injection import InjectedAdapter
 from trainer.adapters.lora.starts import pissa
 from trainer.adapters.merging import merge
 from trainer.config import config_from_layers
-from trainer.families.reading.quantised import quantised
+from trainer.families.reading.quantised import KINDS as CODES
+from trainer.families.reading.quantised import QuantisedLinear
 from trainer.ground.errors import ConfigError, ModelError
 from trainer.results import export
 from trainer.targets import Target
@@ -286,7 +287,7 @@ def test_a_file_merges_into_layers_of_few_bits(tmp_path: Path) -> None:
     path = tmp_path / "file.safetensors"
     export.save(path, adapter.tensors(), {}, "float")
     file, holder = export.read_adapter(path), nn.Module()
-    holder.linear = quantised(Model().linear, "int8")
+    holder.linear = QuantisedLinear(Model().linear, CODES["int8"])
     before = holder.linear.whole(torch.float32)
     merge({"unet": holder}, TARGETS[:1], file.header, file.tensors, 1.0)
     added = holder.linear.whole(torch.float32) - before
