@@ -30,9 +30,6 @@ NEWEST = 2
 _ENOUGH_TO_TELL = 5
 """Validations from which on their own unrest can be told from their course."""
 
-_MEDIAN_OF_A_DEVIATION = 0.6745
-"""Median of the absolute values of a normal distribution, in standard deviations."""
-
 
 @dataclass(frozen=True, slots=True)
 class Point:
@@ -84,7 +81,7 @@ def judge(points: Sequence[Point], saved: Collection[int]) -> Judgement:
         as_good=tuple(as_good),
         best_of_all=lowest.step,
         overfitting=overfitting,
-        risen=points[-1].loss / lowest.loss - 1 if lowest.loss else 0.0,
+        risen=_mean_of(newest).loss / lowest.loss - 1 if lowest.loss else 0.0,
         spread=max(LEAST_CHANGE, SURE * restless * math.sqrt(2) / lowest.loss if lowest.loss else 0.0),
     )
 
@@ -117,7 +114,9 @@ def _mean_of(points: Sequence[Point]) -> Point:
 def _worse(better: Point, worse: Point, restless: float, *, most_of: bool = False) -> bool:
     """Say whether one validation is worse than another beyond the spread; with `most_of`, of most pictures too."""
     rise = worse.loss - better.loss
-    if rise <= max(LEAST_CHANGE * better.loss, SURE * restless * math.sqrt(1 / better.count + 1 / worse.count)):
+    # Validations beside each other are alike: the mean of many is hardly surer than one.
+    unrest = restless * max(1.0, math.sqrt(1 / better.count + 1 / worse.count))
+    if rise <= max(LEAST_CHANGE * better.loss, SURE * unrest):
         return False
     changes = [worse.pictures[name] - better.pictures[name] for name in better.pictures if name in worse.pictures]
     if len(changes) < 2:
@@ -130,13 +129,13 @@ def _worse(better: Point, worse: Point, restless: float, *, most_of: bool = Fals
 def _restlessness(losses: Sequence[float]) -> float:
     """Return the standard deviation of what the series does around its own course, 0 where that cannot be told.
 
-    From third differences, which a bend of the course has none of: their variance is 20 times that of the values. Their
-    median, not their mean, so that the steep beginning of a run does not count as unrest (Rousseeuw and Croux 1993).
+    From third differences, which a bend of the course has none of: their variance is 20 times that of the values. A
+    steep beginning counts as unrest where there are few; that errs on the side of saying nothing.
     """
     if len(losses) < _ENOUGH_TO_TELL:
         return 0.0
-    thirds = [abs(d - 3 * c + 3 * b - a) for a, b, c, d in zip(*(losses[place:] for place in range(4)), strict=False)]
-    return statistics.median(thirds) / _MEDIAN_OF_A_DEVIATION / math.sqrt(20)
+    thirds = [d - 3 * c + 3 * b - a for a, b, c, d in zip(*(losses[place:] for place in range(4)), strict=False)]
+    return math.sqrt(statistics.fmean(third * third for third in thirds) / 20)
 
 
 def in_words(judgement: Judgement, files: Mapping[int, str], *, held_out: bool) -> tuple[str, ...]:
