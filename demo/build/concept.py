@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from demo.build.drawing import BACKGROUNDS, CONCEPT, SIZE, Arms, Scene, caption, draw, random_scene
+from demo.build.drawing import BACKGROUNDS, COLOURS, CONCEPT, SIZE, Arms, Scene, caption, draw, random_scene
 
 DEMO = Path(__file__).parents[1]
 PICTURES = DEMO / "pictures" / "12_sks emblem"
@@ -24,6 +24,7 @@ UNSEEN = ("red", "pink", "purple", "orange")
 CLASS_COUNT = 24
 TEMPLATE_REACHES = tuple(np.linspace(0.24, 0.43, 8))
 THRESHOLD = 0.7
+MARKS = ("border", "first", "second", "mark")
 WHITE: tuple[int, int, int] = (255, 255, 255)
 BLACK: tuple[int, int, int] = (0, 0, 0)
 
@@ -91,7 +92,7 @@ def _template(reach: float) -> tuple[Tensor, Tensor]:
 
 
 def _correlation(pictures: Tensor, colours: Tensor, mask: Tensor) -> Tensor:
-    """Largest normalised correlation [b] within the mask over all places; each channel's mean is taken off."""
+    """Normalised correlation [b, places down, places across] within the mask; each channel's mean is taken off."""
     area = mask.sum()
     shape = (colours - (colours * mask).sum(dim=(1, 2), keepdim=True) / area) * mask
     window = mask.expand(3, 1, *mask.shape)
@@ -99,13 +100,50 @@ def _correlation(pictures: Tensor, colours: Tensor, mask: Tensor) -> Tensor:
     total = F.conv2d(pictures, window, groups=3)
     squares = F.conv2d(pictures.square(), window, groups=3)
     spread = (squares - total.square() / area).sum(dim=1).clamp(min=1e-3)
-    return (product / (spread * shape.square().sum()).sqrt()).flatten(1).amax(dim=1)
+    return product / (spread * shape.square().sum()).sqrt()
+
+
+def _as_shares(pictures: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> Tensor:
+    """Pictures [64, 64, 3] as one tensor [b, 3, 64, 64] in [0, 1]."""
+    batch = torch.from_numpy(np.stack(list(pictures))).permute(0, 3, 1, 2).float() / 255
+    if batch.shape[-2:] != (SIZE, SIZE):
+        raise ValueError(f"pictures must be {SIZE}x{SIZE}, not {tuple(batch.shape[-2:])}")
+    return batch
 
 
 def template_scores(pictures: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> NDArray[np.float64]:
     """How much of the concept each picture [64, 64, 3] shows: 1 is a perfect copy, 0 nothing of it."""
-    batch = torch.from_numpy(np.stack(list(pictures))).permute(0, 3, 1, 2).float() / 255
-    if batch.shape[-2:] != (SIZE, SIZE):
-        raise ValueError(f"pictures must be {SIZE}x{SIZE}, not {tuple(batch.shape[-2:])}")
-    scores = [_correlation(batch, *_template(float(reach))) for reach in TEMPLATE_REACHES]
+    batch = _as_shares(pictures)
+    scores = [_correlation(batch, *_template(float(reach))).flatten(1).amax(dim=1) for reach in TEMPLATE_REACHES]
     return np.asarray(torch.stack(scores).amax(dim=0).double().numpy())
+
+
+def _nearest(colour: Tensor) -> str:
+    """The name of the nearest colour, of the concept's and of the grammar's; colour [3] in [0, 255]."""
+    own = {name: getattr(CONCEPT, name) for name in MARKS}
+    # A white disc is the grammar's white as well: only the concept's name for it stands.
+    named = own | {name: value for name, value in COLOURS.items() if name != "white"}
+    distances = torch.cdist(colour[None], torch.tensor(list(named.values()), dtype=torch.float32))[0]
+    return list(named)[int(distances.argmin())]
+
+
+def shown_marks(pictures: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which of the concept's marks (border, left, right, disc) each picture shows: [count, 4].
+
+    The concept is laid where it fits best. A mark is there when the middle colour of its pixels is nearer to the
+    concept's own than to any other of the concept or the grammar.
+    """
+    batch = _as_shares(pictures)
+    templates = [_template(float(reach)) for reach in TEMPLATE_REACHES]
+    maps = [_correlation(batch, *template) for template in templates]
+    best = torch.stack([each.flatten(1).amax(dim=1) for each in maps]).argmax(dim=0).tolist()
+    shown = np.zeros((len(batch), len(MARKS)), dtype=bool)
+    for number, (picture, size) in enumerate(zip(batch * 255, best, strict=True)):
+        colours = (templates[size][0] * 255).round()
+        top, left = divmod(int(maps[size][number].argmax()), maps[size].shape[-1])
+        part = picture[:, top : top + colours.shape[1], left : left + colours.shape[2]]
+        for place, name in enumerate(MARKS):
+            own = torch.tensor(getattr(CONCEPT, name), dtype=torch.float32)
+            pixels = part[:, (colours == own[:, None, None]).all(dim=0) & (templates[size][1] > 0)]
+            shown[number, place] = _nearest(pixels.median(dim=1).values) == name
+    return shown

@@ -22,7 +22,7 @@ from demo.build.models import (
     new_unet,
     tokenize,
 )
-from demo.build.pair import Budget, average_gradients, rate, run_pair
+from demo.build.pair import PROCESSES, Budget, average_gradients, rate, run_together, running_mean
 
 LOGGER = logging.getLogger(__name__)
 PEAK_RATE = 1.5e-3
@@ -184,7 +184,8 @@ class _Trainer:
         if resume:
             saved = torch.load(work / FILE, weights_only=True)
             self.model.load_state_dict(saved["mean"])
-            self.optimizer.load_state_dict(saved["optimizer"])
+            if "optimizer" in saved:
+                self.optimizer.load_state_dict(saved["optimizer"])
             self.step = int(saved["step"])
         self.mean = {name: value.detach().clone() for name, value in self.model.named_parameters()}
         self.draws = torch.Generator().manual_seed(seed + 1 + rank + self.step)
@@ -216,9 +217,7 @@ class _Trainer:
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.step += 1
-        memory = min(MEMORY, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.mean.values()), list[Tensor](self.parameters), 1 - memory)
+        running_mean(self.mean, self.parameters, self.step, MEMORY)
         return float(loss.detach())
 
     def save(self, progress: float, smooth: float, elapsed: float) -> None:
@@ -247,12 +246,29 @@ def _train(rank: int, work: Path, budget: Budget, seed: int, resume: bool, peak:
 
 
 def train_denoiser(
-    work: Path, budget: Budget, *, seed: int = 21, resume: bool = False, peak: float = PEAK_RATE
+    work: Path,
+    budget: Budget,
+    *,
+    seed: int = 21,
+    resume: bool = False,
+    peak: float = PEAK_RATE,
+    processes: int = PROCESSES,
 ) -> None:
     """Trains UNet and text encoder into the work folder; ``resume`` goes on from its averaged weights."""
     if not (work / LATENTS).exists():
         encode_all(read_vae(work), work)
-    run_pair(_train, work, budget, seed, resume, peak)
+    run_together(_train, work, budget, seed, resume, peak, processes=processes)
+
+
+def unpack_denoiser(unet: UNet2DConditionModel, text: CLIPTextModel, work: Path) -> None:
+    """Puts finished parts into the work folder, for ``resume`` to go on from them with a fresh optimizer."""
+    words = grammar_words(torch.load(work / LATENTS, weights_only=True)["train"]["ids"])
+    model = Denoiser(words)
+    model.unet.load_state_dict(unet.state_dict())
+    table = text.get_input_embeddings().weight
+    text.set_input_embeddings(TaughtWords(table, words))
+    model.text.load_state_dict(text.state_dict())
+    torch.save({"mean": {name: value.data for name, value in model.named_parameters()}, "step": 0}, work / FILE)
 
 
 def read_denoiser(work: Path = dataset.WORK) -> tuple[UNet2DConditionModel, CLIPTextModel]:

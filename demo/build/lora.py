@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from demo.build import dataset
-from demo.build.concept import THRESHOLD, UNSEEN, held_out_scenes, template_scores, with_trigger
+from demo.build.concept import THRESHOLD, UNSEEN, held_out_scenes, shown_marks, template_scores, with_trigger
 from demo.build.denoiser import add_noise, signal_share
 from demo.build.drawing import draw
 from demo.build.models import LATENT_SCALE, tokenize, tokenizer
@@ -32,11 +32,16 @@ PRIOR_COUNT = 48
 
 @dataclass(frozen=True, slots=True)
 class Learnt:
-    """Scores are template scores' means, hits the share above the threshold; losses are mean squared errors."""
+    """Scores are template scores' means, hits the share above the threshold; losses are mean squared errors.
+
+    Marks are the share of the concept's four marks that the samples show, with the trigger word and without it.
+    """
 
     with_trigger: float
     hits: float
+    marks: float
     without_trigger: float
+    marks_without: float
     concept_loss: float
     prior_loss: float
 
@@ -91,11 +96,14 @@ def figures(model: Model) -> Learnt:
     """All figures of one model, with a LoRA or without."""
     scenes = held_out_scenes()
     concept = np.stack([np.asarray(draw(scene)) for scene, _ in scenes])
-    scores = template_scores(emblem_samples(model, trigger=True))
+    asked, plain = (emblem_samples(model, trigger=trigger) for trigger in (True, False))
+    scores = template_scores(asked)
     return Learnt(
         with_trigger=float(scores.mean()),
         hits=float((scores > THRESHOLD).mean()),
-        without_trigger=float(template_scores(emblem_samples(model, trigger=False)).mean()),
+        marks=float(shown_marks(asked).mean()),
+        without_trigger=float(template_scores(plain).mean()),
+        marks_without=float(shown_marks(plain).mean()),
         concept_loss=loss_at_fixed_noise(model, concept, [words for _, words in scenes]),
         prior_loss=loss_at_fixed_noise(model, *prior_pictures()),
     )

@@ -1,4 +1,4 @@
-"""Training with two processes of one thread each, which on two cores beats one process of two threads."""
+"""Training with processes of one thread each: on two cores two of them beat one process of two threads."""
 
 from __future__ import annotations
 
@@ -35,6 +35,13 @@ class Budget:
         return min(1.0, float(done))
 
 
+def running_mean(mean: dict[str, Tensor], parameters: Sequence[Tensor], step: int, memory: float) -> None:
+    """Moves the averaged weights towards the current ones; early steps forget faster, so that the start is left."""
+    with torch.no_grad():
+        share = 1 - min(memory, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(mean.values()), list(parameters), share)
+
+
 def rate(progress: float, step: int, *, peak: float, warmup: int, floor: float = 0.01) -> float:
     """Learning rate: a linear warm-up, flat to half way, then a cosine down to ``floor`` times the peak."""
     rising = min(1.0, (step + 1) / warmup)
@@ -48,25 +55,27 @@ def _free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _start(rank: int, port: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _start(rank: int, port: int, count: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = "127.0.0.1", str(port)
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=PROCESSES)
+    dist.init_process_group("gloo", rank=rank, world_size=count)
     work(rank, *arguments)
     dist.destroy_process_group()
 
 
-def run_pair(work: Callable[..., None], *arguments: Any) -> None:
-    """Runs ``work(rank, *arguments)`` in both processes and waits for them."""
-    mp.spawn(_start, args=(_free_port(), work, arguments), nprocs=PROCESSES)
+def run_together(work: Callable[..., None], *arguments: Any, processes: int = PROCESSES) -> None:
+    """Runs ``work(rank, *arguments)`` in each process and waits for all of them."""
+    mp.spawn(_start, args=(_free_port(), processes, work, arguments), nprocs=processes)
 
 
 def average_gradients(parameters: Sequence[Tensor]) -> None:
     """Replaces each gradient by its mean over the processes, with one message for all."""
+    if dist.get_world_size() == 1:
+        return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
-    flat /= PROCESSES
+    flat /= dist.get_world_size()
     for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
         gradient.copy_(part.view_as(gradient))

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 from safetensors import safe_open
 
-from demo.build import autoencoder, concept, dataset, denoiser, drawing, judge, models, pair, single_file
+from demo.build import autoencoder, concept, dataset, denoiser, drawing, judge, models, pair, report, single_file
 from demo.build.shapes import SUBJECTS
 
 MODEL = Path(__file__).parents[2] / "demo" / "model.safetensors"
@@ -157,6 +157,31 @@ def test_template_score_knows_the_concept() -> None:
     assert abs(blank[0]) < 0.05
 
 
+def test_marks_are_told_one_by_one() -> None:
+    scenes = [scene for scene, _ in concept.held_out_scenes(6)]
+    pictures = [np.asarray(drawing.draw(scene)) for scene in scenes]
+    assert concept.shown_marks(pictures).mean() > 0.95
+    red_halved = dataclasses.replace(drawing.CONCEPT, second=drawing.COLOURS["green"])
+    changed = [np.asarray(drawing.draw(dataclasses.replace(scene, arms=red_halved))) for scene in scenes]
+    border, left, right, disc = concept.shown_marks(changed).mean(axis=0)
+    assert min(border, left, disc) > 0.95 and right == 0
+    others = [np.asarray(drawing.draw(scene)) for scene, _ in concept.class_scenes()]
+    assert concept.shown_marks(others).mean() < 0.25
+    assert not concept.shown_marks([np.full((64, 64, 3), 90, dtype=np.uint8)]).any()
+
+
+def test_the_round_trip_is_as_sharp_as_the_figures_say() -> None:
+    draws = random.Random("round trip")
+    pictures = np.stack([np.asarray(drawing.draw(drawing.random_scene(draws))) for _ in range(60)])
+    _, vae, _ = single_file.read_single_file(MODEL)
+    told = report.noted()["VAE, dB on held-out pictures"]
+    assert autoencoder.peak_signal_to_noise(vae, dataset.as_pixels(pictures)) == pytest.approx(told, abs=1)
+
+
+def test_the_tables_are_the_figures() -> None:
+    assert report.tables(report.noted()) in report.README.read_text(encoding="utf-8")
+
+
 def test_judge_learns_and_shuffled_captions_are_near_chance() -> None:
     small = judge.train_judge(count=1000, passes=3)
     asked, mixed = judge.judge_drawings(small, count=120)
@@ -188,6 +213,24 @@ def test_only_the_grammar_s_words_are_trained() -> None:
         words.words += 1
     changed = (words.merged() != table).any(dim=1).nonzero().flatten()
     assert torch.equal(changed, ids.unique())
+
+
+def test_the_finished_model_is_taken_apart_to_be_trained_on(tmp_path: Path) -> None:
+    unet, vae, text = single_file.read_single_file(MODEL)
+    before = {name: value.clone() for name, value in text.state_dict().items()}
+    draws = random.Random(4)
+    captions = [drawing.random_caption(draws, drawing.random_scene(draws)) for _ in range(2000)]
+    torch.save({"train": {"ids": models.tokenize(captions)}}, tmp_path / denoiser.LATENTS)
+    denoiser.unpack_denoiser(unet, text, tmp_path)
+    again, words = denoiser.read_denoiser(tmp_path)
+    assert all(torch.equal(value, unet.state_dict()[name]) for name, value in again.state_dict().items())
+    assert {
+        name for name, value in words.state_dict().items() if torch.equal(value.half().float(), before[name])
+    } == set(before)
+    latents = ("encoder.", "quant_conv.")
+    assert not [name for name in autoencoder.decoder_parameters(vae) if name.startswith(latents)]
+    kept = dict(vae.named_parameters()).keys() - autoencoder.decoder_parameters(vae).keys()
+    assert kept == {name for name, _ in vae.named_parameters() if name.startswith(latents)}
 
 
 def test_strange_words_keep_the_caption_s_order() -> None:
