@@ -77,7 +77,7 @@ def _train(rank: int, work: Path, budget: Budget, seed: int) -> None:
     pixels = torch.cat([torch.from_numpy(dataset.read(name, work).pictures) for name in ("train", "abstract")])
     parameters = list(vae.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=PEAK_RATE, betas=(0.9, 0.95), weight_decay=1e-4)
-    started, smooth, progress, step = time.monotonic(), 0.0, 0.0, 0
+    started, smooth, progress, step = time.process_time(), 0.0, 0.0, 0
     while progress < 1:
         for group in optimizer.param_groups:
             group["lr"] = rate(progress, step, peak=PEAK_RATE, warmup=WARMUP)
@@ -157,7 +157,7 @@ def _refine(rank: int, work: Path, budget: Budget, seed: int) -> None:
     torch.manual_seed(seed + rank)
     pictures = torch.cat([torch.from_numpy(dataset.read(name, work).pictures) for name in ("train", "abstract")])
     held_out = dataset.as_pixels(dataset.read("held_out", work).pictures[:100])
-    started, progress, step = time.monotonic(), 0.0, 0
+    started, progress, step = time.process_time(), 0.0, 0
     while progress < 1:
         optimizer.param_groups[0]["lr"] = rate(progress, step, peak=DECODER_RATE, warmup=WARMUP)
         pixels = dataset.as_pixels(pictures[torch.randint(len(pictures), (DECODER_BATCH,))].numpy())

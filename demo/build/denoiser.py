@@ -236,13 +236,13 @@ class _Trainer:
 
 def _train(rank: int, work: Path, budget: Budget, seed: int, resume: bool, peak: float) -> None:
     trainer = _Trainer(rank, work, seed, resume, peak)
-    started, progress, smooth, first = time.monotonic(), 0.0, 0.0, trainer.step
+    started, progress, smooth, first = time.process_time(), 0.0, 0.0, trainer.step
     while progress < 1:
         loss = trainer.update(progress, first)
         smooth = loss if trainer.step == first + 1 else 0.98 * smooth + 0.02 * loss
         progress = budget.progress(trainer.step - first, started)
         if rank == 0 and (trainer.step % SAVE_EVERY == 0 or progress >= 1 or trainer.step == first + 20):
-            trainer.save(progress, smooth, time.monotonic() - started)
+            trainer.save(progress, smooth, time.process_time() - started)
 
 
 def train_denoiser(

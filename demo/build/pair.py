@@ -21,14 +21,21 @@ PROCESSES = 2
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How long a training lasts: a number of steps, and minutes after which it ends sooner than that."""
+    """How long a training lasts: a number of steps, and minutes of computing after which it ends sooner than that.
+
+    They are counted in the time of the process, not by the clock: what else the machine does takes nothing away.
+    """
 
     steps: int
     minutes: float
 
     def progress(self, step: int, started: float) -> float:
-        """The part that is done, 0 to 1; equal in every process, because the first one decides."""
-        elapsed = (time.monotonic() - started) / 60
+        """The part that is done, 0 to 1; equal in every process, because the first one decides.
+
+        Args:
+            started: ``time.process_time()`` at the beginning, seconds.
+        """
+        elapsed = (time.process_time() - started) / 60
         done = torch.tensor(max(step / self.steps, elapsed / self.minutes), dtype=torch.float64)
         if dist.is_initialized():
             dist.broadcast(done, 0)
