@@ -210,9 +210,8 @@ class ModelSection(Section):
 
     Of UNet or transformer, and of text encoders that don't learn; int8 is for convolutions too. The LoRA itself trains
     in full precision and fits the whole model. int8 changes next to nothing, fp8 a little, nf4 more; all make steps
-    slower. Weights are made whole
-    again where they are used, so no special GPU is needed. Captions that are encoded ahead are encoded by whole text
-    encoders.
+    slower. Weights are made whole again where they are used, so no special GPU is needed. Captions that are encoded
+    ahead are encoded by whole text encoders.
     """
 
 
