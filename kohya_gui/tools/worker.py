@@ -49,8 +49,8 @@ class Worker:
 
     @property
     def busy(self) -> bool:
-        """True while a tool is at work."""
-        return self._thread is not None and self._thread.is_alive()
+        """True while a tool is at work; from the moment on that it is shown as ended another may begin."""
+        return self.work.status == RUNNING
 
     @property
     def title(self) -> str:

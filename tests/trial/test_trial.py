@@ -127,7 +127,7 @@ def test_what_a_prompt_leaves_open_is_as_in_the_runs_first_one(run: RunFolder, t
     assert ask(named).seed == settle(SamplePrompt("green"), config, 0).seed, "that of the preview"
     listed.unlink()
     assert ask(named, prompt="blue").steps is None
-    with pytest.raises(ConfigError, match="prompts.txt"):
+    with pytest.raises(ConfigError, match="there is no file"):
         ask(named)
 
 
