@@ -40,7 +40,8 @@ from trainer.validation.measuring import PHASE
 
 SEEDS, QUICK_SEEDS = 10, 2
 TRAINED, HELD_OUT = 8, 24
-JUDGING = {"judging": 24, "judging at large": 96}
+AT_LARGE = "judging at large"
+JUDGING = {"judging": 24, AT_LARGE: 96}
 LONG_EPOCHS, SHORT_EPOCHS, SHORT_TRAINED = 42, 6, 12
 EVERY = 3
 """Epochs from one saved file to the next of a long run; of a short one each is saved."""
@@ -86,7 +87,7 @@ def measure(options: Options) -> Iterator[Row]:
     yield _share("marked below last", [each.over_last < 1 for each in long], 0.9)
     yield _share("marked within 1 % of the best", [each.over_best(each.losses) <= NEAR for each in long], 0.8)
     at_large = [each.over_best(each.at_large) <= NEAR for each in long]
-    yield _share("marked within 1 % of the best, by 96 pictures", at_large, 0.8)
+    yield _share(f"marked within 1 % of the best, by {JUDGING[AT_LARGE]} pictures", at_large, 0.8)
     early = [each.warned is not None and each.warned < 0.75 * each.last for each in long]
     yield _share("warned before the last quarter", early, 0.8)
     warned = [each.warned is not None for each in short]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from demo.build import dataset
 from demo.build.models import LATENT_CHANNELS, LATENT_SCALE, new_vae
-from demo.build.pair import Budget, average_gradients, rate, run_together, running_mean
+from demo.build.pair import Budget, descend, rate, run_together, running_mean
 
 LOGGER = logging.getLogger(__name__)
 PEAK_RATE = 2e-3
@@ -82,11 +82,7 @@ def _train(rank: int, work: Path, budget: Budget, seed: int) -> None:
         for group in optimizer.param_groups:
             group["lr"] = rate(progress, step, peak=PEAK_RATE, warmup=WARMUP)
         loss = reconstruction_loss(vae, _batch(pixels, draws, small=progress < SMALL_SHARE))
-        optimizer.zero_grad()
-        loss.backward()
-        average_gradients(parameters)
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        descend(optimizer, loss, parameters)
         step += 1
         progress = budget.progress(step, started)
         smooth = float(loss.detach()) if step == 1 else 0.95 * smooth + 0.05 * float(loss.detach())
@@ -166,11 +162,7 @@ def _refine(rank: int, work: Path, budget: Budget, seed: int) -> None:
         with torch.autocast("cpu", torch.bfloat16):  # a third faster, and far finer than what is left to learn
             drawn = vae.decode(latents).sample
         loss = distortion(drawn.float(), pixels)
-        optimizer.zero_grad()
-        loss.backward()
-        average_gradients(parameters)
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        descend(optimizer, loss, parameters)
         step += 1
         running_mean(mean, parameters, step, DECODER_MEMORY)
         progress = budget.progress(step, started)

@@ -22,7 +22,7 @@ from demo.build.models import (
     new_unet,
     tokenize,
 )
-from demo.build.pair import PROCESSES, Budget, average_gradients, rate, run_together, running_mean
+from demo.build.pair import PROCESSES, Budget, descend, rate, run_together, running_mean
 
 LOGGER = logging.getLogger(__name__)
 PEAK_RATE = 1.5e-3
@@ -211,11 +211,7 @@ class _Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate(progress, self.step - first, peak=self.peak, warmup=WARMUP)
         loss = self.loss()
-        self.optimizer.zero_grad()
-        loss.backward()
-        average_gradients(self.parameters)
-        nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
+        descend(self.optimizer, loss, self.parameters)
         self.step += 1
         running_mean(self.mean, self.parameters, self.step, MEMORY)
         return float(loss.detach())

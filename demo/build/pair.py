@@ -76,6 +76,15 @@ def run_together(work: Callable[..., None], *arguments: Any, processes: int = PR
     mp.spawn(_start, args=(_free_port(), processes, work, arguments), nprocs=processes)
 
 
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor, parameters: Sequence[Tensor]) -> None:
+    """Takes one step down the loss, the same one in every process: gradients are averaged, their norm at most 1."""
+    optimizer.zero_grad()
+    loss.backward()
+    average_gradients(parameters)
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()
+
+
 def average_gradients(parameters: Sequence[Tensor]) -> None:
     """Replaces each gradient by its mean over the processes, with one message for all."""
     if dist.get_world_size() == 1:

@@ -124,7 +124,15 @@ def test_one_tool_at_a_time_and_a_fault_of_the_program_shows(tmp_path: Path) -> 
             go_on.wait(300)
             raise LookupError("a fault")
 
-    worker, noise, seen = Worker(), threading.excepthook, []
+    class Watched(Worker):
+        busy_when_ended: bool | None = None
+
+        def _set(self, work: Work) -> None:
+            super()._set(work)
+            if work.status == "broken":
+                self.busy_when_ended = self.busy  # the page may show it now, and the next click come
+
+    worker, noise, seen = Watched(), threading.excepthook, []
     threading.excepthook = lambda about: None
     try:
         worker.start(Slow(), None, seen.append)
@@ -135,6 +143,7 @@ def test_one_tool_at_a_time_and_a_fault_of_the_program_shows(tmp_path: Path) -> 
     finally:
         threading.excepthook = noise
     assert (worker.busy, worker.work.status, worker.work.lines) == (False, "broken", ("one", "two"))
+    assert worker.busy_when_ended is False
     assert seen == [worker.work]
 
 

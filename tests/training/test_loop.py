@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -202,3 +205,28 @@ def hook_of(down: torch.Tensor, up: torch.Tensor, scale: float):  # type: ignore
         return output + apply(apply(inputs[0], down), up) * scale
 
     return add
+
+
+@pytest.mark.parametrize("size", [0.1, 3.0, math.inf, math.nan])
+@pytest.mark.parametrize("limit", [0.0, 1.0])
+def test_gradients_are_clipped_as_pytorch_does(size: float, limit: float) -> None:
+    """Those that are short enough are left as they are, to the last bit."""
+    ours, theirs = ([torch.nn.Parameter(torch.zeros(2, 2)) for _ in range(3)] for _ in range(2))
+    for number, both in enumerate(zip(ours, theirs, strict=True)):
+        for each in both:
+            each.grad = torch.full((2, 2), size / (number + 2))
+    made: Any = SimpleNamespace(
+        parameters=ours,
+        optimizer=None,
+        device=torch.device("cpu"),
+        share_gradients=lambda: None,
+        accelerator=SimpleNamespace(unscale_gradients=lambda optimizer: None),
+        config=SimpleNamespace(optimizer=SimpleNamespace(max_grad_norm=limit)),
+    )
+    norm = loop.clip(made)
+    expected = torch.nn.utils.clip_grad_norm_(theirs, limit or math.inf)
+    assert torch.equal(norm, expected) or (norm.isnan() and expected.isnan())
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.grad is not None and other.grad is not None
+        if limit or math.isfinite(size):  # without a limit theirs divides the infinite by itself
+            torch.testing.assert_close(mine.grad, other.grad, rtol=0, atol=0, equal_nan=True)

@@ -82,7 +82,7 @@ def judge(points: Sequence[Point], saved: Collection[int]) -> Judgement:
         best_of_all=lowest.step,
         overfitting=overfitting,
         risen=_mean_of(newest).loss / lowest.loss - 1 if lowest.loss else 0.0,
-        spread=max(LEAST_CHANGE, SURE * restless * math.sqrt(2) / lowest.loss if lowest.loss else 0.0),
+        spread=max(LEAST_CHANGE, _unrest(restless, lowest, lowest) / lowest.loss if lowest.loss else 0.0),
     )
 
 
@@ -114,9 +114,7 @@ def _mean_of(points: Sequence[Point]) -> Point:
 def _worse(better: Point, worse: Point, restless: float, *, most_of: bool = False) -> bool:
     """Say whether one validation is worse than another beyond the spread; with `most_of`, of most pictures too."""
     rise = worse.loss - better.loss
-    # Validations beside each other are alike: the mean of many is hardly surer than one.
-    unrest = restless * max(1.0, math.sqrt(1 / better.count + 1 / worse.count))
-    if rise <= max(LEAST_CHANGE * better.loss, SURE * unrest):
+    if rise <= max(LEAST_CHANGE * better.loss, _unrest(restless, better, worse)):
         return False
     changes = [worse.pictures[name] - better.pictures[name] for name in better.pictures if name in worse.pictures]
     if len(changes) < 2:
@@ -124,6 +122,14 @@ def _worse(better: Point, worse: Point, restless: float, *, most_of: bool = Fals
     if most_of and sum(change > 0 for change in changes) * 2 <= len(changes):
         return False
     return rise > SURE * statistics.stdev(changes) / math.sqrt(len(changes))
+
+
+def _unrest(restless: float, one: Point, other: Point) -> float:
+    """Return the difference between two validations that the restlessness of the series explains.
+
+    Validations beside each other are alike: the mean of many is hardly surer than one.
+    """
+    return SURE * restless * max(1.0, math.sqrt(1 / one.count + 1 / other.count))
 
 
 def _restlessness(losses: Sequence[float]) -> float:
