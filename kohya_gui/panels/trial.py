@@ -64,7 +64,8 @@ class TrialPanel(Panel):
         try:
             record = self.session.looked_at(said.get("name"))
             paths = {path.name: str(path) for path in record.folder.lora_files()}
-            given = self._of_trial(said, record, paths) if name == "try" else {"file": paths.get(str(said["file"]), "")}
+            chosen = {"file": paths.get(str(said.get("file")), "")}
+            given = self._of_trial(said, record, paths) if name == "try" else chosen
             arguments = tool.read(given)
             self.session.tools.start(tool, arguments, lambda work: None)
         except ConfigError as error:

@@ -25,10 +25,9 @@ def head(view: View) -> str:
     seen, name = view.snapshot, record.name
     badge = "training" if view.live else seen.status
     began = time.strftime("%Y-%m-%d %H:%M", time.localtime(seen.started_at)) if seen.started_at else ""
-    again = len(record.sittings) - 1
     facts = [f"step {number(seen.step)} of {number(seen.total_steps)}"]
     facts += [f"begun {began}"] if began else []
-    facts += [f"resumed {'once' if again == 1 else f'{again} times'}"] if again > 0 else []
+    facts += [record.resumed] if record.resumed else []
     acts = [button("reuse", "Clone settings", name=name)]
     if folder_of(record) is not None:
         board = f"tensorboard/{quote(name, safe='')}/"

@@ -124,6 +124,12 @@ class RunRecord:
         return any(each.on in ("folder", "held_out") for each in self.validated)
 
     @property
+    def resumed(self) -> str:
+        """How often it was resumed, in words, "" where it was not."""
+        again = len(self.sittings) - 1
+        return "" if again < 1 else "resumed once" if again == 1 else f"resumed {again} times"
+
+    @property
     def files(self) -> dict[int, Path]:
         """The saved files that are still there, by their steps; of two of one step, the newer, and no average."""
         newest = {saved.step: Path(saved.path) for saved in self.snapshot.saved if not _is_average(saved.path)}

@@ -54,8 +54,7 @@ def lines(record: RunRecord) -> list[str]:
     found.append(f"{record.name}: {seen.status}, step {seen.step:,} of {seen.total_steps:,}, in {record.folder.path}")
     if seen.started_at:
         began = time.strftime("%Y-%m-%d %H:%M", time.localtime(seen.started_at))
-        again = len(record.sittings) - 1
-        resumed = f", resumed {'once' if again == 1 else f'{again} times'}" if again > 0 else ""
+        resumed = f", {record.resumed}" if record.resumed else ""
         found.append(f"Begun {began}{resumed}")
     if seen.average_loss is not None:
         found.append(f"Loss: {seen.average_loss:.4f} on average")
