@@ -20,7 +20,7 @@ const BENCH = {
   MOST_ROWS: 3000, // rows that are kept
   SETTLED: 90, // milliseconds without scrolling before thumbnails are fetched
   token: '', about: null, ids: [], rows: new Map(), asked: new Set(), chosen: new Set(), at: 0, anchor: 0,
-  filter: {}, size: 'medium', cells: new Map(), spare: [], number: 0, there: false, turning: Promise.resolve(), resuming: null,
+  filter: {}, size: 'medium', cells: new Map(), spare: [], number: 0, laters: 0, there: false, turning: Promise.resolve(), resuming: null,
 
   get place() { return document.getElementById('workbench'); },
   get grid() { return BENCH.place?.querySelector('.wb-grid'); },
@@ -188,12 +188,16 @@ const BENCH = {
     BENCH.tell(answer.told, {turn: 'undo'});
   },
 
-  // After single captions were saved the counts are asked for, but not after each letter.
+  // After single captions were saved the counts are asked for, but not after each letter. An answer that was made before
+  // something newer is known would have old marks of what can be taken back.
   later() {
     clearTimeout(BENCH.counting);
+    const number = ++BENCH.laters;
     BENCH.counting = setTimeout(async () => {
+      const before = BENCH.about;
       const about = await BENCH.of('about', {}, true).catch(() => null);
-      if (!about || about.token !== BENCH.token) return;
+      if (!about || about.token !== BENCH.token || number !== BENCH.laters) return;
+      if (BENCH.about !== before) return BENCH.later();
       const known = BENCH.about.complete;
       BENCH.about = about;
       BENCH.rail();
