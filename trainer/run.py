@@ -23,6 +23,7 @@ from trainer.ground.control import progress_of
 from trainer.ground.errors import StateError, Stopped, TrainerError
 from trainer.ground.events import Emit, Event
 from trainer.ground.files import write_text
+from trainer.pictures.scan import PHASE as SCANNING
 from trainer.planning.plan import Plan, plan
 from trainer.results import contents, event_log, prompt_changes, resumption, sinks
 from trainer.results.event_log import JsonLines, cut_events, read_events, remove_log
@@ -75,7 +76,7 @@ def train(
             look_up(config)
             seen = plan(config, progress, ranks=world_size())
             state = check_start(seen, folder, start, emit)
-            gate.take(partial(progress, "waiting_for_the_device", 0, 0) if start.wait else None)
+            gate.take(partial(progress, "waiting for the device", 0, 0) if start.wait else None)
             began = True
             progress.on_device = True
             build.try_out(seen)
@@ -327,7 +328,7 @@ class Run:
 
     def start(self) -> None:
         """Begin; returns at once."""
-        self._emit(events.Stage(name="scan"))
+        self._emit(events.Stage(name=SCANNING))
         self._thread.start()
 
     def send(self, command: Command) -> None:

@@ -203,7 +203,7 @@ class Draft:
         if free == wished.output_name:
             words = f"The LoRA becomes {wished.lora}"
         else:
-            taken = "was trained already" if wished.exists() else "is in the queue already"
+            taken = "is there already" if wished.exists() else "is in the queue already"
             words = f"{wished.output_name} {taken}; the next run will be called {free}."
         return {**notes, "output_name": words}
 

@@ -62,10 +62,10 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """Words that stand in the bar instead of the status, while the run's `state` is this one and until a moment."""
+    """Words that stand in the bar instead of the status, while the run's state begins with this and until a moment."""
 
     words: str = ""
-    state: object = None
+    state: tuple[object, ...] = ()
     until: float = 0.0
     refused: bool = False
 
@@ -115,9 +115,13 @@ class News:
 
     # --- what was asked for -----------------------------------------------------------------------------------------
 
-    def say(self, words: str, seconds: float = math.inf, *, refused: bool = False) -> None:
-        """Show what was asked for or refused, until the run does something about it, or for some seconds."""
-        self._said = Said(words, self._state(), time.monotonic() + seconds, refused)
+    def say(self, words: str, seconds: float = math.inf, *, refused: bool = False, to_the_end: bool = False) -> None:
+        """Show what was asked for or refused, until the run does something about it, or for some seconds.
+
+        `to_the_end`: whatever else it does, until it has ended; a paused run goes on for a moment to end itself.
+        """
+        state = self._state()[:2] if to_the_end else self._state()
+        self._said = Said(words, state, time.monotonic() + seconds, refused)
 
     @property
     def refused(self) -> bool:
@@ -128,7 +132,7 @@ class News:
     def words(self) -> str:
         """What was said last, while it stands."""
         said = self._said
-        return said.words if said.state == self._state() and time.monotonic() < said.until else ""
+        return said.words if said.state == self._state()[: len(said.state)] and time.monotonic() < said.until else ""
 
     def _state(self) -> tuple[object, ...]:
         session = self._session

@@ -49,7 +49,8 @@ class QueuePanel(Panel):
         worker = self.session.queue_worker
         entries = self.session.queue.entries()
         going, busy = worker.going, self.session.busy
-        return queue_panel.queue(entries, worker.current, worker.trouble, going=going, busy=busy)
+        paused = busy and run.status == "paused"
+        return queue_panel.queue(entries, worker.current, worker.trouble, going=going, busy=busy, paused=paused)
 
     def _of_series(self, run: RunSnapshot) -> object:
         return self.session.queue.signature, run.status, run.folder, len(run.samples)

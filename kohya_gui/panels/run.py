@@ -104,7 +104,7 @@ class Controls(Panel):
     def _send(self, command: Command, words: str, seconds: float = math.inf) -> Update:
         if self.session.busy:
             self.session.send(command)
-            self.desk.news.say(words, seconds)
+            self.desk.news.say(words, seconds, to_the_end=command in (Command.STOP, Command.ABORT))
         return {}
 
     def on_pause(self) -> Update:

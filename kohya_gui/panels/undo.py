@@ -58,9 +58,9 @@ class FormNote(Panel):
         session = self.session
 
         def draw() -> str:
-            lines = ["A run is under way. What is changed here is for the next one."] if session.busy else []
-            lines += [session.trouble] if session.trouble else []
-            return "".join(f'<p class="form-note" role="status">{esc(line)}</p>' for line in lines)
+            lines = {"aside": "A run is under way. Changes here are for the next one."} if session.busy else {}
+            lines |= {"": session.trouble} if session.trouble else {}
+            return "".join(f'<p class="form-note {way}" role="status">{esc(line)}</p>' for way, line in lines.items())
 
         news_panel("form-note", "form-note")
         self.desk.news.add("form-note", Part(lambda run: (session.busy, session.trouble), lambda run: draw()))

@@ -67,7 +67,8 @@ def _problems(work: Work) -> str:
     settings = work.tool.settings if work.tool else {}
     texts = [*(in_labels(str(problem), settings) for problem in work.problems), *([broken] if broken else [])]
     lines = "".join(f"<p>{esc(text)}</p>" for text in texts)
-    return f'<div class="problem-box" role="alert">{lines}</div>' if lines else ""
+    way = 'class="quiet" role="status"' if work.status == ENDED else 'class="problem-box" role="alert"'
+    return f"<div {way}>{lines}</div>" if lines else ""
 
 
 def _written(work: Work, served: Pictures) -> str:

@@ -12,8 +12,10 @@ from trainer.queue.shelf import ENDED, TO_DO, UNDER_WAY
 _STYLES = {UNDER_WAY: "training"}
 
 
-def queue(entries: Sequence[Entry], current: str, trouble: str, *, going: bool, busy: bool) -> str:
-    """Return the panel. `current` is the entry that is trained, `busy` says that any run is under way."""
+def queue(
+    entries: Sequence[Entry], current: str, trouble: str, *, going: bool, busy: bool, paused: bool = False
+) -> str:
+    """Return the panel. `current` is the entry that is trained, `busy` says that any run is under way, or `paused`."""
     done = [entry for entry in entries if entry.state in ENDED and entry.key != current]
     to_do = [entry for entry in entries if entry not in done]
     problem = f'<p class="problem" role="alert">{esc(trouble)}</p>' if trouble else ""
@@ -28,7 +30,7 @@ def queue(entries: Sequence[Entry], current: str, trouble: str, *, going: bool, 
     listed = f'<ol class="runs queue">{rows}</ol>' if rows else '<p class="quiet">All is done.</p>'
     return (
         f'<section class="card" id="queue"><h3>Queue {_order(waiting, going=going)}</h3>'
-        f"{problem}{_standing(waiting, going=going, busy=busy)}{listed}</section>{_done(done)}"
+        f"{problem}{_standing(waiting, going=going, busy=busy, paused=paused)}{listed}</section>{_done(done)}"
     )
 
 
@@ -38,12 +40,13 @@ def _order(waiting: int, *, going: bool) -> str:
     return button("queue-continue", "Continue", style="primary", id_="queue-continue") if waiting else ""
 
 
-def _standing(waiting: int, *, going: bool, busy: bool) -> str:
+def _standing(waiting: int, *, going: bool, busy: bool, paused: bool) -> str:
     count = "1 run waits" if waiting == 1 else f"{number(waiting)} runs wait"
     if going:
-        words = f"{count} for the one under way." if waiting else "The last one is under way."
+        one = "is paused" if paused else "is under way"
+        words = f"{count} for the one that {one}." if waiting else f"The last one {one}."
     elif waiting:
-        after = " The run under way goes on." if busy else ""
+        after = " The run under way goes on." if busy and not paused else ""
         words = f"The queue stands; {count}.{after}"
     else:
         return ""
@@ -55,7 +58,7 @@ def _to_do(entry: Entry, place: int, count: int, current: str) -> str:
     under_way = entry.key == current or entry.state == UNDER_WAY
     state = UNDER_WAY if under_way else entry.state
     words = entry.why if entry.why == "paused" else state
-    badge = f'<span class="badge {_STYLES.get(state, state)}">{esc(words)}</span>'
+    badge = f'<span class="badge {_STYLES.get(words, words)}">{esc(words)}</span>'
     name, facts = esc(entry.name), _facts(entry, under_way=under_way)
     acts = [button("queue-open", "Open", key=entry.key)] if entry.config else []
     if not under_way:

@@ -23,9 +23,9 @@ def head(view: View) -> str:
     if record is None:
         return ""
     seen, name = view.snapshot, record.name
-    badge = "training" if view.live else seen.status
     began = time.strftime("%Y-%m-%d %H:%M", time.localtime(seen.started_at)) if seen.started_at else ""
-    facts = [f"step {number(seen.step)} of {number(seen.total_steps)}"]
+    at = "" if view.live else f"step {number(seen.step)} of "  # the bar tells the step of the one under way
+    facts = [f"{at}{number(seen.total_steps)}{' steps' if view.live else ''}"]
     facts += [f"begun {began}"] if began else []
     facts += [record.resumed] if record.resumed else []
     acts = [button("reuse", "Clone settings", name=name)]
@@ -38,7 +38,7 @@ def head(view: View) -> str:
         acts += [button("rename", "Rename", name=name), button("delete", "Delete", style="danger", name=name)]
     return (
         f'<section class="card run-head" id="run-head" data-run-name="{esc(name)}"><h3>{esc(name)} '
-        f'<span class="badge {esc(badge)}">{esc(STATUS_WORDS.get(seen.status, seen.status))}</span></h3>'
+        f'<span class="badge {esc(seen.status)}">{esc(STATUS_WORDS.get(seen.status, seen.status))}</span></h3>'
         f'<p class="quiet">{esc(", ".join(facts))}</p><div class="actions">{"".join(acts)}</div></section>'
     )
 

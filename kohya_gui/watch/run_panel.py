@@ -82,10 +82,10 @@ def _phase(snapshot: RunSnapshot) -> str:
         case "finished":
             return f"in {duration(snapshot.ended_at - snapshot.started_at)}"
         case "failed":
-            return f"at step {number(snapshot.step)}"
+            return f"at step {number(snapshot.step)}" if snapshot.folder else "before it began"
         case "stopped":
             return f"after step {number(snapshot.step)}"
-    phase = snapshot.phase.replace("_", " ").capitalize()
+    phase = snapshot.phase.capitalize()
     if snapshot.phase == TRAINING or not snapshot.phase:
         return ""
     if snapshot.phase_total:
@@ -149,7 +149,8 @@ def message(snapshot: RunSnapshot, better: str = "") -> str:
 
     `better` is the saved file that validation finds better than the final one.
     """
-    parts = [_warnings(snapshot.warnings[-SHOWN_WARNINGS:])] if snapshot.warnings else []
+    warnings = list(dict.fromkeys(reversed(snapshot.warnings)))[:SHOWN_WARNINGS]  # each resume may say one again
+    parts = [_warnings(warnings)] if warnings else []
     if snapshot.error is not None:
         parts.insert(0, _failure(snapshot, snapshot.error))
     elif snapshot.finished is not None:
@@ -158,6 +159,11 @@ def message(snapshot: RunSnapshot, better: str = "") -> str:
         parts.insert(0, _interruption(snapshot))
     elif snapshot.status == "paused":
         parts.insert(0, _pause(snapshot.paused or events.Paused(step=snapshot.step)))
+    elif snapshot.status == "preparing" and not snapshot.folder:
+        parts.append(
+            '<section class="card"><div class="empty"><p>The run is being prepared.</p><p class="quiet">Its loss, '
+            "sample pictures and files appear here once the model is loaded.</p></div></section>"
+        )
     elif snapshot.status == "idle":
         parts.append(
             '<section class="card"><div class="empty"><p>There is no run to look at yet.</p><p class="quiet">Press '
@@ -167,10 +173,10 @@ def message(snapshot: RunSnapshot, better: str = "") -> str:
 
 
 def _warnings(texts: Sequence[str]) -> str:
-    """Return the newest warnings; a single one is a sentence, several are a list."""
+    """Return warnings, the newest first; a single one is a sentence, several are a list."""
     if len(texts) == 1:
         return f'<section class="card warn-card"><p>{esc(in_labels(texts[0]))}</p></section>'
-    rows = "".join(f"<li>{esc(in_labels(text))}</li>" for text in reversed(texts))
+    rows = "".join(f"<li>{esc(in_labels(text))}</li>" for text in texts)
     return f'<section class="card warn-card"><h3>Notes, the newest first</h3><ul>{rows}</ul></section>'
 
 
@@ -206,10 +212,11 @@ def _pause(paused: events.Paused) -> str:
 
 def _ending(snapshot: RunSnapshot, finished: events.Finished, better: str) -> str:
     if not finished.path:
+        listed = " What was saved on the way is listed below." if snapshot.saved else ""
+        again = " It can be resumed from its last saved state." if snapshot.step else ""
         return (
             '<section class="card" id="ending"><h3>Ended without a file</h3><p>The run was ended before its file was '
-            "written. What was saved on the way is listed below; it can be resumed from its last saved state.</p>"
-            "</section>"
+            f"written.{listed}{again}</p></section>"
         )
     path = Path(finished.path)
     word = "Stopped early and saved" if finished.stopped else "Done"

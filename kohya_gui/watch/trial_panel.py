@@ -7,7 +7,7 @@ from pathlib import Path
 from kohya_gui.parts.markup import button, esc, number
 from kohya_gui.parts.served import Pictures
 from kohya_gui.session import View
-from kohya_gui.tools.worker import NOT_BEGUN, RUNNING, Work, Worker
+from kohya_gui.tools.worker import ENDED, NOT_BEGUN, RUNNING, Work, Worker
 from kohya_gui.watch import gallery
 from kohya_gui.watch.gallery import Row, Shown
 from trainer.config import TrainingConfig
@@ -77,11 +77,12 @@ def _standing(work: Work) -> str:
     problems = "".join(
         f"<p>{esc(in_labels(str(each), work.tool.settings if work.tool else {}))}</p>" for each in work.problems
     )
-    box = f'<div class="problem-box" role="alert">{problems}</div>' if problems else ""
+    way = 'class="quiet" role="status"' if work.status == ENDED else 'class="problem-box" role="alert"'
+    box = f"<div {way}>{problems}</div>" if problems else ""
     if work.status == RUNNING:
         share = 100 * work.done / work.total if work.total else 0.0
         words = f"{number(work.done)} of {number(work.total)}" if work.total else "..."
-        phase = work.phase.replace("_", " ").capitalize() or "Beginning"
+        phase = work.phase.capitalize() or "Beginning"
         return (
             f'<div class="line"><p class="quiet" role="status">{esc(phase)} {words}</p>'
             f"{button('stop-trial', 'Stop', id_='stop-trial')}</div>"

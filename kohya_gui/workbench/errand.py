@@ -82,7 +82,7 @@ class Errands:
 
     def _tell(self, phase: str, done: int, total: int) -> None:
         if self._stopping.is_set():
-            raise Stopped(f"Stopped while busy with {phase} ({done} of {total}).")
+            raise Stopped(f"Stopped while {phase} ({done} of {total}).")
         self.standing = replace(self.standing, phase=phase, done=done, total=total)
 
     def _run(self, work: Callable[[Progress], Result], heavy: bool) -> None:

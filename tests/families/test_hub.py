@@ -69,7 +69,7 @@ def test_a_model_comes_from_the_hub_once(hub: Hub, tmp_path: Path) -> None:
     found = fetch(hub, tmp_path / "cache")
     assert found["family"] == "sdxl"
     assert families.recognise(found["folder"]).precision == "fp16"
-    phases = [each for each in found["told"] if each[0] == "download model (MB)"]
+    phases = [each for each in found["told"] if each[0] == "downloading the model (MB)"]
     weights = sum(file.stat().st_size for file in hub.files() if file.suffix == ".safetensors")
     assert phases[-1][1] == phases[-1][2] >= weights // 1_000_000
     assert {name for name, _ in hub.asked} == {str(file.relative_to(hub.folder)) for file in hub.files()}

@@ -257,7 +257,7 @@ def test_stopping_passes_through(models: dict[str, Path]) -> None:
 
     with pytest.raises(Stopped):
         families.load(settings(models["file"]), device=CPU, dtype=torch.float32, progress=progress)
-    assert seen == [("load model", 0, 3), ("load model", 1, 3)]
+    assert seen == [("loading the model", 0, 3), ("loading the model", 1, 3)]
 
 
 def test_loading_leaves_the_global_generator_alone(models: dict[str, Path]) -> None:

@@ -165,7 +165,7 @@ class _Executioner:
         match event:
             case events.Stage(name="caching latents"):
                 self._moment("caching")
-            case events.Stage(name="sample"):
+            case events.Stage(name="drawing samples"):
                 self._moment("sampling")
             case events.StepDone():
                 self._moment("step")

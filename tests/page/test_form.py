@@ -129,7 +129,7 @@ def test_the_payload_is_plain_json_and_hides_what_does_not_matter(draft: Draft) 
 def test_a_taken_name_is_told(draft: Draft, tmp_path: Path) -> None:
     (tmp_path / "outputs").mkdir()
     (tmp_path / "outputs" / "lora.safetensors").touch()
-    assert draft.check().notes["output_name"] == "lora was trained already; the next run will be called lora-2."
+    assert draft.check().notes["output_name"] == "lora is there already; the next run will be called lora-2."
 
 
 def test_a_name_in_the_queue_is_told(tmp_path: Path) -> None:

@@ -175,9 +175,32 @@ def test_a_page_is_told_only_what_is_newer_than_what_it_has(session: Session, wa
 def test_who_types_during_a_run_is_told_that_it_is_for_the_next_one(session: Session, watched: Watched) -> None:
     news = Page(session).news
     number, parts = parts_since(news, 0)
-    assert "A run is under way. What is changed here is for the next one." in parts["form-note"]
+    assert "A run is under way. Changes here are for the next one." in parts["form-note"]
     watched.alive = False
     assert parts_since(news, number)[1]["form-note"] == ""
+
+
+def test_a_paused_run_that_is_told_to_end_is_shown_as_ending_until_it_has(session: Session, watched: Watched) -> None:
+    news = Page(session).news
+    watched.board.post(step_done(4))
+    watched.board.post(events.Paused(step=4, phase="drawing samples", saved=True, device_free=True))
+    assert "Paused after step 4, while drawing samples. The state is saved" in parts_since(news, 0)[1]["message"]
+    for to_the_end, shown in ((False, "Training"), (True, "Aborting")):
+        news.say("Aborting", to_the_end=to_the_end)
+        watched.board.post(events.Resumed(step=4))
+        assert f">{shown}<" in parts_since(news, 0)[1]["bar"]
+        watched.board.post(events.Paused(step=4, saved=True, device_free=True))
+    watched.alive = False
+    assert "Aborting" not in parts_since(news, 0)[1]["bar"]
+
+
+def test_before_a_run_has_its_folder_its_page_says_that_it_is_being_prepared(session: Session) -> None:
+    run = Watched()
+    session.run = cast(Run, run)
+    run.board.post(events.Stage(name="loading the model", done=1, total=3))
+    parts = parts_since(Page(session).news, 0)[1]
+    assert "The run is being prepared." in parts["message"]
+    assert "Loading the model: 1 of 3" in parts["bar"]
 
 
 def test_numbers_of_a_restarted_program_are_higher(session: Session) -> None:

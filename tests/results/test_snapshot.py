@@ -38,6 +38,12 @@ def test_a_run_from_start_to_end() -> None:
     assert snapshot.revision == len(story)
 
 
+@pytest.mark.parametrize(("at", "epoch"), [(0, 0), (1, 1), (48, 1), (49, 2)])
+def test_a_resumed_run_is_in_the_epoch_of_its_step(at: int, epoch: int) -> None:
+    begun = events.Started(folder="x.run", step=at, total_steps=96, total_epochs=2, steps_per_epoch=48, resumed=True)
+    assert fold(RunSnapshot(), begun).epoch == epoch
+
+
 def test_a_stage_during_training_does_not_end_training() -> None:
     snapshot = fold(fold(RunSnapshot(), step(1)), events.Stage(name="sample", done=1, total=20))
     assert (snapshot.status, snapshot.phase) == ("training", "sample")

@@ -152,7 +152,7 @@ def test_the_device_has_one_run_and_a_paused_one_gives_it_up(ground: tuple[Path,
     log = tmp_path / "other" / "tiny.run" / "events.jsonl"
     wait_until(run, lambda seen: log.is_file() and '"StepDone"' in log.read_text())
     run.send(Command.RESUME)
-    wait_until(run, lambda seen: seen.phase == "waiting_for_the_device")
+    wait_until(run, lambda seen: seen.phase == "waiting for the device")
     assert "in use by training 'tiny', started at the terminal" in run.snapshot.warnings[-1]
     process.kill()  # its lock dies with it
     process.join()
@@ -166,7 +166,7 @@ def test_a_run_that_may_wait_begins_when_the_device_is_free(ground: tuple[Path, 
     gate.take()
     run = Run(tiny_config(*ground, tmp_path, max_train_steps=2), Start(wait=True))
     run.start()
-    wait_until(run, lambda seen: seen.phase == "waiting_for_the_device")
+    wait_until(run, lambda seen: seen.phase == "waiting for the device")
     gate.leave()
     run.join(60)
     assert run.snapshot.status == "finished"

@@ -61,7 +61,7 @@ class Control:
 
     def _refuse_to_go_on(self, phase: str, done: int, total: int) -> None:
         if self._inbox.wishes.ending:
-            raise Stopped(f"Stopped while busy with {phase} ({done} of {total}).")
+            raise Stopped(f"Stopped while {phase} ({done} of {total}).")
 
     def _save_now(self) -> None:
         if self.keeper:

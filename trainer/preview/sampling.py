@@ -23,7 +23,7 @@ from trainer.ground.files import replacing
 from trainer.preview.prompts import SampleRequest
 from trainer.preview.schedulers import make_scheduler
 
-_PHASE = "sample"
+_PHASE = "drawing samples"
 
 _Predict = Callable[[Tensor, Tensor], Tensor]
 """Latents and timestep -> the model's prediction, guided."""
@@ -41,7 +41,7 @@ def sample(
     The models' modes and the global random numbers are left as they were found.
 
     Args:
-        progress: called with ("sample", done, steps) before the first step and after each.
+        progress: called with ("drawing samples", done, steps) before the first step and after each.
         texts: prompts that were encoded before, without a batch dimension; the text encoders see the others.
 
     Raises:

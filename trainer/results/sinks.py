@@ -159,7 +159,7 @@ class Console:
 
 def pause_in_words(event: events.Paused) -> str:
     """Return where a run waits, what of it is safe, and whether the device can be used by others."""
-    phase = f" ({event.phase})" if event.phase else ""
+    phase = f", while {event.phase}" if event.phase else ""
     saved = "The state is saved" if event.saved else "Nothing was trained yet, so there is nothing to save"
     device = "the device is free" if event.device_free else "the device is still in use"
     return f"Paused after step {event.step}{phase}. {saved}; {device}."

@@ -6,6 +6,7 @@ The window and the console read a snapshot and never consume it, so any number o
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -81,6 +82,7 @@ def _started(snapshot: RunSnapshot, event: events.Started) -> dict[str, Any]:
         "status": "preparing",
         "folder": event.folder,
         "step": event.step,
+        "epoch": math.ceil(event.step / max(1, event.steps_per_epoch)),
         "total_steps": event.total_steps,
         "total_epochs": event.total_epochs,
         "started_at": snapshot.started_at or event.time,

@@ -29,7 +29,7 @@ def compile_where_asked(training: Training, loss_of: Callable[[Training, Batch],
     if first is None:
         return
     training.batches = itertools.chain([first], batches)
-    training.progress("compile", 0, 1)
+    training.progress("compiling", 0, 1)
     began = time.monotonic()
     training.bundle.compile_blocks(BACKEND)
     training.one_size = True
@@ -43,7 +43,7 @@ def compile_where_asked(training: Training, loss_of: Callable[[Training, Batch],
         message = f"the UNet cannot be compiled here ({_reason(error)}); training goes on without."
     training.optimizer.zero_grad(set_to_none=True)
     training.tell(Warned(message=f"torch_compile: {message}"))
-    training.progress("compile", 1, 1)
+    training.progress("compiling", 1, 1)
 
 
 def _reason(error: Exception) -> str:

@@ -190,7 +190,7 @@ class Keeper:
         waited_for = f"Going on waits: {training.gate.title} is in use by {training.gate.holder()}."
         training.tell(events.Warned(message=waited_for))
         while not training.gate.try_to_take():
-            training.tell(events.Stage(name="waiting_for_the_device"))
+            training.tell(events.Stage(name="waiting for the device"))
             if training.inbox.wishes.ending:
                 return False
             training.inbox.sleep()

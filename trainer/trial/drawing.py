@@ -22,7 +22,7 @@ from trainer.training import build, device, failures, precision
 from trainer.trial import grid
 from trainer.trial.grid import Request, Trial
 
-_PHASE = "pictures"
+_PHASE = "drawing pictures"
 
 
 def draw(
@@ -54,7 +54,7 @@ def draw(
         for header in headers:
             check_family_of_lora(header, recognition)
         gate = device.gate_of(precision.own_device(), "trying files", by)
-        gate.take(partial(progress, "waiting_for_the_device", 0, 0))
+        gate.take(partial(progress, "waiting for the device", 0, 0))
         try:
             trial = grid.begin(where, request)
             told[0](trial)

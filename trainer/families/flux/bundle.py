@@ -177,7 +177,7 @@ def load_bundle(
     Args:
         small: the components whose weights are kept in few bits.
         dtype: of the frozen weights; the VAE stays in float32 with `no_half_vae`.
-        progress: called with ("load model", components done, components).
+        progress: called with ("loading the model", components done, components).
 
     Raises:
         ModelError: weights are missing, damaged, or of other shapes than the configuration says; or T5's vocabulary

@@ -26,7 +26,7 @@ _WEIGHT_FILES = (
 _STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 """What diffusers and transformers call them; the last is transformers' name for pickles."""
 
-PHASE = "download model (MB)"
+PHASE = "downloading the model (MB)"
 _MEGABYTE = 1_000_000
 
 

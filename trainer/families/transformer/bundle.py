@@ -20,7 +20,7 @@ from trainer.families.vae import HasVae, Vae
 from trainer.ground.control import Progress
 from trainer.memory import free_memory
 
-_PHASE = "load model"
+_PHASE = "loading the model"
 _VAE = "vae"
 
 
@@ -154,7 +154,7 @@ def load_modules(
     """Load components, one after the other.
 
     Args:
-        progress: called with ("load model", components done, components).
+        progress: called with ("loading the model", components done, components).
 
     Raises:
         ModelError: weights are missing, damaged, or of other shapes than the configuration says.

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from trainer.config import TrainingConfig
 from trainer.memory import free_memory
 
-_PHASE = "load model"
+_PHASE = "loading the model"
 
 
 class StableBundle(HasVae):
@@ -295,7 +295,7 @@ def load_bundle(
         made: the family's bundle.
         small: the components whose weights are kept in few bits.
         dtype: of the frozen weights; the VAE stays in float32 with `no_half_vae`.
-        progress: called with ("load model", components done, components).
+        progress: called with ("loading the model", components done, components).
 
     Raises:
         ConfigError: `clip_skip` goes beyond a text encoder's layers.
