@@ -259,7 +259,8 @@ def test_a_page_whose_program_is_gone_says_so(tab: Page) -> None:
 
 def test_nothing_typed_then_start_watch_reload_second_tab_stop(app: App, tab: Page) -> None:
     for order in ("pause", "stop", "save-now", "sample-now", "abort"):
-        assert tab.locator(f"#{order}").is_disabled(), order
+        expect(tab.locator(f"#{order}")).to_be_disabled()
+    expect(tab.locator("#total-steps")).to_have_text(re.compile(r"^\d+$"))  # once the pictures are looked at
     planned = tab.inner_text("#total-steps")
     tab.click("#start")
     expect(tab.locator("#samples img").first).to_have_js_property("naturalWidth", 64, timeout=PATIENCE)
@@ -303,14 +304,17 @@ def test_nothing_typed_then_start_watch_reload_second_tab_stop(app: App, tab: Pa
 def test_who_has_the_device_is_told_in_the_page(tab: Page) -> None:
     gate = gate_of(own_device(), "training 'cat'", "started at the terminal")
     gate.take()
-    tab.click("#start")
-    comes_to(tab, "Failed")
-    gate.leave()
+    try:
+        tab.click("#start")
+        comes_to(tab, "Failed")
+    finally:
+        gate.leave()
     expect(tab.locator("#failure h3")).to_have_text("Not started")
     expect(tab.locator("#failure")).to_contain_text("in use: training 'cat', started at the terminal (process")
 
 
 def test_the_terminal_is_told_that_the_page_trains(app: App, tab: Page) -> None:
+    open_file(tab, small_run(app.folder, "long", max_train_steps=100_000))  # there until it is aborted
     tab.click("#start")
     expect(tab.locator("[data-number=step]")).to_have_text(re.compile(r"^[1-9]"), timeout=PATIENCE)
     name = tab.inner_text(".run-name")
@@ -341,7 +345,7 @@ def test_a_stopped_run_is_listed_and_goes_on_where_it_stopped(app: App, tab: Pag
     question = tab.get_by_role("alertdialog", name="Abort the run?")
     question.get_by_role("button", name="Cancel").click()
     expect(question).to_have_count(0)
-    assert tab.locator("#abort").is_enabled()
+    expect(tab.locator("#abort")).to_be_enabled()
     tab.click("#abort")
     question.get_by_role("button", name="Abort", exact=True).click()
     comes_to(tab, "Stopped")
@@ -429,6 +433,7 @@ def test_an_error_while_training_is_told_and_the_page_lives_on(app: App, tab: Pa
     noise = np.random.default_rng(1).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(folder / "torn.png")
     open_file(tab, small_run(app.folder, "torn", train_data_dir=str(app.folder / "broken")))
+    expect(tab.locator("#dataset .folder").first).to_contain_text("2_zwx dog")
     with (folder / "torn.png").open("r+b") as file:  # after the page has looked at it
         file.truncate(5000)
     tab.click("#start")
