@@ -62,7 +62,7 @@ def read_vae(
 
     original = [behind(prefix) for prefix in (*prefixes, "")]
     namings: list[Naming] = [*original, lambda name: name, weight_names.vae_name_before_2023]
-    with open_weights(*paths) as weights:
+    with open_weights(*paths, dtype=dtype) as weights:
         names = best_names(weights, module, namings)
         vae = slimmed(fill(module, weights, names, device=device, dtype=dtype, source=source))
     # A CPU convolves pictures of so many pixels and few channels faster where a pixel's channels lie together.

@@ -17,7 +17,7 @@ from trainer.config import TrainingConfig
 from trainer.families import FAMILIES
 from trainer.families.bundle import Bundle
 from trainer.families.family import Latents
-from trainer.families.reading.weights import shapes_alone
+from trainer.families.reading.stored import shapes_alone
 from trainer.families.text.tokens import as_batch
 from trainer.forecast import kernels
 from trainer.forecast.forecast import Forecast, Phase

@@ -98,7 +98,7 @@ class Bundle:
         if name not in self.loaded:
             made = build_empty({"transformer": Transformer, "vae": Vae}.get(name, Reader))
             source = self._recognition.source
-            with open_weights(Path(source)) as weights:
+            with open_weights(Path(source), dtype=self.dtype) as weights:
                 names = {own: f"{name}.{own}" for own in made.state_dict()}
                 self.loaded[name] = fill(made, weights, names, device=self.device, dtype=self.dtype, source=source)
         return self.loaded[name]

@@ -109,7 +109,7 @@ class Checkpoint(Components):
         lists = {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
         module = build_empty(AutoencoderKLQwenImage.from_config, lists)
         original: list[Naming] = [_behind(prefix, lambda name: vae_name(name, config)) for prefix in PREFIXES["vae"]]
-        with open_weights(*paths) as weights:
+        with open_weights(*paths, dtype=self.vae_dtype) as weights:
             names = best_names(weights, module, [*original, *(_behind(prefix, _plain) for prefix in PREFIXES["vae"])])
             filled = fill(module, weights, names, device=self.device, dtype=self.vae_dtype, source=source)
         return for_pictures(filled)
@@ -153,7 +153,7 @@ class Checkpoint(Components):
     ) -> Any:
         """Give a module its weights, which have one of the prefixes or none, and see that there are no others."""
         source, dtype = self.apart.get(component, "") or self.recognition.source, dtype or self.dtype
-        with open_weights(*self.paths(component)) as opened:
+        with open_weights(*self.paths(component), dtype=dtype) as opened:
             names = best_names(opened, module, namings)
             prefix = next((each for each in prefixes if next(iter(names.values())).startswith(each)), "")
             unused = _UNUSED[component]

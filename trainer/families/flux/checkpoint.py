@@ -77,7 +77,7 @@ class Checkpoint(Components):
             ModelError: weights are missing, superfluous or of other shapes.
         """
         module, source = self.built(), self.recognition.source
-        with open_weights(*self.paths(DENOISER)) as weights:
+        with open_weights(*self.paths(DENOISER), dtype=self.dtype) as weights:
             prefix = PREFIX if any(name.startswith(PREFIX) for name in weights) else ""
             read = TransformerWeights(weights, prefix, list(module.state_dict()), self.original_name)
             check_leftovers(weights, read.used, module, prefix=prefix, unused=_BESIDE, source=source)
@@ -162,7 +162,7 @@ class Checkpoint(Components):
     ) -> _Text:
         """Give a text encoder its weights, which have one of the prefixes of its component or none."""
         source = self.apart.get(component, "") or self.recognition.source
-        with open_weights(*self.paths(component)) as opened:
+        with open_weights(*self.paths(component), dtype=dtype) as opened:
             prefix = next((each for each in self.prefixes[component] if any(n.startswith(each) for n in opened)), "")
             table = next((prefix + each for each in _TABLES if prefix + each in opened), prefix + _TABLES[0])
             namings: list[Naming] = [_behind(prefix + level, table) for level in levels]

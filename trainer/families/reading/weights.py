@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,9 +18,10 @@ from torch.overrides import TorchFunctionMode
 from trainer.families.reading.headers import SAFETENSORS, container_of
 from trainer.families.reading.pickles import Inert
 from trainer.families.reading.scaled import unscaled
+from trainer.families.reading.stored import SafeFile, converted, only_shapes, shapes_alone, unreadable
 from trainer.ground.errors import ModelError
 from trainer.ground.paths import open_regular
-from trainer.ground.safetensors_header import HeaderError, read_table
+from trainer.ground.safetensors_header import HeaderError
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -30,98 +29,22 @@ _NAMED = 3
 """How many weights an error names; the rest are counted."""
 
 
-_SHAPES_ALONE = ContextVar("shapes_alone", default=False)
-
-_DTYPES: Mapping[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "F8_E8M0": torch.float8_e8m0fnu,
-    "C64": torch.complex64,
-    "U64": torch.uint64,
-    "U32": torch.uint32,
-    "U16": torch.uint16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-"""The dtypes of safetensors files that models have."""
-
-
-@contextmanager
-def shapes_alone() -> Iterator[None]:
-    """Within the context, weights are read as tensors on "meta": their shapes and dtypes, without a number."""
-    token = _SHAPES_ALONE.set(True)
-    try:
-        yield
-    finally:
-        _SHAPES_ALONE.reset(token)
-
-
-class SafeFile:
-    """An open safetensors file, of which a tensor is read when it is asked for.
-
-    Read, not mapped: the pages of a mapped file count as this process's memory, as much as the file has.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Raises OSError or HeaderError."""
-        self._file = open_regular(path)
-        try:
-            self._table = read_table(self._file, os.fstat(self._file.fileno()).st_size)
-        except (OSError, HeaderError):
-            self._file.close()
-            raise
-        self.metadata = self._table.metadata
-
-    def __enter__(self) -> SafeFile:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._file.close()
-
-    def keys(self) -> Iterable[str]:
-        """Return the names of the tensors."""
-        return self._table.entries.keys()
-
-    def tensor(self, name: str) -> Tensor:
-        """Return a tensor; without its numbers within `shapes_alone`.
-
-        Raises:
-            ModelError: its bytes cannot be read, or are of a dtype that is not known.
-        """
-        entry = self._table.entries[name]
-        dtype = _DTYPES.get(entry.dtype)
-        if dtype is None:
-            raise ModelError(f"The weight {name} is stored as {entry.dtype}, which is not read.")
-        if _SHAPES_ALONE.get():
-            return torch.empty(entry.shape, dtype=dtype, device="meta")
-        found = torch.empty(entry.end - entry.begin, dtype=torch.uint8)
-        self._file.seek(self._table.start + entry.begin)
-        try:
-            count = self._file.readinto(found.numpy())  # type: ignore[attr-defined]
-        except OSError as error:
-            raise _unreadable([Path(self._file.name)], error) from error
-        if count != found.numel():
-            raise _unreadable([Path(self._file.name)], EOFError("it became shorter while it was read"))
-        return found.view(dtype).view(entry.shape)
-
-
 class Weights(Mapping[str, Tensor]):
-    """The tensors of one checkpoint's files; those of safetensors files are read when they are asked for."""
+    """The tensors of one checkpoint's files, in memory of their own each time that one is asked for.
+
+    `dtype` is what floats are given in; None for what they are stored in.
+    """
 
     def __init__(self, files: Iterable[SafeFile], loaded: Mapping[str, Tensor]) -> None:
         self._loaded = loaded
         self._files = {name: file for file in files for name in file.keys()}  # noqa: SIM118 - no mapping
+        self.dtype: torch.dtype | None = None
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._loaded[name] if name in self._loaded else self._files[name].tensor(name)
+        if name not in self._loaded:
+            return self._files[name].tensor(name, self.dtype)
+        value = self._loaded[name]
+        return converted(value, self.dtype if self.dtype and value.is_floating_point() else value.dtype)
 
     def __iter__(self) -> Iterator[str]:
         return iter({**self._files, **self._loaded})
@@ -134,8 +57,11 @@ class Weights(Mapping[str, Tensor]):
 
 
 @contextmanager
-def open_weights(*paths: Path) -> Iterator[Mapping[str, Tensor]]:
-    """Open the weights of one checkpoint, which may lie in several files; tensors are valid inside the block only.
+def open_weights(*paths: Path, dtype: torch.dtype | None = None) -> Iterator[Mapping[str, Tensor]]:
+    """Open the weights of one checkpoint, which may lie in several files; they can be asked for inside the block only.
+
+    Args:
+        dtype: what floats are wanted in; those that have scales beside them come in float32.
 
     Raises:
         ModelError: a file is missing or damaged.
@@ -149,8 +75,12 @@ def open_weights(*paths: Path) -> Iterator[Mapping[str, Tensor]]:
         try:
             files = [stack.enter_context(SafeFile(path)) for path in safe]
         except (HeaderError, OSError) as error:
-            raise _unreadable(paths, error) from error
-        yield unscaled(Weights(files, pickled), [file.metadata for file in files])
+            raise unreadable(paths, error) from error
+        weights = Weights(files, pickled)
+        found = unscaled(weights, [file.metadata for file in files])
+        if found is weights:  # else they are multiplied before they are rounded
+            weights.dtype = dtype
+        yield found
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
@@ -167,7 +97,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         strangers = []
     # torch takes pairs of stand-in and name; its annotation knows classes only.
     replaced: list[Any] = [(Inert, name) for name in strangers]
-    where = "meta" if _SHAPES_ALONE.get() else "cpu"
+    where = "meta" if only_shapes() else "cpu"
     try:
         with torch.serialization.safe_globals(replaced):
             content = torch.load(path, map_location=where, weights_only=True, mmap=_is_zip(path))
@@ -177,7 +107,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             "Choose a .safetensors of the same model.",
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _unreadable([path], error) from error
+        raise unreadable([path], error) from error
     weights = content.get("state_dict", content)
     return {name: value for name, value in weights.items() if isinstance(value, Tensor)}
 
@@ -185,12 +115,6 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
 def _is_zip(path: Path) -> bool:
     with open_regular(path) as file:
         return file.read(2) == b"PK"
-
-
-def _unreadable(paths: Iterable[Path], error: Exception) -> ModelError:
-    names = ", ".join(str(path) for path in paths)
-    reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-    return ModelError(f"The model file {names} cannot be read: {reason}.", "Copy or download the file again.")
 
 
 def build_empty(make: type[Module], *arguments: Any) -> Module:
@@ -242,6 +166,7 @@ def fill(
     """Give a module built by `build_empty` its weights, freeze it, and set it to eval mode.
 
     Args:
+        weights: what gives each tensor in memory that nothing else has; see `Weights`.
         names: for every entry of the module's state dict the name it has in `weights`.
         source: where the weights come from, for errors.
         smaller: called with each layer as soon as it has its weights; what it returns takes the layer's place. So of a
@@ -263,8 +188,7 @@ def fill(
             value = _without_kernel(weights[names[own]], entries[own])
             if value.shape != entries[own].shape:
                 raise _of_other_shapes(weights, names, entries, module, source)
-            # Always a copy: what is read may share its memory with what is read next.
-            state[own.rpartition(".")[2]] = _copy(value, device, dtype)
+            state[own.rpartition(".")[2]] = _kept(value, device, dtype)
         layer = module.get_submodule(path)
         layer.load_state_dict(state, strict=False, assign=True)
         parent, _, name = path.rpartition(".")
@@ -298,8 +222,12 @@ def _of_other_shapes(
     )
 
 
-def _copy(value: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    return value.to(device=device, dtype=dtype, copy=True, memory_format=torch.contiguous_format)
+def _kept(value: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return a tensor as a layer has it; a part of another one, such as of a joined matrix, is copied."""
+    if value.dtype != dtype:
+        return converted(value, dtype).to(device)
+    whole = value.is_contiguous() and value.untyped_storage().nbytes() == value.nbytes
+    return value.to(device=device, copy=not whole, memory_format=torch.contiguous_format)
 
 
 Naming = Callable[[str], str]

@@ -77,7 +77,7 @@ class Checkpoint:
             lambda name: weight_names.unet_name(name, config),
             lambda name: name,
         ]
-        with open_weights(*paths) as weights:
+        with open_weights(*paths, dtype=self.dtype) as weights:
             # A UNet alone is found with and without the prefix that it has in a checkpoint.
             prefix = prefix if any(name.startswith(prefix) for name in weights) else ""
             return slimmed(self._filled(module, weights, prefix, namings, smaller))
@@ -101,7 +101,7 @@ class Checkpoint:
         embeddings = module.get_submodule("text_model.embeddings" if which.projected else "embeddings")
         embeddings.register_buffer("position_ids", positions[None], persistent=False)
         prefix, paths = self._place(which.component, which.original)
-        with open_weights(*paths) as weights:
+        with open_weights(*paths, dtype=self.dtype) as weights:
             if any(name.startswith(f"{prefix}transformer.resblocks.") for name in weights):
                 read = OpenClipWeights(weights, prefix, config.num_hidden_layers)
                 # transformers 5 dropped the level "text_model" from the module without projection.
@@ -165,6 +165,7 @@ class OpenClipWeights(Mapping[str, Tensor]):
 
     def __init__(self, weights: Mapping[str, Tensor], prefix: str, layers: int) -> None:
         self._weights, self._prefix = weights, prefix
+        self._joined: dict[str, Tensor] = {}
         originals = {name.removeprefix(prefix) for name in weights if name.startswith(prefix)}
         self._names: dict[str, tuple[str, int | None]] = {}
         for name in _transformers_names(layers):
@@ -179,10 +180,18 @@ class OpenClipWeights(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         original, third = self._names[name]
-        value = self._weights[self._prefix + original]
         if third is not None:
-            return value.chunk(3)[third]
+            return self._whole(original).chunk(3)[third]
+        value = self._weights[self._prefix + original]
         return value.T if name == "text_projection.weight" else value
+
+    def _whole(self, original: str) -> Tensor:
+        """Return a joined matrix or vector; the last two are kept, since their thirds are asked for in turns."""
+        if original not in self._joined:
+            while len(self._joined) > 1:
+                del self._joined[next(iter(self._joined))]
+            self._joined[original] = self._weights[self._prefix + original]
+        return self._joined[original]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
