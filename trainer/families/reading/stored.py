@@ -73,6 +73,9 @@ class SafeFile:
             self._file.close()
             raise
         self.metadata = self._table.metadata
+        # Kept from one tensor to the next: what is freed between them leaves gaps that nothing fills.
+        self._part = torch.empty(PART, dtype=torch.uint8)
+        self._wide = torch.empty(PART // 2)
 
     def __enter__(self) -> SafeFile:
         return self
@@ -114,11 +117,11 @@ class SafeFile:
 
     def _converted(self, entry: Entry, stored: torch.dtype, dtype: torch.dtype) -> Tensor:
         count = (entry.end - entry.begin) // stored.itemsize
-        made, part = torch.empty(count, dtype=dtype), torch.empty(min(PART, entry.end - entry.begin), dtype=torch.uint8)
-        for each in made.split(PART // stored.itemsize):
-            taken = part[: each.numel() * stored.itemsize]
-            self._read_into(taken)
-            _convert(taken.view(stored), each)
+        made = torch.empty(count, dtype=dtype)
+        for each in made.split(len(self._part) // stored.itemsize):
+            part = self._part[: each.numel() * stored.itemsize]
+            self._read_into(part)
+            _convert(part.view(stored), each, self._wide)
         return made
 
     def _read_into(self, room: Tensor) -> None:
@@ -132,20 +135,23 @@ def converted(value: Tensor, dtype: torch.dtype) -> Tensor:
     if value.is_meta or not value.is_contiguous():
         return value.to(dtype, copy=True, memory_format=torch.contiguous_format)
     made = torch.empty_like(value, dtype=dtype)
-    count = PART // value.itemsize
+    count, wide = PART // value.itemsize, torch.empty(PART // 2)
     for part, room in zip(value.view(-1).split(count), made.view(-1).split(count), strict=True):
-        _convert(part, room)
+        _convert(part, room, wide)
     return made
 
 
-def _convert(part: Tensor, room: Tensor) -> None:
+def _convert(part: Tensor, room: Tensor, wide: Tensor) -> None:
     """Write numbers into a room of another dtype.
 
     From float16 to bfloat16 by way of float32, which has all numbers of both: what comes out is the same, and PyTorch
     has vector instructions for either half of the way, for the whole none, which takes four times as long.
+
+    Args:
+        wide: float32, of as many numbers as a part can have; it is written over.
     """
     by_way = {part.dtype, room.dtype} == {torch.float16, torch.bfloat16}
-    room.copy_(part.float() if by_way else part)
+    room.copy_(wide[: part.numel()].copy_(part) if by_way else part)
 
 
 def unreadable(paths: Iterable[Path], error: Exception) -> ModelError:
