@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
+from transformers import CLIPTokenizer
 
 from trainer.families.conditions import Conditions
 from trainer.families.family import FILE, ComponentConfigs, Latents, Recognition
@@ -52,6 +53,7 @@ class StableBundle(HasVae):
     def __init__(
         self,
         checkpoint: Checkpoint,
+        tokenizer: CLIPTokenizer,
         unet: UNet2DConditionModel,
         text_encoders: dict[str, TextEncoder],
         vae: AutoencoderKL,
@@ -61,7 +63,7 @@ class StableBundle(HasVae):
         self.text_encoders = text_encoders
         self.vae: AutoencoderKL | None = vae
         self.vae_key = fingerprint(vae)
-        self.tokenizer = checkpoint.tokenizer()
+        self.tokenizer = tokenizer
         self._weighted = config.text.weighted_captions
         chunks = config.model.max_token_length // LENGTH
         encoders = {each.component: self._tokenizer_for(each, chunks) for each in self.facts.text_encoders}
@@ -313,6 +315,8 @@ def load_bundle(
     report = progress or (lambda _phase, _done, _total: None)
     total = len(encoders) + 2
     report(_PHASE, 0, total)
+    # First: weights take the room of what it is made from.
+    tokenizer = checkpoint.tokenizer()
     smaller = partial(quantising, small, config.model.quantize_base)
     text_encoders = {}
     for done, encoder in enumerate(encoders, 1):
@@ -322,7 +326,7 @@ def load_bundle(
     report(_PHASE, total - 1, total)
     unet = checkpoint.unet(smaller("unet"))
     report(_PHASE, total, total)
-    return made(checkpoint, unet, text_encoders, vae, config)
+    return made(checkpoint, tokenizer, unet, text_encoders, vae, config)
 
 
 def _blocks(unet: UNet2DConditionModel) -> Iterator[nn.Module]:
