@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
-import imagehash
 import numpy
 from PIL import Image
 
@@ -32,8 +31,13 @@ COLOURS = 8
 
 LOOKING = "looking at pictures"
 
-_KIND = f"inspection/1 imagehash {imagehash.__version__}"
+_KIND = "inspection/2"
 _SHARPEST = 99.5
+_FREQUENCIES, _HASHED_SIDE = 8, 32
+_COSINES = 2 * numpy.cos(
+    numpy.pi / (2 * _HASHED_SIDE) * numpy.outer(range(_FREQUENCIES), range(1, 2 * _HASHED_SIDE, 2))
+)
+"""The first eight rows of the discrete cosine transform of 32 numbers (type II)."""
 _THREADS = 4
 _AT_ONCE = 64
 
@@ -136,7 +140,18 @@ def look_at(path: Path) -> Inspected:
         colour.thumbnail((SIDE, SIDE), reducing_gap=2.0)
     grey = colour.convert("L")
     colours = colour.resize((COLOURS, COLOURS), Image.Resampling.BOX).tobytes().hex()
-    return Inspected(size, _sharpness(grey), clear, opaque, str(imagehash.phash(grey)), colours)
+    return Inspected(size, _sharpness(grey), clear, opaque, perceptual_hash(grey), colours)
+
+
+def perceptual_hash(grey: Image.Image) -> str:
+    """Return 64 bits in hex: which of a picture's lowest 8 x 8 frequencies are above their median.
+
+    After Krawetz 2011, "Looks Like It"; the bits are those of the package ImageHash's `phash`. Frequencies that only
+    rounding tells from others, such as those of one colour alone, count as equal.
+    """
+    pixels = numpy.asarray(grey.resize((_HASHED_SIDE, _HASHED_SIDE), Image.Resampling.LANCZOS), dtype=numpy.float64)
+    found = (_COSINES @ pixels @ _COSINES.T).round(6)
+    return numpy.packbits(found > numpy.median(found)).tobytes().hex()
 
 
 def _sharpness(grey: Image.Image) -> float:
