@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import numpy
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
@@ -26,6 +27,25 @@ from trainer.workbench.tokens import load as load_limit
 
 SETTINGS = {"resolution": 128, "min_bucket_reso": 64, "bucket_reso_steps": 64, "validation_split": 0.0}
 LIMIT = TokenLimit("max_token_length", 6, lambda text: len(text.split()))
+
+
+def noise(seed: int, height: int, width: int) -> Image.Image:
+    return Image.fromarray(numpy.random.default_rng(seed).integers(0, 256, (height, width), dtype=numpy.uint8))
+
+
+@pytest.mark.parametrize(
+    ("grey", "recorded"),
+    [
+        (noise(0, 48, 60), "b46873e928a969d6"),
+        (noise(1, 512, 300), "f2ecb143b8c4c7a1"),
+        (Image.linear_gradient("L"), "8000800080008000"),
+        (Image.radial_gradient("L"), "ee989837e69ac819"),
+        (Image.new("L", (40, 30), 128), "8000000000000000"),
+    ],
+)
+def test_perceptual_hashes_are_those_of_imagehash(grey: Image.Image, recorded: str) -> None:
+    """Recorded from ImageHash 4.3.2 with Pillow 12.3."""
+    assert inspection.perceptual_hash(grey) == recorded
 
 
 def drawn(seed: int, side: int = 160) -> Image.Image:
