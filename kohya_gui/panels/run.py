@@ -151,7 +151,7 @@ class RunPanel(Panel):
                 "message",
                 ViewPart(
                     lambda view: (_standing(view), _judged(view) if view.snapshot.finished else None),
-                    lambda view: run_panel.message(view.snapshot, run_page.better_than_final(view)),
+                    lambda view: run_panel.message(view.snapshot, run_page.better_than_final(view), kept=_kept(view)),
                 ),
             ),
             "verdict": ("verdict-panel", ViewPart(_judged, run_page.verdict)),
@@ -225,6 +225,10 @@ def _standing(view: View) -> object:
     run = view.snapshot
     step = 0 if view.live else run.step
     return run.status, step, run.warnings, run.error, run.finished, run.paused, run.started_at
+
+
+def _kept(view: View) -> bool:
+    return view.record is not None and view.record.folder.has_state()
 
 
 def _judged(view: View) -> object:

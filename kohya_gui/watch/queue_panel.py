@@ -106,7 +106,8 @@ def _ended(entry: Entry) -> str:
         else f"<b>{esc(entry.name)}</b>"
     )
     why = f'<p class="problem">{esc(in_labels(entry.why))}</p>' if entry.why else ""
-    again = "" if entry.state == "finished" else button("queue-again", "Try again", key=entry.key)
+    words = "Resume" if entry.state == "stopped" else "Try again"
+    again = "" if entry.state == "finished" else button("queue-again", words, key=entry.key)
     form = button("queue-open", "Open", key=entry.key) if entry.config else ""
     badge = f'<span class="badge {entry.state}">{entry.state}</span>'
     return (

@@ -36,6 +36,9 @@ _BELL = (
 )
 """Whether the browser notifies of a run's end: the page's script knows, and keeps the button."""
 
+_AGAIN, _ANEW = "Resume from the last saved state", "Begin again at step 0"
+"""What resuming comes to: with a state to go on from, and without."""
+
 SHOWN_WARNINGS = 3
 """The newest; the log has them all."""
 
@@ -144,19 +147,20 @@ def speed(seconds_per_step: float) -> str:
 # --- the training tab -------------------------------------------------------------------------------------------------
 
 
-def message(snapshot: RunSnapshot, better: str = "") -> str:
+def message(snapshot: RunSnapshot, better: str = "", *, kept: bool = True) -> str:
     """Return what the user should know or do now: an error with its remedy, what to do with the result, warnings.
 
-    `better` is the saved file that validation finds better than the final one.
+    `better` is the saved file that validation finds better than the final one, `kept` says that there is a state to
+    go on from.
     """
     warnings = list(dict.fromkeys(reversed(snapshot.warnings)))[:SHOWN_WARNINGS]  # each resume may say one again
     parts = [_warnings(warnings)] if warnings else []
     if snapshot.error is not None:
-        parts.insert(0, _failure(snapshot, snapshot.error))
+        parts.insert(0, _failure(snapshot, snapshot.error, kept=kept))
     elif snapshot.finished is not None:
-        parts.insert(0, _ending(snapshot, snapshot.finished, better))
+        parts.insert(0, _ending(snapshot, snapshot.finished, better, kept=kept))
     elif snapshot.status == "interrupted":
-        parts.insert(0, _interruption(snapshot))
+        parts.insert(0, _interruption(snapshot, kept=kept))
     elif snapshot.status == "paused":
         parts.insert(0, _pause(snapshot.paused or events.Paused(step=snapshot.step)))
     elif snapshot.status == "preparing" and not snapshot.folder:
@@ -180,24 +184,26 @@ def _warnings(texts: Sequence[str]) -> str:
     return f'<section class="card warn-card"><h3>Notes, the newest first</h3><ul>{rows}</ul></section>'
 
 
-def _failure(snapshot: RunSnapshot, error: events.Failed) -> str:
+def _failure(snapshot: RunSnapshot, error: events.Failed, *, kept: bool) -> str:
     lines = "".join(f"<p>{esc(in_labels(line))}</p>" for line in error.message.splitlines())
     remedy = f'<p class="remedy"><b>What to do:</b> {esc(in_labels(error.remedy))}</p>' if error.remedy else ""
     heading = "The run failed" if snapshot.folder else "Not started"
     again = ""
     if snapshot.folder and snapshot.step:
         name = Path(snapshot.folder).stem
-        own = button("resume", "Resume from the last saved state", style="primary", name=name)
+        own = button("resume", _AGAIN if kept else _ANEW, style="primary", name=name)
         other = button("resume-form", "Resume with the form's settings", name=name)
         again = f'<p class="actions">{own} {other}</p>'
     return f'<section class="card bad" id="failure" role="alert"><h3>{heading}</h3>{lines}{remedy}{again}</section>'
 
 
-def _interruption(snapshot: RunSnapshot) -> str:
-    again = button("resume", "Resume from the last saved state", style="primary", name=Path(snapshot.folder).stem)
+def _interruption(snapshot: RunSnapshot, *, kept: bool) -> str:
+    again = button("resume", _AGAIN if kept else _ANEW, style="primary", name=Path(snapshot.folder).stem)
+    end = "." if kept else ", and before it had saved a state to go on from."
+    left = " What was trained up to its last saved state is kept." if kept else ""
     return (
         f'<section class="card warn-card" id="interruption"><h3>Interrupted after step {number(snapshot.step)}</h3>'
-        "<p>The program ended before the run did. What was trained up to its last saved state is kept.</p>"
+        f"<p>The program ended before the run did{end}{left}</p>"
         f'<p class="actions">{again}</p></section>'
     )
 
@@ -210,10 +216,10 @@ def _pause(paused: events.Paused) -> str:
     )
 
 
-def _ending(snapshot: RunSnapshot, finished: events.Finished, better: str) -> str:
+def _ending(snapshot: RunSnapshot, finished: events.Finished, better: str, *, kept: bool) -> str:
     if not finished.path:
         listed = " What was saved on the way is listed below." if snapshot.saved else ""
-        again = " It can be resumed from its last saved state." if snapshot.step else ""
+        again = " It can be resumed from its last saved state." if snapshot.step and kept else ""
         return (
             '<section class="card" id="ending"><h3>Ended without a file</h3><p>The run was ended before its file was '
             f"written.{listed}{again}</p></section>"

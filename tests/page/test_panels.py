@@ -203,6 +203,17 @@ def test_before_a_run_has_its_folder_its_page_says_that_it_is_being_prepared(ses
     assert "Loading the model: 1 of 3" in parts["bar"]
 
 
+@pytest.mark.parametrize("end", ["interrupted", "failed", "ended"])
+def test_where_no_state_was_saved_none_is_promised(end: str) -> None:
+    run = replace(run_of(7), status="interrupted")
+    if end == "failed":
+        run = fold(run, events.Failed(kind="RunError", message="broken", remedy="", step=7))
+    elif end == "ended":
+        run = fold(run, events.Finished(step=7, epoch=1, path="", stopped=True, seconds=1.0))
+    assert "last saved state" in run_panel.message(run)
+    assert "last saved state" not in run_panel.message(run, kept=False)
+
+
 def test_numbers_of_a_restarted_program_are_higher(session: Session) -> None:
     number, _ = parts_since(Page(session).news, 0)
     time.sleep(0.02)

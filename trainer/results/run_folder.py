@@ -177,6 +177,10 @@ class RunFolder:
         own = (self.events, self.lora, *self.state.glob("*"), *self.samples.glob("*"))
         return any(path.exists() for path in own) or any(self._files(""))
 
+    def has_state(self) -> bool:
+        """Say whether there is a resume state to go on from."""
+        return any(self.state.glob("step-*/state.json"))
+
     def lora_files(self) -> Iterator[Path]:
         """Yield the LoRA files of this run that are there, finished or not."""
         return self._files("")
