@@ -250,7 +250,7 @@ def test_stopping_ends_it_at_the_next_step(bundle: Bundle) -> None:
 
     with pytest.raises(Stopped):
         sample(bundle, REQUEST, progress=progress)
-    assert seen == [("sample", 0, 3), ("sample", 1, 3), ("sample", 2, 3)]
+    assert seen == [("drawing samples", 0, 3), ("drawing samples", 1, 3), ("drawing samples", 2, 3)]
     assert layer.training
     layer.eval()
 

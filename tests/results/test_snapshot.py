@@ -45,8 +45,8 @@ def test_a_resumed_run_is_in_the_epoch_of_its_step(at: int, epoch: int) -> None:
 
 
 def test_a_stage_during_training_does_not_end_training() -> None:
-    snapshot = fold(fold(RunSnapshot(), step(1)), events.Stage(name="sample", done=1, total=20))
-    assert (snapshot.status, snapshot.phase) == ("training", "sample")
+    snapshot = fold(fold(RunSnapshot(), step(1)), events.Stage(name="drawing samples", done=1, total=20))
+    assert (snapshot.status, snapshot.phase) == ("training", "drawing samples")
 
 
 def test_failure_and_pause_show() -> None:

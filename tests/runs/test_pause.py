@@ -24,9 +24,7 @@ SETTINGS: dict[str, object] = {
     "sample_every_n_steps": 2,
     **VALIDATED,
 }
-BEFORE_THE_FOLDER = {"scan", "load"}
-"""Phases in which nothing has been trained and nothing may be written."""
-WITH_A_STATE = {"reading pictures", "caching latents", "caching captions", "sample", "validating"}
+WITH_A_STATE = {"reading pictures", "caching latents", "caching captions", "drawing samples", "validating"}
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +79,7 @@ def test_a_pause_in_each_phase_saves_first_and_one_resume_ends_it(
     train(tiny_config(*ground, tmp_path, **SETTINGS), emit=watch, inbox=inbox)
     assert paused.keys() >= WITH_A_STATE
     assert {name for name, event in paused.items() if not event.saved} == paused.keys() - WITH_A_STATE
-    assert paused["sample"].step == 2
+    assert paused["drawing samples"].step == 2
     assert all(paused[name].device_free for name in WITH_A_STATE)
     assert_same_lora(straight, tmp_path)
     kinds = [record["event"] for record in logged(tmp_path / "tiny.run")]
@@ -91,7 +89,7 @@ def test_a_pause_in_each_phase_saves_first_and_one_resume_ends_it(
 
 def test_save_now_is_done_before_a_pause_in_the_same_phase(ground: tuple[Path, Path], tmp_path: Path) -> None:
     inbox, story = Inbox(), list[str]()
-    press = in_phase("sample", inbox, Command.PAUSE, Command.SAVE_NOW)
+    press = in_phase("drawing samples", inbox, Command.PAUSE, Command.SAVE_NOW)
 
     def watch(event: events.Event) -> None:
         press(event)
@@ -106,7 +104,7 @@ def test_save_now_is_done_before_a_pause_in_the_same_phase(ground: tuple[Path, P
     assert story[:3] == ["tiny-step00000002.safetensors", "step-00000002", "paused"]
 
 
-@pytest.mark.parametrize("phase", sorted(WITH_A_STATE - {"sample"}))
+@pytest.mark.parametrize("phase", sorted(WITH_A_STATE - {"drawing samples"}))
 def test_a_stop_before_the_first_step_writes_no_lora(ground: tuple[Path, Path], tmp_path: Path, phase: str) -> None:
     inbox = Inbox()
     watch = in_phase(phase, inbox, Command.SAVE_NOW, Command.STOP)
@@ -117,12 +115,12 @@ def test_a_stop_before_the_first_step_writes_no_lora(ground: tuple[Path, Path], 
     assert (tmp_path / "tiny.safetensors").exists()
 
 
-@pytest.mark.parametrize("phase", ["caching latents", "sample"])
+@pytest.mark.parametrize("phase", ["caching latents", "drawing samples"])
 def test_a_stop_while_going_on_leaves_the_finished_file(ground: tuple[Path, Path], tmp_path: Path, phase: str) -> None:
     """What goes on first is the sample picture that the end of the first sitting cut short."""
     config = tiny_config(*ground, tmp_path, **SETTINGS)
     first = Inbox()
-    train(config, emit=in_phase("sample", first, Command.SAVE_NOW, Command.ABORT), inbox=first)
+    train(config, emit=in_phase("drawing samples", first, Command.SAVE_NOW, Command.ABORT), inbox=first)
     assert not (tmp_path / "tiny.safetensors").exists()
     inbox = Inbox()
     watch = in_phase(phase, inbox, Command.STOP)
@@ -149,7 +147,7 @@ def test_samples_that_a_stop_cut_short_are_drawn_by_the_resume(ground: tuple[Pat
 
 def test_sample_now_while_samples_are_drawn_draws_them_once(ground: tuple[Path, Path], tmp_path: Path) -> None:
     inbox = Inbox()
-    watch = in_phase("sample", inbox, Command.SAMPLE_NOW, Command.SAMPLE_NOW)
+    watch = in_phase("drawing samples", inbox, Command.SAMPLE_NOW, Command.SAMPLE_NOW)
     train(tiny_config(*ground, tmp_path, **SETTINGS), emit=watch, inbox=inbox)
     steps = [record["step"] for record in logged(tmp_path / "tiny.run") if record["event"] == "SampleReady"]
     assert steps == [2, 4]

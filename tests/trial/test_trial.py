@@ -138,7 +138,7 @@ def test_a_stop_leaves_what_is_drawn_and_refusals_leave_nothing(run: RunFolder, 
     where, quiet = mine.path / grid.TRIED, (lambda begun: None, lambda words: None)
 
     def stop_after_three(phase: str, done: int, total: int) -> None:
-        if phase == "pictures" and done == 3:
+        if phase == "drawing pictures" and done == 3:
             raise Stopped("enough")
 
     with pytest.raises(Stopped):
