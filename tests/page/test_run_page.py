@@ -39,18 +39,18 @@ def plotted(page: Page) -> dict[str, object]:
 def test_killed_resumed_ended_and_looked_at_again(tmp_path: Path, browser: Browser) -> None:
     """Watched from two tabs and reloaded, the program killed in the middle, started again, resumed: nothing is lost."""
     app = start_app(tmp_path, tmp_path / "own")
-    settings = {"max_train_steps": 80, "sample_prompts": PROMPT, "sample_every_n_steps": 20, "save_every_n_steps": 20}
+    settings = {"max_train_steps": 120, "sample_prompts": PROMPT, "sample_every_n_steps": 30, "save_every_n_steps": 30}
     path = small_run(tmp_path, "cat", **settings, train_batch_size=1, sample_at_first=True)
     page, other, folder = browser.new_page(), None, tmp_path / "outputs" / "cat.run"
     try:
         opened(page, app)
         open_file(page, path)
         page.click("#start")
-        expect(page.locator("#samples img").first).to_be_attached(timeout=PATIENCE)
         while not (steps_of(folder) if (folder / "events.jsonl").exists() else ()):
             page.wait_for_timeout(50)
         page.click("#pause")  # so that it is in its middle however long looking at it takes
         comes_to(page, "Paused")
+        expect(page.locator("#samples img").first).to_be_attached(timeout=PATIENCE)
         expect(page.locator("#run-head h3")).to_contain_text("cat")
         other = opened(browser.new_page(), app)
         expect(other.locator("#run-head h3")).to_contain_text("cat")
@@ -65,7 +65,7 @@ def test_killed_resumed_ended_and_looked_at_again(tmp_path: Path, browser: Brows
                 each.close()
         app.process.kill()
     before = steps_of(folder)
-    assert before and before[-1] < 80, "paused too late to be in the middle"
+    assert before and before[-1] < 120, "paused too late to be in the middle"
     again = start_app(tmp_path, tmp_path / "own")
     page = browser.new_page()
     try:
@@ -76,10 +76,10 @@ def test_killed_resumed_ended_and_looked_at_again(tmp_path: Path, browser: Brows
         comes_to(page, "Finished")
         expect(page.locator("#ending")).to_contain_text("Done: cat.safetensors")
         page.evaluate("NEWS.ask()")
-        expect(page.locator("[data-curves]")).to_have_attribute("data-step", "80")
-        page.wait_for_function("() => CURVES.shown.get(document.querySelector('[data-curves]')).found?.step === 80")
+        expect(page.locator("[data-curves]")).to_have_attribute("data-step", "120")
+        page.wait_for_function("() => CURVES.shown.get(document.querySelector('[data-curves]')).found?.step === 120")
         seen = plotted(page)
-        assert seen["steps"] == list(range(1, 81)) == steps_of(folder)
+        assert seen["steps"] == list(range(1, 121)) == steps_of(folder)
         assert len(seen["resumes"]) == 1  # type: ignore[arg-type]
         expect(page.locator("#samples img")).to_have_count(6)  # of five samplings, and one that is learned
         expect(page.locator("#files tr")).to_have_count(4)
