@@ -237,11 +237,11 @@ ENDED_OTHERWISE = (
 )
 IN_A_PAUSE = (
     Kill("paused in caching latents"),
-    Kill("paused in sample"),
-    Kill("paused in sample", 4),
+    Kill("paused in drawing samples"),
+    Kill("paused in drawing samples", 4),
     Kill("paused in validating"),
     Kill("paused in reading pictures"),
-    Kill("paused in sample", 3),
+    Kill("paused in drawing samples", 3),
 )
 """The second and the third wait in the same epoch's samples: what was drawn before the pause is not drawn again.
 The fourth waits in front of the next epoch's samples: they are drawn after the resume.
