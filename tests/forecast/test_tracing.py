@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from trainer.config import load_config
 from trainer.forecast import tracing
 from trainer.forecast.forecast import Forecast
 from trainer.forecast.ledger import Ledger, bytes_of
+from trainer.forecast.shapes import Shapes
 from trainer.ground.commands import Inbox
 from trainer.ground.control import Control
 from trainer.planning.plan import Plan, plan
@@ -122,6 +124,39 @@ def test_ledger_counts_a_storage_once_and_until_it_is_freed() -> None:
         assert ledger.now == 4 * count, "a view keeps it"
         del view
     assert (ledger.now, ledger.peak) == (0, 4 * count)
+
+
+def test_what_writes_into_a_tensor_is_worked_out_once_and_gives_it_back() -> None:
+    calls: list[str] = []
+
+    class Watched:
+        def __init__(self, func: Any) -> None:
+            self._func, self._schema, self.tags = func, func._schema, func.tags
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            calls.append(self._schema.name)
+            return self._func(*args, **kwargs)
+
+    shapes, aten = Shapes(), torch.ops.aten
+    add, turn = Watched(aten.addmm_.default), Watched(aten.t_.default)
+    for _ in range(3):
+        made, first, second = (torch.empty(shape, device="meta") for shape in ((4, 6), (4, 2), (2, 6)))
+        assert shapes.call(add, (made, first, second), {}) is made
+        assert shapes.call(turn, (first,), {}).shape == (2, 4), "its shape is another then: it is called each time"
+    assert calls == ["aten::addmm_", "aten::t_", "aten::t_", "aten::t_"]
+    numbers = torch.zeros(2, 2), torch.ones(2, 2), torch.ones(2, 2)
+    for expected in (2.0, 4.0):
+        assert shapes.call(add, numbers, {})[0, 0] == expected, "numbers are computed"
+
+
+def test_no_initial_values_are_drawn(
+    models: Mapping[str, Path], ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_given: object, **_named: object) -> None:
+        raise AssertionError("a forecast has no use for it")
+
+    monkeypatch.setattr(torch.Tensor, "uniform_", refuse)
+    tracing.wired(plan(load_config(overrides=tiny_settings(models["sd15"], ground, tmp_path))))
 
 
 def test_text_encoders_make_room_for_the_vae_beside_streamed_weights(

@@ -11,21 +11,20 @@ from dataclasses import asdict
 from trainer.advice import saving_memory
 from trainer.config import TrainingConfig, load_config
 from trainer.faststart import libraries
-from trainer.forecast import tracing
-from trainer.forecast.forecast import Fit
+from trainer.forecast.forecast import Fit, Forecast
 from trainer.ground.errors import ConfigError
-from trainer.planning.plan import plan
+from trainer.planning.plan import Plan, plan
 
 
 def main() -> int:
     """Read settings, trace a step, and tell what it takes; with `bytes`, find settings that take less than that."""
-    libraries.quieten()
+    libraries.load()
     asked = json.load(sys.stdin)
     config = load_config(overrides=asked["settings"])
     if asked["bytes"]:
         sys.stdout.write(json.dumps(asdict(fit(config, asked["settings"], asked["bytes"]))))
     else:
-        sys.stdout.write(json.dumps(tracing.trace(plan(config)).to_json()))
+        sys.stdout.write(json.dumps(_traced(plan(config)).to_json()))
     return 0
 
 
@@ -38,12 +37,18 @@ def fit(config: TrainingConfig, settings: Mapping[str, object], most: int) -> Fi
         except ConfigError:
             return None
 
-    found = Fit({}, tracing.trace(plan(config)), most)
+    found = Fit({}, _traced(plan(config)), most)
     for values, less in saving_memory.ladder(config, changed):
         if found.fits:
             break
-        found = Fit(values, tracing.trace(plan(less)), most)
+        found = Fit(values, _traced(plan(less)), most)
     return found
+
+
+def _traced(seen: Plan) -> Forecast:
+    from trainer.forecast import tracing  # once the libraries are loaded, which take longer one by one
+
+    return tracing.trace(seen)
 
 
 if __name__ == "__main__":

@@ -28,14 +28,18 @@ class Shapes:
         self._known: dict[object, _One | tuple[_One | None, ...] | None] = {}
 
     def call(self, func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Any:
-        """Return what an operation makes. It is called where tensors have numbers, are changed or are shared."""
-        if not _makes_new(func):
+        """Return what an operation makes, or the tensor that it changes. It is called where tensors have numbers or are
+        shared."""
+        changes = _changes_numbers(func)
+        if not (changes or _makes_new(func)):
             return func(*args, **kwargs)
         try:
             key = func, _key(args), tuple((name, _key(value)) for name, value in kwargs.items())
             known = self._known.get(key)
         except (_NotRemembered, TypeError):
             return func(*args, **kwargs)
+        if known is not None and changes:
+            return args[0]
         if known is None:
             made = func(*args, **kwargs)
             self._known[key] = _described(made)
@@ -51,6 +55,21 @@ def _makes_new(func: Any) -> bool:
     schema = func._schema
     tensors = any("Tensor" in str(argument.type) for argument in schema.arguments)
     return tensors and not any(each.alias_info for each in (*schema.arguments, *schema.returns))
+
+
+@cache
+def _changes_numbers(func: Any) -> bool:
+    """Say whether an operation writes into its first tensor, and that alone, and gives it back in the same shape."""
+    first, *rest = func._schema.arguments or (None,)
+    returned = func._schema.returns
+    aliases = [each.alias_info for each in (first, *returned) if each is not None]
+    return (
+        len(returned) == 1
+        and len(aliases) == 2
+        and all(each is not None and each.is_write for each in aliases)
+        and not any(each.alias_info for each in rest)
+        and torch.Tag.inplace_view not in func.tags
+    )
 
 
 def _key(value: Any) -> object:

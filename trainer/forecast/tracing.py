@@ -18,6 +18,7 @@ from trainer.families import FAMILIES
 from trainer.families.bundle import Bundle
 from trainer.families.family import Latents
 from trainer.families.reading.stored import shapes_alone
+from trainer.families.reading.weights import NothingDrawn
 from trainer.families.text.tokens import as_batch
 from trainer.forecast import kernels
 from trainer.forecast.forecast import Forecast, Phase
@@ -79,7 +80,8 @@ def wired(plan: Plan) -> Training:
     models = build.Models(bundle, chosen)
     folder = RunFolder(Path(plan.config.saving.output_dir), plan.config.saving.output_name)
     inbox = Inbox()
-    return build.build(plan, models, folder, (_unheard, inbox, Control(_unheard, inbox)), None)
+    with NothingDrawn():
+        return build.build(plan, models, folder, (_unheard, inbox, Control(_unheard, inbox)), None)
 
 
 def _unheard(event: Event) -> None:

@@ -124,7 +124,7 @@ def build_empty(make: type[Module], *arguments: Any) -> Module:
         ModelError: the libraries don't take its configuration.
     """
     try:
-        with torch.device("meta"), _NothingDrawn():
+        with torch.device("meta"), NothingDrawn():
             return make(*arguments)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError, ArithmeticError) as error:
         kind = getattr(make, "__self__", make)
@@ -134,10 +134,11 @@ def build_empty(make: type[Module], *arguments: Any) -> Module:
         ) from error
 
 
-class _NothingDrawn(TorchFunctionMode):
+class NothingDrawn(TorchFunctionMode):
     """Leaves out the initial values of layers, and makes counts on the CPU.
 
-    Where there is no memory, PyTorch does both in Python, and loads a computer algebra system for it.
+    Where there is no memory, PyTorch does both in Python, and loads a computer algebra system for it. What is made in
+    memory only to be taken to "meta" is not filled either.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
