@@ -77,7 +77,7 @@ ROOT_MODULES = 8
 # Where first-party imports may stand inside functions: functions of these names, and these modules.
 LAZY_NAMES = frozenset({"build", "load", "layer_kind"})
 LAZY_MODULES = frozenset({"trainer.run"})
-LAZY_FUNCTIONS = frozenset({"launch.main"})
+LAZY_FUNCTIONS = frozenset({"launch.main", "trainer.forecast.__main__._traced"})
 
 # A run's edge, where every error becomes text.
 BLIND_HANDLERS = frozenset(
