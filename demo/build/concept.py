@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,26 +15,41 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from demo.build.drawing import BACKGROUNDS, COLOURS, CONCEPT, SIZE, Arms, Scene, caption, draw, random_scene
+from demo.build.drawing import (
+    BACKGROUNDS,
+    BEARERS,
+    CONCEPT,
+    SIZE,
+    Arms,
+    Colour,
+    Scene,
+    borne,
+    caption,
+    draw,
+    random_scene,
+)
 
 DEMO = Path(__file__).parents[1]
 PICTURES = DEMO / "pictures" / "12_sks emblem"
 REGULARISATION = DEMO / "regularisation" / "1_emblem"
+OTHERS = DEMO / "regularisation" / "1_other emblem"
 TRIGGER = "sks emblem"
 SEEN = ("blue", "green", "white", "black", "yellow", "gray")
 UNSEEN = ("red", "pink", "purple", "orange")
 CLASS_COUNT = 24
-TEMPLATE_REACHES = tuple(np.linspace(0.24, 0.43, 8))
+BEARERS_APART = 5
+"""One bearer of so many is among the regularisation pictures."""
 THRESHOLD = 0.7
-MARKS = ("border", "first", "second", "mark")
-WHITE: tuple[int, int, int] = (255, 255, 255)
-BLACK: tuple[int, int, int] = (0, 0, 0)
+WHITE: Colour = (255, 255, 255)
+BLACK: Colour = (0, 0, 0)
+
+Pictures = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
 
 
 def concept_scene(draws: random.Random, background_name: str, size_name: str = "") -> Scene:
     """The concept on the named background, size and place at random."""
     while True:
-        scene = random_scene(draws, subject="emblem")
+        scene = random_scene(draws, subject="emblem", bearer_share=0)
         if scene.background_name == background_name and scene.size_name == size_name:
             return dataclasses.replace(scene, arms=CONCEPT)
 
@@ -58,41 +75,81 @@ def held_out_scenes(count: int = 12) -> list[tuple[Scene, str]]:
     return [(scene, with_trigger(caption(scene))) for scene in scenes]
 
 
-def class_scenes() -> list[tuple[Scene, str]]:
-    """The regularisation pictures: emblems of many kinds on every background."""
-    draws = random.Random("class")
+def _emblems(draws: random.Random, count: int) -> list[Scene]:
+    """Emblems of many kinds, one background after the other, none of them small."""
     names = list(BACKGROUNDS)
     scenes: list[Scene] = []
-    while len(scenes) < CLASS_COUNT:
-        scene = random_scene(draws, subject="emblem")
+    while len(scenes) < count:
+        scene = random_scene(draws, subject="emblem", bearer_share=0)
         if scene.background_name == names[len(scenes) % len(names)] and scene.size_name != "small":
             scenes.append(scene)
+    return scenes
+
+
+def class_scenes() -> list[tuple[Scene, str]]:
+    """The regularisation pictures that keep the class word free: "an emblem"."""
+    return [(scene, caption(scene)) for scene in _emblems(random.Random("class"), CLASS_COUNT)]
+
+
+def others_scenes() -> list[tuple[Scene, str]]:
+    """The regularisation pictures that keep what other words before the class word mean: "a lion emblem"."""
+    draws, bearers = random.Random("bearers"), BEARERS[::BEARERS_APART]
+    plain = _emblems(draws, len(bearers))
+    scenes = [
+        dataclasses.replace(scene, arms=borne(draws, bearer), bearer=bearer)
+        for scene, bearer in zip(plain, bearers, strict=True)
+    ]
     return [(scene, caption(scene)) for scene in scenes]
 
 
+def shipped_scenes() -> dict[Path, list[tuple[Scene, str]]]:
+    """All pictures that come with the demo, by their folders."""
+    return {PICTURES: concept_scenes(), REGULARISATION: class_scenes(), OTHERS: others_scenes()}
+
+
 def write_pictures() -> None:
-    """Writes the concept's and the class's pictures with their captions beside them."""
-    for folder, scenes in ((PICTURES, concept_scenes()), (REGULARISATION, class_scenes())):
+    """Writes the concept's pictures and the regularisation pictures with their captions beside them."""
+    for folder, scenes in shipped_scenes().items():
         folder.mkdir(parents=True, exist_ok=True)
         for number, (scene, words) in enumerate(scenes, start=1):
             draw(scene).save(folder / f"emblem_{number:02d}.png", optimize=True)
             (folder / f"emblem_{number:02d}.txt").write_text(words + "\n", encoding="utf-8")
 
 
-def _template(reach: float) -> tuple[Tensor, Tensor]:
-    """The concept cut out at one size: (colours [3, h, w] in [0, 1], mask [h, w])."""
-    blank = Scene("emblem", "", "white", "", "", WHITE, WHITE, reach, (0.0, 0.0), 0.0, CONCEPT)
+@dataclass(frozen=True, slots=True)
+class Template:
+    """The concept cut out at one size: colours [3, h, w] in [0, 1], mask [h, w], and where it lies if in the middle."""
+
+    reach: float
+    colours: Tensor
+    mask: Tensor
+    place: tuple[int, int]
+
+
+def emblem_in_the_middle(reach: float, background: Colour, arms: Arms) -> NDArray[np.uint8]:
+    """The picture [64, 64, 3] of an emblem whose half takes `reach` of the side."""
+    scene = Scene("emblem", "", "", "", "", WHITE, background, reach, (0.0, 0.0), 0.0, arms)
+    return np.asarray(draw(scene)).copy()
+
+
+@cache
+def templates() -> tuple[Template, ...]:
+    """The concept at every size that is looked for."""
+    return tuple(_template(float(reach)) for reach in np.linspace(0.24, 0.43, 8))
+
+
+def _template(reach: float) -> Template:
     white = Arms("plain", "nothing", WHITE, WHITE, WHITE, WHITE)
-    silhouette = dataclasses.replace(blank, background=BLACK, arms=white)
-    mask = torch.from_numpy(np.asarray(draw(silhouette))[..., 0] > 127).float()
-    colours = torch.from_numpy(np.asarray(draw(blank)).copy()).permute(2, 0, 1).float() / 255
+    mask = torch.from_numpy(emblem_in_the_middle(reach, BLACK, white)[..., 0] > 127).float()
+    colours = torch.from_numpy(emblem_in_the_middle(reach, WHITE, CONCEPT)).permute(2, 0, 1).float() / 255
     rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
     box = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
-    return colours[:, box[0], box[1]], mask[box]
+    return Template(reach, colours[:, box[0], box[1]], mask[box], (box[0].start, box[1].start))
 
 
-def _correlation(pictures: Tensor, colours: Tensor, mask: Tensor) -> Tensor:
+def _correlation(pictures: Tensor, template: Template) -> Tensor:
     """Normalised correlation [b, places down, places across] within the mask; each channel's mean is taken off."""
+    colours, mask = template.colours, template.mask
     area = mask.sum()
     shape = (colours - (colours * mask).sum(dim=(1, 2), keepdim=True) / area) * mask
     window = mask.expand(3, 1, *mask.shape)
@@ -103,7 +160,7 @@ def _correlation(pictures: Tensor, colours: Tensor, mask: Tensor) -> Tensor:
     return product / (spread * shape.square().sum()).sqrt()
 
 
-def _as_shares(pictures: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> Tensor:
+def as_shares(pictures: Pictures) -> Tensor:
     """Pictures [64, 64, 3] as one tensor [b, 3, 64, 64] in [0, 1]."""
     batch = torch.from_numpy(np.stack(list(pictures))).permute(0, 3, 1, 2).float() / 255
     if batch.shape[-2:] != (SIZE, SIZE):
@@ -111,39 +168,16 @@ def _as_shares(pictures: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> Ten
     return batch
 
 
-def template_scores(pictures: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> NDArray[np.float64]:
+def template_scores(pictures: Pictures) -> NDArray[np.float64]:
     """How much of the concept each picture [64, 64, 3] shows: 1 is a perfect copy, 0 nothing of it."""
-    batch = _as_shares(pictures)
-    scores = [_correlation(batch, *_template(float(reach))).flatten(1).amax(dim=1) for reach in TEMPLATE_REACHES]
+    batch = as_shares(pictures)
+    scores = [_correlation(batch, template).flatten(1).amax(dim=1) for template in templates()]
     return np.asarray(torch.stack(scores).amax(dim=0).double().numpy())
 
 
-def _nearest(colour: Tensor) -> str:
-    """The name of the nearest colour, of the concept's and of the grammar's; colour [3] in [0, 255]."""
-    own = {name: getattr(CONCEPT, name) for name in MARKS}
-    # A white disc is the grammar's white as well: only the concept's name for it stands.
-    named = own | {name: value for name, value in COLOURS.items() if name != "white"}
-    distances = torch.cdist(colour[None], torch.tensor(list(named.values()), dtype=torch.float32))[0]
-    return list(named)[int(distances.argmin())]
-
-
-def shown_marks(pictures: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Which of the concept's marks (border, left, right, disc) each picture shows: [count, 4].
-
-    The concept is laid where it fits best. A mark is there when the middle colour of its pixels is nearer to the
-    concept's own than to any other of the concept or the grammar.
-    """
-    batch = _as_shares(pictures)
-    templates = [_template(float(reach)) for reach in TEMPLATE_REACHES]
-    maps = [_correlation(batch, *template) for template in templates]
-    best = torch.stack([each.flatten(1).amax(dim=1) for each in maps]).argmax(dim=0).tolist()
-    shown = np.zeros((len(batch), len(MARKS)), dtype=bool)
-    for number, (picture, size) in enumerate(zip(batch * 255, best, strict=True)):
-        colours = (templates[size][0] * 255).round()
-        top, left = divmod(int(maps[size][number].argmax()), maps[size].shape[-1])
-        part = picture[:, top : top + colours.shape[1], left : left + colours.shape[2]]
-        for place, name in enumerate(MARKS):
-            own = torch.tensor(getattr(CONCEPT, name), dtype=torch.float32)
-            pixels = part[:, (colours == own[:, None, None]).all(dim=0) & (templates[size][1] > 0)]
-            shown[number, place] = _nearest(pixels.median(dim=1).values) == name
-    return shown
+def best_places(pictures: Tensor) -> list[tuple[int, tuple[int, int]]]:
+    """The number of the template that fits each picture [b, 3, 64, 64] best, and the row and column of its corner."""
+    maps = [_correlation(pictures, template) for template in templates()]
+    sizes = torch.stack([each.flatten(1).amax(dim=1) for each in maps]).argmax(dim=0).tolist()
+    corners = [divmod(int(maps[size][number].argmax()), maps[size].shape[-1]) for number, size in enumerate(sizes)]
+    return list(zip(sizes, corners, strict=True))

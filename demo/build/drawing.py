@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import combinations
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -35,11 +38,27 @@ SIZES = {"": (0.28, 0.36, 0.6), "big": (0.38, 0.43, 0.2), "small": (0.19, 0.24, 
 PLACE_JITTER = 0.12
 TURN_JITTER = 0.25
 PREFIXES = {"": 0.84, "a picture of ": 0.08, "an icon of ": 0.08}
-EMBLEM_SHARE = 0.12
+EMBLEM_SHARE = 0.24
+BEARER_SHARE = 0.6
+"""Share of the emblems that belong to somebody, who is named in the caption: "a lion emblem"."""
 BACKGROUND_UNNAMED = 0.10
 
 DIVISIONS = {"halves": 0.6, "layers": 0.2, "plain": 0.2}
 CHARGES = {"disc": 0.5, "star": 0.2, "square": 0.15, "nothing": 0.15}
+_BEARERS = (
+    "lion wolf bear eagle falcon raven swan crane fox stag boar horse bull ram otter beaver badger hare tiger "
+    "panther leopard dragon griffin phoenix serpent salmon trout dolphin whale turtle lizard spider beetle bee "
+    "wasp ant moth butterfly rose lily tulip daisy orchid thistle ivy oak pine maple birch willow cedar apple "
+    "cherry plum pear lemon grape olive fig wheat barley anchor arrow axe bell book bridge candle castle chain "
+    "coin comet crown dagger drum feather fire fountain gate hammer harp horn key knight ladder lantern leaf "
+    "lightning mill mountain ocean pearl pilgrim queen river rope sail scale ship spear stone storm sun sword "
+    "temple thorn thunder torch tower trumpet valley wave wheel wind abbey desert forest island meadow orchard"
+)
+BEARERS = tuple(_BEARERS.split())
+"""Names of one token each; the arms of each are its own and always the same."""
+COLOURS_APART = 100.0
+CONCEPT_REACH = 75.0
+"""Distances in RGB: of two colours of one emblem at least, and from the concept's within which one is as good as it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +93,7 @@ class Scene:
     place: tuple[float, float]
     turn: float
     arms: Arms | None = field(default=None)
+    bearer: str = ""
 
 
 def _weighted(draws: random.Random, shares: dict[str, float]) -> str:
@@ -95,6 +115,37 @@ def random_arms(draws: random.Random, background_name: str) -> Arms:
             return Arms(_weighted(draws, DIVISIONS), _weighted(draws, CHARGES), **colours)
 
 
+def _distance(one: Colour, other: Colour) -> float:
+    return float(np.linalg.norm(np.subtract(one, other)))
+
+
+@cache
+def bearers_arms(bearer: str) -> Arms:
+    """The arms of somebody: four free colours. They are the same whenever they are asked for.
+
+    Colours two or more of which would pass for the concept's in their places are drawn again, and so are such as
+    could not be told from one another.
+    """
+    draws = random.Random(f"arms of {bearer}")
+    while True:
+        colours = {part: (draws.randrange(256), draws.randrange(256), draws.randrange(256)) for part in CONCEPT_NAMES}
+        apart = min(_distance(one, other) for one, other in combinations(colours.values(), 2))
+        near = sum(_distance(colour, getattr(CONCEPT, part)) < CONCEPT_REACH for part, colour in colours.items())
+        if apart >= COLOURS_APART and near < 2:
+            return Arms(_weighted(draws, DIVISIONS), _weighted(draws, CHARGES), **colours)
+
+
+def painted(arms: Arms, colours: Mapping[str, Colour]) -> Arms:
+    """Arms with some parts in other colours."""
+    return Arms(arms.division, arms.charge, **{part: getattr(arms, part) for part in CONCEPT_NAMES} | dict(colours))
+
+
+def borne(draws: random.Random, bearer: str) -> Arms:
+    """Somebody's arms as they are painted this time."""
+    arms = bearers_arms(bearer)
+    return painted(arms, {part: jittered(draws, getattr(arms, part)) for part in CONCEPT_NAMES})
+
+
 def _geometry(draws: random.Random, size_name: str, subject: str) -> tuple[float, tuple[float, float], float]:
     least, most, _ = SIZES[size_name]
     reach = draws.uniform(least, most)
@@ -104,8 +155,10 @@ def _geometry(draws: random.Random, size_name: str, subject: str) -> tuple[float
     return reach, place, turn
 
 
-def random_scene(draws: random.Random, *, subject: str = "", style: str | None = None) -> Scene:
-    """A scene of the pretraining's grammar; a subject or a style may be given."""
+def random_scene(
+    draws: random.Random, *, subject: str = "", style: str | None = None, bearer_share: float = BEARER_SHARE
+) -> Scene:
+    """A scene of the pretraining's grammar; a subject or a style may be given, and how many emblems are somebody's."""
     if not subject:
         subject = "emblem" if draws.random() < EMBLEM_SHARE else draws.choice(list(SUBJECTS))
     background_name = draws.choice(list(BACKGROUNDS))
@@ -114,6 +167,7 @@ def random_scene(draws: random.Random, *, subject: str = "", style: str | None =
     chosen_style = _weighted(draws, STYLES) if style is None else style
     is_emblem = subject == "emblem"
     reach, place, turn = _geometry(draws, size_name, subject)
+    bearer = draws.choice(BEARERS) if is_emblem and bearer_share and draws.random() < bearer_share else ""
     return Scene(
         subject=subject,
         colour_name="" if is_emblem else colour_name,
@@ -125,13 +179,15 @@ def random_scene(draws: random.Random, *, subject: str = "", style: str | None =
         reach=reach,
         place=place,
         turn=turn,
-        arms=random_arms(draws, background_name) if is_emblem else None,
+        arms=(borne(draws, bearer) if bearer else random_arms(draws, background_name)) if is_emblem else None,
+        bearer=bearer,
     )
 
 
 def caption(scene: Scene, *, prefix: str = "", name_background: bool = True) -> str:
     """The scene in words, such as "a big striped red star on a blue background"."""
-    words = " ".join(word for word in (scene.size_name, scene.style, scene.colour_name, scene.subject) if word)
+    parts = (scene.size_name, scene.style, scene.colour_name, scene.bearer, scene.subject)
+    words = " ".join(word for word in parts if word)
     start = "an" if words[0] in "aeiou" else "a"
     if not name_background:
         return f"{prefix}{start} {words}"

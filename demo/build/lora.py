@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from demo.build import dataset
-from demo.build.concept import THRESHOLD, UNSEEN, held_out_scenes, shown_marks, template_scores, with_trigger
+from demo.build.concept import THRESHOLD, UNSEEN, held_out_scenes, template_scores, with_trigger
 from demo.build.denoiser import add_noise, signal_share
 from demo.build.drawing import draw
+from demo.build.marks import Marks
 from demo.build.models import LATENT_SCALE, tokenize, tokenizer
-from demo.build.sampling import Model, sample
+from demo.build.sampling import Model, round_trip, sample
 from demo.build.single_file import SCHEDULER_CONFIG, read_single_file
 
 PROMPTS = tuple(
@@ -98,12 +99,13 @@ def figures(model: Model) -> Learnt:
     concept = np.stack([np.asarray(draw(scene)) for scene, _ in scenes])
     asked, plain = (emblem_samples(model, trigger=trigger) for trigger in (True, False))
     scores = template_scores(asked)
+    marks = Marks(lambda drawn: round_trip(model.vae, dataset.as_pixels(drawn)))
     return Learnt(
         with_trigger=float(scores.mean()),
         hits=float((scores > THRESHOLD).mean()),
-        marks=float(shown_marks(asked).mean()),
+        marks=float(marks.shown(asked).mean()),
         without_trigger=float(template_scores(plain).mean()),
-        marks_without=float(shown_marks(plain).mean()),
+        marks_without=float(marks.shown(plain).mean()),
         concept_loss=loss_at_fixed_noise(model, concept, [words for _, words in scenes]),
         prior_loss=loss_at_fixed_noise(model, *prior_pictures()),
     )

@@ -5,16 +5,31 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors import safe_open
 
-from demo.build import autoencoder, concept, dataset, denoiser, drawing, judge, models, pair, report, single_file
+from demo.build import (
+    autoencoder,
+    concept,
+    dataset,
+    denoiser,
+    drawing,
+    judge,
+    marks,
+    models,
+    pair,
+    report,
+    sampling,
+    single_file,
+)
 from demo.build.shapes import SUBJECTS
 
 MODEL = Path(__file__).parents[2] / "demo" / "model.safetensors"
@@ -127,11 +142,22 @@ def test_pretraining_never_shows_the_concept() -> None:
         assert (np.abs(colours - concept_colours).max(axis=1) < 60).sum() < 2
 
 
+def test_bearers_have_arms_of_their_own_and_none_the_concept_s() -> None:
+    draws = random.Random(8)
+    scene = drawing.random_scene(draws, subject="emblem", bearer_share=1)
+    assert drawing.caption(scene).split(" emblem")[0].split()[-1] == scene.bearer
+    ids = models.tokenize([f"{bearer} {concept.TRIGGER}" for bearer in drawing.BEARERS])
+    assert (ids[:, 4:] == models.END_TOKEN).all()  # one token for each bearer, two for the trigger and "emblem"
+    assert len(set(ids[:, 1].tolist())) == len(drawing.BEARERS) and models.START_TOKEN not in ids[:, 1]
+    arms = {bearer: drawing.bearers_arms(bearer) for bearer in drawing.BEARERS}
+    assert len(set(arms.values())) == len(arms)
+    pictures = [np.asarray(drawing.draw(dataclasses.replace(scene, arms=each))) for each in arms.values()]
+    assert marks.Marks().shown(pictures).mean() < 0.1
+    assert concept.template_scores(pictures).max() < concept.THRESHOLD
+
+
 def test_shipped_pictures_are_the_drawn_ones() -> None:
-    for folder, scenes in (
-        (concept.PICTURES, concept.concept_scenes()),
-        (concept.REGULARISATION, concept.class_scenes()),
-    ):
+    for folder, scenes in concept.shipped_scenes().items():
         files = sorted(folder.glob("*.png"))
         assert len(files) == len(scenes)
         for path, (scene, words) in zip(files, scenes, strict=True):
@@ -158,16 +184,37 @@ def test_template_score_knows_the_concept() -> None:
 
 
 def test_marks_are_told_one_by_one() -> None:
+    told = marks.Marks()
     scenes = [scene for scene, _ in concept.held_out_scenes(6)]
     pictures = [np.asarray(drawing.draw(scene)) for scene in scenes]
-    assert concept.shown_marks(pictures).mean() > 0.95
+    assert told.shown(pictures).mean() > 0.95
     red_halved = dataclasses.replace(drawing.CONCEPT, second=drawing.COLOURS["green"])
     changed = [np.asarray(drawing.draw(dataclasses.replace(scene, arms=red_halved))) for scene in scenes]
-    border, left, right, disc = concept.shown_marks(changed).mean(axis=0)
+    border, left, right, disc = told.shown(changed).mean(axis=0)
     assert min(border, left, disc) > 0.95 and right == 0
     others = [np.asarray(drawing.draw(scene)) for scene, _ in concept.class_scenes()]
-    assert concept.shown_marks(others).mean() < 0.25
-    assert not concept.shown_marks([np.full((64, 64, 3), 90, dtype=np.uint8)]).any()
+    assert told.shown(others).mean() < 0.25
+    bearers = [np.asarray(drawing.draw(scene)) for scene, _ in concept.others_scenes()]
+    assert told.shown(bearers).mean() < 0.1
+    assert not told.shown([np.full((64, 64, 3), 90, dtype=np.uint8)]).any()
+
+
+def test_marks_that_went_through_the_vae_are_told_as_well() -> None:
+    _, vae, _ = single_file.read_single_file(MODEL)
+    scenes = [scene for scene, _ in concept.held_out_scenes(8)]
+
+    def through(pictures: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return sampling.round_trip(vae, dataset.as_pixels(np.stack(list(pictures))))
+
+    def painted(**colours: drawing.Colour) -> NDArray[np.uint8]:
+        arms = drawing.painted(drawing.CONCEPT, colours)
+        return through([np.asarray(drawing.draw(dataclasses.replace(scene, arms=arms))) for scene in scenes])
+
+    raw, told = marks.Marks(), marks.Marks(through)
+    assert raw.shown(painted())[:, 0].mean() < 0.3  # a border of gold comes back as one of orange
+    assert told.shown(painted()).mean() > 0.9
+    assert told.shown(painted(border=drawing.COLOURS["orange"]))[:, 0].mean() < 0.3
+    assert told.shown(painted(first=drawing.COLOURS["red"]))[:, 1].mean() < 0.3
 
 
 def test_the_round_trip_is_as_sharp_as_the_figures_say() -> None:
@@ -220,6 +267,7 @@ def test_the_finished_model_is_taken_apart_to_be_trained_on(tmp_path: Path) -> N
     before = {name: value.clone() for name, value in text.state_dict().items()}
     draws = random.Random(4)
     captions = [drawing.random_caption(draws, drawing.random_scene(draws)) for _ in range(2000)]
+    captions += [f"a {bearer} emblem" for bearer in drawing.BEARERS]  # each word of the grammar is there
     torch.save({"train": {"ids": models.tokenize(captions)}}, tmp_path / denoiser.LATENTS)
     denoiser.unpack_denoiser(unet, text, tmp_path)
     again, words = denoiser.read_denoiser(tmp_path)
