@@ -35,8 +35,8 @@ class Marks:
 
     A border of four pixels between two colours does not come out of the VAE in its own colour: of real pictures that
     went through it next to none would show one. So each colour that may stand in a mark's place is drawn there, at
-    every size and on every background of the samples, and a mark is there where its middle colour is nearest to a drawing
-    that has it.
+    every size and on every background of the samples, and a mark is there where its middle colour is nearest to a
+    drawing that has it.
     """
 
     def __init__(self, through: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] = lambda drawn: drawn) -> None:
