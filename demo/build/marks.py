@@ -41,19 +41,22 @@ class Marks:
 
     def __init__(self, through: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] = lambda drawn: drawn) -> None:
         """`through` takes drawings [count, 64, 64, 3] the way of the pictures that will be asked about."""
-        self._known = [{mark: self._looks(each, mark, through) for mark in MARKS} for each in templates()]
+        self._through = through
+        self._known: dict[tuple[int, str], tuple[list[str], Tensor]] = {}
 
-    @staticmethod
-    def _looks(
-        template: Template, mark: str, through: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
-    ) -> tuple[list[str], Tensor]:
-        """Names of colours, and how each [3] looks in the mark's place."""
+    def _looks(self, size: int, mark: str) -> tuple[list[str], Tensor]:
+        """Names of colours, and how each [3] looks in the mark's place at one of the sizes."""
+        if (size, mark) not in self._known:
+            self._known[size, mark] = self._drawn(templates()[size], mark)
+        return self._known[size, mark]
+
+    def _drawn(self, template: Template, mark: str) -> tuple[list[str], Tensor]:
         cases = [(name, colour, ground) for name, colour in _colours(mark).items() for ground in UNSEEN]
         drawn = [
             emblem_in_the_middle(template.reach, BACKGROUNDS[ground], painted(CONCEPT, {mark: colour}))
             for _, colour, ground in cases
         ]
-        pictures = as_shares(through(np.stack(drawn))) * 255
+        pictures = as_shares(self._through(np.stack(drawn))) * 255
         looks = [_middle(picture, template, mark, template.place) for picture in pictures]
         return [name for name, _, _ in cases], torch.stack(looks)
 
@@ -63,7 +66,7 @@ class Marks:
         found = np.zeros((len(batch), len(MARKS)), dtype=bool)
         for number, (size, corner) in enumerate(best_places(batch)):
             for place, mark in enumerate(MARKS):
-                names, looks = self._known[size][mark]
+                names, looks = self._looks(size, mark)
                 colour = _middle(batch[number] * 255, templates()[size], mark, corner)
                 found[number, place] = names[int(torch.cdist(colour[None], looks)[0].argmin())] == mark
         return found
