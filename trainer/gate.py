@@ -23,6 +23,9 @@ from trainer.ground.paths import read_json
 FOLDER = "devices"
 """Name of the folder of locks in the cache folder."""
 
+WAITING = "waiting for the device"
+"""The phase of what waits for a gate."""
+
 _LOOK_AGAIN_SECONDS = 0.2
 
 logger = logging.getLogger(__name__)

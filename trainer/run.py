@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from trainer.config import TrainingConfig, save_config
 from trainer.families import look_up
 from trainer.faststart import libraries
+from trainer.gate import WAITING
 from trainer.ground import events
 from trainer.ground.commands import Command, Inbox
 from trainer.ground.control import progress_of
@@ -76,7 +77,7 @@ def train(
             look_up(config)
             seen = plan(config, progress, ranks=world_size())
             state = check_start(seen, folder, start, emit)
-            gate.take(partial(progress, "waiting for the device", 0, 0) if start.wait else None)
+            gate.take(partial(progress, WAITING, 0, 0) if start.wait else None)
             began = True
             progress.on_device = True
             build.try_out(seen)

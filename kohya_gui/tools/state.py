@@ -6,9 +6,9 @@ import re
 
 from kohya_gui.parts.markup import button, esc, number
 from kohya_gui.parts.served import Pictures
+from kohya_gui.tools.problems import problems
 from kohya_gui.tools.worker import BROKEN, DONE, ENDED, FAULTS, NOT_BEGUN, RUNNING, Work
 from kohya_gui.watch import trial_panel
-from trainer.settings.wording import in_labels
 from trainer.tools.verify import BAR, LONGEST
 from trainer.trial import grid
 
@@ -35,7 +35,7 @@ def markup(work: Work, served: Pictures) -> str:
     pill = f'<span class="pill {_CLASS[work.status]}">{_WORDS[work.status]}</span>'
     head = f"<h3>{esc(work.tool.title)} {pill}{_stop(work)}</h3>"
     drawn = "".join(trial_panel.grid_of(trial, served) for path in work.written if (trial := grid.read(path)))
-    inside = f"{head}{_progress(work)}{_problems(work)}{_written(work, served)}{_lines(work)}{drawn}"
+    inside = f"{head}{_progress(work)}{problems(work)}{_written(work, served)}{_lines(work)}{drawn}"
     return f'<section class="card tool-work">{inside}</section>'
 
 
@@ -56,19 +56,6 @@ def _progress(work: Work) -> str:
         f'aria-label="Progress of the tool" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{share:.0f}">'
         f'<i style="width:{share:.1f}%"></i></div>'
     )
-
-
-def _problems(work: Work) -> str:
-    broken = (
-        "It ended by a fault of the program; the terminal has the details."
-        if work.status == BROKEN and not work.problems
-        else ""
-    )
-    settings = work.tool.settings if work.tool else {}
-    texts = [*(in_labels(str(problem), settings) for problem in work.problems), *([broken] if broken else [])]
-    lines = "".join(f"<p>{esc(text)}</p>" for text in texts)
-    way = 'class="quiet" role="status"' if work.status == ENDED else 'class="problem-box" role="alert"'
-    return f"<div {way}>{lines}</div>" if lines else ""
 
 
 def _written(work: Work, served: Pictures) -> str:

@@ -7,14 +7,14 @@ from pathlib import Path
 from kohya_gui.parts.markup import button, esc, number
 from kohya_gui.parts.served import Pictures
 from kohya_gui.session import View
-from kohya_gui.tools.worker import ENDED, NOT_BEGUN, RUNNING, Work, Worker
+from kohya_gui.tools.problems import problems
+from kohya_gui.tools.worker import NOT_BEGUN, RUNNING, Work, Worker
 from kohya_gui.watch import gallery
 from kohya_gui.watch.gallery import Row, Shown
 from trainer.config import TrainingConfig
 from trainer.preview.prompts import SamplePrompt, first_prompt, settle
 from trainer.preview.samplers import SAMPLERS
 from trainer.settings.kohya import names_a_file
-from trainer.settings.wording import in_labels
 from trainer.trial import grid
 from trainer.trial.grid import WEIGHTS, Trial
 
@@ -74,11 +74,7 @@ def trial(view: View, worker: Worker, pictures: Pictures) -> str:
 
 def _standing(work: Work) -> str:
     """Return how the trial at work stands, or what was wrong with the last one."""
-    problems = "".join(
-        f"<p>{esc(in_labels(str(each), work.tool.settings if work.tool else {}))}</p>" for each in work.problems
-    )
-    way = 'class="quiet" role="status"' if work.status == ENDED else 'class="problem-box" role="alert"'
-    box = f"<div {way}>{problems}</div>" if problems else ""
+    box = problems(work)
     if work.status == RUNNING:
         share = 100 * work.done / work.total if work.total else 0.0
         words = f"{number(work.done)} of {number(work.total)}" if work.total else "..."

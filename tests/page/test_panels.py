@@ -35,12 +35,14 @@ from kohya_gui.parts.folders import Folders
 from kohya_gui.parts.served import Pictures
 from kohya_gui.session import Session, View
 from kohya_gui.shell.page import Page
+from kohya_gui.tools.problems import problems
+from kohya_gui.tools.worker import BROKEN, DONE, ENDED, NOT_BEGUN, Work
 from kohya_gui.watch import gallery, run_page, run_panel
 from tests.helpers.families import TINY
 from tests.page.test_opening import RECIPE
 from trainer.config import load_config, save_config
 from trainer.ground import events
-from trainer.ground.errors import ConfigError
+from trainer.ground.errors import ConfigError, Problem
 from trainer.results.curves import GROUPS, curves
 from trainer.results.run_folder import RunFolder
 from trainer.results.snapshot import Board, RunSnapshot, fold
@@ -684,3 +686,12 @@ def test_undoing_everything_keeps_the_base(tmp_path: Path) -> None:
     draft.edit("network_dim", "99")
     draft.lay(draft.base, draft.base_name)
     assert draft.values["network_dim"] == 8
+
+
+def test_what_is_wrong_with_a_tools_work_is_an_alert_unless_it_was_stopped() -> None:
+    said = (Problem("", "Stopped while drawing pictures (1 of 4)."),)
+    assert problems(Work(status=ENDED, problems=said)).startswith('<div class="quiet" role="status"><p>Stopped while')
+    assert problems(Work(status=NOT_BEGUN, problems=said)).startswith('<div class="problem-box" role="alert">')
+    broken = problems(Work(status=BROKEN))
+    assert 'role="alert"' in broken and "the terminal has the details" in broken
+    assert problems(Work(status=DONE)) == ""

@@ -155,7 +155,7 @@ def look_ahead(
 
     The state's files are not verified here; that happens when it is loaded.
     """
-    for path in sorted(folder.state.glob("step-*/state.json"), reverse=True):
+    for path in folder.states():
         try:
             record = read_json(path)
             models = dict(record.get("contents") or {})

@@ -179,7 +179,11 @@ class RunFolder:
 
     def has_state(self) -> bool:
         """Say whether there is a resume state to go on from."""
-        return any(self.state.glob("step-*/state.json"))
+        return bool(self.states())
+
+    def states(self) -> list[Path]:
+        """Return what says where each resume state is, the newest first."""
+        return sorted(self.state.glob("step-*/state.json"), reverse=True)
 
     def lora_files(self) -> Iterator[Path]:
         """Yield the LoRA files of this run that are there, finished or not."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from trainer.families import FAMILIES
+from trainer.gate import WAITING
 from trainer.ground import events
 from trainer.ground.control import wait
 from trainer.ground.errors import RunError, TrainerError
@@ -190,7 +191,7 @@ class Keeper:
         waited_for = f"Going on waits: {training.gate.title} is in use by {training.gate.holder()}."
         training.tell(events.Warned(message=waited_for))
         while not training.gate.try_to_take():
-            training.tell(events.Stage(name="waiting for the device"))
+            training.tell(events.Stage(name=WAITING))
             if training.inbox.wishes.ending:
                 return False
             training.inbox.sleep()

@@ -10,6 +10,7 @@ from pathlib import Path
 from trainer.adapters import KINDS, Adapter, AdapterHeader, read_header
 from trainer.config import TrainingConfig
 from trainer.families import FAMILIES, Recognition, look_up, recognise_chosen
+from trainer.gate import WAITING
 from trainer.ground.control import Progress
 from trainer.ground.errors import ConfigError, Problem
 from trainer.memory import free_memory
@@ -54,7 +55,7 @@ def draw(
         for header in headers:
             check_family_of_lora(header, recognition)
         gate = device.gate_of(precision.own_device(), "trying files", by)
-        gate.take(partial(progress, "waiting for the device", 0, 0))
+        gate.take(partial(progress, WAITING, 0, 0))
         try:
             trial = grid.begin(where, request)
             told[0](trial)
