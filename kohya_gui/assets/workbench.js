@@ -44,7 +44,11 @@ const BENCH = {
     if (answer?.ok) return said;
     const refusal = Object.assign(new Error(said.refused || 'Refused.'), {said});
     if (said.closed && BENCH.resuming) quietly = true;
-    else if (said.closed) refusal.message = `${await BENCH.resume()} The program had closed it; do it once more.`;
+    else if (said.closed) {
+      const words = await BENCH.resume();
+      refusal.message = `${words} The program had closed it; do it once more.`;
+      if (quietly) BENCH.tell(words); // a look at counts or tags has nobody who says it
+    }
     if (!quietly) BENCH.tell(refusal.message, {refused: true});
     throw refusal;
   },
