@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trainer.families.unet import winograd
+
 ATTENTION = ("diffusers.models.attention_processor", "Attention")
 PROCESSOR = ("diffusers.models.attention_processor", "AttnProcessor2_0")
 RESIDUAL = ("diffusers.models.resnet", "ResnetBlock2D")
@@ -85,15 +87,19 @@ def attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 class SlimResidual(nn.Module):
     """x + conv(silu(norm(conv(silu(norm(x))) + time))), the residual block of Ho et al. 2020."""
 
-    norm1: nn.Module
-    conv1: nn.Module
+    norm1: nn.GroupNorm
+    conv1: nn.Conv2d
     time_emb_proj: nn.Module
-    norm2: nn.Module
-    conv2: nn.Module
+    norm2: nn.GroupNorm
+    conv2: nn.Conv2d
     conv_shortcut: nn.Module | None
 
     def forward(self, input_tensor: Tensor, temb: Tensor | None, *args: Any, **kwargs: Any) -> Tensor:
         """[b, in, h, w] and the time's embedding [b, time] -> [b, out, h, w]."""
+        if temb is None and _is_for_tiles(self, input_tensor):
+            hidden = winograd.convolved(input_tensor, self.norm1, self.conv1)
+            around = input_tensor if self.conv_shortcut is None else self.conv_shortcut(input_tensor)
+            return winograd.convolved(hidden, self.norm2, self.conv2, around)
         hidden = self.conv1(activated(self.norm1, input_tensor))
         if temb is not None:
             # What a convolution gives is needed by nothing else, so it may be added to in place.
@@ -188,6 +194,13 @@ def _is_plain_residual(block: Any) -> bool:
         )
     except AttributeError:
         return False  # as above
+
+
+def _is_for_tiles(block: Any, features: Tensor) -> bool:
+    """Say whether a residual block of a VAE is computed by tiles here: with a gradient or on a card it is not."""
+    cpu = (meta_means if features.is_meta else features.device.type) == "cpu"
+    plain = all(type(each) is nn.GroupNorm for each in (block.norm1, block.norm2))
+    return cpu and plain and winograd.suits(block.conv1) and winograd.suits(block.conv2) and winograd.pays(features)
 
 
 def _is_plain_encoder(block: Any) -> bool:
