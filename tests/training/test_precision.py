@@ -37,9 +37,11 @@ def clean_process() -> Iterator[None]:
         ("auto", "cuda", False, "fp16", False),
         ("auto", "cpu", False, "no", False),
         ("auto", "mps", False, "no", False),
+        ("fp16", "cpu", True, "bf16", True),
         ("fp16", "cpu", False, "bf16", True),
         ("fp16", "cuda", True, "fp16", False),
-        ("bf16", "cpu", False, "bf16", False),
+        ("bf16", "cpu", True, "bf16", False),
+        ("bf16", "cpu", False, "bf16", True),
         ("bf16", "cuda", False, "bf16", True),
         ("no", "cuda", True, "no", False),
         ("no", "cpu", False, "no", False),
@@ -60,6 +62,17 @@ def test_without_a_gpu_it_is_the_cpu_in_float32() -> None:
     half = resolve(load_config(overrides={"mixed_precision": "fp16"}))
     assert half.compute_dtype == torch.bfloat16
     assert half.notices
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine with a GPU computes there")
+@pytest.mark.parametrize("asked", ["bf16", "fp16"])
+@pytest.mark.parametrize(("processor", "slow"), [("AVX2", True), ("AVX512", False), ("DEFAULT", False)])
+def test_a_processor_without_bf16_of_its_own_is_told_of(
+    asked: str, processor: str, slow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: processor)
+    notices = resolve(load_config(overrides={"mixed_precision": asked})).notices
+    assert ["AVX-512" in each for each in notices] == [False] * (asked == "fp16") + [True] * slow
 
 
 def one_run(mixed_precision: str) -> tuple[str, float, weakref.ref]:

@@ -27,6 +27,12 @@ DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SMALL_MODEL = 20_000_000
 """Parameters below which a CPU's second thread slows a model down."""
 
+_FP16_ON_CPU = "mixed_precision: fp16 is far slower than bf16 on a CPU; bf16 is used."
+_BF16_ON_CPU = (
+    "mixed_precision: this processor has no bf16 of its own (AVX-512) and is many times slower with it than in float32; "
+    '"no" suits it better where memory allows.'
+)
+
 _THREADS = torch.get_num_threads()
 
 _CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
@@ -61,11 +67,10 @@ class Precision:
 def resolve(config: TrainingConfig) -> Precision:
     """Choose device and precision for the settings on this machine."""
     device = own_device()
-    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     training = config.training
     half = "bf16" if training.full_bf16 else "fp16" if training.full_fp16 else ""
     asked = half if half and training.mixed_precision == "auto" else training.mixed_precision
-    mixed_precision, notices = choose(asked, device.type, has_bf16=has_bf16)
+    mixed_precision, notices = choose(asked, device.type, has_bf16=_has_bf16(device.type))
     return Precision(device, mixed_precision, notices, full=bool(half))
 
 
@@ -77,15 +82,23 @@ def choose(asked: str, device_type: str, *, has_bf16: bool) -> tuple[str, tuple[
 
     Args:
         asked: setting `mixed_precision`: "auto", "no", "fp16" or "bf16".
-        has_bf16: whether the GPU computes bf16 itself.
+        has_bf16: whether the GPU or the processor computes bf16 itself.
     """
     if asked == "auto":
         return (("bf16" if has_bf16 else "fp16") if device_type == "cuda" else "no"), ()
-    if asked == "fp16" and device_type == "cpu":
-        return "bf16", ("mixed_precision: fp16 is far slower than bf16 on a CPU; bf16 is used.",)
+    if device_type == "cpu" and asked in ("fp16", "bf16"):
+        replaced = () if asked == "bf16" else (_FP16_ON_CPU,)
+        return "bf16", replaced if has_bf16 else (*replaced, _BF16_ON_CPU)
     if asked == "bf16" and device_type == "cuda" and not has_bf16:
         return "bf16", ("mixed_precision: this GPU has no bf16 of its own and is slow with it; fp16 suits it better.",)
     return asked, ()
+
+
+def _has_bf16(device_type: str) -> bool:
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # PyTorch's libraries for x86 have kernels for bf16 from AVX-512 on, and go number by number without it.
+    return torch.backends.cpu.get_cpu_capability() != "AVX2"
 
 
 def make_accelerator(precision: Precision, config: TrainingConfig) -> Accelerator:
