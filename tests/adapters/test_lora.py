@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from peft.tuners.lora import LoraLayer
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.helpers.adapters import Network, components, fill, outputs, run_unet, target_named, tiny_targets
 from trainer.adapters import LoraSpec, make_spec
@@ -128,6 +130,23 @@ def test_parameters_come_in_file_order(filled: tuple[dict[str, nn.Module], LoraA
     assert [each.data_ptr() for each in adapter.parameters()] == [each.data_ptr() for each in matrices]
     assert adapter.parts == ("text_encoder", "unet")
     assert list(adapter.tensors()) == list(make_spec(CONV, BOTH).shapes(tiny_targets()))
+
+
+class Draws(TorchDispatchMode):
+    """Counts what is drawn into memory."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten.uniform_.default and not args[0].is_meta
+        return func(*args, **(kwargs or {}))
+
+
+def test_each_start_is_drawn_and_nothing_beside_it() -> None:
+    models = components()
+    with Draws() as drawn:
+        layers = len(inject(models).modules)
+    assert drawn.count == layers > 0
 
 
 def test_the_start_depends_on_seed_and_module_only() -> None:

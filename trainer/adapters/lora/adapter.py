@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -171,7 +172,7 @@ class LoraAdapter(InjectedAdapter[LoraModule]):
             here = [target for target in selected if target.component == name]
             wrap(
                 components[name],
-                {nn.Linear: SlimLinear, nn.Conv2d: SlimConv2d},
+                {nn.Linear: SlimLinear.empty, nn.Conv2d: SlimConv2d.empty},
                 {target.path: spec.rank(target) for target in here},
                 {target.path: spec.alpha(target) for target in here},
             )
@@ -274,16 +275,14 @@ def _lora_layer(components: Mapping[str, nn.Module], target: Target) -> LoraLaye
 def _initialise(module: LoraModule, seed: int, dtype: torch.dtype) -> None:
     """Give one module its start values; see `LoraAdapter.inject`."""
     layer, target = module.layer, module.target
-    # PEFT gives new matrices the dtype of the base, in which small updates of half precision would be lost.
-    layer.lora_A[PEFT_NAME].to(dtype)
-    layer.lora_B[PEFT_NAME].to(dtype)
     assert layer.scaling[PEFT_NAME] == module.alpha / module.rank, f"PEFT scales {target.path} otherwise"
+    # In the adapter's dtype, not in that of the base, in which small updates of half precision would be lost.
+    place: dict[str, Any] = {"dtype": dtype, "device": layer.base_layer.weight.device}
     generator = torch.Generator().manual_seed(stream(seed, 0, 0, target.name))
     start = torch.empty(module.down.shape, dtype=torch.float32)
     nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
-    with torch.no_grad():
-        module.down.copy_(start)
-        module.up.zero_()
+    layer.lora_A[PEFT_NAME].weight = nn.Parameter(start.to(**place))
+    layer.lora_B[PEFT_NAME].weight = nn.Parameter(torch.zeros(module.up.shape, **place))
 
 
 def _limit(down: Tensor, up: Tensor, scale: float, most: float) -> None:

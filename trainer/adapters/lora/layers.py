@@ -14,7 +14,7 @@ PEFT's forward; so does autocast to another dtype than the frozen weight's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from peft.tuners.lora import layer as peft_layers
@@ -43,6 +43,12 @@ class _Slim(peft_layers.LoraLayer):
     """Its place in the stack of its siblings."""
     name: str
     dropouts: Dropouts | None = None
+
+    @classmethod
+    def empty(cls, *args: Any, **kwargs: Any) -> Self:
+        """Return a layer as PEFT asks for it, its matrices on "meta": what PEFT would draw for them nobody uses."""
+        with torch.device("meta"):
+            return cls(*args, **kwargs)
 
     def update_layer(self, *args: Any, **kwargs: Any) -> None:
         """Take an adapter as PEFT does, which may make this something else than a plain LoRA."""
