@@ -61,7 +61,6 @@ def train(
         TrainerError: any error that a user can act on; before the `Started` event nothing has been written.
     """
     libraries.load()  # torch: seconds that --check and the window do not pay
-    from trainer.results import metadata
     from trainer.training import build, device, failures, loop, precision
 
     inbox, start = inbox or Inbox(), start or Start()
@@ -82,7 +81,6 @@ def train(
             progress.on_device = True
             build.try_out(seen)
             models = build.load_models(config, progress, seen.recognition)
-            metadata.hash_ahead(seen.recognition.source)
             own = goes_on(folder, start)
             with run_folder(folder, seen, state, emit, keep=own) as tell:
                 if is_first_rank():

@@ -18,6 +18,8 @@ from trainer.config import TrainingConfig, load_config
 from trainer.ground import events
 from trainer.ground.commands import Command
 from trainer.ground.errors import StateError
+from trainer.pictures.latent_cache import ENCODING
+from trainer.results import metadata
 from trainer.results.run_folder import RunFolder
 from trainer.results.snapshot import RunSnapshot
 from trainer.training.device import gate_of
@@ -97,6 +99,19 @@ def test_save_and_sample_on_demand(ground: tuple[Path, Path], tmp_path: Path) ->
     run.join(60)
     assert run.snapshot.status == "stopped"
     assert not (tmp_path / "tiny.safetensors").exists()
+
+
+def test_the_model_file_is_hashed_when_steps_begin(
+    ground: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+    monkeypatch.setattr(metadata, "hash_ahead", lambda path: happened.append(f"hash {path}"))
+    config = tiny_config(*ground, tmp_path, max_train_steps=2)
+    train(config, emit=lambda event: happened.append(getattr(event, "name", type(event).__name__)))
+    steps = [number for number, each in enumerate(happened) if each == "StepDone"]
+    stages = [number for number, each in enumerate(happened) if each == ENCODING]
+    begun = [number for number, each in enumerate(happened) if each == f"hash {ground[0]}"]
+    assert len(begun) == 1 and max(stages) < begun[0] < min(steps)
 
 
 def test_stop_is_obeyed_while_caching(ground: tuple[Path, Path], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from trainer.ground import events
 from trainer.pictures.loader import Batch
+from trainer.results import metadata
 from trainer.training import attention
 from trainer.training.compilation import compile_where_asked
 from trainer.training.hooks import Hooks
@@ -33,6 +34,8 @@ def train(training: Training) -> events.Finished:
             hooks.begin()
             compile_where_asked(training, loss_of)
         hooks.obey()
+        # Not before: up to here the processor has enough to do, and whoever is in front of it waits.
+        metadata.hash_ahead(training.plan.recognition.source)
         for batches in training.steps():
             if training.ending:
                 break
