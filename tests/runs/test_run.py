@@ -12,13 +12,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from tests.helpers.checkpoints import tiny_sd15
-from tests.helpers.runs import RunServer, logged, run_and_die, tiny_config, tiny_settings, write_dataset
+from tests.helpers.runs import VALIDATED, RunServer, logged, run_and_die, tiny_config, tiny_settings, write_dataset
 from trainer import Run, Start, train
 from trainer.config import TrainingConfig, load_config
+from trainer.families import vae
 from trainer.ground import events
 from trainer.ground.commands import Command
 from trainer.ground.errors import StateError
-from trainer.pictures.latent_cache import ENCODING
+from trainer.pictures.latent_cache import ENCODING, LatentCache
 from trainer.results import metadata
 from trainer.results.run_folder import RunFolder
 from trainer.results.snapshot import RunSnapshot
@@ -112,6 +113,24 @@ def test_the_model_file_is_hashed_when_steps_begin(
     stages = [number for number, each in enumerate(happened) if each == ENCODING]
     begun = [number for number, each in enumerate(happened) if each == f"hash {ground[0]}"]
     assert len(begun) == 1 and max(stages) < begun[0] < min(steps)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_the_vae_is_told_from_others_only_for_files_of_latents(
+    on_disk: bool, ground: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, keys, fill = list[object](), list[str](), LatentCache.fill
+
+    def noted(cache: LatentCache, examples: object, encode: object, key: str, *rest: object) -> None:
+        keys.append(key)
+        fill(cache, examples, encode, key, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(LatentCache, "fill", noted)
+    monkeypatch.setattr(vae, "fingerprint", lambda module: read.append(module) or "key")
+    settings = {"cache_latents_to_disk": on_disk, **VALIDATED, "validation_split": 0.5}
+    train(tiny_config(*ground, tmp_path, max_train_steps=1, **settings), emit=lambda event: None)
+    assert keys == 2 * (["key"] if on_disk else [""])
+    assert len(read) == on_disk
 
 
 def test_stop_is_obeyed_while_caching(ground: tuple[Path, Path], tmp_path: Path) -> None:

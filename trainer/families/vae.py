@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -20,7 +21,7 @@ from trainer.families.family import Latents
 from trainer.families.reading.configs import read_config
 from trainer.families.reading.folders import component_folder
 from trainer.families.reading.hub import download, weight_files
-from trainer.families.reading.weights import Naming, best_names, build_empty, fill, open_weights
+from trainer.families.reading.weights import Naming, best_names, build_empty, fill, fingerprint, open_weights
 from trainer.families.unet import tiled_vae, weight_names
 from trainer.families.unet.slim_blocks import slimmed
 from trainer.ground.errors import ModelError
@@ -102,6 +103,11 @@ class HasVae(ABC):
     @abstractmethod
     def load_vae(self, dtype: torch.dtype | None = None) -> Vae:
         """Load the VAE; `dtype` is what it is loaded in from now on, where it is given."""
+
+    @cached_property
+    def vae_key(self) -> str:
+        """Fingerprint of the VAE's weights and dtype, as they are when it is first asked for. Reads every weight."""
+        return fingerprint(self.vae or self.load_vae())
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:

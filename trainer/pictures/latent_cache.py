@@ -92,7 +92,7 @@ class LatentCache:
         can change the last bits of a latent, and a run that was cut off here must find the same bits again.
 
         Args:
-            vae_key: fingerprint of the VAE's weights.
+            vae_key: fingerprint of the VAE's weights, for the files' names; in memory there is but one VAE.
             progress: called with (phase, done, total); what it raises, such as Stopped, passes through. Entries that
                 are on disk by then stay.
 

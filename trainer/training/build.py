@@ -224,8 +224,9 @@ def fill_cache(training: Training) -> LatentCache | None:
     if cache is None:
         return None
     batch = config.dataset.vae_batch_size
+    key = bundle.vae_key if cache.folder else ""
     with memory.kept(), text_encoders_aside(training):
-        cache.fill(training.plan.examples, bundle.encode_images, bundle.vae_key, batch, training.progress)
+        cache.fill(training.plan.examples, bundle.encode_images, key, batch, training.progress)
     return cache
 
 

@@ -189,9 +189,9 @@ def judged_pictures(training: Training, cache: LatentCache | None) -> dict[str, 
     config, bundle = training.config, training.bundle
     own = LatentCache(Path(config.saving.output_dir) / FOLDER if config.dataset.cache_latents_to_disk else None)
     if missing and training.accelerator.is_main_process:
+        batch, key = config.dataset.vae_batch_size, bundle.vae_key if own.folder else ""
         with memory.kept():
-            batch = config.dataset.vae_batch_size
-            own.fill(missing, bundle.encode_images, bundle.vae_key, batch, training.progress)
+            own.fill(missing, bundle.encode_images, key, batch, training.progress)
     places, sizes = {example: index for index, example in enumerate(missing)}, batch_sizes(config)
 
     def subject(example: Example) -> Subject:

@@ -13,7 +13,6 @@ from torch import nn
 
 from trainer.families.family import ComponentConfigs
 from trainer.families.reading.streamed import StreamedWeights
-from trainer.families.reading.weights import fingerprint
 from trainer.families.text.tokens import EncoderTokens
 from trainer.families.transformer.checkpoint import Components
 from trainer.families.vae import HasVae, Vae
@@ -35,7 +34,6 @@ class TransformerBundle(HasVae):
     def __init__(self, checkpoint: Components, modules: Mapping[str, nn.Module]) -> None:
         self._modules = dict(modules)
         self.vae: Vae | None = self._modules.pop(_VAE)  # type: ignore[assignment]
-        self.vae_key = fingerprint(modules[_VAE])
         self.notices: tuple[str, ...] = ()
         self._checkpoint, self._checkpointing = checkpoint, False
         self.streamed: StreamedWeights | None = None

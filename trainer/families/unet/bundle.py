@@ -62,7 +62,6 @@ class StableBundle(HasVae):
         self.unet = unet
         self.text_encoders = text_encoders
         self.vae: AutoencoderKL | None = vae
-        self.vae_key = fingerprint(vae)
         self.tokenizer = tokenizer
         self._weighted = config.text.weighted_captions
         chunks = config.model.max_token_length // LENGTH
