@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from trainer.process.process import Process
 
 
+LOADING = "loading the model"
+"""The phase in which a bundle's parts are read, as it is reported."""
+
+
 class Bundle(Protocol):
     """The loaded models of one base model: frozen, in eval mode, in the compute dtype, on one device.
 

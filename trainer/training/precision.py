@@ -29,8 +29,8 @@ SMALL_MODEL = 20_000_000
 
 _FP16_ON_CPU = "mixed_precision: fp16 is far slower than bf16 on a CPU; bf16 is used."
 _BF16_ON_CPU = (
-    "mixed_precision: this processor has no bf16 of its own (AVX-512) and is many times slower with it than in float32; "
-    '"no" suits it better where memory allows.'
+    "mixed_precision: this processor has no bf16 of its own (AVX-512) and is several times slower with it than in "
+    'float32; "no" suits it better where memory allows.'
 )
 
 _THREADS = torch.get_num_threads()

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from trainer.families.bundle import LOADING
 from trainer.families.family import ComponentConfigs
 from trainer.families.reading.streamed import StreamedWeights
 from trainer.families.text.tokens import EncoderTokens
@@ -19,7 +20,6 @@ from trainer.families.vae import HasVae, Vae
 from trainer.ground.control import Progress
 from trainer.memory import free_memory
 
-_PHASE = "loading the model"
 _VAE = "vae"
 
 
@@ -159,9 +159,9 @@ def load_modules(
         Stopped: `progress` asked for it.
     """
     report = progress or (lambda _phase, _done, _total: None)
-    report(_PHASE, 0, len(makers))
+    report(LOADING, 0, len(makers))
     modules = {}
     for done, (name, make) in enumerate(makers.items(), 1):
         modules[name] = make()
-        report(_PHASE, done, len(makers))
+        report(LOADING, done, len(makers))
     return modules

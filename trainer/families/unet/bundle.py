@@ -18,6 +18,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
+from trainer.families.bundle import LOADING
 from trainer.families.conditions import Conditions
 from trainer.families.family import FILE, ComponentConfigs, Latents, Recognition
 from trainer.families.reading.quantised import quantising
@@ -38,8 +39,6 @@ from trainer.targets import Target
 if TYPE_CHECKING:
     from trainer.config import TrainingConfig
 from trainer.memory import free_memory
-
-_PHASE = "loading the model"
 
 
 class StableBundle(HasVae):
@@ -313,18 +312,18 @@ def load_bundle(
     checkpoint = Checkpoint(made.facts, recognition, config.model.vae, device, dtype, vae_dtype, own)
     report = progress or (lambda _phase, _done, _total: None)
     total = len(encoders) + 2
-    report(_PHASE, 0, total)
+    report(LOADING, 0, total)
     # First: weights take the room of what it is made from.
     tokenizer = checkpoint.tokenizer()
     smaller = partial(quantising, small, config.model.quantize_base)
     text_encoders = {}
     for done, encoder in enumerate(encoders, 1):
         text_encoders[encoder.component] = checkpoint.text_encoder(encoder, smaller(encoder.component))
-        report(_PHASE, done, total)
+        report(LOADING, done, total)
     vae = checkpoint.vae()
-    report(_PHASE, total - 1, total)
+    report(LOADING, total - 1, total)
     unet = checkpoint.unet(smaller("unet"))
-    report(_PHASE, total, total)
+    report(LOADING, total, total)
     return made(checkpoint, tokenizer, unet, text_encoders, vae, config)
 
 
