@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.models.activations import GEGLU
 from diffusers.models.attention_processor import Attention
 from diffusers.models.autoencoders.vae import Encoder
 from diffusers.models.resnet import ResnetBlock2D
@@ -16,15 +17,22 @@ from torch.nn import functional as F
 
 from tests.helpers.checkpoints import tiny_modules
 from trainer.families.unet import slim_blocks
-from trainer.families.unet.slim_blocks import SlimAttention, SlimEncoder, SlimResidual, attended, slimmed
+from trainer.families.unet.slim_blocks import (
+    SlimAttention,
+    SlimEncoder,
+    SlimGate,
+    SlimResidual,
+    attended,
+    slimmed,
+)
 from trainer.forecast import kernels
 from trainer.forecast.ledger import Ledger
 
 
 def kinds(model: nn.Module) -> set[type]:
     """The classes of a model's blocks; of those that are computed in short, ours."""
-    blocks = [each for each in model.modules() if isinstance(each, Attention | ResnetBlock2D)]
-    ours = (SlimAttention, SlimResidual)
+    blocks = [each for each in model.modules() if isinstance(each, Attention | ResnetBlock2D | GEGLU)]
+    ours = (SlimAttention, SlimResidual, SlimGate)
     return {next((one for one in ours if isinstance(each, one)), type(each)) for each in blocks}
 
 
@@ -32,18 +40,25 @@ def drawn(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1)).requires_grad_()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_a_unet_gives_the_same_bits(checkpointing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_unet_gives_the_same_bits(
+    checkpointing: bool, frozen: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(slim_blocks, "_VECTOR", 0)  # narrow heads are padded, which rounds otherwise
-    unet = tiny_modules()[0]
+    monkeypatch.setattr(slim_blocks, "_FEW", 0)  # and few tokens are attended to in float32
+    unet = tiny_modules()[0].requires_grad_(not frozen).to(dtype)
     brief = slimmed(copy.deepcopy(unet))
-    assert kinds(brief) == {SlimAttention, SlimResidual}
-    noisy, context, results = drawn(2, 4, 16, 16), drawn(2, 77, 32), []
+    assert kinds(brief) == {SlimAttention, SlimResidual, SlimGate}
+    noisy, context = (drawn(*shape).to(dtype).detach().requires_grad_() for shape in ((2, 4, 16, 16), (2, 77, 32)))
+    results = []
     for model in (unet, brief):
         if checkpointing:
             model.enable_gradient_checkpointing()
         output = model(noisy, torch.tensor([3, 500]), context).sample
-        results.append([output, *torch.autograd.grad(output.square().mean(), (noisy, context, *model.parameters()))])
+        asked = [each for each in (noisy, context, *model.parameters()) if each.requires_grad]
+        results.append([output, *torch.autograd.grad(output.float().square().mean(), asked)])
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
 
 
@@ -140,13 +155,13 @@ def test_a_class_that_another_diffusers_lacks_leaves_its_blocks_as_they_are(
         if known == name:
             monkeypatch.delattr(f"{module}.{name}")
     left = {SlimAttention, ResnetBlock2D} if name == "ResnetBlock2D" else {Attention, SlimResidual}
-    assert kinds(slimmed(unet)) == left
+    assert kinds(slimmed(unet)) == left | {SlimGate}
 
 
 def test_modules_that_another_diffusers_lacks_leave_the_blocks_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ATTENTION", "PROCESSOR", "RESIDUAL"):
+    for name in ("ATTENTION", "PROCESSOR", "RESIDUAL", "GATE"):
         monkeypatch.setattr(slim_blocks, name, ("diffusers.models.elsewhere", getattr(slim_blocks, name)[1]))
-    assert kinds(slimmed(tiny_modules()[0])) == {Attention, ResnetBlock2D}
+    assert kinds(slimmed(tiny_modules()[0])) == {Attention, ResnetBlock2D, GEGLU}
 
 
 ATTRIBUTES = {
@@ -158,6 +173,7 @@ ATTRIBUTES = {
         *("upsample", "downsample", "time_embedding_norm", "skip_time_act", "nonlinearity", "output_scale_factor"),
         *("dropout", "norm1", "conv1", "norm2", "conv2", "conv_shortcut"),
     ),
+    GEGLU: ("proj",),
 }
 
 
@@ -169,7 +185,7 @@ OF_ENCODERS = (
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in ATTRIBUTES.items() for name in names])
 def test_an_attribute_that_another_diffusers_lacks_leaves_the_block_as_it_is(kind: type[nn.Module], name: str) -> None:
-    block = {Attention: Attention(32, heads=2), ResnetBlock2D: ResnetBlock2D(in_channels=32)}[kind]
+    block = {Attention: Attention(32, heads=2), ResnetBlock2D: ResnetBlock2D(in_channels=32), GEGLU: GEGLU(8, 8)}[kind]
     assert kinds(slimmed(copy.deepcopy(block))) != {kind}
     delattr(block, name)
     assert kinds(slimmed(block)) == {kind}

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainer.families.unet import winograd
+from trainer.families.unet.thrift import activated, convolved, gated
 
 ATTENTION = ("diffusers.models.attention_processor", "Attention")
 PROCESSOR = ("diffusers.models.attention_processor", "AttnProcessor2_0")
 RESIDUAL = ("diffusers.models.resnet", "ResnetBlock2D")
+GATE = ("diffusers.models.activations", "GEGLU")
 ENCODER = ("diffusers.models.autoencoders.vae", "Encoder")
 DOWN = ("diffusers.models.unets.unet_2d_blocks", "DownEncoderBlock2D")
 """The classes of diffusers that are known here."""
@@ -100,14 +102,24 @@ class SlimResidual(nn.Module):
             hidden = winograd.convolved(input_tensor, self.norm1, self.conv1)
             around = input_tensor if self.conv_shortcut is None else self.conv_shortcut(input_tensor)
             return winograd.convolved(hidden, self.norm2, self.conv2, around)
-        hidden = self.conv1(activated(self.norm1, input_tensor))
+        hidden = convolved(self.conv1, activated(self.norm1, input_tensor))
         if temb is not None:
             # What a convolution gives is needed by nothing else, so it may be added to in place.
             hidden += self.time_emb_proj(F.silu(temb))[:, :, None, None]
         hidden = activated(self.norm2, hidden)
-        hidden = self.conv2(hidden)
+        hidden = convolved(self.conv2, hidden)
         hidden += input_tensor if self.conv_shortcut is None else self.conv_shortcut(input_tensor)
-        return cast(Tensor, hidden)
+        return hidden
+
+
+class SlimGate(nn.Module):
+    """u * gelu(g), with u and g the halves of one projection. Shazeer 2020."""
+
+    proj: nn.Module
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """[..., width] -> [..., inner]."""
+        return gated(self.proj(hidden_states))
 
 
 class SlimEncoder(nn.Module):
@@ -133,20 +145,19 @@ class SlimEncoder(nn.Module):
         return cast(Tensor, self.conv_out(activated(self.conv_norm_out, self.mid_block(sample))))
 
 
-def activated(norm: nn.Module, features: Tensor) -> Tensor:
-    """Return silu(norm(features)); where no gradient is asked, in the norm's own output."""
-    return F.silu(norm(features), inplace=not torch.is_grad_enabled())
-
-
 def slimmed(model: Model) -> Model:
     """Let the blocks of a UNet or VAE that are no more than this be computed so, in place; return the model."""
-    attention, processor, residual, encoder = (_theirs(*name) for name in (ATTENTION, PROCESSOR, RESIDUAL, ENCODER))
+    attention, processor, residual, encoder, gate = (
+        _theirs(*name) for name in (ATTENTION, PROCESSOR, RESIDUAL, ENCODER, GATE)
+    )
     for module in model.modules():
         kind: Any = type(module)
         if kind is attention and processor and _is_plain_attention(module, processor):
             module.__class__ = _mixed(SlimAttention, kind)
         elif kind is residual and _is_plain_residual(module):
             module.__class__ = _mixed(SlimResidual, kind)
+        elif kind is gate and _is_plain_gate(module):
+            module.__class__ = _mixed(SlimGate, kind)
         elif kind is encoder and _is_plain_encoder(module):
             module.__class__ = _mixed(SlimEncoder, kind)
     return model
@@ -194,6 +205,10 @@ def _is_plain_residual(block: Any) -> bool:
         )
     except AttributeError:
         return False  # as above
+
+
+def _is_plain_gate(block: Any) -> bool:
+    return isinstance(getattr(block, "proj", None), nn.Module)  # another version may name it otherwise
 
 
 def _is_for_tiles(block: Any, features: Tensor) -> bool:
