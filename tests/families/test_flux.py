@@ -920,6 +920,9 @@ def test_advice_is_for_such_models_alone(settings: dict[str, object], variant: s
 
     assert rule_ in rules("flux", variant)
     assert rule_ not in rules("sdxl") | rules("")
+    merged = load_config(overrides={**settings, "base_weights": ["style.safetensors"]})
+    told = {each.rule for each in advise(merged, Situation(model_family="flux", model_variant=variant))}
+    assert (rule_ in told) is (rule_ != "text-encoded-ahead"), "then they stay in memory"
     usual = load_config(overrides={"network_dim": 8, "network_alpha": 8.0})
     fast = load_config(overrides={"learning_rate": 3e-4, "network_dim": 16, "network_alpha": 16.0})
     assert ["learning-rate" in {each.rule for each in advise(fast, Situation(model_family=name))}

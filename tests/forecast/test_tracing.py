@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -175,6 +176,18 @@ def test_text_encoders_make_room_for_the_vae_beside_streamed_weights(
         assert all((name in held) is there for name in names), (share, held)
         step = next(phase for name, phase in found[share].items() if "step" in name)
         assert all(name in step.held for name in names), "they come back"
+
+
+def test_text_encoders_stay_where_loras_were_merged_into_the_model(
+    models: Mapping[str, Path], ground: Path, tmp_path: Path
+) -> None:
+    """Loaded again they would lack what was merged, so a run keeps them."""
+    changed = {**UNET_ALONE, "cache_text_encoder_outputs": True}
+    seen = plan(load_config(overrides=tiny_settings(models["sdxl"], ground, tmp_path, **changed)))
+    merged = seen.config.network.model_copy(update={"base_weights": ("style.safetensors",)})
+    for each, there in ((seen, False), (replace(seen, config=replace(seen.config, network=merged)), True)):
+        step = next(phase for phase in tracing.trace(each).phases if "step" in phase.name)
+        assert ("weights of Text encoder" in step.held) is there
 
 
 def test_text_encoders_leave_the_device_and_come_back() -> None:

@@ -70,7 +70,8 @@ class TextEncodedAhead(Rule):
 
     def look(self, config: TrainingConfig, known: Situation) -> Iterator[Advice]:
         ahead = config.text.cache_text_encoder_outputs or config.text.cache_text_encoder_outputs_to_disk
-        if is_flow(known) and not ahead and not text_rates(config, known.model_family):
+        stay = config.network.base_weights  # loaded again they would lack what was merged into them
+        if is_flow(known) and not ahead and not stay and not text_rates(config, known.model_family):
             reason = "The text encoders then leave memory before the first step; T5 XXL takes ten gigabytes of it."
             message = "captions are encoded while training, and no text encoder learns."
             yield self.advice(message, reason, {"cache_text_encoder_outputs": True})

@@ -27,7 +27,7 @@ from trainer.planning.plan import Plan, is_guess
 FOLDER = "forecasts"
 SWITCH = "TRAINER_FORECAST"
 """The environment variable that keeps forecasts off: a process of its own takes seconds of computing."""
-_FORMAT = "forecast/3"
+_FORMAT = "forecast/4"
 _PACKAGES = ("torch", "diffusers", "transformers", "peft", "bitsandbytes")
 _MOST = 1 << 20
 """Bytes of a forecast that is kept."""

@@ -56,7 +56,8 @@ def trace(plan: Plan) -> Forecast:
         training = wired(plan)
         ledger = holding(training)
         with kernels.of_device(device), ledger:
-            phases = [*_preparing(training, ledger), *_steps(training, ledger, device), *_pictures(training, ledger)]
+            preparing = _preparing(training, ledger, stay=bool(plan.config.network.base_weights))
+            phases = [*preparing, *_steps(training, ledger, device), *_pictures(training, ledger)]
     known = {phase.name: phase for phase in phases}
     notices = ("torch_compile is left out: what a compiler makes takes other memory.",)
     told = notices if plan.config.training.torch_compile else ()
@@ -123,14 +124,18 @@ def _weights_of(training: Training, component: str) -> str:
 # --- the phases -----------------------------------------------------------------------------------------------------
 
 
-def _preparing(training: Training, ledger: Ledger) -> Iterator[Phase]:
-    """Go through what a run does before its first step, in the order of `build.prepare`."""
+def _preparing(training: Training, ledger: Ledger, *, stay: bool) -> Iterator[Phase]:
+    """Go through what a run does before its first step, in the order of `build.prepare`.
+
+    `stay` says that LoRAs are merged into the model: text encoders whose captions are encoded then stay too.
+    """
     config, bundle = training.config, training.bundle
     if config.text.cache_text_encoder_outputs or config.text.cache_text_encoder_outputs_to_disk:
         ledger.begin()
         training.text_cache = _Texts(bundle)  # type: ignore[assignment]
         yield _phase("while captions are encoded", ledger)
-        bundle.release_text_encoders()
+        if not stay:
+            bundle.release_text_encoders()
     if not _caches_latents(config):
         return
     width, height = max((each.bucket for each in training.plan.examples), key=lambda side: side[0] * side[1])
