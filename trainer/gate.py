@@ -58,8 +58,10 @@ class Gate:
         self._path = cache_folder() / FOLDER / f"{_as_file_name(device)}.lock"
         self._lock = FileLock(self._path, thread_local=False)
 
-    def take(self, waiting: Callable[[], None] | None = None) -> None:
+    def take(self, waiting: Callable[[], None] | None = None, otherwise: str = "") -> None:
         """Take the device. While another has it, `waiting` is called again and again, which may raise to give up.
+
+        `otherwise` is what else can be done about it, to end the sentence that says what to do.
 
         Raises:
             StateError: another has it, and there is no `waiting`.
@@ -68,7 +70,7 @@ class Gate:
             if waiting is None:
                 raise StateError(
                     f"{self.title} is in use: {self.holder() or 'a program that does not say who it is'}.",
-                    "Wait until that ends, or pause or stop it there; at the terminal, --wait waits for it.",
+                    f"Wait until that ends, or pause or stop it there{otherwise}.",
                 )
             waiting()
             time.sleep(_LOOK_AGAIN_SECONDS)

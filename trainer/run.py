@@ -76,7 +76,8 @@ def train(
             look_up(config)
             seen = plan(config, progress, ranks=world_size())
             state = check_start(seen, folder, start, emit)
-            gate.take(partial(progress, WAITING, 0, 0) if start.wait else None)
+            waiting = partial(progress, WAITING, 0, 0) if start.wait else None
+            gate.take(waiting, otherwise="; at the terminal, --wait waits for it")
             began = True
             progress.on_device = True
             build.try_out(seen)

@@ -130,8 +130,9 @@ def test_progress_stop_and_the_device(album: Album, tagger: Path) -> None:
     gate = Gate("cpu", "The CPU", "training x", "a test")
     gate.take()
     try:
-        with pytest.raises(StateError, match="The CPU is in use: training x"):
+        with pytest.raises(StateError, match="The CPU is in use: training x") as refusal:
             caption_pictures(album.entries, TaggerSettings(str(tagger), device="cpu"))
+        assert "--wait" not in refusal.value.remedy, "only train has it"
     finally:
         gate.leave()
     assert caption_pictures(album.entries, settings).changes

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from trainer.gate import Gate
-from trainer.ground.errors import StateError
 from trainer.tools.asking import refusal
 from trainer.tools.tool import Desk
 
@@ -30,10 +29,7 @@ def held(wanted: str, what: str, desk: Desk) -> Iterator[str]:
         raise refusal("device", wanted, "PyTorch finds no such GPU here; leave it out")
     name = "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
     gate: Gate = gate_of(torch.device(name), what, desk.by)
-    try:
-        gate.take()
-    except StateError as error:
-        raise StateError(error.message, "Wait until that ends, or pause or stop it there.") from error
+    gate.take()
     try:
         yield name
     finally:
