@@ -68,6 +68,8 @@ def test_captions_are_encoded_ahead_where_that_changes_nothing() -> None:
     for changed in ({"shuffle_caption": True}, {"enable_wildcard": True}, {"cache_text_encoder_outputs_to_disk": True}):
         assert first(**UNET_ALONE, **changed) != ahead, changed
     assert first(**UNET_ALONE, token_warmup_step=10) != ahead, "a rule forbids it"
+    forbidden = load_config(overrides={**UNET_ALONE, "token_warmup_step": 10})
+    assert "turn on cache_text_encoder_outputs" not in saving_memory.remedies(forbidden)
 
 
 def test_what_contradicts_other_settings_is_left_out() -> None:
@@ -89,6 +91,7 @@ def test_an_error_names_what_is_left_of_the_list() -> None:
     assert "quantize_base" not in told.remedy and "streamed_weights" not in told.remedy
     least = failures.out_of_memory("no more", config, least=True)
     assert "To need less: lower resolution." in least.remedy
+    assert "the last state is kept" not in told.remedy, "where memory ran out before the first step there is none"
 
 
 def test_settings_are_found_that_take_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

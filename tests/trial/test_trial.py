@@ -15,7 +15,7 @@ from tests.helpers.runs import tiny_config, write_dataset
 from trainer.__main__ import COMPLETED, REFUSED, main
 from trainer.config import TrainingConfig
 from trainer.ground import events
-from trainer.ground.errors import ConfigError, StateError, Stopped
+from trainer.ground.errors import ConfigError, RunError, StateError, Stopped
 from trainer.ground.safetensors_header import read_table
 from trainer.preview.prompts import SamplePrompt, settle
 from trainer.results.event_log import read_events
@@ -156,6 +156,23 @@ def test_a_stop_leaves_what_is_drawn_and_refusals_leave_nothing(run: RunFolder, 
     arguments = TOOLS["try"].read({"run": str(mine.path), "weights": [99.0]})
     with pytest.raises(ConfigError, match="from -10 to 10"):
         request_of(arguments, config, files)
+
+
+def test_where_memory_runs_out_nothing_is_to_be_resumed(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, config = copied(run, tmp_path), run.read_config()
+
+    def full(*about: object, **more: object) -> Image.Image:
+        raise MemoryError("no more")
+
+    monkeypatch.setattr("trainer.trial.drawing.sample", full)
+    request = Request((str(mine.lora),), (1.0,), "tok", steps=2, width=64, height=64)
+    with pytest.raises(RunError, match="Out of memory: no more") as caught:
+        draw(
+            config, request, mine.path / grid.TRIED, lambda *at: None, "a test", (lambda begun: None, lambda say: None)
+        )
+    assert "width and height" in caught.value.remedy and "esume" not in caught.value.remedy
 
 
 def test_the_one_that_is_kept_is_the_final_one(run: RunFolder, tmp_path: Path) -> None:

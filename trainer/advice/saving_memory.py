@@ -33,7 +33,8 @@ class Saving:
 def _texts(config: TrainingConfig) -> Values:
     """Encode captions ahead, where no text encoder learns and each caption is the same in every step."""
     captions, text = config.captions, config.text
-    varied = captions.shuffle_caption or captions.caption_tag_dropout_rate or captions.enable_wildcard
+    chance = captions.shuffle_caption or captions.caption_tag_dropout_rate or captions.enable_wildcard
+    varied = chance or captions.token_warmup_step
     ahead = text.cache_text_encoder_outputs or text.cache_text_encoder_outputs_to_disk
     if ahead or varied or config.dataset.datasets or text_rates(config, config.model.model_family):
         return {}

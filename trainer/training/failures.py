@@ -28,24 +28,27 @@ _NAMED = 5
 
 
 @contextmanager
-def in_words(config: TrainingConfig) -> Iterator[None]:
+def in_words(config: TrainingConfig, *, drawing: bool = False) -> Iterator[None]:
     """Turn a lack of memory and refusals of the file system into RunErrors that say what to do.
 
-    The error that caused it is left behind: its traceback would keep the model in memory.
+    The error that caused it is left behind: its traceback would keep the model in memory. `drawing` says that nothing
+    is trained, so that there is nothing to resume.
     """
     try:
         yield
     except (MemoryError, RuntimeError, OSError) as error:
-        told = _told(error, config)
+        told = _told(error, config, drawing)
         if told is None:
             raise
         raise told from None
 
 
-def _told(error: Exception, config: TrainingConfig) -> RunError | None:
+def _told(error: Exception, config: TrainingConfig, drawing: bool) -> RunError | None:
     if is_out_of_memory(error):
+        if drawing:
+            return RunError(_lacking(reason_of(error)), "Lower width and height, or end what else takes the memory.")
         return out_of_memory(reason_of(error), config)
-    return _of_files(error) if isinstance(error, OSError) else None
+    return _of_files(error, "draw again" if drawing else "resume") if isinstance(error, OSError) else None
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -70,9 +73,13 @@ def out_of_memory(reason: str, config: TrainingConfig, *, least: bool = False) -
     """
     remedies = saving_memory.remedies(config, least=least)
     return RunError(
-        f"Out of memory: {reason}. {_memory_used()}",
-        f"To need less: {', '.join(remedies)}. Then resume: the last state is kept.",
+        _lacking(reason),
+        f"To need less: {', '.join(remedies)}. Then resume: it goes on from the last saved state, if there is one.",
     )
+
+
+def _lacking(reason: str) -> str:
+    return f"Out of memory: {reason}. {_memory_used()}"
 
 
 def _memory_used() -> str:
@@ -83,17 +90,17 @@ def _memory_used() -> str:
     return f"This process had {used / 2**30:.1f} of {psutil.virtual_memory().total / 2**30:.1f} GiB in use."
 
 
-def _of_files(error: OSError) -> RunError:
+def _of_files(error: OSError, go_on: str) -> RunError:
     where = repr(str(error.filename)) if error.filename else "a file of this run"
     if error.errno in FULL_DISK:
-        return RunError(f"The disk is full: {where} could not be written.", "Free some space, then resume.")
+        return RunError(f"The disk is full: {where} could not be written.", f"Free some space, then {go_on}.")
     if error.errno in READ_ONLY:
         return RunError(
-            f"{where} may not be written ({error.strerror}).", "Restore the permissions or the drive, then resume."
+            f"{where} may not be written ({error.strerror}).", f"Restore the permissions or the drive, then {go_on}."
         )
     return RunError(
         f"The system refused an access to {where}: {error.strerror or error}.",
-        "See that the drive is there and the file is not in use, then resume.",
+        f"See that the drive is there and the file is not in use, then {go_on}.",
     )
 
 

@@ -47,7 +47,7 @@ def draw(
         TrainerError: prompt, files or model cannot be used, or nothing can be written there.
         Stopped: `progress` asked for it.
     """
-    with failures.in_words(config):
+    with failures.in_words(config, drawing=True):
         look_up(config)
         recognition = recognise_chosen(config)
         wanted = _settled(config, request, recognition)
