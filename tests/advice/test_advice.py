@@ -344,6 +344,23 @@ def test_rules_that_are_silent(rule: str, values: dict[str, object]) -> None:
     assert rule not in found(values)
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"shuffle_caption": True}, "captions are shuffled, and"),
+        ({"caption_tag_dropout_rate": 0.1}, "captions lose tags, and"),
+        ({"shuffle_caption": True, "caption_tag_dropout_rate": 0.1}, "captions are shuffled and lose tags, and"),
+    ],
+)
+def test_it_is_said_what_is_done_to_captions(values: dict[str, object], words: str) -> None:
+    assert found(values)["keep-tokens"].message.startswith(words)
+
+
+def test_a_model_that_says_that_it_predicts_v_is_believed() -> None:
+    says = Situation(images=20, samples=100, model_family="sdxl", model_variant="v-prediction, zero terminal SNR")
+    assert "zero-terminal-snr" not in found({"zero_terminal_snr": True}, says)
+
+
 def test_samples_without_prompts() -> None:
     assert "no prompts" in found({"sample_every_n_epochs": 1})["samples"].message
 

@@ -51,7 +51,7 @@ class TwoWeightings(Rule):
         if config.loss.min_snr_gamma is not None and config.loss.debiased_estimation_loss:
             yield self.advice(
                 "min_snr_gamma is set too.",
-                "Both weight the loss by the noise level, in opposite directions; use one of them.",
+                "Both let steps with little noise count for less, so together they do it twice; use one of them.",
                 {"debiased_estimation_loss": False},
             )
 
@@ -110,7 +110,8 @@ class ZeroTerminal(Rule):
     key = "zero_terminal_snr"
 
     def look(self, config: TrainingConfig, known: Situation) -> Iterator[Advice]:
-        if config.noise.zero_terminal_snr and not config.model.v_parameterization:
+        velocity = config.model.v_parameterization or "v-prediction" in known.model_variant
+        if config.noise.zero_terminal_snr and not velocity:
             yield self.advice(
                 "the model predicts noise.",
                 "Where the input is all noise, predicting noise teaches nothing; this is for v-prediction models.",

@@ -73,10 +73,11 @@ class KeepTokens(Rule):
 
     def look(self, config: TrainingConfig, known: Situation) -> Iterator[Advice]:
         captions = config.captions
-        changed = captions.shuffle_caption or captions.caption_tag_dropout_rate > 0
+        changes = {"are shuffled": captions.shuffle_caption, "lose tags": captions.caption_tag_dropout_rate > 0}
+        changed = " and ".join(words for words, done in changes.items() if done)
         if changed and not captions.keep_tokens and not captions.keep_tokens_separator:
             yield self.advice(
-                "captions are shuffled, and no tag is kept in front.",
+                f"captions {changed}, and no tag is kept in front.",
                 "The trigger word moves about or is dropped; put it first in every caption and keep it there.",
                 {"keep_tokens": 1},
             )
