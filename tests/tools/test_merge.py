@@ -354,6 +354,7 @@ def test_ten_wrong_combinations(tmp_path: Path, capsys: Capture, monkeypatch: py
         (merge("a.safetensors", "scaled.safetensors"), "sd_model: scaled.safetensors stores its weights in few", None),
         (merge("a.safetensors", source.name, "a.safetensors/new.safetensors"), "save_to: ", None),
         (merge("a.safetensors", source.name, "new.safetensors", "--new_rank", "4"), "new_rank: ", None),
+        (merge("a.safetensors", source.name, "new.safetensors", "--clamp_quantile", "0.9"), "clamp_quantile: ", None),
         (merge("a.safetensors", source.name, "new.ckpt"), "save_to: ", None),
         (merge("a.safetensors", source.name, "kept.safetensors", "--overwrite"), "save_to: ", None),
         (

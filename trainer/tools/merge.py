@@ -162,8 +162,10 @@ def _ratios(arguments: MergeArguments) -> tuple[float, ...]:
 
 
 def _refuse_unused(arguments: MergeArguments) -> None:
-    for key in ("new_rank", "new_conv_rank", "base_model"):
-        if value := getattr(arguments, key):
+    given = {key: getattr(arguments, key) for key in ("new_rank", "new_conv_rank", "base_model")}
+    given["clamp_quantile"] = arguments.clamp_quantile if arguments.clamp_quantile < 1 else None
+    for key, value in given.items():
+        if value:
             raise refusal(key, str(value), "with sd_model the LoRAs are put into the checkpoint whole; leave it out")
     if arguments.method != AUTO:
         raise refusal("method", arguments.method, "with sd_model the LoRAs are added to the weights; leave it out")
