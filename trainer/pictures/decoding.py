@@ -82,7 +82,7 @@ def _decode(
         raise DataError(
             f"train_data_dir: the picture {path} is {seen[0]}x{seen[1]} pixels but was {expected[0]}x{expected[1]} "
             "when the folder was scanned.",
-            remedy="Start again, and leave the folder as it is while training.",
+            remedy="Resume, and leave the folder as it is while training.",
         )
     if least is not None:
         image.draft(None, least if seen == image.size else (least[1], least[0]))

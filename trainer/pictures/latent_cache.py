@@ -125,7 +125,7 @@ class LatentCache:
         if latent is None:
             raise DataError(
                 f"cache_latents_to_disk: the cached latent {self._path(key)} is gone or damaged.",
-                remedy="Start again; it will be made anew. Leave the cache alone while training.",
+                remedy="Resume; it will be made anew. Leave the cache alone while training.",
             )
         return latent
 
@@ -251,7 +251,7 @@ def _content(path: Path, known: Mapping[Path, HeaderCache]) -> str:
     except OSError as error:
         raise DataError(
             f"train_data_dir: the picture {path} cannot be read: {error.strerror}.",
-            remedy="Start again, and leave the folder as it is while training.",
+            remedy="Resume, and leave the folder as it is while training.",
         ) from error
 
 

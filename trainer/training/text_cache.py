@@ -73,7 +73,7 @@ class TextCache(Mapping[str, Text]):
         if text is None:
             raise DataError(
                 f"cache_text_encoder_outputs_to_disk: {self._paths[caption]} is gone or damaged.",
-                "Start again; it will be made anew. Leave the cache alone while training.",
+                "Resume; it will be made anew. Leave the cache alone while training.",
             )
         return text
 
