@@ -132,7 +132,8 @@ class Worker:
             return True
         if not entry.begun and folder_of(config).exists():
             name, folder = config.saving.output_name, config.saving.output_dir
-            self._end(entry, FAILED, f"output_name: {name!r} was trained already in {str(folder)!r}.")
+            words = f"output_name: {name!r} was trained already in {str(folder)!r}. Choose another output_name."
+            self._end(entry, FAILED, words)
             return True
         try:
             start = Start(resume="auto" if entry.begun else "", wait=True, by=self._by)

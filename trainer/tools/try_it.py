@@ -35,7 +35,9 @@ class TryArguments(Arguments):
     model: str = argument("", Show("Model", widget="file"))
     """The checkpoint to draw with, where it is not the run's."""
 
-    weights: tuple[float, ...] = argument(WEIGHTS, Show("Weights", widget="list", unit="WEIGHT"))
+    weights: tuple[float, ...] = argument(
+        WEIGHTS, Show("Weights", widget="list", unit="WEIGHT"), rule="a list of numbers"
+    )
     """How much each file counts, each a column."""
 
     prompt: str = argument("", Show("Prompt"))
@@ -129,7 +131,8 @@ def request_of(arguments: TryArguments, config: TrainingConfig, files: Sequence[
     weights = tuple(dict.fromkeys(arguments.weights))
     bad = [weight for weight in weights if not -MOST_WEIGHT <= weight <= MOST_WEIGHT]
     if bad or not weights:
-        raise ConfigError([Problem("weights", f"weights go from {-MOST_WEIGHT:g} to {MOST_WEIGHT:g}.", bad)])
+        given = f"{bad[0]:g} cannot be used" if bad else "none is given"
+        raise ConfigError([Problem("weights", f"{given}; weights go from {-MOST_WEIGHT:g} to {MOST_WEIGHT:g}.", bad)])
     said = {
         "negative_prompt": arguments.negative or first.negative_prompt,
         "seed": settle(first, config, 0).seed if arguments.seed is None else arguments.seed,
