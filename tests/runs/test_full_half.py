@@ -140,7 +140,7 @@ def test_auto_becomes_what_full_precision_needs(settings: dict[str, object], dev
         ({"full_fp16": True, "mixed_precision": "bf16"}, 'full_fp16: true needs mixed_precision "fp16"'),
         ({"full_fp16": True, "full_bf16": True}, "full_fp16: full_bf16 is true too"),
         ({"full_fp16": True}, "choose AdamW8bit, "),
-        ({"full_fp16": True, "optimizer_type": "Prodigy"}, "Prodigy would keep squares of gradients in fp16"),
+        ({"full_fp16": True, "optimizer_type": "Prodigy"}, "Prodigy would keep what it remembers of gradients in fp16"),
     ],
 )
 def test_what_does_not_fit_is_refused(settings: dict[str, object], words: str) -> None:

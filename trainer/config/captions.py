@@ -189,7 +189,8 @@ class TextSection(Section):
     """Encode all captions before training and free the text encoders, which saves much memory with SDXL.
 
     Only where the text encoders are not trained. Captions that are shuffled or lose tags at random are encoded in
-    several variants, one of which each step sees.
+    several variants, one of which each step sees. With LoRAs in the model (base_weights) the text encoders stay in
+    memory.
     """
 
     cache_text_encoder_outputs_to_disk: bool = setting(

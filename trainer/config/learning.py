@@ -157,6 +157,7 @@ class NetworkSection(Section):
         resume="learning",
         metadata=NO_ENTRY,
         sd_scripts=There(()),
+        rule="a list of paths",
     )
     """LoRA files that are merged into the model before training, such as one of a style that is to stay.
 
@@ -277,8 +278,8 @@ class TrainingSection(Section):
     )
     """Keep the LoRA and its gradients in fp16 too: half of their memory, for GPUs without bf16.
 
-    Needs the precision fp16, which "auto" then becomes, and AdamW8bit, Adafactor or Lion: what the other optimizers
-    remember of gradients is too small a number for fp16.
+    Needs the precision fp16, which "auto" then becomes, and Adafactor, Lion or an optimizer whose name ends in 8bit or
+    32bit: what the others remember of gradients is too small a number for fp16.
     """
 
     gradient_checkpointing: bool = setting(

@@ -64,7 +64,7 @@ class OptimizerSection(Section):
         le=100,
         changes_memory=False,
     )
-    """How large each change is. 1e-4 to 5e-5 for AdamW; exactly 1 for DAdaptAdam and Prodigy.
+    """How large each change is. 1e-4 to 5e-5 for AdamW; exactly 1 for those that find the rate themselves.
 
     Too high and pictures burn or turn to noise, too low and nothing is learned. Alpha / rank scales it. 0 trains
     nothing that has no rate of its own.
@@ -94,9 +94,9 @@ class OptimizerSection(Section):
     )
     """The text encoder's own learning rate, lower than the UNet's; 0 = it is not trained and not in the file.
 
-    5e-5 or less for Stable Diffusion 1.5: it overfits first, and then words lose their meaning. With DAdaptAdam and
-    Prodigy it follows the learning rate unless it is 0. SDXL has two text encoders: [5e-5, 1e-5] is a rate for each,
-    and a single number holds for both.
+    5e-5 or less for Stable Diffusion 1.5: it overfits first, and then words lose their meaning. With an optimizer that
+    finds the rate itself, such as Prodigy, it follows the learning rate where it is left out. SDXL has two text
+    encoders: [5e-5, 1e-5] is a rate for each, and a single number holds for both.
     """
 
     lr_scheduler: str = setting(

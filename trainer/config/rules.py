@@ -253,8 +253,8 @@ def statistics_survive_fp16(config: TrainingConfig) -> Iterator[Problem]:
         *others, last = (kind.name for kind in OPTIMIZERS.values() if kind.float16)
         able = f"{', '.join(others)} or {last}"
         message = (
-            f"{name} would keep squares of gradients in fp16, for which they are too small; choose {able} as "
-            "optimizer_type, or set this to false."
+            f"{name} would keep what it remembers of gradients in fp16, for which that is too small; choose {able} "
+            "as optimizer_type, or set this to false."
         )
         yield Problem("full_fp16", message, True)
 

@@ -78,7 +78,10 @@ class ValidationSection(Section):
         Show("Validate every", group="Validation", unit="epochs"),
         **_EPOCHS,
     )
-    """Validate after every so many epochs. Empty: after each epoch. Every saved file is measured in any case."""
+    """Validate after every so many epochs. Empty: after each epoch.
+
+    Files that are saved every so many epochs or steps are measured in any case, of more than 200 of them 200.
+    """
 
     validate_every_n_steps: int | None = setting(
         None,
@@ -105,8 +108,9 @@ class ValidationSection(Section):
     )
     """What validation may take of the run's time: 0.05 is a twentieth. 0 turns validation off.
 
-    Where all pictures would take more, fewer of them are measured, and then less often; at a saved file never fewer
-    than four pictures at four timesteps. The plan says what it comes to.
+    Where all pictures would take more, fewer of them are measured, and then less often. At a saved file it is sixteen
+    measurements at least, such as eight pictures at two of the eight timesteps, so a short run that saves often takes
+    more. The plan says what it comes to.
     """
 
     validation_patience: int = setting(

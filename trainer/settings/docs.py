@@ -39,7 +39,7 @@ _WITHIN: dict[Within, str] = {
 
 _EVERY = """## Every argument of sd-scripts
 
-Of its trainers of LoRAs for Stable Diffusion: the setting that it is here, or why it is none."""
+Of its trainers of LoRAs for the models here: the setting that it is here, or why it is none."""
 
 _LACKING = """## Of sd-scripts, but no settings here
 
@@ -153,7 +153,7 @@ def _condition(key: str, wanted: tuple[object, ...] | str) -> str:
         return f"for models of the process {_alternatives(map(str, wanted))}"
     if isinstance(wanted, str):
         return f"shown when `{key}` is set"
-    return f"shown when `{key}` is {_alternatives(shown(value) for value in wanted)}"
+    return f"shown when `{key}` is {_alternatives(dict.fromkeys(map(shown, wanted)))}"
 
 
 def _alternatives(values: Iterable[str]) -> str:
