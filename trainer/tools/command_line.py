@@ -52,7 +52,7 @@ def read(tools: Mapping[str, Tool[Any]], words: Sequence[str] | None) -> tuple[T
 
 def grammar(tools: Mapping[str, Tool[Any]]) -> argparse.ArgumentParser:
     """Return the command line's grammar."""
-    top = _Parser(prog=PROGRAM, description="Train LoRAs for Stable Diffusion without the page.", allow_abbrev=False)
+    top = _Parser(prog=PROGRAM, description="Train LoRAs without the page.", allow_abbrev=False)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     for tool in tools.values():
         own = commands.add_parser(tool.name, help=_plain(tool.help), description=_plain(tool.help), allow_abbrev=False)
