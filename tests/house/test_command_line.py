@@ -167,6 +167,14 @@ def test_keys_at_rank_8_are_kohyas(capsys: pytest.CaptureFixture[str]) -> None:
     assert 2 * numbers < printed["bytes"] < 2.1 * numbers
 
 
+def test_keys_are_of_the_family_that_the_settings_say(capsys: pytest.CaptureFixture[str]) -> None:
+    found = []
+    for words in (["--set", 'model_family="sdxl"'], ["--family", "sdxl"], []):
+        assert main(["keys", *words]) == COMPLETED
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[0] == found[1] != found[2]
+
+
 def ended_by_a_stop(output: Path, told: str, code: int | None) -> None:
     """A LoRA is there, and the last word is of a stop."""
     assert code == STOPPED, told
