@@ -184,6 +184,18 @@ def test_captions(tmp_path: Path) -> None:
     assert tag_frequency(report, all_lines=True)["1_tok"]["one\ntwo"] == 1
 
 
+def test_what_stands_for_a_caption_that_is_not_there_is_said(tmp_path: Path) -> None:
+    for name in ("10_sks cat", "10_", "a", "b"):
+        write_picture(tmp_path / name / f"{name[-1]}.png")
+    said = " ".join(scan(data_config(tmp_path)).notices)
+    assert "No caption for 1 picture, the folder's name is used: t.png." in said
+    assert "No caption for 1 picture, trained without a text: _.png." in said
+    subsets = [{"image_dir": str(tmp_path / "a"), "class_tokens": "sks cat"}, {"image_dir": str(tmp_path / "b")}]
+    said = " ".join(scan(data_config("", datasets=[{"subsets": subsets}])).notices)
+    assert "No caption for 1 picture, class_tokens are used: a.png." in said
+    assert "No caption for 1 picture, trained without a text: b.png." in said
+
+
 def test_caption_extension_falls_back_to_txt_for_caption(tmp_path: Path) -> None:
     write_picture(tmp_path / "a.png", caption="from txt")
     (folder,) = scan(data_config(tmp_path, caption_extension=".caption")).folders

@@ -28,7 +28,7 @@ def read_caption(source: Source, name: str, findings: Findings) -> str | None:
     """
     found, usual = caption_file(source, name)
     if found is None:
-        findings.missing.append(name)
+        findings.missing.setdefault(_instead(source), []).append(name)
         return None
     if not usual:
         findings.other_extension.append(found)
@@ -38,6 +38,13 @@ def read_caption(source: Source, name: str, findings: Findings) -> str | None:
     elif len(lines) > 1 and not source.wildcards:
         findings.longer.append(found)
     return "\n".join(lines)
+
+
+def _instead(source: Source) -> str:
+    """Return in words what stands for a caption that is not there."""
+    if not source.class_tokens:
+        return "trained without a text"
+    return "class_tokens are used" if source.place else "the folder's name is used"
 
 
 def caption_file(source: Source, name: str) -> tuple[str | None, bool]:

@@ -33,7 +33,7 @@ class Findings:
 
     notices: list[str] = field(default_factory=list)
     unreadable: list[tuple[Path, str]] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
+    missing: dict[str, list[str]] = field(default_factory=dict)
     empty: list[str] = field(default_factory=list)
     longer: list[str] = field(default_factory=list)
     other_extension: list[str] = field(default_factory=list)
@@ -63,8 +63,8 @@ class Findings:
             yield f"Left out, as {FILE} says: {pictures(len(self.skipped))}: {skipped}."
         for path, names in self.remarks.without_a_picture():
             yield f"{short(path)} speaks of pictures that are not there: {listed(names)}."
-        if self.missing:
-            yield f"No caption for {pictures(len(self.missing))}, the folder's name is used: {listed(self.missing)}."
+        for instead, names in self.missing.items():
+            yield f"No caption for {pictures(len(names))}, {instead}: {listed(names)}."
         if self.empty:
             yield f"Empty captions, trained without a text: {listed(self.empty)}."
         if self.longer:
