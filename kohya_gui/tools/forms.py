@@ -13,7 +13,7 @@ from kohya_gui.parts.markup import esc
 from trainer.ground.errors import ConfigError, Problem
 from trainer.settings.section import FILES, PATHS
 from trainer.settings.walk import Setting, visible
-from trainer.settings.wording import in_labels
+from trainer.settings.wording import PROGRAM, in_labels
 from trainer.tools import TOOLS
 from trainer.tools.command_line import typed
 from trainer.tools.tool import Tool
@@ -156,7 +156,7 @@ def _markup(tool: Tool[Any]) -> str:
         f'<details class="group" data-group="{esc(tool.title)}" id="tool-{tool.name}"><summary>'
         f'<span>{esc(tool.title)}</span><span class="about">{esc(words)}</span><span class="count" data-count></span>'
         f'</summary><div class="fields">{inside}</div><div class="begin">{begin}'
-        f'<code>python -m trainer tool {tool.name}</code><a href="guide/tools#{tool.name}" target="_blank" '
+        f'<code>{PROGRAM} {tool.name}</code><a href="guide/tools#{tool.name}" target="_blank" '
         f'rel="noopener">Guide</a></div></details>'
     )
 

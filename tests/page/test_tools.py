@@ -20,6 +20,7 @@ from tests.helpers.browser import NEEDS_BROWSER, PATIENCE
 from tests.helpers.page import PROJECT, App
 from trainer.families import FAMILIES
 from trainer.ground.errors import ConfigError, StateError
+from trainer.settings.wording import PROGRAM
 from trainer.tools import TOOLS, Desk
 from trainer.tools.verify import chart
 
@@ -54,6 +55,7 @@ def test_every_tool_of_the_page_has_its_form_from_its_declaration() -> None:
     text = markup()
     for tool in on_page().values():
         assert f'data-run="{tool.name}"' in text and tool.title
+        assert f"<code>{PROGRAM} {tool.name}</code>" in text, "as everywhere else"
         for key, setting in tool.settings.items():
             assert f'data-field="{tool.name}-{key}"' in text and setting.help
     assert {"merge", "extract", "resize", "convert", "verify", "metadata", "compare", "inspect"} <= on_page().keys()
