@@ -29,7 +29,7 @@ class CaptionsSection(Section):
     )
     """How caption files end: picture.png has its caption in picture.txt.
 
-    Where there is no such file, .caption is tried, then the words in the folder's name are used.
+    Where there is no such file, .caption (or .txt) is tried, then the words in the folder's name are used.
     """
 
     shuffle_caption: bool = setting(
@@ -56,8 +56,8 @@ class CaptionsSection(Section):
     )
     """The first so many tags stay in front: they are neither shuffled nor dropped.
 
-    Set it to at least 1 when you shuffle, with the trigger word first in every caption. A caption prefix counts as a
-    tag.
+    Set it to at least 1 when you shuffle, with the trigger word first in every caption. A caption prefix that ends with
+    the tag separator counts as tags.
     """
 
     keep_tokens_separator: str = setting(
@@ -93,14 +93,17 @@ class CaptionsSection(Section):
         Show("Caption prefix", group="Captions"),
         **_WORDS,
     )
-    """Words put before every caption, with a space. Counts as a tag when tags are kept in front."""
+    """Words put before every caption, with a space. Part of its first tag, unless they end with the tag separator."""
 
     caption_suffix: str = setting(
         "",
         Show("Caption suffix", group="Captions"),
         **_WORDS,
     )
-    """Words put after every caption, with a space. Shuffled and dropped like any tag."""
+    """Words put after every caption, with a space. Part of its last tag, unless they begin with the tag separator.
+
+    They are shuffled and dropped as tags are.
+    """
 
     caption_dropout_rate: float = setting(
         0.0,

@@ -260,8 +260,8 @@ class TrainingSection(Section):
     )
     """The precision of computing: "auto" takes bf16 where the GPU has it, else fp16, and full precision on a CPU.
 
-    bf16 does not overflow and suits GPUs from 2020 on; fp16 suits older ones; "no" is float32, slowest and largest.
-    The LoRA itself is trained in float32, unless one of the two settings below says otherwise.
+    bf16 does not overflow and suits GPUs from 2020 on; fp16 suits older ones; "no" is float32, the largest, and on a
+    GPU the slowest. The LoRA itself is trained in float32, unless one of the two settings below says otherwise.
     """
 
     full_bf16: bool = setting(

@@ -69,6 +69,6 @@ class LimitsSection(Section):
     )
     """Scale what a layer adds to its weight down to this norm after each step; 1 is usual, lower is weaker.
 
-    Keeps single layers from growing too strong, so that several LoRAs go better together. `python -m trainer verify`
+    Keeps single layers from growing too strong, so that several LoRAs go better together. `python launch.py verify`
     shows the norms of a file.
     """

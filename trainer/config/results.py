@@ -302,7 +302,8 @@ class MetadataSection(Section):
     no_metadata: bool = setting(
         False, Show("Without metadata", group="Metadata"), **_APART, sd_scripts=There(False), changes_memory=False
     )
-    """Write only what programs need to load the file.
+    """Write only what programs need to load the file, and title, author and the other words above.
 
-    With metadata, the file tells its settings and the tags of the captions; never folders or paths.
+    With metadata, the file tells its settings, the tags of the captions and the names of numbered folders, such as
+    "10_sks dog"; never paths.
     """

@@ -55,7 +55,9 @@ class LoraMetadata(Reader):
         _tell_pictures(recipe, metadata)
         model = metadata.get("ss_sd_model_name", "None")
         if model != "None":
-            recipe.remarks.append(f"Base model: {model}. The file tells no folders, so choose it and the pictures.")
+            recipe.remarks.append(
+                f"Base model: {model}. The file does not tell where it is, nor the pictures: choose both."
+            )
         return recipe
 
     def _of_sd_scripts(self, name: str, metadata: Mapping[str, str], known: Mapping[str, Setting]) -> Recipe:
