@@ -16,6 +16,8 @@ NAMED = 20
 """A notice about what was left out names so many for each reason."""
 
 _CAPTIONS_NAMED = 8
+_TXT = ".txt"
+"""The ending that `recode` takes where none is named."""
 _FEW = 5
 
 
@@ -116,9 +118,13 @@ def refuse_foreign(captions: Sequence[ForeignCaption]) -> None:
             f"{len(group)} read as {encoding}: {listed(group, _CAPTIONS_NAMED)}" for encoding, group in names.items()
         )
         what = f"{len(captions)} captions are not UTF-8 text; {reads}."
+    endings = sorted({each.path.suffix for each in captions})
+    commands = [
+        f"{PROGRAM} recode FOLDER" + ("" if ending == _TXT else f" --caption_extension {ending}") for ending in endings
+    ]
     raise DataError(
         f"caption_extension: {what}",
-        f"Save them as UTF-8 in a text editor, or all at once: {PROGRAM} recode FOLDER.",
+        f"Save them as UTF-8 in a text editor, or all at once: {' and '.join(commands)}.",
     )
 
 
