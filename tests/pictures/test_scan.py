@@ -210,7 +210,9 @@ def test_caption_that_is_not_utf8_is_refused_by_name(tmp_path: Path) -> None:
     write_picture(tmp_path / "b.png").with_suffix(".caption").write_bytes(b"caf\xe9, dog")
     with pytest.raises(DataError) as refusal:
         scan(data_config(tmp_path))
-    assert refusal.value.remedy.endswith("recode FOLDER --caption_extension .caption and python launch.py recode FOLDER.")
+    assert refusal.value.remedy.endswith(
+        "recode FOLDER --caption_extension .caption and python launch.py recode FOLDER."
+    )
 
 
 @pytest.mark.parametrize("extension", FORMATS)

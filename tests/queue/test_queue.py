@@ -185,6 +185,14 @@ def test_a_stopped_run_is_done_with_and_holding_begins_nothing_more(ground: tupl
     assert json.loads((tmp_path / "queue" / "0001.json").read_text())["ended"] == STOPPED
 
 
+def test_a_series_needs_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = ["--folder", str(tmp_path / "queue")]
+    assert main(["queue", "--vary", "network_dim=4,8", *folder]) == REFUSED
+    assert capsys.readouterr().err.startswith("vary: makes a series of each file, and none is named")
+    assert main(["queue", *folder]) == REFUSED
+    assert "Write python launch.py queue RUN.toml." in capsys.readouterr().err
+
+
 def test_a_series_makes_a_run_of_each_value(ground: tuple[Path, Path], tmp_path: Path) -> None:
     """At the terminal: each pair of values of two settings is a run, and a row of the comparison."""
     options = {"max_train_steps": 2, "text_encoder_lr": 0.0, "validate_every_n_steps": 1, "validation_split": 0.2}

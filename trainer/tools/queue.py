@@ -51,13 +51,18 @@ class TrainQueue(OfSettings[QueueArguments]):
         if problems:
             raise ConfigError(problems)
         values = series.varied(arguments.vary)
+        if values and not configs:
+            rule = "makes a series of each file, and none is named; name one, as in RUN.toml --vary network_dim=8,16."
+            raise ConfigError([Problem("vary", rule)])
         if configs and values:
             for config in configs:
                 series.add(queue, config, values)
         elif configs:
             queue.add_all(configs)
         elif queue.next() is None:
-            raise StateError(f"There is nothing to do in the queue {arguments.folder!r}.", f"{self.usage()}.")
+            usage = self.usage()
+            way_out = f"{usage[:1].upper()}{usage[1:]}."
+            raise StateError(f"There is nothing to do in the queue {arguments.folder!r}.", way_out)
         return self._work(queue, desk)
 
     def _work(self, queue: Queue, desk: Desk) -> int:
