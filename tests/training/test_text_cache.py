@@ -130,7 +130,7 @@ def test_a_torn_file_is_made_anew_before_and_an_error_after(tmp_path: Path) -> N
     cache = filled()
     assert len(calls) == 3
     path.write_bytes(b"")
-    with pytest.raises(DataError, match="gone or damaged"):
+    with pytest.raises(DataError, match=r"gone or damaged\. Resume"):
         [cache[name] for name in cache]
 
 

@@ -154,8 +154,10 @@ def test_a_stop_leaves_what_is_drawn_and_refusals_leave_nothing(run: RunFolder, 
             draw(config, named, where, lambda *_: None, "by a test", quiet)
     assert len(grid.trials(where)) == 1
     arguments = TOOLS["try"].read({"run": str(mine.path), "weights": [99.0]})
-    with pytest.raises(ConfigError, match="from -10 to 10"):
+    with pytest.raises(ConfigError, match="99 cannot be used; weights go from -10 to 10"):
         request_of(arguments, config, files)
+    with pytest.raises(ConfigError, match="it must be a list of numbers"):
+        TOOLS["try"].read({"run": str(mine.path), "weights": ["a"]})
 
 
 def test_where_memory_runs_out_nothing_is_to_be_resumed(

@@ -27,7 +27,7 @@ class TrainArguments(FileArguments):
     """Leave the memory out of --check."""
 
     resume: str = argument("", Show("Resume", unit="auto|PATH"))
-    """Go on from the newest state, or from the one at PATH."""
+    """Go on from the newest state, with auto, or from the one at PATH."""
 
     wait: bool = argument(False, Show("Wait"))
     """Where another training has the device, wait until it is free."""
