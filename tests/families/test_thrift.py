@@ -138,3 +138,12 @@ def test_without_a_gradient_silu_is_taken_in_place_of_the_norm() -> None:
     with torch.no_grad():
         assert torch.equal(thrift.activated(norm, features), F.silu(norm(features)))
     assert torch.equal(features, before)
+
+
+def test_a_gate_can_be_compiled_in_one_piece() -> None:
+    projected = drawn(2, 7, 24)
+    compiled = torch.compile(lambda given: thrift.gated(given * 1), backend="aot_eager", fullgraph=True)
+    try:
+        same(compiled(projected), thrift.gated(projected), projected)
+    finally:
+        torch._dynamo.reset()

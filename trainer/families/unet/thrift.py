@@ -105,7 +105,7 @@ class _Gated(torch.autograd.Function):
         (projected,) = ctx.saved_tensors
         inner, gate = projected.chunk(2, dim=-1)
         made = torch.empty_like(projected)
-        of_inner, of_gate = made.chunk(2, dim=-1)
-        torch.mul(gradient, F.gelu(gate), out=of_inner)
-        torch.ops.aten.gelu_backward.grad_input(gradient * inner, gate, grad_input=of_gate)
+        # No `out=`: the compiler leaves a block in pieces where one names a part of a tensor.
+        made[..., : gate.shape[-1]] = gradient * F.gelu(gate)
+        made[..., gate.shape[-1] :] = torch.ops.aten.gelu_backward(gradient * inner, gate)
         return made
