@@ -16,6 +16,8 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainer.families.unet.group_norm import affine
+
 LARGE = 1536 * 1024
 """Pixels of a picture above which it is encoded in strips."""
 STRIP = 256 * 1024
@@ -94,7 +96,7 @@ def _halved(features: Tensor, layer: nn.Conv2d) -> Tensor:
 
 def _norm(features: Tensor, layer: nn.GroupNorm) -> Callable[[Tensor], Tensor]:
     """Return a group norm and SiLU with the mean and variance of the whole of [b, c, H, W], for rows of it."""
-    count, channels, height, width = features.shape
+    count, _, height, width = features.shape
     device, groups = layer.weight.device, layer.num_groups
     total = torch.zeros(2, count, groups, dtype=torch.float64, device=device)
     for top, bottom in _strips(height, width):
@@ -102,10 +104,7 @@ def _norm(features: Tensor, layer: nn.GroupNorm) -> Callable[[Tensor], Tensor]:
         variance, mean = torch.var_mean(rows, dim=-1, correction=0)
         share = (bottom - top) / height
         total += share * torch.stack([mean.double(), variance.double() + mean.double().square()])
-    mean = total[0]
-    inverse = (total[1] - mean.square() + layer.eps).rsqrt()
-    scale = inverse.repeat_interleave(channels // groups, dim=1).float() * layer.weight.float()
-    shift = layer.bias.float() - mean.repeat_interleave(channels // groups, dim=1).float() * scale
+    scale, shift = affine(layer, total[0], total[1] - total[0].square())
 
     def normed(rows: Tensor) -> Tensor:
         whole = rows.float() * scale[:, :, None, None] + shift[:, :, None, None]

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trainer.families.unet.group_norm import affine
+
 _CHANNELS = 128
 """Fewest channels of which the products take more time than what is done to the tiles."""
 _PLACES = 64 * 64
@@ -87,7 +89,7 @@ def _strips(places: Tensor, step: int) -> Iterator[tuple[int, int]]:
 
 
 def _affine(places: Tensor, norm: nn.GroupNorm) -> tuple[Tensor, Tensor]:
-    """Return what a group norm multiplies by and what it adds, each [c], for a map [h, w, c]. Wu and He 2018."""
+    """Return what a group norm multiplies by and what it adds, each [c], for a map [h, w, c]."""
     height, width, channels = places.shape
     step = max(1, _ROWS // width)
     means, squares, counts = [], [], []
@@ -98,13 +100,11 @@ def _affine(places: Tensor, norm: nn.GroupNorm) -> tuple[Tensor, Tensor]:
         counts.append(float(len(rows)))
     share = torch.tensor(counts, device=places.device, dtype=torch.float64)[:, None] / sum(counts)
     mean, square = torch.stack(means).double(), torch.stack(squares).double()
-    centre = (share * mean).sum(0).view(norm.num_groups, -1).mean(1, keepdim=True)
-    centre = centre.expand(-1, channels // norm.num_groups).flatten()
-    variance = square.sum(0) / sum(counts) + (share * (mean - centre).square()).sum(0)
-    variance = variance.view(norm.num_groups, -1).mean(1, keepdim=True)
-    inverse = (variance + norm.eps).rsqrt().expand(-1, channels // norm.num_groups).flatten()
-    scale = inverse.float() * norm.weight
-    return scale, norm.bias - centre.float() * scale
+    each = channels // norm.num_groups
+    centre = (share * mean).sum(0).view(-1, each).mean(1)
+    apart = (share * (mean - centre.repeat_interleave(each)).square()).sum(0)
+    variance = (square.sum(0) / sum(counts) + apart).view(-1, each).mean(1)
+    return affine(norm, centre, variance)
 
 
 def _ready(weight: Tensor) -> Tensor:
